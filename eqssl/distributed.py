@@ -1,0 +1,100 @@
+"""Collectives that gradients flow through, so that N workers give the loss and the gradient of one.
+
+Every rank computes the loss of the whole batch from gathered embeddings; the backward of the gathering sums over
+ranks. Averaging the gradients over ranks, as DistributedDataParallel does, then gives exactly the gradient of one
+process with the whole batch. All ranks hold equally many samples.
+"""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Return the number of workers, 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this worker's number, 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        parts = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.contiguous()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        grad = grad.clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def gather(x: Tensor) -> Tensor:
+    """Return the rows of all workers, in rank order: (B, ...) -> (world_size x B, ...)."""
+    return _Gather.apply(x) if world_size() > 1 else x
+
+
+def mean_over_workers(x: Tensor) -> Tensor:
+    """Return the elementwise mean over all workers."""
+    return _Sum.apply(x) / world_size() if world_size() > 1 else x
+
+
+class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch normalisation over the samples of all workers, on CPU and GPU (torch's own refuses CPU tensors)."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        assert x.ndim >= 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(x)
+        dims = [d for d in range(x.ndim) if d != 1]
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        mean = mean_over_workers(x.mean(dims))
+        centred = x - mean.view(shape)
+        var = mean_over_workers(centred.square().mean(dims))
+        self._update_running(mean.detach(), var.detach(), x.numel() // x.shape[1] * world_size())
+        x = centred * torch.rsqrt(var + self.eps).view(shape)
+        return x if self.weight is None else x * self.weight.view(shape) + self.bias.view(shape)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, var: Tensor, count: int) -> None:
+        self.num_batches_tracked += 1
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(var * count / (count - 1), self.momentum)  # unbiased, as torch's own
+
+
+class _SyncBatchNormAct(SyncBatchNorm):
+    """timm's BatchNormAct2d: normalisation, then drop and activation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+    """Turn every batch normalisation inside a module into a SyncBatchNorm, in place, keeping its parameters."""
+    for layer in module.modules():
+        if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            layer.__class__ = SyncBatchNorm
+        elif type(layer).__name__ == "BatchNormAct2d":
+            layer.__class__ = _SyncBatchNormAct
+    return module

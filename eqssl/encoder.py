@@ -1,0 +1,67 @@
+"""The encoder: images -> token map -> pooled representation, its channels split into [invariant | equivariant].
+
+B batch, C channels, S side in pixels, T tokens, D width.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from eqssl.backbones import build_backbone
+from eqssl.config import EncoderConfig
+
+
+class Encoder(nn.Module):
+    """A backbone with its normalisation inside; the one thing that is left at inference.
+
+    Args:
+        config: name, split and stem.
+        channels, image_size: of the images, C and S.
+        mean, std: per channel, of pixels in [0, 1]; published weights bring their own.
+
+    Attributes:
+        dim: D; `dim_inv`: the first channels, which the method makes invariant; the others are equivariant.
+        grid: rows and columns of the token map; `stem`: standard or small.
+
+    Raises:
+        ValueError: for a name, a stem or a stride that cannot be had at this image size.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, channels: int, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
+    ):
+        super().__init__()
+        self.config, self.channels, self.image_size = config, channels, image_size
+        self.backbone = build_backbone(config, channels, image_size)
+        self.stem = self.backbone.stem
+        self.mean_std = self.backbone.mean_std or (tuple(mean), tuple(std))
+        self.register_buffer("mean", torch.tensor(self.mean_std[0]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
+        self.grid, self.dim = self._probe()
+        self.dim_inv = self.dim - round(self.dim * config.split)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[tuple[int, int], int]:
+        """Ask the backbone for its map once: no table of names can know it."""
+        training = self.training
+        features = self.eval().backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
+        self.train(training)
+        if features.ndim == 4:
+            return (features.shape[2], features.shape[3]), features.shape[1]
+        side = round(features.shape[1] ** 0.5)
+        return (side, features.shape[1] // side), features.shape[2]
+
+    def standardise(self, images: Tensor) -> Tensor:
+        """Return pixels of mean 0 and deviation 1 from images in [0, 1]."""
+        return (images - self.mean) / self.std
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return tokens (B, T, D) from images float (B, C, S, S) in [0, 1]."""
+        features = self.backbone(self.standardise(images))
+        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the representation (B, D), the mean over tokens, from images float (B, C, S, S) in [0, 1]."""
+        return self.tokens(images).mean(1)
+
+    def extra_repr(self) -> str:
+        return f"{self.config.name}, {self.grid[0]}x{self.grid[1]} tokens, dim={self.dim}, dim_inv={self.dim_inv}"

@@ -1,0 +1,84 @@
+"""Encoders as folders: `config.json` and `model.safetensors`, in timm's own layout where the backbone is timm's.
+
+`timm.create_model("local-dir:FOLDER")` then gives the backbone (pixels standardised outside, as timm has it), and
+`load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], split known) in every case.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from eqssl.backbones import TimmBackbone
+from eqssl.config import EncoderConfig, from_dict
+from eqssl.encoder import Encoder
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def export_encoder(encoder: Encoder, folder: str | Path) -> Path:
+    """Write an encoder and return its folder.
+
+    Args:
+        encoder: any `Encoder`.
+        folder: made if it is not there.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.contiguous() for name, value in _weights_owner(encoder).state_dict().items()}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(_describe(encoder), indent=2) + "\n")
+    return folder
+
+
+def load_encoder(folder: str | Path) -> Encoder:
+    """Return the encoder of an exported folder, on the CPU in evaluation mode.
+
+    Raises:
+        ValueError: for a folder that `export_encoder` did not write.
+    """
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
+        raise ValueError(f"{folder} is no exported encoder: it needs {CONFIG} and {WEIGHTS}")
+    about = json.loads((folder / CONFIG).read_text()).get("eqssl")
+    if about is None:
+        raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
+    config = from_dict(EncoderConfig, {**about["encoder"], "pretrained": False, "stem": about["stem"]})
+    encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
+    _weights_owner(encoder).load_state_dict(load_file(folder / WEIGHTS))
+    return encoder.eval()
+
+
+def _weights_owner(encoder: Encoder):
+    backbone = encoder.backbone
+    return backbone.model if isinstance(backbone, TimmBackbone) else backbone
+
+
+def _describe(encoder: Encoder) -> dict:
+    mean, std = encoder.mean_std
+    about = {
+        "encoder": dataclasses.asdict(encoder.config),
+        "stem": encoder.stem,
+        "channels": encoder.channels,
+        "image_size": encoder.image_size,
+        "mean": mean,
+        "std": std,
+        "dim": encoder.dim,
+        "dim_inv": encoder.dim_inv,
+    }
+    if not isinstance(encoder.backbone, TimmBackbone) or encoder.stem == "small":
+        return {"eqssl": about}
+    return {
+        "architecture": encoder.config.name,
+        "num_classes": 0,
+        "num_features": encoder.dim,
+        "model_args": encoder.backbone.arguments,
+        "pretrained_cfg": {
+            "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
+            "mean": mean,
+            "std": std,
+            "num_classes": 0,
+        },
+        "eqssl": about,
+    }

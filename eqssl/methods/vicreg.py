@@ -1,0 +1,57 @@
+"""VICReg (arXiv 2105.04906): invariance, variance and covariance."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqssl.distributed import gather
+from eqssl.methods.heads import projector
+
+
+class VICReg(nn.Module):
+    """Three-layer expander and the three-term loss.
+
+    Args:
+        dim: width of the representation.
+        num_classes: unused.
+        width: width of the expander's three layers.
+        sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, *,
+        width: int = 512, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.coefficients = (sim_coeff, std_coeff, cov_coeff)
+        self.projector = projector(dim, width, width, width)
+
+    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None) -> Tensor:
+        z1, z2 = self.projector(torch.cat([first, second])).chunk(2)
+        return vicreg_loss(gather(z1), gather(z2), *self.coefficients)
+
+
+def vicreg_loss(z1: Tensor, z2: Tensor, sim_coeff: float, std_coeff: float, cov_coeff: float) -> Tensor:
+    """Return the VICReg loss (arXiv 2105.04906, Eq. 6), with the variance term halved as in the authors' code.
+
+    Args:
+        z1, z2: embeddings of both views, float (B, D).
+        sim_coeff, std_coeff, cov_coeff: lambda, mu and nu.
+    """
+    similarity = F.mse_loss(z1, z2)
+    variance = (_variance(z1) + _variance(z2)) / 2
+    covariance = _covariance(z1) + _covariance(z2)
+    return sim_coeff * similarity + std_coeff * variance + cov_coeff * covariance
+
+
+def _variance(z: Tensor) -> Tensor:
+    """Hinge on the standard deviation of every dimension (Eq. 1)."""
+    return F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean()
+
+
+def _covariance(z: Tensor) -> Tensor:
+    """Squared off-diagonal covariances over the width (Eq. 4)."""
+    batch, width = z.shape
+    z = z - z.mean(0)
+    cov = z.T @ z / (batch - 1)
+    return (cov.square().sum() - cov.diagonal().square().sum()) / width

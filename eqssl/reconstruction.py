@@ -1,0 +1,168 @@
+"""The reconstruction branch of arXiv 2412.03314: blend the equivariant tokens of two views, reconstruct one of them.
+
+B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqssl.config import ReconConfig
+
+MIN_TOKENS = 16
+
+
+def cross_attention(query: Tensor, source: Tensor) -> Tensor:
+    """Return what every query token reads from the source tokens, without learned parameters.
+
+    softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source.
+
+    Args:
+        query, source: float (B, T, D).
+    """
+    return F.scaled_dot_product_attention(query, source, source)
+
+
+def blend(own: Tensor, other: Tensor, roles: str) -> Tensor:
+    """Return the tokens that the decoder sees.
+
+    Args:
+        own: equivariant tokens of the view that is the target, (B, T, D).
+        other: those of the other view, (B, T, D).
+        roles: `target-queries`: content comes from the other view, the target gives attention weights alone;
+            `other-queries`: the reverse; `residual`: the query is added to what it read; `concat`: no attention
+            (arXiv 2503.18753).
+
+    Returns:
+        (B, T, D), for `concat` (B, T, 2 D).
+    """
+    if roles == "target-queries":
+        return cross_attention(own, other)
+    if roles == "other-queries":
+        return cross_attention(other, own)
+    if roles == "residual":
+        return own + cross_attention(own, other)
+    return torch.cat([own, other], dim=-1)
+
+
+class Decoder(nn.Module):
+    """One linear and four convolutional layers, deliberately weak so that the encoder does the work (2503.18753).
+
+    Args:
+        dim: width of a token.
+        grid: rows and columns of the token map.
+        channels: channels of the image.
+        image_size: S.
+        width: channels of the hidden layers.
+    """
+
+    def __init__(self, dim: int, grid: tuple[int, int], channels: int, image_size: int, width: int):
+        super().__init__()
+        self.grid, self.image_size = grid, image_size
+        self.linear = nn.Linear(dim, width)
+        # Doubled once, the rest is left to a pixel shuffle: full resolution would cost more than the encoder.
+        shuffle = max(1, math.ceil(image_size / (2 * min(grid))))
+        self.convs = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+            nn.Upsample(scale_factor=2, mode="nearest"),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
+            nn.Conv2d(width, channels * shuffle**2, 3, padding=1), nn.PixelShuffle(shuffle),
+        )  # fmt: skip
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the image, standardised pixels (B, C, S, S), from tokens (B, T, dim)."""
+        maps = self.linear(tokens).transpose(1, 2).unflatten(2, self.grid)
+        image = self.convs(maps)
+        if image.shape[-2:] != (self.image_size, self.image_size):
+            image = F.interpolate(image, size=(self.image_size, self.image_size), mode="bilinear")
+        return image
+
+
+class Reconstruction(nn.Module):
+    """Attention and decoder for one choice of target view and roles.
+
+    Args:
+        config: view, roles and width.
+        dim: D.
+        grid: rows and columns of the token map.
+        channels, image_size: of the image.
+
+    Raises:
+        ValueError: with fewer than 16 tokens, on which attention degenerates to copying.
+    """
+
+    def __init__(self, config: ReconConfig, dim: int, grid: tuple[int, int], channels: int, image_size: int):
+        super().__init__()
+        tokens = grid[0] * grid[1]
+        if tokens < MIN_TOKENS:
+            raise ValueError(
+                f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
+                "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
+            )
+        self.view, self.roles = config.view, config.roles
+        self.decoder = Decoder(dim * (2 if self.roles == "concat" else 1), grid, channels, image_size, config.width)
+
+    def forward(
+        self, equi: tuple[Tensor, Tensor], views: tuple[Tensor, Tensor], clean: Tensor, pick_second: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the reconstruction and its target, both (B', C, S, S); B' = 2 B for view `both`, else B.
+
+        Args:
+            equi: equivariant tokens of both views, (B, T, D) each.
+            views: standardised pixels of both views, (B, C, S, S) each.
+            clean: standardised pixels of the unaugmented image of the first view.
+            pick_second: bool (B,), which view is the target where `view` is `random`.
+        """
+        own, other, target = assign(self.view, equi, views, clean, pick_second)
+        return self.decoder(blend(own, other, self.roles)), target
+
+
+def assign(
+    view: str, equi: tuple[Tensor, Tensor], views: tuple[Tensor, Tensor], clean: Tensor, pick_second: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the target's own tokens, the other view's tokens and the target for a choice of view."""
+    (e1, e2), (v1, v2) = equi, views
+    if view == "first":
+        return e1, e2, v1
+    if view == "second":
+        return e2, e1, v2
+    if view == "both":
+        return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat([v1, v2])
+    if view == "clean":
+        return e1, e2, clean
+    tokens, pixels = pick_second[:, None, None], pick_second[:, None, None, None]
+    return torch.where(tokens, e2, e1), torch.where(tokens, e1, e2), torch.where(pixels, v2, v1)
+
+
+@torch.no_grad()
+def use_of_views(
+    branch: Reconstruction,
+    equi: tuple[Tensor, Tensor],
+    views: tuple[Tensor, Tensor],
+    clean: Tensor,
+    pick_second: Tensor,
+) -> dict[str, float]:
+    """Return how much the reconstruction relies on each view's features.
+
+    The features of one view are deranged across the batch (rolled by one); what the error rises by, over the variance
+    of the target, is the use of that view. A branch that ignores a view has use 0 of it.
+
+    Returns:
+        `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
+        `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's.
+    """
+    own, other, target = assign(branch.view, equi, views, clean, pick_second)
+    variance = (target - target.mean(0)).square().mean()
+
+    def error(own: Tensor, other: Tensor) -> Tensor:
+        return F.mse_loss(branch.decoder(blend(own, other, branch.roles)), target) / variance
+
+    base = error(own, other)
+    return {
+        "recon/error": float(base),
+        "recon/use_target": float(error(own.roll(1, 0), other) - base),
+        "recon/use_other": float(error(own, other.roll(1, 0)) - base),
+    }

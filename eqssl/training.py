@@ -1,0 +1,290 @@
+"""The one training loop: a plain function of (config, context), the same alone, in a Tune trial and under Ray Train.
+
+Randomness belongs to the sample: every view is drawn from (seed, epoch, image, view), so 1 and N workers see the same
+views, and a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from eqssl import checkpoint
+from eqssl.augment import apply, draw, strengths
+from eqssl.config import RunConfig, digest
+from eqssl.data import load
+from eqssl.data.dataset import Dataset, Split, to_float
+from eqssl.data.pairs import pair_indices
+from eqssl.distributed import synchronise_batch_norm
+from eqssl.encoder import Encoder
+from eqssl.evaluate.protocol import evaluate
+from eqssl.model import Batch, Model
+from eqssl.optim import learning_rate, make_optimizer
+from eqssl.random import counter_uniform, permutation
+from eqssl.reconstruction import use_of_views
+
+SHOWN = 8  # images in a grid of reconstructions
+PICK_STREAM = 1000  # of the counter-based draws, beside the augmentations' own streams
+
+
+class Context(Protocol):
+    """What surrounds a run: its place among the workers and where its state and metrics go."""
+
+    rank: int
+    world_size: int
+
+    def load(self) -> dict[str, Any] | None:
+        """Return the state last reported, or None at the start."""
+        ...
+
+    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
+        ...
+
+
+class Alone:
+    """The context of a single process.
+
+    Args:
+        folder: where checkpoints go; None: nowhere.
+    """
+
+    rank, world_size = 0, 1
+
+    def __init__(self, folder: Path | None = None):
+        self.folder = folder
+
+    def load(self) -> dict[str, Any] | None:
+        return checkpoint.load(self.folder) if self.folder else None
+
+    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        if self.folder and state is not None:
+            checkpoint.save(state, self.folder)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run.
+
+    Args:
+        encoder: on the CPU, in evaluation mode.
+        metrics: of the last epoch, the evaluation included.
+        epochs: trained.
+        reconstructions: uint8 (3, n, C, S, S): first view, target, reconstruction; None without the branch.
+    """
+
+    encoder: Encoder
+    metrics: dict[str, float]
+    epochs: int
+    reconstructions: Tensor | None
+
+
+def train(config: RunConfig, context: Context | None = None, dataset: Dataset | None = None) -> Result:
+    """Train, evaluate and return an encoder.
+
+    Args:
+        config: the whole run.
+        context: its surroundings; default: a single process that keeps no state.
+        dataset: already loaded data of `config.data`, where a caller has them.
+
+    Raises:
+        ValueError: for options that do not fit the data, before the first step.
+        FloatingPointError: for a loss that is not finite, naming epoch and step.
+    """
+    context = context or Alone()
+    dataset = dataset or load(config.data)
+    run = Run(config, context, dataset)
+    metrics = run.resume(context.load())
+    while run.epoch < config.train.epochs or not metrics:
+        metrics = run.next_epoch()
+        due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
+        context.report(metrics, run.state(metrics) if due and context.rank == 0 else None)
+    reconstructions = run.reconstructions()
+    return Result(run.model.encoder.cpu().eval(), metrics, run.epoch, reconstructions)
+
+
+class Run:
+    """A run in progress: model, optimizer and the epoch, which is the only clock."""
+
+    def __init__(self, config: RunConfig, context: Context, dataset: Dataset):
+        self.config, self.context, self.dataset = config, context, dataset
+        check_fits(config, dataset, context.world_size)
+        if config.train.threads:
+            torch.set_num_threads(config.train.threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.strengths = strengths(
+            config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
+        )
+        torch.manual_seed(config.train.seed)
+        self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(self.model, config.train)
+        self.parallel: torch.nn.Module = self.model
+        if context.world_size > 1:
+            synchronise_batch_norm(self.model)
+            self.parallel = DistributedDataParallel(self.model)
+        self.autocast = config.train.precision == "bf16" or (
+            config.train.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+        )
+        self.steps_per_epoch = len(dataset.train) // config.train.batch_size
+        self.epoch = 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.epoch >= self.config.train.epochs
+
+    def next_epoch(self) -> dict[str, float]:
+        """Train one epoch (none, if zero are asked for) and return its metrics, with the evaluation where it is due."""
+        start = time.perf_counter()
+        metrics: dict[str, float] = {}
+        if self.config.train.epochs > 0:
+            metrics = self._train_epoch()
+            self.epoch += 1
+        metrics |= {"epoch": float(self.epoch), "train_s": time.perf_counter() - start}
+        every = self.config.train.eval_every
+        if self.context.rank == 0 and (self.is_last or (every and self.epoch % every == 0)):
+            start = time.perf_counter()
+            metrics |= evaluate(self.model.encoder, self.dataset, config=self.config.evaluate, device=self.device)
+            metrics |= self._use_of_views()
+            metrics["evaluate_s"] = time.perf_counter() - start
+        return metrics
+
+    def _train_epoch(self) -> dict[str, float]:
+        self.parallel.train()
+        total = torch.zeros(3, device=self.device)
+        for step, parts in enumerate(self._batches()):
+            self._set_learning_rate(self.epoch * self.steps_per_epoch + step)
+            self.optimizer.zero_grad(set_to_none=True)
+            for batch in parts:
+                losses = self.parallel(batch, self.autocast)
+                (losses.total / len(parts)).backward()
+                total += torch.stack([losses.total.detach(), losses.ssl, losses.recon]) / len(parts)
+            self.optimizer.step()
+        loss, ssl, recon = (total / self.steps_per_epoch).tolist()
+        if not torch.isfinite(total).all():
+            raise FloatingPointError(
+                f"the loss is not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
+            )
+        dim_inv = self.model.encoder.dim_inv
+        std = losses.representation.std(0)
+        metrics = {"loss": loss, "ssl": ssl, "recon": recon, "lr": self.optimizer.param_groups[0]["lr"]}
+        metrics["train_std/inv"] = float(std[:dim_inv].mean())
+        if dim_inv < len(std):
+            metrics["train_std/equi"] = float(std[dim_inv:].mean())
+        return metrics
+
+    def _set_learning_rate(self, step: int) -> None:
+        rate = learning_rate(self.config.train, step, self.steps_per_epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _batches(self) -> Iterator[list[Batch]]:
+        """Yield this worker's share of every global batch, in as many parts as gradients are accumulated over."""
+        train = self.config.train
+        order = permutation(train.seed, self.epoch, len(self.dataset.train))
+        for step in range(self.steps_per_epoch):
+            whole = order[step * train.batch_size : (step + 1) * train.batch_size]
+            share = whole.chunk(self.context.world_size)[self.context.rank]
+            yield [self.batch(self.dataset.train, part, self.epoch) for part in share.chunk(train.accumulate)]
+
+    def batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
+        """Return the two views of the images at `indices` (B,), as this epoch draws them."""
+        seed = self.config.train.seed
+        pair = pair_indices(split, indices, epoch=epoch, seed=seed, paired=self.dataset.paired)
+        sources, views = [], []
+        for view, chosen in enumerate(pair):
+            ids = split.ids[chosen].to(self.device)
+            same = view == 1 and chosen is pair[0]
+            source = sources[0] if same else to_float(split.images.take(chosen).to(self.device, non_blocking=True))
+            params = draw(self.strengths, ids, epoch=epoch, seed=seed, view=view, image_size=self.dataset.image_size)
+            sources.append(source)
+            views.append(apply(source, params))
+        ids = split.ids[pair[0]].to(self.device)
+        pick_second = counter_uniform(seed, epoch, ids, PICK_STREAM, 1)[:, 0] < 0.5
+        labels = None
+        if self.config.method.name == "supervised":
+            labels = split.labels[indices].to(self.device)
+        return Batch(views[0], views[1], sources[0], pick_second, labels)
+
+    def state(self, metrics: dict[str, float]) -> dict[str, Any]:
+        """Return everything that `resume` needs."""
+        return {
+            "config": digest(self.config),
+            "threads": torch.get_num_threads(),
+            "epoch": self.epoch,
+            "metrics": metrics,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),
+        }
+
+    def resume(self, state: dict[str, Any] | None) -> dict[str, float]:
+        """Go on from a state and return its metrics; from None, start afresh and return {}.
+
+        Raises:
+            ValueError: for the state of another configuration.
+        """
+        if state is None:
+            return {}
+        if state["config"] != digest(self.config):
+            raise ValueError("the checkpoint belongs to another configuration; take another --output")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.epoch = state["epoch"]
+        return state["metrics"]
+
+    @torch.no_grad()
+    def _held_out(self, count: int) -> tuple[Batch, tuple] | None:
+        """Return a held-out batch and the inputs of the reconstruction branch for it; None without the branch."""
+        if self.model.reconstruction is None:
+            return None
+        self.model.eval()
+        split = getattr(self.dataset, self.config.evaluate.split)
+        batch = self.batch(split, torch.arange(min(count, len(split))), epoch=0)
+        tokens = self.model.encoder.tokens(torch.cat([batch.first, batch.second]))
+        return batch, self.model.reconstruction_inputs(tokens, batch)
+
+    def _use_of_views(self) -> dict[str, float]:
+        held_out = self._held_out(256)
+        return use_of_views(self.model.reconstruction, *held_out[1]) if held_out else {}
+
+    @torch.no_grad()
+    def reconstructions(self) -> Tensor | None:
+        """Return held-out images as `Result.reconstructions` has them."""
+        held_out = self._held_out(SHOWN)
+        if held_out is None:
+            return None
+        batch, inputs = held_out
+        image, target = (x[-len(batch.first) :] for x in self.model.reconstruction(*inputs))
+        encoder = self.model.encoder
+        rows = [batch.first, target * encoder.std + encoder.mean, image * encoder.std + encoder.mean]
+        return (torch.stack(rows).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+
+
+def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
+    """Refuse options that do not fit the data or the workers.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    batch, images = config.train.batch_size, len(dataset.train)
+    if batch > images:
+        raise ValueError(
+            f"--train.batch-size is {batch}; allowed: up to the {images} training images of {dataset.name}"
+        )
+    parts = world_size * config.train.accumulate
+    if batch % parts or batch // parts < 2:
+        raise ValueError(
+            f"--train.batch-size is {batch}; allowed with {world_size} workers and --train.accumulate "
+            f"{config.train.accumulate}: multiples of {parts}, two or more images a part"
+        )
+    if config.method.name == "supervised" and dataset.train.labels is None:
+        raise ValueError(f"--method.name supervised needs labels, and {dataset.name} has none")

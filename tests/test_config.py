@@ -1,0 +1,47 @@
+"""Configurations: refused values, dotted options, round trips, digests."""
+
+import pytest
+
+from eqssl.config import DataConfig, RunConfig, digest, flatten, from_dict, get, replace, to_dict
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"recon.weight": -1.0}, r"--recon.weight is -1.0; allowed: 0 or more, finite"),
+        ({"recon.weight": float("inf")}, r"--recon.weight is inf"),
+        ({"recon.view": "third"}, r"--recon.view is 'third'; allowed: first, second, both, random, clean"),
+        ({"recon.roles": "all"}, r"--recon.roles is 'all'; allowed: target-queries"),
+        ({"augment.crop": 1.5}, r"--augment.crop is 1.5; allowed: 0 to 1"),
+        ({"train.batch_size": 1}, r"--train.batch-size is 1; allowed: 2 or more"),
+        ({"train.lr": 0.0}, r"--train.lr is 0.0; allowed: above 0"),
+        ({"data.views_per_object": 1}, r"--data.views-per-object is 1; allowed: 2 or more"),
+        ({"encoder.split": 0.0}, r"--encoder.split is 0, so there is no equivariant part"),
+        ({"method.name": "none", "recon.weight": 0.0}, r"leaves no loss"),
+        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, view, roles, width"),
+        ({"train.epochs": -1}, r"--train.epochs is -1; allowed: 0 or more"),
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RunConfig(), values)
+
+
+def test_replace_reaches_into_every_level_and_leaves_the_rest():
+    config = replace(RunConfig(), {"recon.weight": 2.0, "method.options.temperature": 0.5, "train.seed": 3})
+    assert (config.recon.weight, config.method.options, config.train.seed) == (2.0, {"temperature": 0.5}, 3)
+    assert config.data == DataConfig() and get(config, "method.options.temperature") == 0.5
+    assert RunConfig().method.options == {}
+
+
+def test_plain_values_make_the_same_configuration_again():
+    config = replace(RunConfig(), {"recon.view": "clean", "augment.hue": 0.5, "method.options.width": 64.0})
+    assert from_dict(RunConfig, to_dict(config)) == config
+    assert flatten(config)["method.options.width"] == 64.0 and flatten(config)["recon.view"] == "clean"
+
+
+def test_digest_changes_with_any_value():
+    plain = digest(RunConfig())
+    assert plain == digest(RunConfig()) and len(plain) == 16
+    changed = [{"train.seed": 1}, {"augment.blur": 0.1}, {"method.options.width": 8.0}, {"data.objects": 7}]
+    assert len({plain, *(digest(replace(RunConfig(), c)) for c in changed)}) == 5

@@ -1,0 +1,64 @@
+"""The encoder: token maps, split, stems, errors."""
+
+import pytest
+import torch
+
+from eqssl.config import EncoderConfig
+from eqssl.encoder import Encoder
+
+GREY, COLOUR = ((0.3,), (0.2,)), ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+
+
+def make(size=64, channels=3, **options):
+    return Encoder(EncoderConfig(**options), channels, size, *(COLOUR if channels == 3 else GREY))
+
+
+@pytest.mark.parametrize(("size", "channels", "side"), [(64, 3, 8), (28, 1, 4), (32, 3, 4)])
+def test_tiny_resnet_has_tokens_enough_at_every_small_size(size, channels, side):
+    encoder = make(size, channels)
+    assert encoder.grid == (side, side)
+    assert encoder.tokens(torch.rand(2, channels, size, size)).shape == (2, side**2, 128)
+
+
+def test_representation_is_the_mean_over_tokens_and_invariant_channels_come_first():
+    encoder = make(split=0.25).eval()
+    images = torch.rand(3, 3, 64, 64)
+    assert torch.equal(encoder(images), encoder.tokens(images).mean(1))
+    assert encoder.dim_inv == 96 and make(split=0.0).dim_inv == 128
+
+
+def test_normalisation_is_inside():
+    encoder = make().eval()
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in COLOUR)
+    flat = mean.expand(1, 3, 64, 64) + std
+    torch.testing.assert_close(encoder.standardise(flat), torch.ones_like(flat))
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "grid", "dim", "stem"),
+    [
+        ({"name": "resnet18"}, 64, (8, 8), 512, "small"),
+        ({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, (8, 8), 512, "standard"),
+        ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, (4, 4), 192, "standard"),
+        ({"name": "torchvision/resnet18"}, 64, (8, 8), 512, "small"),
+        ({"name": "torchvision/vit_b_16"}, 64, (4, 4), 768, "standard"),
+    ],
+)
+def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
+    encoder = make(size, **options)
+    assert (encoder.grid, encoder.dim, encoder.stem) == (grid, dim, stem)
+    assert encoder.eval().tokens(torch.rand(1, 3, size, size)).shape == (1, grid[0] * grid[1], dim)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet19"}, r"--encoder.name is 'resnet19'; allowed: resnet_tiny, torchvision/NAME or a timm model"),
+        ({"name": "torchvision/none"}, r"--encoder.name is 'torchvision/none'"),
+        ({"name": "vit_tiny_patch16_224", "stem": "small"}, "--encoder.stem small is for ResNets"),
+        ({"pretrained": True}, "resnet_tiny has no published weights"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        make(**options)

@@ -1,0 +1,58 @@
+"""Exported encoders: the round trip through files, ours and timm's."""
+
+import json
+
+import pytest
+import timm
+import torch
+
+from eqssl.config import EncoderConfig
+from eqssl.encoder import Encoder
+from eqssl.export import export_encoder, load_encoder
+
+
+def make(size=64, channels=3, **options):
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(**options), channels, size, (0.5,) * channels, (0.25,) * channels).train()
+    encoder(torch.rand(4, channels, size, size))  # moves the running statistics, which have to travel too
+    return encoder.eval()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"split": 0.0}, {"name": "resnet18"}, {"name": "torchvision/resnet18"},
+     {"name": "resnet18", "stem": "standard", "output_stride": 8}],
+)  # fmt: skip
+def test_what_comes_back_is_the_encoder(tmp_path, options):
+    encoder = make(**options)
+    again = load_encoder(export_encoder(encoder, tmp_path / "encoder"))
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(again(images), encoder(images))
+    assert (again.dim_inv, again.config.name) == (encoder.dim_inv, encoder.config.name) and not again.training
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "channels"),
+    [({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, 3),
+     ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, 1)],
+)  # fmt: skip
+def test_timm_loads_its_own_backbones(tmp_path, options, size, channels):
+    encoder = make(size, channels, **options)
+    export_encoder(encoder, tmp_path)
+    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    images = torch.rand(2, channels, size, size)
+    features = model.forward_features(encoder.standardise(images))
+    if features.ndim == 3:
+        features = features[:, model.num_prefix_tokens :]
+    else:
+        features = features.flatten(2).transpose(1, 2)
+    assert torch.equal(features, encoder.tokens(images))
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is no exported encoder"):
+        load_encoder(tmp_path)
+    export_encoder(make(), tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
+    with pytest.raises(ValueError, match="has no part `eqssl`"):
+        load_encoder(tmp_path)

@@ -1,0 +1,31 @@
+"""The schedule's numbers, and who gets weight decay."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eqssl.config import TrainConfig
+from eqssl.optim import learning_rate, make_optimizer
+
+
+def test_warm_up_then_cosine_to_zero_in_proportion_to_the_batch():
+    config = TrainConfig(lr=0.1, batch_size=512, epochs=10, warmup_epochs=2)
+    rates = [learning_rate(config, step, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(0.02) and rates[9] == pytest.approx(0.2) == max(rates)
+    assert rates[30] == pytest.approx(0.1 * (1 + math.cos(math.pi * 0.5)))
+    assert 0 < rates[-1] < 0.002 and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars"])
+def test_vectors_are_not_decayed(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    optimizer = make_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.5, lr=0.1))
+    before = [p.clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [True, False, False, False]

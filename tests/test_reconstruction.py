@@ -1,0 +1,100 @@
+"""The reconstruction branch: attention against NumPy, roles, views, use of each view."""
+
+import numpy as np
+import pytest
+import torch
+
+from eqssl.config import RECON_ROLES, RECON_VIEWS, ReconConfig
+from eqssl.reconstruction import Reconstruction, assign, blend, cross_attention, use_of_views
+
+
+def tokens(seed, batch=3, count=16, dim=8):
+    return torch.randn(batch, count, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def inputs(batch=6):
+    equi = (tokens(0, batch), tokens(1, batch))
+    images = [torch.randn(batch, 1, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (2, 3, 4)]
+    return equi, (images[0], images[1]), images[2], torch.arange(batch) % 2 == 0
+
+
+def branch(**options):
+    torch.manual_seed(0)
+    return Reconstruction(ReconConfig(**options), 8, (4, 4), 1, 16)
+
+
+def test_attention_is_the_softmax_of_scaled_products_and_has_no_parameters():
+    query, source = tokens(0).double(), tokens(1).double()
+    q, k = query.numpy(), source.numpy()
+    scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(8))
+    expected = scores / scores.sum(-1, keepdims=True) @ k
+    np.testing.assert_allclose(cross_attention(query, source).numpy(), expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("roles", RECON_ROLES)
+def test_both_views_reach_the_decoder(roles):
+    own, other = tokens(0), tokens(1)
+    blended = blend(own, other, roles)
+    assert not torch.allclose(blended, blend(tokens(5), other, roles))
+    assert not torch.allclose(blended, blend(own, tokens(5), roles))
+
+
+def test_target_queries_take_content_from_the_other_view_alone():
+    own, other = tokens(0), tokens(1)
+    constant = torch.ones_like(other)
+    torch.testing.assert_close(blend(own, constant, "target-queries"), constant)
+    assert not torch.allclose(blend(own, constant, "other-queries"), constant)
+    assert not torch.allclose(blend(own, other, "residual"), blend(own, other, "target-queries"))
+
+
+def test_every_view_has_its_target_and_its_roles():
+    equi, views, clean, pick = inputs()
+    expected = {"first": views[0], "second": views[1], "clean": clean, "both": torch.cat(views)}
+    for view, target in expected.items():
+        assert torch.equal(assign(view, equi, views, clean, pick)[2], target)
+    own, other, target = assign("random", equi, views, clean, pick)
+    for i, second in enumerate(pick):
+        assert torch.equal(target[i], views[int(second)][i])
+        assert torch.equal(own[i], equi[int(second)][i]) and torch.equal(other[i], equi[1 - int(second)][i])
+
+
+@pytest.mark.parametrize("view", RECON_VIEWS)
+@pytest.mark.parametrize("roles", RECON_ROLES)
+def test_the_branch_learns_from_every_pairing(view, roles):
+    equi, *rest = inputs()
+    equi = tuple(e.requires_grad_() for e in equi)
+    image, target = branch(view=view, roles=roles)(equi, *rest)
+    assert image.shape == target.shape
+    (image - target).square().mean().backward()
+    assert all(e.grad.abs().sum() > 0 for e in equi)
+
+
+@pytest.mark.parametrize(("grid", "size"), [((8, 8), 64), ((4, 4), 28), ((14, 14), 224), ((4, 4), 32)])
+def test_decoder_meets_the_image_size(grid, size):
+    made = Reconstruction(ReconConfig(), 8, grid, 3, size)
+    assert made.decoder(torch.randn(2, grid[0] * grid[1], 8)).shape == (2, 3, size, size)
+
+
+def test_few_tokens_are_refused_with_the_way_out():
+    with pytest.raises(ValueError, match=r"4 tokens at 64 px.*--encoder.stem small.*--data.image-size"):
+        Reconstruction(ReconConfig(), 8, (2, 2), 3, 64)
+
+
+@pytest.mark.parametrize("same", [0, 1])
+def test_use_of_a_view_is_zero_where_its_features_are_the_same_for_all_images(same):
+    (e1, e2), _, clean, pick = inputs(32)
+    equi = [e1, e2]
+    equi[same] = equi[same][:1].expand(32, -1, -1)
+    target = equi[1 - same].mean((1, 2)).view(-1, 1, 1, 1).expand(-1, 1, 16, 16) * 4
+    made = branch(view="second", roles="concat")
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    for _ in range(100):
+        optimizer.zero_grad()
+        image, wanted = made(tuple(equi), (target, target), clean, pick)
+        (image - wanted).square().mean().backward()
+        optimizer.step()
+    use = use_of_views(made, tuple(equi), (target, target), clean, pick)
+    names = ["recon/use_other", "recon/use_target"]  # the first view is the other one where the second is the target
+    assert use["recon/error"] < 0.5
+    assert use[names[same]] == pytest.approx(0, abs=1e-6)
+    assert use[names[1 - same]] > 0.5

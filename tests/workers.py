@@ -1,0 +1,25 @@
+"""Functions run in several gloo processes, for the tests of what holds across workers."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def _enter(rank: int, world_size: int, folder: str, function: Callable, arguments: tuple) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
+    torch.save(function(rank, world_size, *arguments), os.path.join(folder, f"{rank}.pt"))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_workers(world_size: int, function: Callable, *arguments: Any) -> list[Any]:
+    """Return what `function(rank, world_size, *arguments)` returns in each of `world_size` gloo processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        mp.spawn(_enter, (world_size, folder, function, arguments), nprocs=world_size)
+        return [torch.load(os.path.join(folder, f"{rank}.pt"), weights_only=False) for rank in range(world_size)]
