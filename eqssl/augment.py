@@ -1,0 +1,243 @@
+"""Strengths -> views and the parameters that made them, batched, on any device.
+
+A view is made by one geometric transform, applied as one resampling, and then by the photometric operations in the
+order of `PARAMETERS`. The parameters are what equivariance probes predict, so 0 is the identity in every one of them.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqssl.config import AUGMENTATIONS, AugmentConfig
+from eqssl.random import counter_uniform
+
+Params = dict[str, Tensor]
+
+GEOMETRIC = ("dx", "dy", "log_scale", "angle_deg", "flip")
+PHOTOMETRIC = ("brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize")
+PARAMETERS = GEOMETRIC + PHOTOMETRIC
+COLOUR = ("saturation", "hue", "grayscale")
+ERASING = ("grayscale", "solarize")
+
+MAX_AREA_LOST = 0.92
+MAX_SHIFT = 20 / 224  # of the side
+MAX_ANGLE_DEG = 90.0
+MAX_JITTER = 0.8
+MAX_HUE = 0.2  # of the circle
+MAX_SIGMA = 4 / 224  # of the side
+MAX_PROBABILITY = {"flip": 0.5, "grayscale": 0.4, "solarize": 0.4}
+
+_CACHED_VALUES = 2**19  # 2 MiB of float32
+
+_DRAWS = (
+    "area", "crop_x", "crop_y", "shift_x", "shift_y", "angle", "flip",
+    "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
+)  # fmt: skip
+
+
+def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by: dict[str, str]) -> dict[str, float]:
+    """Return the strength of every family, defaults filled in for the source.
+
+    Pairs of one object have a known transformation and default to 0. Pairs of one image default to .5, the ranges of
+    arXiv 2503.18753, but for grayscale and solarize: those erase the colour and the brightness that probes ask for.
+
+    Args:
+        config: strengths in [0, 1], None for the default.
+        paired: whether a pair is two views of one object.
+        channels: 1 or 3, of the images.
+        altered_by: family -> the known factor that it would alter.
+
+    Returns:
+        family -> strength in [0, 1].
+
+    Raises:
+        ValueError: for a strength above 0 where the family alters a known factor of a pair, or needs colour.
+    """
+    resolved = {}
+    for family in AUGMENTATIONS:
+        strength = getattr(config, family)
+        colourless = channels == 1 and family in COLOUR
+        if strength and paired and family in altered_by:
+            raise ValueError(
+                f"--augment.{family} is {strength}; allowed for pairs of one object: 0, "
+                f"since it would alter the known factor {altered_by[family]}"
+            )
+        if strength and colourless:
+            raise ValueError(f"--augment.{family} is {strength}; allowed for grey images: 0")
+        default = 0.0 if paired or colourless or family in ERASING else 0.5
+        resolved[family] = default if strength is None else float(strength)
+    return resolved
+
+
+def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, view: int, image_size: int) -> Params:
+    """Draw the parameters of one view of every image.
+
+    The geometric ones are those of the net transform of: flip, rotation about the centre, crop (of a window inside the
+    rotated image, magnified to its full size), translation. Every draw has its own column of the counter-based
+    generator, so that the strength of one family never changes the draws of another.
+
+    Args:
+        strengths: family -> strength in [0, 1].
+        ids: int64 (B,), the images' identities.
+        epoch, seed: of the run.
+        view: 0 or 1.
+        image_size: height and width, px.
+
+    Returns:
+        Each of `PARAMETERS` as float32 (B,) on the device of `ids`: dx and dy as fractions of the side (positive: the
+        content moves right, down), log_scale as the logarithm of the magnification, angle_deg counter-clockwise,
+        brightness, contrast and saturation as factor - 1, hue as a fraction of the circle, blur as sigma in px; flip,
+        grayscale and solarize 0 or 1.
+    """
+    uniform = counter_uniform(seed, epoch, ids, view, len(_DRAWS)).double()
+    zero_to_one = dict(zip(_DRAWS, uniform.unbind(1), strict=True))
+    signed = dict(zip(_DRAWS, (2 * uniform - 1).unbind(1), strict=True))
+
+    magnification = (1 - MAX_AREA_LOST * strengths["crop"] * zero_to_one["area"]).rsqrt()
+    crop_shift, shift = (magnification - 1) / 2, MAX_SHIFT * strengths["translation"]
+    params = {
+        "dx": crop_shift * signed["crop_x"] + shift * signed["shift_x"],
+        "dy": crop_shift * signed["crop_y"] + shift * signed["shift_y"],
+        "log_scale": magnification.log(),
+        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"] * signed["angle"],
+        "hue": MAX_HUE * strengths["hue"] * signed["hue"],
+        "blur": MAX_SIGMA * image_size * strengths["blur"] * zero_to_one["blur"],
+    }
+    for name in ("brightness", "contrast", "saturation"):
+        params[name] = MAX_JITTER * strengths[name] * signed[name]
+    for name, probability in MAX_PROBABILITY.items():
+        params[name] = zero_to_one[name] < probability * strengths[name]
+    return {name: params[name].float() for name in PARAMETERS}
+
+
+def apply(images: Tensor, params: Params) -> Tensor:
+    """Return the views that the parameters make of the images.
+
+    Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it as it
+    is, bit for bit. On grey images saturation, hue and grayscale have no effect.
+
+    Args:
+        images: float32 (B, C, S, S) in [0, 1], C 1 or 3.
+        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them.
+
+    Returns:
+        float32 (B, C, S, S) in [0, 1].
+    """
+    # On a CPU, parts that stay in its cache are half again as fast as one large batch.
+    size = len(images) if images.is_cuda else max(1, _CACHED_VALUES // images[0].numel())
+    parts = [slice(start, start + size) for start in range(0, len(images), size)]
+    return torch.cat([_apply(images[part], {name: params[name][part] for name in PARAMETERS}) for part in parts])
+
+
+def _apply(images: Tensor, params: Params) -> Tensor:
+    # One transfer from the device tells which operations can be skipped.
+    in_use = (torch.stack([params[name] for name in PARAMETERS]) != 0).any(dim=1).tolist()
+    used = {name for name, use in zip(PARAMETERS, in_use, strict=True) if use}
+    if images.shape[1] == 1:
+        used -= set(COLOUR)
+    if not used.isdisjoint(GEOMETRIC):
+        images = _resample(images, params)
+    for name in PHOTOMETRIC:
+        if name in used:
+            images = _OPERATIONS[name](images, params[name][:, None, None, None])
+    return images
+
+
+def _resample(images: Tensor, params: Params) -> Tensor:
+    """Transform about the centre, by the inverse map from output to input positions, in units of the side."""
+    side = images.shape[-1]
+    moved = torch.stack([params[name] for name in GEOMETRIC]).any(dim=0)
+    # In float64, since vectorised and remainder loops round sin and cos differently, which would depend on the batch.
+    dx, dy, log_scale, angle_deg, flip = (params[name].double() for name in GEOMETRIC)
+    angle, shrink, mirror = torch.deg2rad(angle_deg), torch.exp(-log_scale), 1 - 2 * flip
+    cos, sin = shrink * angle.cos(), shrink * angle.sin()
+    per_x = torch.stack([mirror * cos, sin], dim=1)
+    per_y = torch.stack([-mirror * sin, cos], dim=1)
+    offset = -(per_x * dx[:, None] + per_y * dy[:, None])
+    per_x, per_y, offset = (2 * t.float()[:, :, None, None] for t in (per_x, per_y, offset))
+    position = (torch.arange(side, device=images.device) + 0.5) / side - 0.5
+    grid = per_x * position + (per_y * position[:, None] + offset)
+    views = F.grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False)
+    return _choose(moved[:, None, None, None], views.clamp_(0, 1), images)
+
+
+def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
+    # lerp is exact at 0 and 1, and on a CPU several times as fast as torch.where.
+    return torch.lerp(others, images, condition.float())
+
+
+def _gray(images: Tensor) -> Tensor:
+    """Return the luma (B, 1, S, S) of ITU-R BT.601, with torchvision's digits."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.split(1, dim=1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
+def _brightness(images: Tensor, amount: Tensor) -> Tensor:
+    return (images * (1 + amount)).clamp_(0, 1)
+
+
+def _contrast(images: Tensor, amount: Tensor) -> Tensor:
+    # In two steps, since a reduction to a single number is split among threads, and then depends on the batch.
+    mean = _gray(images).mean(3, keepdim=True).mean(2, keepdim=True)
+    return torch.lerp(mean, images, 1 + amount).clamp_(0, 1)
+
+
+def _saturation(images: Tensor, amount: Tensor) -> Tensor:
+    return torch.lerp(_gray(images), images, 1 + amount).clamp_(0, 1)
+
+
+def _hue(images: Tensor, amount: Tensor) -> Tensor:
+    """Turn the hue of HSV, whose circle is six sixths, without branches.
+
+    With h the hue in (-3, 3], a channel that peaks at p is low + chroma x clamp(2 - |h - p|, 0, 1), the distance taken
+    around the circle; and |h| x chroma = green + blue - red + high - 2 low, as each order of the channels shows.
+    """
+    red, green, blue = images.split(1, dim=1)
+    high, low = images.amax(1, keepdim=True), images.amin(1, keepdim=True)
+    chroma = high - low
+    size = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
+    hue = torch.copysign(size, green - blue).div_(chroma.clamp_min(1e-12)).add_(6 * amount)
+    distance = hue - torch.tensor([0.0, 2.0, 4.0], device=images.device)[:, None, None]
+    distance.sub_((distance / 6).round_(), alpha=6)
+    turned = distance.abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma).add_(low)
+    return _choose(amount != 0, turned, images)
+
+
+def _grayscale(images: Tensor, on: Tensor) -> Tensor:
+    return _choose(on, _gray(images), images)
+
+
+def _blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Convolve with a Gaussian cut at three times the largest sigma, rows and columns in turn."""
+    side = images.shape[-1]
+    radius = math.ceil(3 * MAX_SIGMA * side)
+    offsets = torch.arange(-radius, radius + 1, device=images.device)
+    exponent = -(offsets**2) / (2 * sigma.double().clamp_min(1e-3) ** 2)
+    taps = exponent.softmax(dim=-1).float().split(1, dim=-1)
+    for dim, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
+        padded = F.pad(images, padding, mode="reflect")
+        # Shifted sums and no convolution: its algorithm, and so its rounding, depends on the batch.
+        images = padded.narrow(dim, 0, side) * taps[0]
+        for start, tap in enumerate(taps[1:], start=1):
+            images.addcmul_(padded.narrow(dim, start, side), tap)
+    return images.clamp_(0, 1)
+
+
+def _solarize(images: Tensor, on: Tensor) -> Tensor:
+    return _choose(on, torch.minimum(images, 1 - images), images)
+
+
+_OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": _brightness,
+    "contrast": _contrast,
+    "saturation": _saturation,
+    "hue": _hue,
+    "grayscale": _grayscale,
+    "blur": _blur,
+    "solarize": _solarize,
+}

@@ -1,0 +1,88 @@
+"""Where images, labels and known factors come from: one file per source, all read the same way."""
+
+import dataclasses
+import hashlib
+import importlib
+from typing import TYPE_CHECKING
+
+from eqssl.config import DataConfig
+
+if TYPE_CHECKING:
+    from eqssl.data.dataset import Dataset, Source
+
+__all__ = ["load", "register_source"]
+
+SUBSET_SEED = 0
+# Modules rather than functions, so that a source costs its imports only where it is used.
+_sources: dict[str, "str | Source"] = {
+    "solids": "eqssl.data.solids",
+    "parquet": "eqssl.data.parquet",
+    **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.convert"),
+}
+
+
+def register_source(name: str, loader: "Source") -> None:
+    """Make a source of one's own known under a name of `--data.source`.
+
+    Args:
+        name: the name; an existing one is replaced.
+        loader: takes the DataConfig and returns the Dataset. image_size, train_images and pairs are seen to by `load`.
+    """
+    _sources[name] = loader
+
+
+def load(config: DataConfig) -> "Dataset":
+    """Return the images of a source, the same in every process for the same configuration.
+
+    Args:
+        config: which source, and what of it.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed, for anything that cannot be loaded.
+    """
+    if config.source not in _sources:
+        raise ValueError(f"--data.source is {config.source!r}; allowed: {', '.join(sorted(_sources))}")
+    source = _sources[config.source]
+    loader = importlib.import_module(source).load if isinstance(source, str) else source
+    dataset = loader(config)
+    if config.pairs != "auto":
+        dataset = dataclasses.replace(dataset, paired=config.pairs == "object")
+    if dataset.paired and any(split.objects is None for split in (dataset.train, dataset.val, dataset.test)):
+        raise ValueError(f"--data.pairs is 'object', but {config.source} does not say which images show one object; "
+                         "allowed: auto, image")  # fmt: skip
+    if config.image_size not in (None, dataset.image_size):
+        dataset = _resized(dataset, config.image_size)
+    if config.train_images is not None:
+        dataset = _reduced(dataset, config.train_images)
+    options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
+    return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
+
+
+def _resized(dataset: "Dataset", size: int) -> "Dataset":
+    from eqssl.data.stores import ResizedImages
+
+    splits = {
+        name: dataclasses.replace(split, images=ResizedImages(split.images, size))
+        for name in ("train", "val", "test")
+        for split in (getattr(dataset, name),)
+    }
+    return dataclasses.replace(dataset, image_size=size, **splits)
+
+
+def _reduced(dataset: "Dataset", count: int) -> "Dataset":
+    """Return the data set with a part of its training images: whole objects where these make the pairs."""
+    import torch
+
+    from eqssl.data.stores import select
+
+    train = dataset.train
+    if count > len(train):
+        raise ValueError(f"--data.train-images is {count}; allowed: at most {len(train)}, which {dataset.name} has")
+    units = train.objects if dataset.paired else torch.arange(len(train))
+    names, unit, sizes = units.unique(return_inverse=True, return_counts=True)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(SUBSET_SEED))
+    chosen = order[sizes[order].cumsum(0) <= count]
+    if not len(chosen):
+        raise ValueError(f"--data.train-images is {count}; allowed: at least the views of one object")
+    kept = torch.isin(unit, chosen).nonzero()[:, 0]
+    return dataclasses.replace(dataset, train=select(train, kept))

@@ -1,0 +1,151 @@
+"""Read the images of Parquet files into a store: decoded in memory, or encoded in a memory-mapped file if too large."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from eqssl.data.dataset import ImageStore, MemoryImages
+from eqssl.data.parquet_files import ParquetFile
+from eqssl.data.stores import EncodedImages, decode, decode_all, stack
+from eqssl.data.write import atomic
+
+MEMORY_LIMIT_BYTES = 8 << 30  # of a split's decoded images; above it they stay encoded
+READ_ROWS = 1024
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class BadImages:
+    """Counts and names the images that cannot be decoded.
+
+    Args:
+        limit: how many are allowed.
+    """
+
+    limit: int
+    places: list[str] = field(default_factory=list)
+
+    def add(self, place: str, error: Exception) -> None:
+        """Count one.
+
+        Raises:
+            ValueError: naming all so far, if there are more than the limit.
+        """
+        self.places.append(place)
+        logger.warning("unreadable image %d of at most %d: %s: %s", len(self.places), self.limit, place, error)
+        if len(self.places) > self.limit:
+            raise ValueError(f"--data.max-bad-images is {self.limit}; unreadable: {', '.join(self.places)}")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How the images of one data set are read.
+
+    Args:
+        image_column: struct<bytes, path> or binary.
+        size: height and width to decode to, px; None: that of all images.
+        bad: where unreadable images are counted.
+    """
+
+    image_column: str
+    size: int | None
+    bad: BadImages
+
+    def read(self, files: list[ParquetFile], cached: Path) -> tuple[ImageStore, pa.Table]:
+        """Return the images and, row by row, the other columns.
+
+        Args:
+            files: of one split.
+            cached: the Arrow file that a split too large for memory is kept in.
+
+        Raises:
+            ValueError: for too many unreadable images, none at all, or several sizes.
+        """
+        if cached.exists():
+            return _open(cached)
+        batches = self._batches(files)
+        first = next(batches, None)
+        if first is None:
+            raise ValueError(f"no readable image in {', '.join(file.path for file in files)}")
+        rows = sum(parquet.metadata.num_rows for parquet in map(ParquetFile.open, files))
+        batches = chain([first], batches)
+        if rows * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
+            return _to_memory(batches)
+        with atomic(cached) as temporary:
+            _to_file(batches, temporary)
+        return _open(cached)
+
+    def _batches(self, files: list[ParquetFile]) -> Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]]:
+        """Yield decoded images, the same encoded, and the other columns, without the unreadable."""
+        shape: tuple[int, ...] | None = None
+        for file in files:
+            row = 0
+            with file.open() as parquet:
+                for batch in parquet.iter_batches(READ_ROWS):
+                    column = batch.column(self.image_column)
+                    encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
+                    images = decode_all([data or b"" for data in encoded.to_pylist()], self._try)
+                    good = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
+                    for i, image in enumerate(images):
+                        if isinstance(image, Exception):
+                            self.bad.add(f"{file.path} row {row + i}", image)
+                        elif image.shape[1:] != (shape := shape or image.shape[1:]):
+                            raise ValueError(
+                                f"images have different sizes ({shape[0]} px and, in {file.path} row {row + i}, "
+                                f"{image.shape[1]} px): give --data.image-size"
+                            )
+                    row += len(images)
+                    if good:
+                        others = pa.Table.from_batches([batch.take(pa.array(good))]).drop([self.image_column])
+                        yield [images[i] for i in good], encoded.take(pa.array(good)), others
+
+    def _try(self, data: bytes) -> np.ndarray | Exception:
+        try:
+            return decode(data, self.size)
+        except Exception as error:  # Pillow's plugins raise many kinds for a broken file
+            return error
+
+
+def _to_memory(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]]) -> tuple[MemoryImages, pa.Table]:
+    pixels, tables = [], []
+    for images, _, others in batches:
+        pixels.append(stack(images, max(image.shape[0] for image in images)))
+        tables.append(others)
+    channels = max(part.shape[1] for part in pixels)
+    together = torch.empty(sum(map(len, pixels)), channels, *pixels[0].shape[2:], dtype=torch.uint8)
+    for place in together.split([len(part) for part in pixels]):
+        place.copy_(pixels.pop(0))  # frees each part at once, so that the peak is little more than the images
+    return MemoryImages(together), pa.concat_tables(tables)
+
+
+def _to_file(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]], path: Path) -> None:
+    """Write image, channels, size and the other columns as an Arrow file.
+
+    All images have been decoded once by then, so that a broken one is found before training and not in its midst.
+    """
+    writer = None
+    for images, encoded, others in batches:
+        table = others.append_column("__image", encoded.cast(pa.large_binary()))
+        table = table.append_column("__channels", pa.array([image.shape[0] for image in images], pa.uint8()))
+        table = table.append_column("__size", pa.array([image.shape[1] for image in images], pa.int32()))
+        writer = writer or pa.ipc.new_file(str(path), table.schema)
+        writer.write_table(table)
+    writer.close()
+
+
+def _open(path: Path) -> tuple[EncodedImages, pa.Table]:
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    images = EncodedImages(
+        column=table["__image"],
+        size=table["__size"][0].as_py(),
+        channels=pc.max(table["__channels"]).as_py(),
+    )
+    return images, table.drop(["__image", "__channels", "__size"])

@@ -1,0 +1,70 @@
+"""Which two images make a pair: two views of one object, or one image twice."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from eqssl.data.dataset import Split
+from eqssl.random import counter_uniform
+
+PAIR_STREAM = 100  # of the counter-based generator
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """The views of every object, one object after another.
+
+    Args:
+        order: int64 (N,), image indices sorted by object.
+        place: int64 (N,), where an image stands in order.
+        start, size: int64 (N,), where the views of an image's object begin in order, and how many there are.
+    """
+
+    order: Tensor
+    place: Tensor
+    start: Tensor
+    size: Tensor
+
+
+_groups = WeakTensorKeyDictionary()  # a split's objects -> its _Groups, so that they are sorted only once
+
+
+def pair_indices(split: Split, indices: Tensor, epoch: int, seed: int, paired: bool) -> tuple[Tensor, Tensor]:
+    """Return the two images of each pair.
+
+    Args:
+        split: where they come from.
+        indices: int64 (B,), the first images.
+        epoch: pass over the images.
+        seed: seed of the run.
+        paired: whether the second is another view of the same object, drawn uniformly by (seed, epoch, image), or the
+            first again.
+
+    Returns:
+        int64 (B,) twice.
+
+    Raises:
+        ValueError: for an object with a single view.
+    """
+    if not paired:
+        return indices, indices
+    if split.objects not in _groups:
+        _groups[split.objects] = _group(split.objects)
+    groups = _groups[split.objects]
+    size = groups.size[indices]
+    uniform = counter_uniform(seed, epoch, split.ids[indices], PAIR_STREAM, 1)[:, 0]
+    step = 1 + (uniform.double() * (size - 1)).long()
+    start = groups.start[indices]
+    return indices, groups.order[start + (groups.place[indices] - start + step) % size]
+
+
+def _group(objects: Tensor) -> _Groups:
+    order = objects.argsort(stable=True)
+    names, group, counts = objects.unique(return_inverse=True, return_counts=True)
+    if bool((counts == 1).any()):
+        raise ValueError(f"object {int(names[counts == 1][0])} has a single view; a pair of views needs two or more")
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    return _Groups(order, place, (counts.cumsum(0) - counts)[group], counts[group])

@@ -1,0 +1,161 @@
+"""Where images lie when they are not simply in memory, and what all stores share."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from eqssl.data.dataset import ImageStore, MemoryImages, Split
+
+STATISTICS_IMAGES = 4096
+GREY_MODES = ("1", "L", "LA")
+THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
+
+T = TypeVar("T")
+
+
+def decode(data: bytes, size: int | None) -> np.ndarray:
+    """Return an encoded image as uint8 (C, S, S), cut to the centre and resized; C is 1 for a grey image, else 3.
+
+    Args:
+        data: PNG, JPEG or whatever Pillow reads.
+        size: S, px; None keeps the shorter side.
+
+    Raises:
+        Exception: of many kinds, from Pillow, for what is no image.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        if size is not None:
+            image.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
+        side = size or min(image.size)
+        if image.mode not in ("L", "RGB"):
+            image = image.convert("L" if image.mode in GREY_MODES else "RGB")
+        if image.size != (side, side):
+            image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
+        pixels = np.asarray(image)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+@cache
+def workers() -> ThreadPoolExecutor:
+    """Return this process's threads for what lets go of the interpreter's lock."""
+    return ThreadPoolExecutor(os.cpu_count())
+
+
+def decode_all(encoded: Sequence[bytes], decode_one: Callable[[bytes], T]) -> list[T]:
+    """Return what decode_one makes of every image, in threads where images are large enough for that to pay."""
+    small = sum(map(len, encoded)) < THREADS_PAY_BYTES * len(encoded)
+    return list(map(decode_one, encoded) if small else workers().map(decode_one, encoded))
+
+
+def stack(images: list[np.ndarray], channels: int) -> Tensor:
+    """Return uint8 (B, C, S, S), grey images spread over the channels.
+
+    Args:
+        images: uint8 (1 or C, S, S) each.
+        channels: C.
+    """
+    return torch.from_numpy(np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in images]))
+
+
+@dataclass(frozen=True)
+class EncodedImages:
+    """Images that do not fit in memory: encoded, in a memory-mapped file, decoded when taken.
+
+    Args:
+        column: (large) binary, N encoded images.
+        size: height and width to decode to, px.
+        channels: 1 or 3.
+    """
+
+    column: pa.ChunkedArray
+    size: int
+    channels: int
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def take(self, indices: Tensor) -> Tensor:
+        encoded = [self.column[i].as_py() for i in indices.tolist()]
+        return stack(decode_all(encoded, lambda data: decode(data, self.size)), self.channels)
+
+
+@dataclass(frozen=True)
+class ImageSubset:
+    """Some images of a store.
+
+    Args:
+        images: the store.
+        indices: int64 (N,), which.
+    """
+
+    images: ImageStore
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Tensor) -> Tensor:
+        return self.images.take(self.indices[indices])
+
+
+@dataclass(frozen=True)
+class ResizedImages:
+    """Images of a store, cut to the centre and resized when taken.
+
+    Args:
+        images: the store.
+        size: height and width, px.
+    """
+
+    images: ImageStore
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Tensor) -> Tensor:
+        pixels = self.images.take(indices)
+        height, width = pixels.shape[-2:]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = pixels[..., top : top + side, left : left + side].float()
+        resized = torch.nn.functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def select(split: Split, indices: Tensor) -> Split:
+    """Return some images of a split with all that is known of them.
+
+    Args:
+        split: the split.
+        indices: int64 (n,).
+    """
+    in_memory = isinstance(split.images, MemoryImages)
+    return Split(
+        images=MemoryImages(split.images.take(indices)) if in_memory else ImageSubset(split.images, indices),
+        ids=split.ids[indices],
+        labels=None if split.labels is None else split.labels[indices],
+        objects=None if split.objects is None else split.objects[indices],
+        factors={name: values[indices] for name, values in split.factors.items()},
+    )
+
+
+def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation per channel, of pixels in [0, 1], over at most 4,096 images evenly spaced."""
+    n = min(len(images), STATISTICS_IMAGES)
+    pixels = images.take(torch.linspace(0, len(images) - 1, n).long()).transpose(0, 1).flatten(1)
+    counts = torch.stack([torch.bincount(channel, minlength=256) for channel in pixels]).double()
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = counts @ level / counts.sum(1)
+    variance = counts @ level.square() / counts.sum(1) - mean.square()
+    return tuple(mean.tolist()), tuple(variance.clamp(min=1e-12).sqrt().tolist())

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from eqssl.config import DataConfig
+from eqssl.data import load, register_source
+from eqssl.data.dataset import Dataset, MemoryImages, Split
+
+
+def toy(n: int, side: tuple[int, int] = (20, 20)) -> Dataset:
+    def split(first: int, count: int) -> Split:
+        generator = torch.Generator().manual_seed(first)
+        pixels = torch.randint(0, 256, (count, 1, *side), dtype=torch.uint8, generator=generator)
+        return Split(MemoryImages(pixels), torch.arange(first, first + count), labels=torch.arange(count))
+
+    known = {"channels": 1, "image_size": 20, "num_classes": n, "mean": (0.5,), "std": (0.3,), "digest": "0" * 16}
+    return Dataset("toy", split(0, n), split(n, 4), split(n + 4, 4), paired=False, **known)
+
+
+@pytest.fixture(autouse=True)
+def source():
+    register_source("toy", lambda config: toy(50))
+
+
+def test_unknown_source_lists_the_known():
+    with pytest.raises(ValueError, match=r"'nope'; allowed: .*parquet.*solids"):
+        load(DataConfig(source="nope"))
+
+
+def test_train_images_is_a_fixed_subset():
+    whole, a, b = (load(DataConfig(source="toy", train_images=n)).train for n in (None, 20, 20))
+    assert len(whole) == 50 and len(a) == 20 and torch.equal(a.ids, b.ids)
+    assert torch.equal(a.images.take(torch.arange(20)), whole.images.take(a.ids))
+    assert torch.equal(a.labels, whole.labels[a.ids])
+
+
+def test_more_train_images_than_there_are():
+    with pytest.raises(ValueError, match=r"--data\.train-images is 51; allowed: at most 50"):
+        load(DataConfig(source="toy", train_images=51))
+
+
+def test_object_pairs_need_objects():
+    with pytest.raises(ValueError, match=r"--data\.pairs"):
+        load(DataConfig(source="toy", pairs="object"))
+
+
+def test_a_paired_source_can_be_used_image_by_image(solids, solids_config):
+    single = load(replace(solids_config, pairs="image"))
+    assert solids.paired and not single.paired
+    assert single.digest != solids.digest
+
+
+def test_train_images_of_a_paired_source_keeps_objects_whole(solids_config):
+    data = load(replace(solids_config, train_images=20))
+    assert len(data.train) == 18  # six objects of three views
+    assert (data.train.objects.unique(return_counts=True)[1] == 3).all()
+
+
+def test_any_source_is_resized_and_cut_to_the_centre():
+    register_source("toy", lambda config: toy(50, side=(20, 30)))
+    data = load(DataConfig(source="toy", image_size=10))
+    pixels = data.train.images.take(torch.arange(3))
+    assert pixels.shape == (3, 1, 10, 10) and pixels.dtype == torch.uint8 and data.image_size == 10
+    centre = toy(50, side=(20, 30)).train.images.pixels[:3, :, :, 5:25].float()
+    assert (pixels.float().mean((1, 2, 3)) - centre.mean((1, 2, 3))).abs().max() < 3
+
+
+def test_importing_costs_no_torch():
+    code = "import sys, eqssl.data; print([m for m in ('torch', 'torchvision', 'pyarrow', 'PIL') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
