@@ -50,7 +50,8 @@ class DataConfig:
 class AugmentConfig:
     """One strength in [0, 1] an augmentation family; .5 is the range of arXiv 2503.18753 where it has one.
 
-    The default depends on the source: 0 for pairs of one object, the marked value for pairs of one image.
+    The default depends on the source: 0 for pairs of one object; for pairs of one image .5, but 0 for grayscale and
+    solarize, and for the colour families on grey images.
     """
 
     crop: float | None = None
@@ -72,7 +73,7 @@ class AugmentConfig:
     grayscale: float | None = None
     """Grayscale, with probability .4 x strength; colour images only."""
     blur: float | None = None
-    """Gaussian blur, sigma up to 4 px at 224 px (in proportion at other sizes) x strength."""
+    """Gaussian blur, sigma from 0 up to 4 px at 224 px (in proportion at other sizes) x strength."""
     solarize: float | None = None
     """Solarize above .5, with probability .4 x strength."""
 
