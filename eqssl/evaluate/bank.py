@@ -1,0 +1,79 @@
+"""Many views of the same held-out image, for invariance and retrieval.
+
+N images or objects, T views, D features, k components of theta.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eqssl.data.dataset import Dataset, Split
+from eqssl.evaluate.equivariance import Motion
+from eqssl.evaluate.features import encode
+from eqssl.evaluate.invariance import invariance
+from eqssl.evaluate.pairs import differences, subset
+from eqssl.evaluate.transforms import BANK_STREAM, SEED, draw
+from eqssl.random import permutation
+
+IMAGES = 256
+TRANSFORMS = 50
+INVARIANCE_TRANSFORMS = 16
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Views of each image, and what leads to them.
+
+    Args:
+        first: float32 (N, D), the clean images, or the first view of each object.
+        views: float32 (N, T, D), under the T fixed transforms, or all views of the object, the first among them.
+        theta: float32 (N, T, k), of the transforms from the first to each view.
+    """
+
+    first: Tensor
+    views: Tensor
+    theta: Tensor
+
+    def part(self, channels: slice) -> "Bank":
+        """Return the bank with some of the features."""
+        return Bank(self.first[:, channels], self.views[..., channels], self.theta)
+
+    def invariance(self) -> float:
+        """Return the invariance over the first 16 views."""
+        return invariance(self.views[:, :INVARIANCE_TRANSFORMS])
+
+    def hit1(self, motion: Motion) -> float:
+        """Return how often the predicted z2 is nearest (Euclidean) to its own view among the T; chance is 1 / T."""
+        images, views, _ = self.theta.shape
+        predicted = motion.predict(self.first.repeat_interleave(views, 0), self.theta.flatten(0, 1))
+        nearest = torch.cdist(predicted.unflatten(0, (images, views)), self.views.double()).argmin(2)
+        return float((nearest == torch.arange(views)).double().mean())
+
+
+def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: list[str]) -> Bank:
+    """Return the bank of a held-out split.
+
+    Args:
+        factors: the components of theta, in the order that `Pairs.theta` has them.
+    """
+    if dataset.paired:
+        return _objects(encoder, split, factors)
+    indices = subset(split, IMAGES)
+    params = draw(torch.arange(TRANSFORMS), dataset.channels, dataset.image_size, BANK_STREAM)
+    each = [{name: value[t].expand(len(indices)) for name, value in params.items()} for t in range(TRANSFORMS)]
+    first, *views = encode(encoder, split, indices, [None, *each])
+    theta = torch.stack([params[name] for name in factors], dim=1).expand(len(indices), -1, -1)
+    return Bank(first, torch.stack(views, dim=1), theta)
+
+
+def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
+    order = split.objects.argsort(stable=True)
+    counts = split.objects.unique(return_counts=True)[1]
+    views = min(int(counts.min()), TRANSFORMS)
+    starts = counts.cumsum(0) - counts
+    chosen = permutation(SEED, 0, len(starts))[:IMAGES]
+    indices = order[starts[chosen][:, None] + torch.arange(views)]
+    features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
+    known = differences(split, indices[:, :1].expand_as(indices), indices)
+    return Bank(features[:, 0], features, torch.cat([known[name] for name in factors], dim=-1))

@@ -1,0 +1,104 @@
+"""Pairs whose transformation is known, as features: (clean, g(clean)), or two views of one object.
+
+N pairs, D features, k components of a factor.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from eqssl.data.dataset import Dataset, Split
+from eqssl.data.pairs import pair_indices
+from eqssl.evaluate.features import encode
+from eqssl.evaluate.transforms import SEED, draw, draw_binary
+from eqssl.random import permutation
+
+HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Features of both images of every pair, and what lies between them.
+
+    Args:
+        first, second: float32 (N, D).
+        targets: factor -> float32 (N, k), of the net transform from the first to the second.
+        labels: int64 (N,), or None.
+    """
+
+    first: Tensor
+    second: Tensor
+    targets: dict[str, Tensor]
+    labels: Tensor | None
+
+    def part(self, channels: slice) -> "Pairs":
+        """Return the pairs with some of the features."""
+        return Pairs(self.first[:, channels], self.second[:, channels], self.targets, self.labels)
+
+    @property
+    def joint(self) -> Tensor:
+        """[z1, z2], float32 (N, 2 D)."""
+        return torch.cat([self.first, self.second], dim=1)
+
+    @property
+    def theta(self) -> Tensor:
+        """All targets side by side, float32 (N, sum of k)."""
+        return torch.cat(list(self.targets.values()), dim=1)
+
+
+def subset(split: Split, count: int) -> Tensor:
+    """Return int64 indices of up to `count` images, the same ones every time."""
+    return permutation(SEED, 0, len(split))[:count]
+
+
+def encode_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indices: Tensor) -> Pairs:
+    """Return the fixed pairs that start from the images at `indices` (N,)."""
+    labels = None if split.labels is None else split.labels[indices]
+    if dataset.paired:
+        one, two = pair_indices(split, indices, epoch=0, seed=SEED, paired=True)
+        first, second = (encode(encoder, split, chosen)[0] for chosen in (one, two))
+        return Pairs(first, second, differences(split, one, two), labels)
+    params = draw(split.ids[indices], dataset.channels, dataset.image_size)
+    first, second = encode(encoder, split, indices, (None, params))
+    return Pairs(first, second, {name: value[:, None] for name, value in params.items()}, labels)
+
+
+def encode_binary_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indices: Tensor, clean: Tensor) -> Pairs:
+    """Return pairs (clean, g(clean)) where g also flips, grayscales or solarizes; those are the targets.
+
+    Args:
+        indices: int64 (n,), of the first images.
+        clean: (n, D), their features, which need not be taken again.
+    """
+    ids = split.ids[indices]
+    binary = draw_binary(ids, dataset.channels)
+    params = draw(ids, dataset.channels, dataset.image_size) | binary
+    second = encode(encoder, split, indices, (params,))[0]
+    return Pairs(clean, second, {name: value[:, None] for name, value in binary.items()}, None)
+
+
+def differences(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    """Return what changes between views of one object: the rotation and the hues, as SIE has them on 3DIEBench.
+
+    Args:
+        split: with factors `quaternion` (N, 4) and hues (N, 1), each where it is known.
+        first, second: int64 (...), indices of the views.
+
+    Returns:
+        `rotation` (..., 4), the relative quaternion R1^-1 R2 as (x, y, z, w), its sign as it comes; hues (..., 1),
+        second - first, not wrapped. A factor that never changes is absent.
+    """
+    known = split.factors
+    targets = {}
+    if "quaternion" in known:
+        targets["rotation"] = relative_quaternion(known["quaternion"][first], known["quaternion"][second])
+    targets |= {name: known[name][second] - known[name][first] for name in HUES if name in known}
+    return {name: value for name, value in targets.items() if (value != value[..., :1, :]).any()}
+
+
+def relative_quaternion(first: Tensor, second: Tensor) -> Tensor:
+    """Return R1^-1 R2 of unit quaternions (..., 4), (x, y, z, w), with the sign that the product has."""
+    (v1, w1), (v2, w2) = (q.split([3, 1], dim=-1) for q in (first, second))
+    vector = w1 * v2 - w2 * v1 - torch.linalg.cross(v1, v2)
+    return torch.cat([vector, w1 * w2 + (v1 * v2).sum(-1, keepdim=True)], dim=-1)

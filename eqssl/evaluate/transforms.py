@@ -1,0 +1,87 @@
+"""The one fixed distribution of evaluation transforms, whatever strengths an encoder was trained with.
+
+The ranges are those of arXiv 2503.18753 (at 224 px, in proportion at other sizes); every draw comes from a stored seed.
+"""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+
+from eqssl.augment import COLOUR, PARAMETERS, Params
+from eqssl.random import counter_uniform
+
+SEED = 241203314
+PAIR_STREAM, BINARY_STREAM, BANK_STREAM = 0, 1, 2
+SHIFT = 10 / 224
+RANGES = {
+    "dx": (-SHIFT, SHIFT),
+    "dy": (-SHIFT, SHIFT),
+    "log_scale": (math.log(0.7), math.log(1.1)),
+    "angle_deg": (-45.0, 45.0),
+    "brightness": (-0.4, 0.4),
+    "contrast": (-0.4, 0.4),
+    "saturation": (-0.4, 0.4),
+    "hue": (-0.1, 0.1),
+    "blur": (0.1 / 224, 2 / 224),  # sigma as a fraction of the side; the parameter itself is in px
+}
+BINARY = ("flip", "grayscale", "solarize")
+
+
+def draw(ids: Tensor, channels: int, image_size: int, stream: int = PAIR_STREAM) -> Params:
+    """Return continuous transforms, one an image.
+
+    Args:
+        ids: int64 (B,), what the draws belong to.
+        channels, image_size: of the images; factors without effect on them are absent.
+        stream: of the counter-based generator.
+
+    Returns:
+        factor -> float32 (B,) in the units of `eqssl.augment`.
+    """
+    uniform = counter_uniform(SEED, 0, ids, stream, len(RANGES))
+    params = {}
+    for column, (name, (low, high)) in zip(uniform.unbind(1), RANGES.items(), strict=True):
+        if _has_effect(name, channels, image_size):
+            params[name] = (low + (high - low) * column) * (image_size if name == "blur" else 1)
+    return params
+
+
+def draw_binary(ids: Tensor, channels: int) -> Params:
+    """Return which images are flipped, grayscaled, solarized: each with probability .5, independently.
+
+    Args:
+        ids: int64 (B,), what the draws belong to.
+        channels: of the images; grayscale is absent where there is one.
+
+    Returns:
+        factor -> float32 (B,), 0 or 1.
+    """
+    uniform = counter_uniform(SEED, 0, ids, BINARY_STREAM, len(BINARY))
+    on = zip(BINARY, (uniform < 0.5).float().unbind(1), strict=True)
+    return {name: column for name, column in on if channels == 3 or name not in COLOUR}
+
+
+def complete(params: Params) -> Params:
+    """Return transforms with every parameter of `eqssl.augment`, the missing ones at 0, the identity."""
+    zero = torch.zeros_like(next(iter(params.values())))
+    return {name: params.get(name, zero) for name in PARAMETERS}
+
+
+def digest() -> str:
+    """Return 16 hexadecimal digits that change with any draw of the distribution."""
+    ids = torch.arange(64)
+    params = [draw(ids, 3, 224, PAIR_STREAM), draw(ids, 3, 224, BANK_STREAM), draw_binary(ids, 3)]
+    values = torch.cat([column for drawn in params for column in drawn.values()])
+    return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
+
+
+def _has_effect(name: str, channels: int, image_size: int) -> bool:
+    if name in COLOUR:
+        return channels == 3
+    if name == "blur":
+        # The four neighbours' weight must be able to move a pixel by one of 255 levels; below about 30 px it cannot.
+        sigma = RANGES["blur"][1] * image_size
+        return 4 * math.exp(-0.5 / sigma**2) >= 1 / 255
+    return True

@@ -1,0 +1,62 @@
+"""Small sets of images whose figures are known beforehand."""
+
+import pytest
+import torch
+
+from eqssl.data.dataset import Dataset, MemoryImages, Split
+from eqssl.data.rotation import euler_to_quaternion
+
+SIDE = 32
+
+
+def as_dataset(name, splits, channels, paired=False, classes=0):
+    return Dataset(
+        name, *splits, paired=paired, channels=channels, image_size=SIDE, num_classes=classes,
+        mean=(0.5,) * channels, std=(0.25,) * channels, digest="0" * 16,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def flat_images():
+    """Colour images of one grey each; the class is whether it is light, and 0 for two in three."""
+
+    def split(start, count):
+        ids = torch.arange(start, start + count)
+        labels = (torch.rand(count, generator=torch.Generator().manual_seed(start)) < 1 / 3).long()
+        level = 80 + 60 * labels + ids % 10
+        pixels = level[:, None, None, None].expand(-1, 3, SIDE, SIDE).to(torch.uint8)
+        return Split(MemoryImages(pixels), ids, labels)
+
+    return as_dataset("flat", [split(0, 600), split(600, 300), split(900, 300)], channels=3, classes=2)
+
+
+@pytest.fixture(scope="session")
+def textured_images():
+    """Grey images of smooth noise, without labels."""
+
+    def split(start, count):
+        noise = torch.rand(count, 1, 6, 6, generator=torch.Generator().manual_seed(start))
+        pixels = torch.nn.functional.interpolate(noise, SIDE, mode="bilinear") * 255
+        return Split(MemoryImages(pixels.to(torch.uint8)), torch.arange(start, start + count))
+
+    return as_dataset("textured", [split(0, 300), split(300, 200), split(500, 200)], channels=1)
+
+
+@pytest.fixture(scope="session")
+def objects():
+    """Three views each of objects; the first pixels spell pose and hue, and the light never changes."""
+
+    def split(start, count):
+        generator = torch.Generator().manual_seed(start)
+        euler = (torch.rand(3 * count, 3, generator=generator) - 0.5) * torch.pi
+        factors = {
+            "quaternion": euler_to_quaternion(euler),
+            "floor_hue": torch.rand(3 * count, 1, generator=generator),
+            "light_hue": torch.zeros(3 * count, 1),
+        }
+        pixels = torch.zeros(3 * count, 3, SIDE, SIDE, dtype=torch.uint8)
+        pixels[:, 0, 0, :5] = (torch.cat([factors["quaternion"], factors["floor_hue"]], 1) * 127 + 128).to(torch.uint8)
+        ids = torch.arange(start, start + 3 * count)
+        return Split(MemoryImages(pixels), ids, objects=ids // 3, factors=factors)
+
+    return as_dataset("objects", [split(0, 300), split(900, 100), split(1200, 100)], channels=3, paired=True)

@@ -1,0 +1,47 @@
+"""kNN against scikit-learn, and the linear and MLP probes on what they can and cannot know."""
+
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+
+from eqssl.evaluate.knn import knn_accuracy
+from eqssl.evaluate.linear import linear_accuracy
+from eqssl.evaluate.mlp import mlp_predict
+from eqssl.evaluate.r2 import r2
+from eqssl.evaluate.ridge import fit, moments
+
+
+@pytest.fixture(scope="module")
+def clusters():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(4, (2500,), generator=generator)
+    return torch.randn(2500, 8, generator=generator) + torch.eye(4, 8)[labels] * 2, labels
+
+
+def test_knn_equals_sklearn(clusters):
+    x, labels = clusters
+    theirs = KNeighborsClassifier(20, metric="cosine").fit(x[:1000], labels[:1000])
+    ours = knn_accuracy(x[:1000], labels[:1000], x[1000:], labels[1000:])
+    assert ours == pytest.approx(theirs.score(x[1000:], labels[1000:]))
+
+
+def test_knn_takes_all_neighbours_where_there_are_fewer():
+    assert knn_accuracy(torch.eye(2), torch.tensor([1, 1]), torch.eye(2), torch.tensor([1, 0])) == 0.5
+
+
+def test_linear_probe_separates_classes_and_guesses_random_labels(clusters):
+    x, labels = clusters
+    assert linear_accuracy(x[:1000], labels[:1000], x[1000:], labels[1000:]) > 0.75
+    order = torch.randperm(2500, generator=torch.Generator().manual_seed(1))
+    assert linear_accuracy(x[:1000], labels[order][:1000], x[1000:], labels[order][1000:]) < 0.35
+
+
+def test_mlp_reads_what_no_linear_probe_can_and_leaves_the_random_state():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3000, 4, generator=generator)
+    y = torch.stack([x[:, 0] * x[:, 1], 100 + x[:, 2].abs()], 1)
+    state = torch.get_rng_state()
+    predicted = mlp_predict(x[:2000], y[:2000], x[2000:])
+    assert torch.equal(state, torch.get_rng_state())
+    assert r2(y[2000:], predicted).min() > 0.9
+    assert r2(y[2000:], fit(moments(x[:2000], y[:2000])).predict(x[2000:])).max() < 0.05

@@ -1,0 +1,106 @@
+"""Invariance, equivariance, retrieval and collapse of features that are so by construction."""
+
+import pytest
+import torch
+
+from eqssl.evaluate.bank import Bank
+from eqssl.evaluate.collapse import collapse_figures
+from eqssl.evaluate.equivariance import equivariance_figures, fit_motion
+from eqssl.evaluate.invariance import invariance
+from eqssl.evaluate.pairs import Pairs
+
+FACTORS = ("angle_deg", "brightness")
+SPREAD = torch.tensor([30.0, 0.3])
+
+
+def draw(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def moved(first, theta):
+    """Each half of the feature is multiplied by one of two factors: linear in z1 x theta, and of mean 0 without."""
+    return first * (theta / SPREAD).repeat_interleave(first.shape[-1] // 2, -1)
+
+
+def pairs(count, move):
+    first, theta = draw(count, 8), draw(count, 2) * SPREAD
+    return Pairs(first, move(first, theta), {name: theta[:, i : i + 1] for i, name in enumerate(FACTORS)}, None)
+
+
+def bank(move):
+    first, theta = draw(40, 8), draw(50, 2) * SPREAD
+    theta = theta.expand(40, 50, 2)
+    return Bank(first, move(first[:, None].expand(40, 50, 8), theta), theta)
+
+
+def test_equivariant_by_construction():
+    figures, motion = equivariance_figures(pairs(1500, moved), pairs(700, moved))
+    assert figures["equivariance"] == pytest.approx(1, abs=0.02)
+    assert figures["equivariance/angle_deg"] == pytest.approx(0.5, abs=0.06)
+    assert figures["equivariance/brightness"] == pytest.approx(0.5, abs=0.06)
+    assert bank(moved).hit1(motion) > 0.95
+
+
+def test_only_the_factor_that_moves_the_feature_counts():
+    def move(first, theta):
+        return first + theta[..., 1:] * first.flip(-1)
+
+    figures, _ = equivariance_figures(pairs(1500, move), pairs(700, move))
+    assert abs(figures["equivariance/angle_deg"]) < 0.005
+    assert figures["equivariance/brightness"] == pytest.approx(0.09 / 1.09, abs=0.02)
+    assert figures["equivariance"] == pytest.approx(figures["equivariance/brightness"], abs=0.005)
+
+
+def test_invariant_features_are_predictable_but_not_equivariant():
+    def move(first, theta):
+        return first.clone()
+
+    figures, motion = equivariance_figures(pairs(1500, move), pairs(700, move))
+    assert all(abs(value) < 1e-3 for value in figures.values())
+    assert bank(move).hit1(motion) == pytest.approx(1 / 50, abs=0.02)
+
+
+def test_features_that_move_unpredictably_are_not_equivariant():
+    def move(first, theta):
+        return torch.randn(first.shape, generator=torch.Generator().manual_seed(9))
+
+    figures, motion = equivariance_figures(pairs(1500, move), pairs(700, move))
+    assert all(abs(value) < 0.02 for value in figures.values())
+    assert bank(move).hit1(motion) < 0.06
+
+
+def test_z1_is_reduced_to_64_components():
+    first, theta = draw(400, 100), draw(400, 2)
+    motion = fit_motion(first, theta, first)
+    assert motion.ridge.weight.shape == (64 + 2 + 64 * 2, 100)
+    variance = (first.double() @ motion.basis).var(0)
+    assert (variance.diff() < 0).all() and variance[0] > first.var(0).max()
+
+
+def test_invariance_is_the_share_of_variance_between_images():
+    image, transform = draw(2000, 1, 3), draw(2000, 16, 3)
+    assert invariance(image.expand(-1, 16, -1)) == 1
+    assert invariance(transform) == pytest.approx(0, abs=0.01)
+    assert invariance(image + transform) == pytest.approx(0.5, abs=0.03)
+    assert invariance(torch.ones(5, 16, 3)) == 1
+
+
+def test_bank_takes_16_views_for_invariance():
+    views = torch.cat([draw(30, 1, 4).expand(-1, 16, -1), draw(30, 34, 4)], 1)
+    assert Bank(draw(30, 4), views, draw(30, 50, 2)).invariance() == 1
+
+
+def test_effective_rank():
+    x = draw(4000, 16)
+    full = collapse_figures(x)
+    assert full["rank"] == pytest.approx(16, abs=0.1) and full["std"] == pytest.approx(1, abs=0.02)
+    assert collapse_figures(x[:, :1] * torch.ones(16))["rank"] == pytest.approx(1, abs=1e-5)
+    # Singular values 3 : 1, by hand.
+    entropy = -(0.75 * torch.tensor(0.75).log() + 0.25 * torch.tensor(0.25).log())
+    two = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert collapse_figures(two)["rank"] == pytest.approx(float(entropy.exp()))
+    assert collapse_figures(two)["std_min"] == pytest.approx(0.5**0.5)
+
+
+def test_collapse_to_a_point():
+    assert collapse_figures(torch.full((1000, 4), 0.1)) == pytest.approx({"std": 0, "std_min": 0, "rank": 0})

@@ -1,0 +1,71 @@
+"""The command: any model, one table, one JSON file."""
+
+import json
+import sys
+
+import pytest
+
+from eqssl.config import EncoderConfig
+from eqssl.data import register_source
+from eqssl.encoder import Encoder
+from eqssl.evaluate import PROTOCOL_VERSION
+from eqssl.evaluate.__main__ import main
+from eqssl.evaluate.transforms import digest
+from eqssl.export import export_encoder
+
+
+@pytest.fixture
+def command(monkeypatch, flat_images, capsys):
+    register_source("flat", lambda config: flat_images)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["evaluate", "--data.source", "flat", *map(str, arguments)])
+        main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_pixels_as_table_and_json(command, tmp_path):
+    out = command("pixels", "--output", tmp_path / "new" / "pixels.json", "--evaluate.split", "test")
+    result = json.loads((tmp_path / "new" / "pixels.json").read_text())
+    assert result["protocol"] == PROTOCOL_VERSION and result["transforms"] == digest()
+    assert result["evaluate"]["split"] == "test" and result["data"]["name"] == "flat"
+    assert not result["pretrained"]
+    assert f"{result['metrics']['r2/brightness']:.4f}" in out and digest() in out
+    assert "invariant" not in out
+
+
+def test_constant(command):
+    assert "pixels" not in command("constant") and "knn" in command("constant")
+
+
+def test_an_exported_encoder_has_a_column_for_each_part(command, tmp_path):
+    encoder = Encoder(EncoderConfig(split=0.5), 3, 32, (0.5,) * 3, (0.25,) * 3)
+    out = command(export_encoder(encoder, tmp_path / "encoder"))
+    assert "equivariant" in out and "r2_mean" in out
+
+
+def test_a_name_is_evaluated_untrained_on_request(command, tmp_path):
+    command("resnet_tiny", "--no-pretrained", "--output", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert not result["pretrained"] and "inv/knn" not in result["metrics"]
+
+
+def test_an_encoder_of_other_images_is_refused(command, tmp_path):
+    encoder = Encoder(EncoderConfig(), 1, 28, (0.5,), (0.25,))
+    folder = export_encoder(encoder, tmp_path / "encoder")
+    with pytest.raises(SystemExit, match=r"made for 1 channels at 28 px.*3 at 32 px"):
+        command(folder)
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match=r"error: .*file"):
+        command("resnet_of_nobody", "--output", tmp_path / "file" / "result.json")
+
+
+def test_an_unknown_model_is_refused(command, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: .*resnet_of_nobody"):
+        command("resnet_of_nobody", "--output", tmp_path / "result.json")
+    assert not (tmp_path / "result.json").exists()

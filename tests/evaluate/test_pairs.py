@@ -1,0 +1,108 @@
+"""Pairs whose transformation is known, and the bank of views."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from torch import nn
+
+from eqssl.augment import apply
+from eqssl.data.rotation import euler_to_quaternion
+from eqssl.evaluate.bank import encode_bank
+from eqssl.evaluate.features import encode, frozen
+from eqssl.evaluate.pairs import differences, encode_binary_pairs, encode_pairs, relative_quaternion, subset
+from eqssl.evaluate.transforms import BANK_STREAM, complete, draw
+
+SPELT = 5  # pixels that spell quaternion and floor hue
+
+
+class Spell(nn.Module):
+    def forward(self, images):
+        return images[:, 0, 0, :SPELT]
+
+
+def test_relative_quaternion_equals_scipy_sign_included():
+    angles = np.random.default_rng(0).uniform(-np.pi / 2, np.pi / 2, (2, 500, 3))
+    first, second = (Rotation.from_euler("xyz", view) for view in angles)
+    ours = relative_quaternion(*(euler_to_quaternion(torch.tensor(view)) for view in angles))
+    theirs = (first.inv() * second).as_quat()
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
+    assert (theirs[:, 3] < 0).any()
+
+
+def test_a_pair_is_the_clean_image_and_its_transform(flat_images):
+    indices = torch.tensor([5, 300, 2])
+    pairs = encode_pairs(nn.Flatten(), flat_images, flat_images.train, indices)
+    clean = flat_images.train.images.take(indices).float() / 255
+    params = draw(flat_images.train.ids[indices], 3, 32)
+    torch.testing.assert_close(pairs.first, clean.flatten(1))
+    torch.testing.assert_close(pairs.second, apply(clean, complete(params)).flatten(1))
+    assert torch.equal(pairs.theta[:, 0], params["dx"]) and pairs.theta.shape == (3, 9)
+    assert torch.equal(pairs.labels, flat_images.train.labels[indices])
+
+
+def test_binary_factors_come_on_top_of_the_transform(textured_images):
+    split, indices = textured_images.train, torch.arange(60)
+    pairs = encode_pairs(nn.Flatten(), textured_images, split, indices)
+    binary = encode_binary_pairs(nn.Flatten(), textured_images, split, indices, pairs.first)
+    untouched = binary.theta.sum(1) == 0
+    assert 0 < untouched.sum() < 60
+    torch.testing.assert_close(binary.second[untouched], pairs.second[untouched])
+    assert (binary.second[~untouched] != pairs.second[~untouched]).any(1).all()
+
+
+def test_two_views_of_one_object(objects):
+    split = objects.train
+    indices = subset(split, 200)
+    pairs = encode_pairs(Spell(), objects, split, indices)
+    assert {name: value.shape[1] for name, value in pairs.targets.items()} == {"rotation": 4, "floor_hue": 1}
+    known = [(z * 255 - 128) / 127 for z in (pairs.first, pairs.second)]
+    torch.testing.assert_close(known[1][:, 4:] - known[0][:, 4:], pairs.targets["floor_hue"], atol=0.02, rtol=0)
+    relative = relative_quaternion(known[0][:, :4], known[1][:, :4])
+    torch.testing.assert_close(relative, pairs.targets["rotation"], atol=0.04, rtol=0)
+    assert (pairs.first != pairs.second).any(1).all()
+
+
+def test_subset_is_fixed_and_without_repetition(objects):
+    few = subset(objects.train, 50)
+    assert torch.equal(few, subset(objects.train, 60)[:50]) and len(few.unique()) == 50
+    assert len(subset(objects.train, 10**6)) == 900
+
+
+def test_bank_of_transforms(textured_images):
+    split = textured_images.val
+    bank = encode_bank(nn.Flatten(), textured_images, split, ["angle_deg", "dx"])
+    assert bank.views.shape == (200, 50, 1024) and bank.theta.shape == (200, 50, 2)
+    params = draw(torch.arange(50), 1, 32, BANK_STREAM)
+    assert torch.equal(bank.theta[0], torch.stack([params["angle_deg"], params["dx"]], 1))
+    clean = split.images.take(subset(split, 1)).float().div(255).expand(50, -1, -1, -1)
+    torch.testing.assert_close(bank.views[0], apply(clean, complete(params)).flatten(1))
+
+
+def test_bank_of_objects_has_all_their_views(objects):
+    bank = encode_bank(Spell(), objects, objects.val, ["rotation", "floor_hue"])
+    assert bank.views.shape == (100, 3, SPELT) and bank.theta.shape == (100, 3, 5)
+    assert torch.equal(bank.first, bank.views[:, 0])
+    torch.testing.assert_close(bank.theta[:, 0], torch.tensor([0.0, 0, 0, 1, 0]).expand(100, 5))
+    hue = (bank.views[..., 4] - bank.views[:, :1, 4]) * 255 / 127
+    torch.testing.assert_close(bank.theta[..., 4], hue, atol=0.02, rtol=0)
+
+
+def test_a_factor_that_never_changes_is_no_target(objects):
+    assert "light_hue" in objects.train.factors
+    one, two = torch.arange(10), torch.arange(10, 20)
+    assert "light_hue" not in differences(objects.train, one, two)
+
+
+def test_frozen_uses_running_statistics_and_restores_every_mode(textured_images):
+    encoder = nn.Sequential(nn.BatchNorm2d(1), nn.Sequential(nn.Dropout(0.5), nn.Flatten()))
+    encoder.train()
+    encoder[1].eval()
+    with frozen(encoder):
+        assert not any(module.training for module in encoder.modules())
+        features = encode(encoder, textured_images.val, torch.arange(20))[0]
+    assert [module.training for module in encoder.modules()] == [True, True, False, False, False]
+    assert encoder[0].num_batches_tracked == 0 and not features.requires_grad
+    with pytest.raises(RuntimeError), frozen(encoder):
+        raise RuntimeError
+    assert encoder.training

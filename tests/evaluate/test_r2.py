@@ -1,0 +1,67 @@
+"""R2 in its three definitions, angles and AUROC, against scikit-learn and values known by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+from sklearn.metrics import r2_score, roc_auc_score
+
+from eqssl.evaluate.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, r2_weighted
+
+
+@pytest.fixture(scope="module")
+def regression():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(500, 3)) * [1, 5, 0.1] + [0, 2, 3]
+    return torch.tensor(target), torch.tensor(target + rng.normal(size=(500, 3)))
+
+
+def test_r2_equals_sklearn(regression):
+    target, predicted = regression
+    np.testing.assert_allclose(r2(target, predicted), r2_score(target, predicted, multioutput="raw_values"))
+    expected = r2_score(target, predicted, multioutput="variance_weighted")
+    assert r2_weighted(target, predicted) == pytest.approx(expected)
+
+
+def test_a_constant_scores_229_on_relative_quaternions_when_pooled_and_0_per_component():
+    rng = np.random.default_rng(0)
+    angles = rng.uniform(-np.pi / 2, np.pi / 2, (2, 100_000, 3))
+    first, second = (Rotation.from_euler("xyz", view) for view in angles)
+    target = torch.tensor((first.inv() * second).as_quat())
+    constant = target.mean(0).expand_as(target)
+    assert r2_pooled(target, constant) == pytest.approx(0.229, abs=0.003)
+    assert r2(target, constant).abs().max() < 1e-9
+
+
+def test_pooled_is_one_mean_over_samples_and_components():
+    target, predicted = torch.tensor([[0.0, 1.0], [0.0, 3.0]]), torch.tensor([[0.0, 2.0], [0.0, 2.0]])
+    assert r2_pooled(target, predicted) == pytest.approx(1 - 2 / 6)
+
+
+def test_a_vector_counts_once_in_the_mean():
+    target = {"rotation": torch.eye(4), "floor_hue": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
+    predicted = {"rotation": torch.eye(4), "floor_hue": torch.full((4, 1), 0.5)}
+    figures = factor_figures(target, predicted)
+    assert figures["r2/rotation"] == 1 and figures["r2/floor_hue"] == 0
+    assert figures["r2_mean"] == 0.5
+    assert figures["r2_pooled"] == 1 and figures["geodesic_deg"] == pytest.approx(0, abs=1e-5)
+
+
+def test_geodesic_angle_ignores_sign_and_length():
+    half = np.deg2rad(15)
+    turned = torch.tensor([[0.0, 0.0, np.sin(half), np.cos(half)]])
+    still = torch.tensor([[0.0, 0.0, 0.0, -3.0]])
+    assert geodesic_deg(turned, still) == pytest.approx(30)
+
+
+def test_angle_in_the_plane_is_missed_by_its_mean_distance():
+    figures = factor_figures({"angle_deg": torch.tensor([[-10.0], [20.0]])}, {"angle_deg": torch.zeros(2, 1)})
+    assert figures["geodesic_deg"] == 15
+
+
+def test_auroc_equals_sklearn_with_ties():
+    rng = np.random.default_rng(0)
+    target = rng.random(300) < 0.3
+    score = (rng.normal(size=300) + target).round(1)
+    assert auroc(torch.tensor(target), torch.tensor(score)) == pytest.approx(roc_auc_score(target, score))
+    assert auroc(torch.tensor([0, 1]), torch.tensor([1.0, 1.0])) == 0.5

@@ -1,0 +1,67 @@
+"""Ridge regression against scikit-learn and against the definition of generalised cross-validation."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
+
+from eqssl.evaluate.ridge import PENALTIES, fit, moments
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 12, generator=generator) * torch.logspace(-2, 3, 12) + 5
+    y = (x / torch.logspace(-2, 3, 12)) @ torch.randn(12, 3, generator=generator)
+    return x, y + torch.tensor([0.0, 3.0, 100.0]) * torch.randn(200, 3, generator=generator)
+
+
+def test_prediction_equals_sklearn_at_the_chosen_penalty(data):
+    x, y = data
+    ridge = fit(moments(x, y))
+    scaler = StandardScaler().fit(x.numpy().astype(float))
+    for output in range(3):
+        alpha = len(x) * float(ridge.penalty[output])
+        theirs = Ridge(alpha=alpha).fit(scaler.transform(x.numpy()), y[:, output].numpy())
+        expected = theirs.predict(scaler.transform(x.numpy()))
+        np.testing.assert_allclose(ridge.predict(x)[:, output], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_penalty_has_the_least_generalised_cross_validation_error(data):
+    x, y = (part.double() for part in data)
+    n = len(x)
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    errors = []
+    for penalty in PENALTIES:
+        hat = z @ torch.linalg.solve(z.T @ z + n * penalty * torch.eye(12), z.T) + 1 / n
+        errors.append(((y - hat @ y) ** 2).mean(0) / (1 - hat.trace() / n) ** 2)
+    chosen = fit(moments(x, y)).penalty
+    assert torch.equal(chosen, PENALTIES[torch.stack(errors).argmin(0)])
+    assert chosen[0] < chosen[2]
+
+
+def test_a_part_of_the_inputs_from_shared_moments_is_a_fit_on_that_part(data):
+    x, y = data
+    columns = torch.tensor([0, 3, 4, 11])
+    shared, alone = fit(moments(x, y).select(columns)), fit(moments(x[:, columns], y))
+    torch.testing.assert_close(shared.predict(x[:, columns]), alone.predict(x[:, columns]))
+
+
+def test_an_input_that_does_not_vary_is_left_out(data):
+    x, y = data
+    constant = torch.full((200, 1), 0.1)
+    ridge = fit(moments(torch.cat([x, constant], 1), y))
+    assert torch.equal(ridge.weight[12], torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(ridge.weight[:12], fit(moments(x, y)).weight)
+    assert torch.equal(fit(moments(constant, y)).predict(constant)[0], y.double().mean(0))
+
+
+def test_more_inputs_than_samples():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(100, 5, generator=generator) @ torch.randn(5, 150, generator=generator)
+    y = x[:, :2] + x[:, 2:4]
+    ridge = fit(moments(x[:50], y[:50]))
+    assert (ridge.predict(x[50:]) - y[50:]).abs().max() < 0.02
+    noise = torch.randn(100, 2, generator=generator)
+    assert fit(moments(torch.randn(100, 150, generator=generator), noise)).predict(x).isfinite().all()

@@ -1,0 +1,208 @@
+"""The training loop: the plain method's steps, exact resume, workers that equal one, clear refusals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqssl import checkpoint
+from eqssl.augment import apply, draw, strengths
+from eqssl.config import RunConfig, replace
+from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
+from eqssl.methods.vicreg import VICReg
+from eqssl.optim import learning_rate, make_optimizer
+from eqssl.random import permutation
+from eqssl.training import Alone, train
+from tests.workers import run_workers
+
+SMALL = {
+    "train.epochs": 2, "train.batch_size": 16, "evaluate.train_images": 48, "evaluate.images": 24,
+    "method.options.width": 32.0,
+}  # fmt: skip
+
+
+def toy(labels: bool = True) -> Dataset:
+    """48 training images of four textures at 32 px."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(count: int, first: int) -> Split:
+        kind = torch.arange(count) % 4
+        ramp = torch.linspace(0, 6.28, 32)
+        waves = torch.sin(ramp[None, :, None] * (1 + kind)[:, None, None] + ramp[None, None, :] * kind[:, None, None])
+        noise = 0.2 * torch.randn(count, 32, 32, generator=generator)
+        pixels = ((waves + noise + 1.5) / 3).clamp(0, 1)[:, None].mul(255).to(torch.uint8)
+        return Split(MemoryImages(pixels), torch.arange(first, first + count), kind if labels else None)
+
+    parts = split(48, 0), split(24, 100), split(24, 200)
+    return Dataset("toy", *parts, False, 1, 32, 4 if labels else 0, (0.5,), (0.25,), "toy")
+
+
+def configuration(**values) -> RunConfig:
+    return replace(RunConfig(), {**SMALL, **values})
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAfter(Alone):
+    """A context that is cut off once an epoch has been saved."""
+
+    def __init__(self, folder: Path, epoch: int):
+        super().__init__(folder)
+        self.last = epoch
+
+    def report(self, metrics, state):
+        super().report(metrics, state)
+        if metrics["epoch"] == self.last:
+            raise Stop
+
+
+def test_a_run_reports_losses_and_evaluation_and_returns_the_encoder():
+    result = train(configuration(), dataset=toy())
+    assert result.epochs == 2 and not result.encoder.training
+    for name in ("loss", "ssl", "recon", "lr", "knn", "r2_mean", "recon/error", "recon/use_other", "train_std/equi"):
+        assert name in result.metrics
+    assert result.metrics["loss"] == pytest.approx(result.metrics["ssl"] + result.metrics["recon"], rel=1e-5)
+    assert result.reconstructions.shape == (3, 8, 1, 32, 32) and result.reconstructions.dtype == torch.uint8
+
+
+def test_zero_epochs_evaluate_the_untrained_encoder():
+    result = train(configuration(**{"train.epochs": 0}), dataset=toy())
+    torch.manual_seed(0)
+    from eqssl.model import Model
+
+    fresh = Model(configuration(), toy()).encoder
+    assert result.epochs == 0 and "knn" in result.metrics
+    assert all(torch.equal(a, b) for a, b in zip(result.encoder.parameters(), fresh.parameters(), strict=True))
+
+
+def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
+    """The control `base` against a loop that knows neither split nor reconstruction."""
+    config = configuration(**{"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1})
+    dataset = toy()
+    trained = train(config, dataset=dataset).encoder
+
+    torch.manual_seed(0)
+    from eqssl.encoder import Encoder
+
+    encoder = Encoder(config.encoder, 1, 32, dataset.mean, dataset.std)
+    method = VICReg(encoder.dim, 4, width=32)
+    both = torch.nn.ModuleList([encoder, method]).to(memory_format=torch.channels_last).train()
+    optimizer = make_optimizer(both, config.train)
+    chosen = strengths(config.augment, paired=False, channels=1, altered_by={})
+    for step, indices in enumerate(permutation(0, 0, 48).split(16)):
+        images = to_float(dataset.train.images.take(indices))
+        views = [
+            apply(images, draw(chosen, indices, epoch=0, seed=0, view=view, image_size=32)) for view in (0, 1)
+        ]  # fmt: skip
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config.train, step, 3)
+        optimizer.zero_grad()
+        method(*encoder(torch.cat(views)).chunk(2), None).backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), encoder.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["simclr", "vicreg"])
+def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, method):
+    config = configuration(**{"method.name": method, "train.epochs": 3, "recon.view": "random"})
+    dataset = toy()
+    whole = Alone(tmp_path / "whole")
+    expected = train(config, whole, dataset)
+    for epoch in (1, 2):
+        with pytest.raises(Stop):
+            train(config, StopAfter(tmp_path / "cut", epoch), dataset)
+    resumed = train(config, Alone(tmp_path / "cut"), dataset)
+    states = checkpoint.load(tmp_path / "whole"), checkpoint.load(tmp_path / "cut")
+    for name, value in states[0]["model"].items():
+        assert torch.equal(value, states[1]["model"][name]), name
+    seconds = {"train_s", "evaluate_s"}
+    assert {n: v for n, v in expected.metrics.items() if n not in seconds} == {
+        n: v for n, v in resumed.metrics.items() if n not in seconds
+    }
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(configuration(), Alone(tmp_path), toy())
+    again = train(configuration(), Alone(tmp_path), toy())
+    assert again.metrics == first.metrics and again.epochs == 2
+
+
+def test_accumulated_gradients_are_those_of_the_parts():
+    metrics = train(configuration(**{"train.accumulate": 2, "train.epochs": 1}), dataset=toy()).metrics
+    assert metrics["loss"] == pytest.approx(metrics["ssl"] + metrics["recon"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "message"),
+    [
+        ({"train.batch_size": 64}, True, r"--train.batch-size is 64; allowed: up to the 48 training images of toy"),
+        ({"train.accumulate": 3}, True, r"--train.batch-size is 16; allowed with 1 workers and --train.accumulate 3"),
+        ({"method.name": "supervised"}, False, r"--method.name supervised needs labels"),
+        ({"method.name": "byo"}, True, r"--method.name is 'byo'; allowed: simclr"),
+        ({"augment.hue": 0.5}, True, r"--augment.hue"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused_before_the_first_step(values, labels, message):
+    with pytest.raises(ValueError, match=message):
+        train(configuration(**values), dataset=toy(labels))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+    train(configuration(), Alone(tmp_path), toy())
+    with pytest.raises(ValueError, match="belongs to another configuration"):
+        train(configuration(**{"recon.weight": 2.0}), Alone(tmp_path), toy())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
+    config = configuration(**{"train.epochs": 3})
+    with pytest.raises(Stop):
+        train(config, StopAfter(tmp_path, 1), toy())
+    dataset = toy()
+    dataset.train.images.pixels.__class__  # noqa: B018
+    broken = Dataset(**{**dataset.__dict__, "std": (0.0,)})
+    with pytest.raises(FloatingPointError, match="not finite in epoch 2"):
+        train(config, Alone(tmp_path), broken)
+    assert checkpoint.load(tmp_path)["epoch"] == 1
+
+
+def losses_of_workers(rank: int, world_size: int):
+    context = Alone()
+    context.rank, context.world_size = rank, world_size
+    return train(configuration(**{"train.epochs": 1}), context, toy()).metrics["loss"]
+
+
+@pytest.mark.slow
+def test_two_workers_train_to_the_loss_of_one():
+    alone = losses_of_workers(0, 1)
+    for loss in run_workers(2, losses_of_workers):
+        assert loss == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
+    """kill -9 of `python -m eqssl.train` in the middle, then --resume, against an uninterrupted one."""
+    command = [
+        sys.executable, "-m", "eqssl.train", "--data.objects", "16", "--data.views-per-object", "8",
+        "--data.cache", str(tmp_path / "cache"), "--train.epochs", "6", "--train.batch-size", "32",
+        "--evaluate.train-images", "64", "--evaluate.images", "24",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, env=environment)
+    process = subprocess.Popen([*command, "--output", str(tmp_path / "cut")], env=environment)
+    saved = tmp_path / "cut" / "checkpoint" / checkpoint.FILE
+    while not saved.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert checkpoint.load(saved.parent)["epoch"] < 6
+    subprocess.run([*command, "--output", str(tmp_path / "cut"), "--resume"], check=True, env=environment)
+    whole, cut = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("whole", "cut"))
+    assert all(torch.equal(whole["model"][name], cut["model"][name]) for name in whole["model"])
