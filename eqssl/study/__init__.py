@@ -1,0 +1,8 @@
+"""Studies: one question each, over a space of options, with several seeds a configuration."""
+
+from eqssl.study.command import main, run_study
+from eqssl.study.definition import REFERENCE_ROWS, Study
+from eqssl.study.options import StudyOptions
+from eqssl.study.space import choice, log_uniform, uniform
+
+__all__ = ["REFERENCE_ROWS", "Study", "StudyOptions", "choice", "log_uniform", "main", "run_study", "uniform"]

@@ -1,0 +1,68 @@
+"""A study: one question, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from eqssl.config import RunConfig
+from eqssl.study.space import Configuration, Space
+
+# Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
+REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
+    "constant": None,
+    "pixels": None,
+    "random": {"train.epochs": 0, "encoder.split": 0.0, "recon.weight": 0.0},
+    "supervised": {"method.name": "supervised", "encoder.split": 0.0, "recon.weight": 0.0},
+    "recon-only": {"method.name": "none", "recon.weight": 1.0},
+    "base": {"encoder.split": 0.0, "recon.weight": 0.0},
+    "split-0": {"recon.weight": 0.0},
+}
+CONTROLS = ("base", "split-0")
+WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
+
+Sampler = Literal["grid", "random", "tpe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One question.
+
+    Args:
+        name: also the folder's name and MLflow's experiment.
+        question: one sentence, shown by `--help` and on the report.
+        space: dotted option -> what it may be.
+        configurations: how many points of the space are tried by default.
+        seeds: how many trials a configuration gets by default.
+        sampler: which of Optuna's samplers draws the points.
+        objectives: metric of the evaluation -> maximize or minimize; the first is the accuracy, which the choice
+            guards, the second is what the choice maximises.
+        rows: name -> overrides, the reference rows of the tables.
+        base: every option that is not varied.
+        smoke: overrides under which the whole study ends within a minute or two.
+    """
+
+    name: str
+    question: str
+    space: Space
+    configurations: int = 5
+    seeds: int = 2
+    sampler: Sampler = "grid"
+    objectives: Mapping[str, Literal["maximize", "minimize"]] = field(
+        default_factory=lambda: {"knn": "maximize", "r2_mean": "maximize"}
+    )
+    rows: Mapping[str, dict[str, Any] | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
+    base: RunConfig = field(default_factory=RunConfig)
+    smoke: Mapping[str, Any] = field(
+        default_factory=lambda: {
+            "data.objects": 64,
+            "data.train_images": 256,
+            "train.epochs": 1,
+            "train.batch_size": 64,
+            "evaluate.train_images": 256,
+            "evaluate.images": 128,
+        }
+    )
+
+    def reference_configurations(self) -> list[Configuration]:
+        """Return the rows that every table has."""
+        return [Configuration(name, overrides) for name, overrides in self.rows.items()]

@@ -1,0 +1,75 @@
+"""The options of every study, made from the typed configuration; importing this costs neither torch nor Ray."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import tyro
+
+from eqssl.config import RunConfig, replace
+from eqssl.study.definition import Sampler, Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """How a study is run."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    """Every option that is not varied; giving one that the study varies fixes it."""
+    trials: int | None = None
+    """Trials of the search, all seeds counted; default: the study's number of configurations x --seeds.
+    The reference rows (constant, pixels, random, supervised, recon-only, base, split-0) come on top."""
+    seeds: int = 2
+    """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
+    sampler: Sampler = "grid"
+    """Optuna's sampler: grid, random or tpe."""
+    workers_per_trial: int = 1
+    """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train."""
+    gpus_per_trial: float | None = None
+    """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any."""
+    concurrency: int | None = None
+    """Trials at a time; default: as many as the cluster has room for."""
+    output: str = "results"
+    """Folder for the results, OUTPUT/STUDY; on a cluster one that all nodes share."""
+    tracking_uri: str = "sqlite:///mlflow.db"
+    """Where MLflow keeps the runs: sqlite:///FILE or http(s)://SERVER."""
+    resume: bool = False
+    """Go on with the study in OUTPUT/STUDY: finished trials are kept, unfinished ones continue."""
+    smoke: bool = False
+    """Tiny data and one epoch, to see that everything works; other options still hold."""
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seeds", "workers_per_trial", "concurrency"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
+        gpus, workers = self.gpus_per_trial, self.workers_per_trial
+        if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
+            raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")
+
+
+def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
+    """Return the study with what was fixed taken out of its space, and the options.
+
+    Args:
+        study: with its defaults.
+        arguments: the command line without the program's name.
+
+    Raises:
+        SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
+        ValueError: for a value that its type allows and its meaning does not.
+    """
+    given = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
+    base = replace(study.base, dict(study.smoke)) if "smoke" in given else study.base
+    default = StudyOptions(run=base, seeds=study.seeds, sampler=study.sampler)
+    options = tyro.cli(
+        StudyOptions,
+        args=list(arguments),
+        default=default,
+        description=study.question,
+        prog=f"studies/{study.name}.py",
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    space = {option: values for option, values in study.space.items() if option not in given}
+    return dataclasses.replace(study, space=space), options

@@ -1,0 +1,150 @@
+"""The folder of a study, the single truth from which it is resumed: one file per asked and per finished trial.
+
+- OUTPUT/STUDY/study.json: what the study is; another one is refused.
+- OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
+- OUTPUT/STUDY/trials/ID/checkpoint: while it trains.
+- OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
+"""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from eqssl.study.listener import Listener
+from eqssl.study.space import Configuration, Trial
+
+Status = Literal["COMPLETE", "FAILED"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A finished trial.
+
+    Args:
+        trial_id, configuration, number, params, seed: which trial it was.
+        status: COMPLETE or FAILED.
+        epochs: trained.
+        metrics: of the last epoch, the evaluation included.
+        wall_s: seconds in training and evaluation, over all attempts.
+        overhead_s: seconds that the last attempt held its process beyond that.
+        warm: whether the process had run a trial before.
+        error: why it failed.
+    """
+
+    trial_id: str
+    configuration: str
+    number: int | None
+    params: dict[str, Any]
+    seed: int
+    status: Status
+    epochs: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    wall_s: float = 0.0
+    overhead_s: float = 0.0
+    warm: bool = False
+    error: str | None = None
+
+
+class Record(Listener):
+    """An open study folder."""
+
+    def __init__(self, folder: Path, study_id: str, identity: dict[str, Any]):
+        self.folder, self.study_id, self.identity = folder, study_id, identity
+
+    @classmethod
+    def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "Record":
+        """Return the study of a folder, new or to be continued; nothing is written before `create`.
+
+        Args:
+            folder: OUTPUT/STUDY.
+            identity: plain values; everything that must be equal for the results to belong together.
+            resume: whether the folder may exist.
+
+        Raises:
+            ValueError: for a folder that exists without `resume`, or belongs to another study.
+        """
+        path = folder / "study.json"
+        identity = json.loads(json.dumps(identity))
+        if path.exists():
+            known = json.loads(path.read_text())
+            check_same(folder, known["identity"], identity, resume=resume)
+            return cls(folder, known["study_id"], identity)
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
+        return cls(folder, uuid.uuid4().hex, identity)
+
+    def create(self) -> None:
+        """Make the folder, unless it is there.
+
+        Raises:
+            ValueError: for a folder that cannot be written.
+        """
+        try:
+            write_json(self.folder / "study.json", {"study_id": self.study_id, "identity": self.identity})
+        except OSError as error:
+            raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
+
+    def trial_folder(self, trial: Trial) -> Path:
+        return self.folder / "trials" / trial.id
+
+    def asked(self, trial: Trial) -> None:
+        """Note that a trial was suggested, before it starts."""
+        path = self.trial_folder(trial) / "trial.json"
+        if not path.exists():
+            write_json(path, {**asdict(trial.configuration), "seed": trial.seed})
+
+    def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
+        """Note how the trial ended; its checkpoint is no longer needed."""
+        write_json(self.trial_folder(trial) / "result.json", asdict(record))
+        shutil.rmtree(self.trial_folder(trial) / "checkpoint", ignore_errors=True)
+
+    def asked_trials(self) -> list[Trial]:
+        """Return every trial that was suggested, in the order of the suggestions."""
+        trials = []
+        for path in self.folder.glob("trials/*/trial.json"):
+            values = json.loads(path.read_text())
+            seed = values.pop("seed")
+            trials.append(Trial(Configuration(**values), seed))
+        return sorted(trials, key=lambda t: (-1 if t.configuration.number is None else t.configuration.number, t.seed))
+
+    def records(self) -> dict[str, TrialRecord]:
+        """Return trial id -> record of every finished trial."""
+        found = (TrialRecord(**json.loads(path.read_text())) for path in self.folder.glob("trials/*/result.json"))
+        return {record.trial_id: record for record in found}
+
+
+def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *, resume: bool) -> None:
+    """Refuse to mix two studies in one folder.
+
+    Raises:
+        ValueError: with the differences, or with what to do.
+    """
+    names = sorted(name for name in known.keys() | identity.keys() if known.get(name) != identity.get(name))
+    if names and resume:
+        lines = (f"  {name}: {known.get(name)!r} there, {identity.get(name)!r} now" for name in names)
+        raise ValueError(f"--resume: {folder} holds another study; it differs in\n" + "\n".join(lines))
+    if not resume:
+        other = " (another one than this)" if names else ""
+        raise ValueError(f"--output: {folder} holds a study{other}; continue it with --resume or take another --output")
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file that appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON, atomically."""
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))

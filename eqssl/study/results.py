@@ -1,0 +1,221 @@
+"""From the records of trials to what a study says: intervals per configuration, the choice, the files."""
+
+import math
+import platform
+import shutil
+import statistics as middle
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqssl.evaluate.statistics import (
+    ACCURACY_MARGIN,
+    Interval,
+    mean_intervals,
+    minimum_detectable_difference,
+    paired_difference,
+)
+from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
+from eqssl.study.record import TrialRecord, write_atomically, write_json
+
+CLOCKS = {"epoch", "lr", "train_s", "evaluate_s"}  # metrics that say nothing about an encoder
+PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
+
+
+class Table:
+    """Figures of configurations under paired seeds.
+
+    Args:
+        records: of trials; those that failed are left out.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord]):
+        self._records = [record for record in records if record.status == "COMPLETE"]
+        self.seeds = sorted({record.seed for record in self._records})
+
+    def values(self, figure: str) -> tuple[list[str], np.ndarray]:
+        """Return the trained configurations with a figure and its values (C, S), NaN where a trial is missing."""
+        having = [r for r in self._records if figure in r.metrics and r.configuration not in WITHOUT_ENCODER]
+        names = list(dict.fromkeys(record.configuration for record in having))
+        values = np.full((len(names), len(self.seeds)), np.nan)
+        for record in having:
+            values[names.index(record.configuration), self.seeds.index(record.seed)] = record.metrics[figure]
+        return names, values
+
+    def means(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> mean and its 95 % bounds; NaN for bounds without seeds to judge by."""
+        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
+        means = {n: Interval(m[figure], math.nan, math.nan) for n, m in fixed.items() if figure in m}
+        names, values = self.values(figure)
+        try:
+            return means | dict(zip(names, mean_intervals(values), strict=True))
+        except ValueError:
+            unsure = zip(names, values, strict=True)
+            return means | {name: Interval(float(np.nanmean(row)), math.nan, math.nan) for name, row in unsure}
+
+    def better_control(self, figure: str) -> str | None:
+        """Return the control with the higher mean."""
+        means = self.means(figure)
+        return max((name for name in CONTROLS if name in means), key=lambda name: means[name].estimate, default=None)
+
+    def gains(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> paired difference from the better control; empty where there are too few seeds."""
+        control = self.better_control(figure)
+        names, values = self.values(figure)
+        try:
+            return {
+                name: paired_difference(values, names.index(name), names.index(control))
+                for name in names
+                if control and name != control
+            }
+        except ValueError:
+            return {}
+
+    def detectable(self, figure: str) -> float | None:
+        """Return the minimum detectable difference; None where there are too few seeds."""
+        try:
+            return minimum_detectable_difference(self.values(figure)[1])
+        except ValueError:
+            return None
+
+
+RULE = (
+    "on the val split: of the searched configurations whose {accuracy} is at most {margin} below the better control's, "
+    "the one with the best {goal}; if there is none, the one with the best {accuracy}; of its seeds the first"
+)
+
+
+def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
+    """Return the trial whose encoder is kept, by `RULE`; None where no searched configuration was completed."""
+    records = list(records)
+    searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
+    table = Table(records)
+    signs = {name: 1 if direction == "maximize" else -1 for name, direction in study.objectives.items()}
+    means = {figure: {n: sign * i.estimate for n, i in table.means(figure).items()} for figure, sign in signs.items()}
+    figures = [figure for figure in study.objectives if searched & means[figure].keys()]
+    if not figures:
+        return None
+    guard, goal = figures[0], figures[-1]
+    control = table.better_control(guard)
+    floor = means[guard][control] - ACCURACY_MARGIN if control else -math.inf
+    good = [name for name in searched if means[guard].get(name, -math.inf) >= floor and name in means[goal]]
+    key = goal if good else guard
+    name = max(sorted(good or searched & means[guard].keys()), key=means[key].__getitem__)
+    complete = (r for r in records if r.configuration == name and r.status == "COMPLETE")
+    return min(complete, key=lambda record: record.seed)
+
+
+def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -> dict[str, Any]:
+    """Return all that summary.json holds.
+
+    Args:
+        study: whose objectives decide the choice.
+        records: of all finished trials.
+        about: what the caller knows beside: options, data, wall seconds.
+    """
+    table = Table(records)
+    places = {name: place for place, name in enumerate(study.rows)}
+    records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
+    figures = sorted({figure for record in records for figure in record.metrics} - CLOCKS)
+    means = {figure: table.means(figure) for figure in figures}
+    gains = {figure: table.gains(figure) for figure in figures}
+    chosen = choose(study, records)
+    accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
+    warm = [record.overhead_s for record in records if record.warm]
+    return {
+        "study": study.name,
+        "question": study.question,
+        **about,
+        "space": {option: asdict(values) for option, values in study.space.items()},
+        "objectives": dict(study.objectives),
+        "chosen": chosen and {name: getattr(chosen, name) for name in ("configuration", "params", "trial_id")},
+        "rule": RULE.format(accuracy=accuracy, goal=goal, margin=ACCURACY_MARGIN),
+        "overhead_s": {"median_warm": middle.median(warm) if warm else None, "warm_trials": len(warm)},
+        "minimum_detectable_difference": {figure: table.detectable(figure) for figure in figures},
+        "better_control": {figure: table.better_control(figure) for figure in figures},
+        "configurations": [
+            {
+                "name": name,
+                "number": record.number,
+                "params": record.params,
+                "seeds": [r.seed for r in records if r.configuration == name and r.status == "COMPLETE"],
+                "metrics": {figure: _bounds(means[figure][name]) for figure in figures if name in means[figure]},
+                "gains": {figure: _bounds(gains[figure][name]) for figure in figures if name in gains[figure]},
+            }
+            for name, record in {record.configuration: record for record in records}.items()
+        ],
+        "trials": [asdict(record) for record in records],
+        "environment": environment(),
+    }
+
+
+def _bounds(interval: Interval) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in asdict(interval).items()}
+
+
+def environment() -> dict[str, str]:
+    """Return the versions that the results rest on."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            from eqssl import __version__  # a checkout that is not installed
+
+            versions[name] = __version__
+    return versions | {"python": platform.python_version(), "platform": platform.platform()}
+
+
+def write_parquet(records: list[TrialRecord], path: Path) -> None:
+    """Write one row per trial and metric, a column for every option that any trial set."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    options = sorted({option for record in records for option in record.params})
+    rows = [
+        {
+            "trial_id": record.trial_id,
+            "configuration": record.configuration,
+            "number": record.number,
+            "seed": record.seed,
+            "status": record.status,
+            "epochs": record.epochs,
+            "wall_s": record.wall_s,
+            **{option: record.params.get(option) for option in options},
+            "metric": metric,
+            "value": value,
+        }
+        for record in records
+        for metric, value in record.metrics.items()
+    ]
+    write_atomically(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows), temporary))
+
+
+def keep_encoder(trial_folder: Path, target: Path) -> None:
+    """Copy a trial's encoder to the study's `best_encoder`, in one rename."""
+    temporary = target.with_name(f".{target.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(trial_folder / "encoder", temporary)
+    shutil.rmtree(target, ignore_errors=True)
+    temporary.rename(target)
+
+
+def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
+    """Write summary.json, trials.parquet, the best encoder and the report; return the files worth tracking.
+
+    Args:
+        summary: from `summarise`.
+        records: of all finished trials.
+        folder: of the study.
+    """
+    from eqssl.report.report import write_report
+
+    write_json(folder / "summary.json", summary)
+    write_parquet(records, folder / "trials.parquet")
+    if summary["chosen"]:
+        keep_encoder(folder / "trials" / summary["chosen"]["trial_id"], folder / "best_encoder")
+    return [folder / "summary.json", folder / "trials.parquet", *write_report(summary, folder)]

@@ -1,0 +1,171 @@
+"""All trials of a study as one Tune run whose processes are kept from one trial to the next."""
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from eqssl.config import to_dict
+from eqssl.study.cluster import Room, cpus_per_worker
+from eqssl.study.listener import Listener
+from eqssl.study.options import StudyOptions
+from eqssl.study.plugins import registered
+from eqssl.study.record import TrialRecord
+from eqssl.study.space import Trial
+from eqssl.study.suggestions import Suggestions
+from eqssl.study.trial import ERROR, FINAL, METRICS, run_trial
+
+RETRIES = 2  # of a trial whose process died
+
+
+def trial_spec(trial: Trial, options: StudyOptions, folder: Path, gpus: float) -> dict[str, Any]:
+    """Return what a trial's process must know, as plain values."""
+    row = trial.configuration.name if trial.configuration.overrides is None else None
+    return {
+        "id": trial.id,
+        "row": row,
+        "run": to_dict(trial.run_config(options.run)),
+        "folder": str((folder / "trials" / trial.id).absolute()),
+        "workers": options.workers_per_trial,
+        "cpus": cpus_per_worker(options),
+        "gpus": gpus,
+        "ray_folder": str((folder / ".ray").absolute()),
+    }
+
+
+class _Unsaved:
+    """What Tune pickles for a restore of its own, which a study never uses: it is resumed from its folder."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Searcher(_Unsaved, Searcher):
+    """Suggestions, as Tune asks for them."""
+
+    def __init__(self, suggestions: Suggestions, spec: Callable[[Trial], dict[str, Any]]):
+        super().__init__()
+        self._suggestions, self._spec = suggestions, spec
+        self.trials: dict[str, Trial] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        trial = self._suggestions.next()
+        if trial is None:
+            return self.FINISHED
+        self.trials[trial_id] = trial
+        return {"trial": self._spec(trial)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing: Optuna is told from the record, see `_Events`."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, see `_Unsaved`."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `_Unsaved`."""
+
+
+class _Events(_Unsaved, tune.Callback):
+    """Tune's events, as records for the listeners."""
+
+    def __init__(self, searcher: _Searcher, listeners: list[Listener]):
+        self._searcher, self._listeners = searcher, listeners
+        self._started: dict[str, float] = {}
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._started[trial.trial_id] = time.perf_counter()
+        for listener in self._listeners:
+            listener.trial_started(self._searcher.trials[trial.trial_id])
+
+    def on_trial_result(
+        self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
+    ) -> None:
+        if METRICS in result and FINAL not in result:
+            for listener in self._listeners:
+                listener.epoch_ended(self._searcher.trials[trial.trial_id], result[METRICS])
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        final = trial.last_result.get(FINAL, {"error": "the trial's process ended without a result"})
+        self._end(trial, final)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        path = Path(trial.config["trial"]["folder"]) / ERROR
+        last_line = path.read_text().strip().rpartition("\n")[2] if path.exists() else "its process died"
+        self._end(trial, {"error": f"{last_line} ({RETRIES + 1} attempts)"})
+
+    def _end(self, tune_trial: TuneTrial, final: dict[str, Any]) -> None:
+        trial = self._searcher.trials[tune_trial.trial_id]
+        held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())
+        record = trial_record(trial, final, held_s)
+        for listener in self._listeners:
+            listener.trial_ended(trial, record)
+
+
+def trial_record(trial: Trial, final: dict[str, Any], held_s: float) -> TrialRecord:
+    """Return the record of a trial from its last report.
+
+    Args:
+        final: `metrics` and `epochs`, or `error`; `attempt_s`, `wall_s` and `warm`.
+        held_s: seconds from Tune's start of the last attempt to its end.
+    """
+    configuration = trial.configuration
+    metrics = {k: float(v) for k, v in final.get("metrics", {}).items() if v == v and abs(v) != float("inf")}
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=configuration.name,
+        number=configuration.number,
+        params=configuration.overrides or {},
+        seed=trial.seed,
+        status="FAILED" if "error" in final else "COMPLETE",
+        epochs=final.get("epochs", 0),
+        metrics=metrics,
+        wall_s=final.get("wall_s", 0.0),
+        overhead_s=max(0.0, held_s - final.get("attempt_s", 0.0)),
+        warm=final.get("warm", False),
+        error=final.get("error"),
+    )
+
+
+def run_trials(
+    suggestions: Suggestions,
+    spec: Callable[[Trial], dict[str, Any]],
+    listeners: list[Listener],
+    room: Room,
+    folder: Path,
+) -> None:
+    """Run all trials to their ends, or until SIGUSR1 comes.
+
+    Args:
+        suggestions: which trials.
+        spec: trial -> what its process must know.
+        listeners: told of every start, epoch and end.
+        room: how many at a time, and what each reserves.
+        folder: for what Ray writes, removed at the end.
+    """
+    searcher = _Searcher(suggestions, spec)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, plugins=registered()), room.resources),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=-1,
+            max_concurrent_trials=room.trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.absolute()),
+            verbose=0,
+            callbacks=[_Events(searcher, listeners)],
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,148 @@
+"""What a study varies: typed ranges, the configurations drawn from them, and the trials that are their seeds.
+
+A configuration is a point of the space (or a reference row of the tables); a trial is one seed of it.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from eqssl.config import RunConfig, replace
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One of several values."""
+
+    values: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("choice() needs at least one value")
+
+    def grid(self, count: int) -> list[Any]:
+        """Return all values; a list has no finer grid."""
+        return list(self.values)
+
+    def distribution(self) -> "BaseDistribution":
+        from optuna.distributions import CategoricalDistribution
+
+        return CategoricalDistribution(self.values)
+
+    def edges(self) -> list[Any]:
+        """Return values such that a base configuration that takes each takes them all."""
+        return list(self.values)
+
+
+@dataclass(frozen=True)
+class Range:
+    """A real number from `low` to `high`, on a logarithmic scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.log and self.low <= 0):
+            raise ValueError(f"range from {self.low} to {self.high}: low must be below high, and above 0 if log")
+
+    def grid(self, count: int) -> list[float]:
+        """Return `count` evenly spaced values, both ends among them, rounded to 4 digits."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
+        steps = [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
+        values = [float(f"{math.exp(v) if self.log else v:.4g}") for v in steps]
+        return [min(max(v, self.low), self.high) for v in values]
+
+    def distribution(self) -> "BaseDistribution":
+        from optuna.distributions import FloatDistribution
+
+        return FloatDistribution(self.low, self.high, log=self.log)
+
+    def edges(self) -> list[float]:
+        """Return values such that a base configuration that takes each takes them all."""
+        return [self.low, self.high]
+
+
+Space = dict[str, Choice | Range]
+
+
+def choice(*values: Any) -> Choice:
+    """Return a parameter that takes one of the values."""
+    return Choice(values)
+
+
+def uniform(low: float, high: float) -> Range:
+    """Return a parameter that takes any value from low to high."""
+    return Range(low, high)
+
+
+def log_uniform(low: float, high: float) -> Range:
+    """Return a parameter that takes any value from low to high, evenly on a logarithmic scale."""
+    return Range(low, high, log=True)
+
+
+def check_space(space: Space, base: RunConfig) -> None:
+    """Refuse a space with a name that is no option or a value that the option cannot take.
+
+    Raises:
+        ValueError: naming the option, the value and what is allowed.
+    """
+    for option, values in space.items():
+        for value in values.edges():
+            replace(base, {option: value})
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A point of the space or a reference row.
+
+    Args:
+        name: what tables call it, unique within a study.
+        overrides: dotted options -> values on top of the study's base; None for a row without an encoder.
+        number: Optuna's number of the suggestion; None for a reference row.
+    """
+
+    name: str
+    overrides: dict[str, Any] | None = field(hash=False)
+    number: int | None = None
+
+    @classmethod
+    def suggested(cls, overrides: dict[str, Any], number: int) -> "Configuration":
+        """Return the configuration of one of Optuna's suggestions."""
+        parts = (f"{option.rpartition('.')[2]} {_text(value)}" for option, value in overrides.items())
+        return cls(", ".join(parts) or "default", overrides, number)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One seed of a configuration."""
+
+    configuration: Configuration
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.configuration.name} / seed {self.seed}"
+
+    @property
+    def id(self) -> str:
+        """Ten hexadecimal digits, the same in every study with this configuration and seed."""
+        text = json.dumps([self.configuration.name, self.configuration.overrides, self.seed], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+    def run_config(self, base: RunConfig) -> RunConfig:
+        """Return the whole run; its seed is the base's plus this trial's, so that seeds are paired."""
+        return replace(base, {**(self.configuration.overrides or {}), "train.seed": base.train.seed + self.seed})
+
+    def work(self, base: RunConfig) -> int:
+        """Return the epochs and evaluations of the trial, by which its time is judged."""
+        return 1 if self.configuration.overrides is None else self.run_config(base).train.epochs + 1
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,178 @@
+"""What runs in a trial's process: one run of `train`, alone in Tune's actor or by several workers of Ray Train.
+
+Checkpoints go to the study's folder in both cases, never through Ray, so there is one truth to resume from. Torch is
+imported inside the functions: the thin driver of several workers, and the study itself, do without.
+"""
+
+import functools
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqssl.config import DataConfig, RunConfig, from_dict
+from eqssl.study.plugins import Plugins, register
+
+if TYPE_CHECKING:
+    from eqssl.data.dataset import Dataset
+
+Report = Callable[[dict[str, Any]], None]
+METRICS, FINAL = "metrics", "final"  # the one key of an epoch's report, and of a trial's last report
+ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
+
+_trials_in_this_process = 0
+
+
+class TrialContext:
+    """The context of `train` inside a study: state into the trial's folder, metrics to Ray.
+
+    Args:
+        folder: of the trial, on storage that all its processes share.
+        report: takes the metrics of an epoch.
+        rank, world_size: place among the workers.
+    """
+
+    def __init__(self, folder: Path, report: Report, rank: int = 0, world_size: int = 1):
+        self.folder, self._report = folder, report
+        self.rank, self.world_size = rank, world_size
+        self._earlier_s = 0.0
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Begin to count, now that the data are there."""
+        self._start = time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of training: of this attempt, and with those before a resume."""
+        attempt_s = time.perf_counter() - self._start
+        return {"attempt_s": attempt_s, "wall_s": self._earlier_s + attempt_s}
+
+    def load(self) -> dict[str, Any] | None:
+        from eqssl import checkpoint
+
+        state = checkpoint.load(self.folder / "checkpoint")
+        if state is None:
+            return None
+        self._earlier_s = state["wall_s"]
+        self._report({METRICS: state["metrics"]})  # a kill may have come between saving and telling
+        return state["run"]
+
+    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        from eqssl import checkpoint
+
+        if state is not None:
+            saved = {"run": state, "metrics": metrics, "wall_s": self.seconds()["wall_s"]}
+            checkpoint.save(saved, self.folder / "checkpoint")
+        self._report({METRICS: metrics})
+
+
+@functools.lru_cache(maxsize=1)
+def cached_data(config: DataConfig) -> "Dataset":
+    """Return the data, loaded once for all trials of a process."""
+    from eqssl.data import load
+
+    return load(config)
+
+
+def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
+    """Run one trial; Tune's trainable.
+
+    Args:
+        config: `trial` -> what `runner.trial_spec` made.
+        plugins: sources and methods that the study's own file registered.
+    """
+    from ray import tune
+
+    global _trials_in_this_process
+    spec = config["trial"]
+    warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
+    if spec["workers"] > 1 and not spec["row"]:
+        _train_with_workers(spec, plugins)
+    else:
+        register(plugins)
+        final = _attempt(spec, TrialContext(Path(spec["folder"]), tune.report))
+        tune.report({FINAL: {**final, "warm": warm}})
+
+
+def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
+    """Return how the trial ended; an error that another attempt might mend is noted and raised."""
+    try:
+        return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
+    except (ValueError, FloatingPointError) as error:
+        return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
+    except Exception:
+        (context.folder / ERROR).write_text(traceback.format_exc())
+        raise
+
+
+def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
+    import numpy as np
+    import torch
+
+    from eqssl.export import export_encoder
+    from eqssl.training import train
+
+    torch.set_num_threads(spec["cpus"])
+    config = from_dict(RunConfig, spec["run"])
+    data = cached_data(config.data)
+    context.start_clock()
+    result = train(config, context, data)
+    seconds = context.seconds()
+    if context.rank == 0:
+        export_encoder(result.encoder, context.folder / "encoder")
+        if result.reconstructions is not None:
+            np.save(context.folder / "reconstructions.npy", result.reconstructions.numpy())
+    return {"metrics": result.metrics, "epochs": result.epochs, **seconds}
+
+
+def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
+    import torch
+
+    from eqssl.evaluate.protocol import evaluate
+    from eqssl.evaluate.rows import Pixels, constant_figures
+
+    torch.set_num_threads(spec["cpus"])
+    config = from_dict(RunConfig, spec["run"])
+    data = cached_data(config.data)
+    context.start_clock()
+    if spec["row"] == "constant":
+        metrics = constant_figures(data, config.evaluate)
+    else:
+        metrics = evaluate(Pixels(), data, config=config.evaluate)
+    return {"metrics": metrics, "epochs": 0, **context.seconds()}
+
+
+def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
+    from ray import tune
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    gpus = spec["gpus"] / spec["workers"]
+    scaling = ScalingConfig(
+        num_workers=spec["workers"],
+        use_gpu=gpus > 0,
+        resources_per_worker={"CPU": spec["cpus"]} | ({"GPU": gpus} if gpus else {}),
+    )
+    run = RunConfig(
+        name=f"train-{spec['id']}",
+        storage_path=spec["ray_folder"],
+        failure_config=FailureConfig(max_failures=3),
+        callbacks=[TuneReportCallback()],
+    )
+    config = {"trial": spec, "plugins": plugins}
+    try:
+        TorchTrainer(_worker, train_loop_config=config, scaling_config=scaling, run_config=run).fit()
+    except TrainingFailedError as error:  # its workers were started again often enough
+        tune.report({FINAL: {"error": str(error), "warm": False}})
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+
+    register(config["plugins"])
+    spec = config["trial"]
+    place = ray.train.get_context()
+    context = TrialContext(Path(spec["folder"]), ray.train.report, place.get_world_rank(), place.get_world_size())
+    ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

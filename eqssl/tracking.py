@@ -1,0 +1,276 @@
+"""Runs in MLflow; the only file that imports it.
+
+The study's own process logs everything, so that no trial waits for the tracking server and none needs MLflow. Once
+training has begun, tracking is never fatal: what cannot be logged is tried again, and counted if it is given up.
+"""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eqssl.config import RunConfig, digest, flatten, get
+from eqssl.report.figures import image_grid
+from eqssl.study.listener import Listener
+from eqssl.study.record import TrialRecord
+from eqssl.study.space import Trial
+
+QUEUE = 10_000  # jobs that wait for a server that is away
+FINAL_STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
+
+
+def connect(uri: str, experiment: str) -> tuple[Any, str]:
+    """Return a client and the experiment's id, made if it is not there.
+
+    Raises:
+        ValueError: for a server that cannot be reached or a URI that MLflow does not take.
+    """
+    # MLflow's own patience is minutes; ours is the queue below.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    from mlflow import MlflowClient
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+    except Exception as error:  # whatever the store's library raises
+        raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
+
+
+def _artifacts(uri: str) -> str | None:
+    """Return where files go: beside a database file, so that any working folder finds them; a server knows itself."""
+    prefix = "sqlite:///"
+    return (
+        (Path(uri.removeprefix(prefix)).absolute().parent / "mlartifacts").as_uri() if uri.startswith(prefix) else None
+    )
+
+
+class StudyTracker(Listener):
+    """A study's parent run and its trials' child runs, found again by their tags after a resume.
+
+    Connecting begins at once in a thread, beside whatever else starts; `ready` waits for it.
+
+    Args:
+        uri: as MLflow has it.
+        name: of the study, and of the experiment.
+        varied: options that are logged with every trial; all others belong to the parent.
+        base: the study's base configuration.
+        folder: of the study; a trial's reconstructions lie in `trials/ID/reconstructions.npy`.
+    """
+
+    def __init__(self, uri: str, name: str, varied: list[str], base: RunConfig, folder: Path):
+        self._uri, self._name, self._varied, self._base, self._folder = uri, name, varied, base, folder
+        self.dropped = 0
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE)
+        self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
+        self._deadline = float("inf")
+        self._closing = threading.Event()
+        self._connected: tuple[Any, str] | ValueError | None = None
+        self._connecting = threading.Thread(target=self._connect, daemon=True)
+        self._worker = threading.Thread(target=self._work, daemon=True)
+        self._connecting.start()
+
+    def _connect(self) -> None:
+        try:
+            self._connected = connect(self._uri, self._name)
+        except ValueError as error:
+            self._connected = error
+
+    def ready(self) -> None:
+        """Wait until the server has answered.
+
+        Raises:
+            ValueError: if it cannot be reached.
+        """
+        self._connecting.join()
+        if isinstance(self._connected, ValueError):
+            raise self._connected
+        self._client, self._experiment = self._connected
+
+    def begin(self, study_id: str, params: dict[str, Any], records: list[TrialRecord], trials: list[Trial]) -> None:
+        """Open the parent run, and close what an interrupted study has finished and not logged.
+
+        Args:
+            study_id: the tag under which runs are found again.
+            params: what is the same for all trials.
+            records, trials: of the finished ones, empty for a new study.
+        """
+        self._study_id = study_id
+        self._worker.start()
+        self._put(partial(self._open_parent, params))
+        by_id = {trial.id: trial for trial in trials}
+        for record in records:
+            self._put(partial(self._end_trial, by_id[record.trial_id], record))
+
+    def trial_started(self, trial: Trial) -> None:
+        self._put(partial(self._run_of, trial))
+
+    def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
+        self._put(partial(self._log_epoch, trial, dict(metrics), time.time_ns() // 1_000_000))
+
+    def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
+        self._put(partial(self._end_trial, trial, record))
+
+    def close(self, status: str, files: list[Path], patience_s: float = 30.0) -> None:
+        """End the parent run and every child still open, and wait for all that is queued.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            files: kept with the parent run.
+            patience_s: how long to go on trying where the server is away.
+        """
+        self._deadline = time.monotonic() + patience_s
+        self._closing.set()
+        self._put(partial(self._close, status, files))
+        self._put(None)
+        self._worker.join(patience_s + 10)
+
+    def _put(self, job: Callable[[], None] | None) -> None:
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self.dropped += 1
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            wait_s = 1.0
+            while not self._done(job):
+                if time.monotonic() > self._deadline:
+                    self.dropped += 1
+                    break
+                self._closing.wait(wait_s)
+                wait_s = 1.0 if self._closing.is_set() else min(2 * wait_s, 30.0)
+
+    def _done(self, job: Callable[[], None]) -> bool:
+        """Try once; whether the job needs no further attempt."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            job()
+        except MlflowException as error:
+            if error.error_code == "INVALID_PARAMETER_VALUE":  # no attempt would ever be taken
+                self.dropped += 1
+                return True
+            return False
+        except Exception:  # the server is away in one of many ways
+            return False
+        return True
+
+    def _find(self, **tags: str) -> Any | None:
+        query = " and ".join(f"tags.{name} = '{value}'" for name, value in tags.items())
+        found = self._client.search_runs([self._experiment], query, max_results=1)
+        return found[0] if found else None
+
+    def _open_parent(self, params: dict[str, Any]) -> None:
+        run = self._find(study_id=self._study_id, kind="study")
+        if run is None:
+            tags = {"study_id": self._study_id, "kind": "study"}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
+            self._log_params(run.info.run_id, params)
+        else:
+            self._client.update_run(run.info.run_id, status="RUNNING")
+        self._parent = run.info.run_id
+
+    def _run_of(self, trial: Trial) -> str:
+        """Return the trial's run, found or made."""
+        if trial.id in self._runs:
+            return self._runs[trial.id][0]
+        run = self._find(study_id=self._study_id, trial_id=trial.id)
+        last_step = -1
+        if run is None:
+            tags = {"study_id": self._study_id, "kind": "trial", "trial_id": trial.id}
+            tags |= {"mlflow.parentRunId": self._parent, "configuration": trial.configuration.name}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
+            config = trial.run_config(self._base)
+            self._log_params(run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
+        else:
+            history = self._client.get_metric_history(run.info.run_id, "epoch")
+            last_step = max((metric.step for metric in history), default=-1)
+            if run.info.status != "FINISHED":
+                self._client.update_run(run.info.run_id, status="RUNNING")
+        self._runs[trial.id] = run.info.run_id, last_step
+        return run.info.run_id
+
+    def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
+        from mlflow.entities import Param
+
+        self._client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
+    def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int, time_ms: int) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
+
+    def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
+        run_id, step = self._run_of(trial), int(metrics["epoch"])
+        if step > self._runs[trial.id][1]:
+            self._log_metrics(run_id, metrics, step, time_ms)
+            self._runs[trial.id] = run_id, step
+
+    def _end_trial(self, trial: Trial, record: TrialRecord) -> None:
+        run_id = self._run_of(trial)
+        if self._client.get_run(run_id).info.status != "RUNNING":
+            return
+        final = {f"final/{name}": value for name, value in record.metrics.items()}
+        final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
+        self._log_metrics(run_id, final, record.epochs, time.time_ns() // 1_000_000)
+        images = self._folder / "trials" / trial.id / "reconstructions.npy"
+        if images.exists():
+            self._client.log_image(run_id, image_grid(np.load(images)), artifact_file="reconstructions.png")
+        if record.error:
+            self._client.set_tag(run_id, "error", record.error[:5000])
+        self._client.set_terminated(run_id, FINAL_STATUS[record.status])
+
+    def _close(self, status: str, files: list[Path]) -> None:
+        for run_id, _ in self._runs.values():
+            if self._client.get_run(run_id).info.status == "RUNNING":
+                self._client.set_terminated(run_id, "KILLED")
+        self._log_metrics(self._parent, {"tracking/dropped": float(self.dropped)}, 0, time.time_ns() // 1_000_000)
+        for file in files:
+            self._client.log_artifact(self._parent, str(file))
+        self._client.set_terminated(self._parent, status)
+
+
+@contextmanager
+def track_run(uri: str, experiment: str, config: RunConfig) -> Iterator[Callable[[dict[str, float]], None]]:
+    """Log a single run outside a study; yields what takes an epoch's metrics.
+
+    Args:
+        uri: as MLflow has it.
+        experiment: made if it is not there.
+        config: logged as flat parameters.
+
+    Raises:
+        ValueError: if the server cannot be reached.
+    """
+    from mlflow.entities import Metric, Param
+
+    client, experiment_id = connect(uri, experiment)
+    run_id = client.create_run(experiment_id, tags={"kind": "run", "config": digest(config)}).info.run_id
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in flatten(config).items()])
+
+    def log(metrics: dict[str, float]) -> None:
+        now = time.time_ns() // 1_000_000
+        client.log_batch(run_id, [Metric(name, value, now, int(metrics["epoch"])) for name, value in metrics.items()])
+
+    try:
+        yield log
+    except BaseException:
+        client.set_terminated(run_id, "FAILED")
+        raise
+    client.set_terminated(run_id, "FINISHED")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]

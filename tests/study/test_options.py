@@ -1,0 +1,67 @@
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from eqssl.config import RunConfig
+from eqssl.study import Study, StudyOptions, log_uniform, main
+from eqssl.study.options import parse
+
+SCRIPT = Path(__file__).parents[2] / "studies" / "loss_weight.py"
+STUDY = Study(name="toy", question="Is it so?", space={"recon.weight": log_uniform(0.1, 10.0)})
+
+
+def test_giving_a_varied_option_fixes_it():
+    study, options = parse(STUDY, ["--recon.weight", "2"])
+    assert study.space == {}
+    assert options.run.recon.weight == 2.0
+    assert parse(STUDY, ["--train.epochs=3"])[0].space == STUDY.space
+
+
+def test_smoke_is_small_and_other_options_still_hold():
+    _, options = parse(STUDY, ["--smoke", "--train.epochs", "7"])
+    assert options.run.train.epochs == 7
+    assert options.run.data.objects == STUDY.smoke["data.objects"]
+    assert parse(STUDY, [])[1].run == RunConfig()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--recon.wieght", "1"],
+        ["--recon.view", "third"],
+        ["--seeds", "many"],
+        ["--recon.weight", "-1"],
+        ["--seeds", "0"],
+        ["--data.path", "/no/such/folder"],
+        ["--output", "/dev/null/results"],
+        ["--gpus-per-trial", "-1"],
+    ],
+)
+def test_what_cannot_work_ends_with_2_and_names_the_option(arguments, capsys):
+    try:
+        code = main(STUDY, arguments)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    shown = capsys.readouterr()
+    assert arguments[0].removeprefix("--") in (shown.out + shown.err)
+
+
+def test_help_is_quick_complete_and_imports_nothing_heavy():
+    start = time.perf_counter()
+    text = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
+    assert time.perf_counter() - start < 2
+    for option in ("--recon.weight", "--recon.view", "--data.source", "--train.batch-size", "--workers-per-trial",
+                   "--gpus-per-trial", "--tracking-uri", "--resume", "--smoke", "--trials", "--seeds"):  # fmt: skip
+        assert option in text
+    code = "import sys, eqssl.study; sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'mlflow', 'optuna')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1]).returncode == 0
+
+
+def test_fractions_of_gpus_are_for_single_workers():
+    assert StudyOptions(gpus_per_trial=0.25).gpus_per_trial == 0.25
+    with pytest.raises(ValueError, match="gpus-per-trial"):
+        StudyOptions(gpus_per_trial=1.0, workers_per_trial=2)

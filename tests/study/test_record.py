@@ -1,0 +1,81 @@
+import json
+
+import pytest
+
+from eqssl.study.record import Record, TrialRecord, write_atomically, write_json
+from eqssl.study.space import Configuration, Trial
+
+IDENTITY = {"study": "toy", "seeds": 2, "space": {"recon.weight": (0.1, 10.0)}}
+TRIAL = Trial(Configuration.suggested({"recon.weight": 0.3162}, 0), 1)
+
+
+def finished(trial: Trial, **values) -> TrialRecord:
+    configuration = trial.configuration
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=configuration.name,
+        number=configuration.number,
+        params=configuration.overrides,
+        seed=trial.seed,
+        **{"status": "COMPLETE", **values},
+    )
+
+
+def test_what_was_asked_and_what_ended_is_read_back(tmp_path):
+    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    record.create()
+    record.asked(TRIAL)
+    (record.trial_folder(TRIAL) / "checkpoint").mkdir()
+    ended = finished(TRIAL, metrics={"knn": 0.5}, epochs=3)
+    record.trial_ended(TRIAL, ended)
+
+    again = Record.open(tmp_path / "toy", IDENTITY, resume=True)
+    assert again.study_id == record.study_id
+    assert again.asked_trials() == [TRIAL]
+    assert again.asked_trials()[0].id == TRIAL.id
+    assert again.records() == {TRIAL.id: ended}
+    assert not (record.trial_folder(TRIAL) / "checkpoint").exists()
+
+
+def test_nothing_is_written_before_create(tmp_path):
+    Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_folder_is_refused_without_resume(tmp_path):
+    Record.open(tmp_path / "toy", IDENTITY, resume=False).create()
+    with pytest.raises(ValueError, match="--resume"):
+        Record.open(tmp_path / "toy", IDENTITY, resume=False)
+
+
+def test_another_study_is_refused_with_the_differences(tmp_path):
+    Record.open(tmp_path / "toy", IDENTITY, resume=False).create()
+    with pytest.raises(ValueError, match=r"seeds: 2 there, 3 now") as refused:
+        Record.open(tmp_path / "toy", {**IDENTITY, "seeds": 3}, resume=True)
+    assert "space" not in str(refused.value)
+
+
+def test_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="no study"):
+        Record.open(tmp_path, IDENTITY, resume=True)
+
+
+def test_unwritable_folder_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="--output"):
+        Record.open(tmp_path / "file" / "toy", IDENTITY, resume=False).create()
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"a": 1})
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [path]

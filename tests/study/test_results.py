@@ -1,0 +1,100 @@
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from eqssl.evaluate.statistics import paired_difference
+from eqssl.study import Study, log_uniform
+from eqssl.study.record import TrialRecord
+from eqssl.study.results import Table, choose, summarise, write_parquet
+
+STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
+ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}
+
+
+def record(configuration, seed, number=None, status="COMPLETE", **metrics) -> TrialRecord:
+    return TrialRecord(
+        trial_id=f"{configuration}-{seed}",
+        configuration=configuration,
+        number=number,
+        params={"recon.weight": float(number or 0)},
+        seed=seed,
+        status=status,
+        epochs=3,
+        metrics={"epoch": 3.0, **metrics},
+        overhead_s=0.1 * (seed + 1),
+        warm=True,
+    )
+
+
+def rows(means: dict[str, tuple[float, float]], seeds=3) -> list[TrialRecord]:
+    """Return records with these (knn, r2_mean), the seeds .01 apart; weights are searched."""
+    numbers = {name: int(name[-1]) if name.startswith("weight") else None for name in means}
+    return [
+        record(name, seed, numbers[name], knn=knn + 0.01 * seed, r2_mean=r2)
+        for name, (knn, r2) in means.items()
+        for seed in range(seeds)
+    ]
+
+
+def test_choice_is_the_best_r2_among_those_no_less_accurate():
+    records = rows({"base": (0.8, 0.3), "split-0": (0.7, 0.4), "weight 1": (0.795, 0.5), "weight 2": (0.6, 0.9)})
+    assert choose(STUDY, records).configuration == "weight 1"
+    assert choose(STUDY, records).seed == 0
+
+
+def test_choice_falls_back_to_accuracy_and_to_nothing():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.5, 0.9), "weight 2": (0.6, 0.5)})
+    assert choose(STUDY, records).configuration == "weight 2"
+    assert choose(STUDY, rows({"base": (0.8, 0.3)})) is None
+    assert choose(STUDY, [record("weight 1", 0, 1, status="FAILED")]) is None
+
+
+def test_choice_without_labels_goes_by_what_there_is():
+    records = [record(f"weight {n}", seed, n, r2_mean=0.1 * n) for n in (1, 2) for seed in (0, 1)]
+    assert choose(STUDY, records).configuration == "weight 2"
+
+
+def test_gains_are_paired_differences_from_the_better_control():
+    records = rows({"base": (0.8, 0.3), "split-0": (0.7, 0.4), "weight 1": (0.75, 0.5)})
+    table = Table(records)
+    assert (table.better_control("knn"), table.better_control("r2_mean")) == ("base", "split-0")
+    values = np.array([[0.8, 0.81, 0.82], [0.7, 0.71, 0.72], [0.75, 0.76, 0.77]])
+    expected = paired_difference(values, 2, 0)
+    assert table.gains("knn")["weight 1"].estimate == pytest.approx(expected.estimate)
+    assert "base" not in table.gains("knn")
+
+
+def test_one_seed_gives_estimates_without_bounds():
+    summary = summarise(STUDY, rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}, seeds=1), ABOUT)
+    knn = {c["name"]: c["metrics"]["knn"] for c in summary["configurations"]}
+    assert knn["weight 1"] == {"estimate": 0.75, "low": None, "high": None}
+    assert summary["minimum_detectable_difference"]["knn"] is None
+
+
+def test_rows_without_encoder_have_no_interval_and_lend_none():
+    with_pixels = Table([*rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.5)}), record("pixels", 0, knn=0.9)])
+    assert math.isnan(with_pixels.means("knn")["pixels"].low)
+    assert (
+        with_pixels.means("knn")["base"]
+        == Table(rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.5)})).means("knn")["base"]
+    )
+
+
+def test_failed_trials_are_in_the_summary_and_in_no_mean():
+    records = [*rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}), record("weight 1", 3, 1, status="FAILED")]
+    summary = summarise(STUDY, records, ABOUT)
+    assert len(summary["trials"]) == 7
+    assert {"params", "seed", "status", "epochs", "metrics", "wall_s"} <= summary["trials"][0].keys()
+    assert next(c for c in summary["configurations"] if c["name"] == "weight 1")["seeds"] == [0, 1, 2]
+    assert summary["overhead_s"] == {"median_warm": pytest.approx(0.2), "warm_trials": 7}
+
+
+def test_parquet_has_a_row_for_every_trial_and_metric(tmp_path):
+    write_parquet(rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}, seeds=2), tmp_path / "trials.parquet")
+    table = pq.read_table(tmp_path / "trials.parquet").to_pylist()
+    assert len(table) == 2 * 2 * 3
+    picked = [r["value"] for r in table if (r["configuration"], r["seed"], r["metric"]) == ("weight 1", 1, "knn")]
+    assert picked == [pytest.approx(0.76)]
+    assert {r["recon.weight"] for r in table} == {0.0, 1.0}

@@ -1,0 +1,134 @@
+"""A study that is killed and stopped on the way ends like one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqssl.config import RunConfig, from_dict, replace
+from eqssl.training import train
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+STUDY = """
+import sys
+sys.path.insert(0, {root!r})
+from eqssl.study import Study, log_uniform, main
+
+ROWS = {{"pixels": None, "base": {{"encoder.split": 0.0, "recon.weight": 0.0}}}}
+if __name__ == "__main__":
+    sys.exit(main(Study(name="toy", question="?", space={{"recon.weight": log_uniform(0.1, 1.0)}}, rows=ROWS)))
+"""
+EPOCHS = 4
+
+
+class Process:
+    """The study as a command of its own."""
+
+    def __init__(self, folder: Path, cache: str, *more: str):
+        script = folder / "toy.py"
+        script.write_text(STUDY.format(root=str(ROOT)))
+        options = {"data.cache": cache, "data.objects": 16, "train.batch-size": 32, "train.epochs": EPOCHS}
+        options |= {"evaluate.train-images": 64, "evaluate.images": 16, "seeds": 1, "trials": 2}
+        options |= {"tracking-uri": f"sqlite:///{folder}/mlflow.db", "output": folder / "results"}
+        arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        self.log = (folder / "log.txt").open("a+")
+        environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            [sys.executable, script, *arguments, *more],
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=environment | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def wait_for(self, pattern: str, folder: Path, count: int) -> None:
+        """Wait until the study's folder has so many files of a pattern."""
+        deadline = time.monotonic() + 180
+        while len(list((folder / "results" / "toy").glob(pattern))) < count:
+            assert time.monotonic() < deadline
+            assert self.process.poll() is None, self.text()
+            time.sleep(0.05)
+
+    def end(self, number: int | None = None) -> int:
+        if number is not None:
+            self.process.send_signal(number)
+        return self.process.wait(240)
+
+    def text(self) -> str:
+        self.log.seek(0)
+        return self.log.read()
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory, base):
+    """Kill the study in the middle of a trial, stop it after two, finish it; return its folder and what it said."""
+    folder, cache = tmp_path_factory.mktemp("story"), base.data.cache
+    first = Process(folder, cache)
+    first.wait_for("trials/*/checkpoint/checkpoint.pt", folder, 1)
+    codes = [first.end(signal.SIGKILL)]
+    second = Process(folder, cache, "--resume")
+    second.wait_for("trials/*/result.json", folder, 2)
+    start = time.monotonic()
+    codes.append(second.end(signal.SIGTERM))
+    stopped_s = time.monotonic() - start
+    third = Process(folder, cache, "--resume")
+    codes.append(third.end())
+    return folder, codes, stopped_s, third.text()
+
+
+def test_exit_codes_tell_what_happened(story):
+    _, codes, stopped_s, text = story
+    assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 0], text
+    assert stopped_s < 20
+    assert "--resume goes on" in text
+    assert "\x1b[" not in text
+
+
+def test_every_trial_is_there_once_and_as_if_never_interrupted(story):
+    folder, _, _, _ = story
+    summary = json.loads((folder / "results" / "toy" / "summary.json").read_text())
+    trials = {t["configuration"]: t for t in summary["trials"]}
+    assert len(summary["trials"]) == 4
+    assert trials.keys() == {"pixels", "base", "weight 0.1", "weight 1"}
+    torch.set_num_threads(1)
+    for name in ("base", "weight 0.1", "weight 1"):
+        options = {option: value for option, value in summary["options"].items() if option in flat_options()}
+        alone = train(replace(RunConfig(), {**options, **trials[name]["params"]})).metrics
+        timeless = {figure: value for figure, value in alone.items() if not figure.endswith("_s")}
+        assert {figure: trials[name]["metrics"][figure] for figure in timeless} == timeless
+        assert trials[name]["epochs"] == EPOCHS
+
+
+def flat_options() -> set[str]:
+    from eqssl.config import flatten
+
+    return set(flatten(from_dict(RunConfig, {})))
+
+
+def test_mlflow_has_every_trial_once_with_increasing_steps(story):
+    from mlflow import MlflowClient
+
+    folder, _, _, _ = story
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    ids = [run.data.tags["trial_id"] for run in runs if run.data.tags["kind"] == "trial"]
+    assert len(ids) == len(set(ids)) == len(runs) - 1 == 4
+    for run in runs:
+        if run.data.tags.get("configuration") not in (None, "pixels"):
+            steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")]
+            assert steps == sorted(set(steps))
+            assert steps[-1] == EPOCHS
+
+
+def test_a_changed_study_is_refused_with_the_difference(story, base):
+    folder, _, _, _ = story
+    other = Process(folder, base.data.cache, "--resume", "--train.lr", "0.5")
+    assert other.end() == 2
+    assert "train.lr: 0.001 there, 0.5 now" in other.text()

@@ -1,0 +1,36 @@
+import signal
+
+import pytest
+
+from eqssl.study.signals import Interrupted, StopSignals
+
+
+@pytest.fixture
+def tune_runs():
+    """Stand in for Tune, which takes SIGUSR1 while it runs."""
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_stops_tune_and_the_second_everything(tune_runs, number):
+    with StopSignals() as signals:
+        signal.raise_signal(number)
+        assert (signals.number, tune_runs) == (number, [signal.SIGUSR1])
+        with pytest.raises(Interrupted) as second:
+            signal.raise_signal(number)
+    assert second.value.number == number
+
+
+def test_without_tune_the_first_signal_interrupts():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before

@@ -1,0 +1,57 @@
+import math
+
+import pytest
+
+from eqssl.config import RunConfig
+from eqssl.study.space import Configuration, Trial, check_space, choice, log_uniform, uniform
+
+
+def test_grid_is_even_on_its_scale_and_has_both_ends():
+    assert log_uniform(0.1, 10.0).grid(5) == [0.1, 0.3162, 1.0, 3.162, 10.0]
+    assert uniform(0.0, 1.0).grid(3) == [0.0, 0.5, 1.0]
+    assert choice("first", "second").grid(7) == ["first", "second"]
+
+
+def test_values_of_a_grid_lie_in_the_distribution():
+    space = log_uniform(0.37, 7.3)
+    distribution = space.distribution()
+    assert all(distribution.low <= value <= distribution.high for value in space.grid(9))
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, 1.0)])
+def test_empty_or_inverted_range_is_refused(low, high):
+    with pytest.raises(ValueError, match="range"):
+        log_uniform(low, high)
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "message"),
+    [
+        ("recon.wieght", uniform(0, 1), "wieght"),
+        ("recon.weight", uniform(-1, 1), "recon.weight"),
+        ("recon.view", choice("first", "third"), "recon.view"),
+    ],
+)
+def test_space_that_the_options_cannot_take_is_refused(option, values, message):
+    with pytest.raises(ValueError, match=message):
+        check_space({option: values}, RunConfig())
+
+
+def test_trial_id_depends_on_configuration_and_seed_alone():
+    first = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
+    again = Trial(Configuration.suggested({"recon.weight": 1.0}, 7), 0)
+    assert first.id == again.id
+    assert len({first.id, Trial(first.configuration, 1).id, Trial(Configuration("base", {}), 0).id}) == 3
+
+
+def test_seeds_are_paired_and_overrides_apply():
+    base = RunConfig()
+    run = Trial(Configuration.suggested({"recon.weight": 3.0}, 0), 4).run_config(base)
+    assert (run.recon.weight, run.train.seed) == (3.0, base.train.seed + 4)
+
+
+def test_work_counts_epochs_and_one_evaluation():
+    base = RunConfig()
+    assert Trial(Configuration("random", {"train.epochs": 0}), 0).work(base) == 1
+    assert Trial(Configuration("pixels", None), 0).work(base) == 1
+    assert Trial(Configuration("base", {}), 0).work(base) == base.train.epochs + 1

@@ -1,0 +1,169 @@
+"""Whole studies on one real Ray, with a real MLflow: what they run, write, log and survive."""
+
+import dataclasses
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from eqssl.config import replace
+from eqssl.data import load, register_source
+from eqssl.export import load_encoder
+from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
+from eqssl.training import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_cluster():
+    import ray
+
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+    ray.init(num_cpus=2, log_to_driver=False)
+    yield
+    ray.shutdown()
+    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, base, tracking):
+    """Return the folder and the summary of a study with a failing weight."""
+    output = tmp_path_factory.mktemp("results")
+    rows = {"constant": None, "pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
+    study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 3e38)}, rows=rows, base=base)
+    options = StudyOptions(run=base, seeds=2, output=str(output), tracking_uri=tracking)
+    return output / "toy", run_study(study, options), study, options
+
+
+def test_every_trial_is_in_the_summary(finished):
+    folder, summary, _, _ = finished
+    assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
+    trials = {(t["configuration"], t["seed"]): t for t in summary["trials"]}
+    assert trials.keys() == {("constant", 0), ("pixels", 0)} | {
+        (name, seed) for name in ("base", "weight 1", "weight 3e+38") for seed in (0, 1)
+    }
+    assert all(t["epochs"] == 2 and t["wall_s"] > 0 for t in trials.values() if t["configuration"] == "weight 1")
+
+
+def test_a_loss_that_is_not_finite_fails_its_trial_and_no_other(finished):
+    _, summary, _, _ = finished
+    failed = [t for t in summary["trials"] if t["status"] == "FAILED"]
+    assert {t["configuration"] for t in failed} == {"weight 3e+38"}
+    assert all("not finite" in t["error"] for t in failed)
+    assert summary["chosen"]["configuration"] == "weight 1"
+
+
+def test_a_trial_is_the_plain_training_run(finished, base):
+    _, summary, _, _ = finished
+    torch.set_num_threads(1)
+    alone = train(replace(base, {"recon.weight": 1.0, "train.seed": 1}))
+    trial = next(t for t in summary["trials"] if (t["configuration"], t["seed"]) == ("weight 1", 1))
+    timeless = {name: value for name, value in alone.metrics.items() if not name.endswith("_s")}
+    assert {name: trial["metrics"][name] for name in timeless} == timeless
+
+
+def test_processes_are_reused_with_little_overhead(finished):
+    _, summary, _, _ = finished
+    assert summary["overhead_s"]["warm_trials"] >= 6 - 2
+    assert summary["overhead_s"]["median_warm"] < 0.5
+
+
+def test_best_encoder_loads(finished, base):
+    folder, _, _, _ = finished
+    encoder = load_encoder(folder / "best_encoder")
+    images = torch.rand(2, 3, encoder.image_size, encoder.image_size)
+    assert torch.isfinite(encoder(images)).all()
+
+
+def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
+    from mlflow import MlflowClient
+
+    _, summary, _, _ = finished
+    client = MlflowClient(tracking)
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    parent = [run for run in runs if run.data.tags["kind"] == "study"]
+    children = {run.data.tags["trial_id"]: run for run in runs if run.data.tags["kind"] == "trial"}
+    assert len(parent) == 1
+    assert len(children) == len(runs) - 1 == len(summary["trials"])
+    for trial in summary["trials"]:
+        run = children[trial["trial_id"]]
+        assert run.info.status == {"COMPLETE": "FINISHED", "FAILED": "FAILED"}[trial["status"]]
+        assert run.data.tags["mlflow.parentRunId"] == parent[0].info.run_id
+        assert set(run.data.params) == {"recon.weight", "encoder.split", "seed"}
+    done = children[summary["chosen"]["trial_id"]]
+    history = client.get_metric_history(done.info.run_id, "loss")
+    assert [metric.step for metric in history] == [1, 2]
+    assert done.data.metrics["final/r2_mean"] == pytest.approx(done.data.metrics["r2_mean"])
+    assert [a.path for a in client.list_artifacts(done.info.run_id)] == ["reconstructions.png"]
+    assert "report.html" in {a.path for a in client.list_artifacts(parent[0].info.run_id)}
+
+
+def test_resuming_a_finished_study_trains_nothing(finished):
+    folder, summary, study, options = finished
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")}
+    again = run_study(study, dataclasses.replace(options, resume=True))
+    assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")} == before
+    assert again["trials"] == summary["trials"]
+
+
+def test_two_workers_train_by_ray_train(tmp_path, base, tracking):
+    study = Study(name="two", question="?", space={}, rows={}, base=base)
+    options = StudyOptions(run=base, seeds=1, workers_per_trial=2, output=str(tmp_path), tracking_uri=tracking)
+    (trial,) = run_study(study, options)["trials"]
+    assert trial["status"] == "COMPLETE", trial["error"]
+    alone = train(base)
+    assert trial["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-3)
+
+
+def test_a_source_of_ones_own_reaches_the_trials(tmp_path, base, tracking):
+    cache, objects = base.data.cache, base.data.objects
+
+    def loader(config):
+        from eqssl.config import DataConfig
+
+        return dataclasses.replace(load(DataConfig(cache=cache, objects=objects)), name="mine")
+
+    register_source("mine", loader)
+    run = replace(base, {"data.source": "mine", "train.epochs": 1})
+    study = Study(name="own", question="?", space={}, rows={}, base=run)
+    summary = run_study(study, StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking))
+    assert summary["data"]["name"] == "mine"
+    assert summary["trials"][0]["status"] == "COMPLETE"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("train.batch_size", 4096, "batch-size"),
+        ("data.source", "paintings", "data.source"),
+        ("method.name", "simsalabim", "method.name"),
+        ("encoder.name", "resnet_huge", "encoder.name"),
+    ],
+)
+def test_what_only_a_worker_can_find_is_refused_before_training(tmp_path, base, tracking, option, value, message):
+    run = replace(base, {option: value})
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)}, rows={}, base=run)
+    with pytest.raises(ValueError, match=message):
+        run_study(study, StudyOptions(run=run, output=str(tmp_path), tracking_uri=tracking))
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_unreachable_tracking_is_refused_before_training(tmp_path, base):
+    study = Study(name="toy", question="?", space={}, rows={}, base=base)
+    with pytest.raises(ValueError, match="tracking-uri"):
+        run_study(study, StudyOptions(run=base, output=str(tmp_path), tracking_uri="http://127.0.0.1:9"))
+    assert not list(Path(tmp_path).iterdir())
+
+
+def test_a_metric_that_is_not_finite_never_reaches_the_summary(finished):
+    _, summary, _, _ = finished
+    assert all(math.isfinite(value) for trial in summary["trials"] for value in trial["metrics"].values())

@@ -1,0 +1,111 @@
+import pytest
+from optuna.trial import TrialState
+
+from eqssl.study import Study, choice, log_uniform
+from eqssl.study.record import TrialRecord
+from eqssl.study.suggestions import Suggestions, grid_of
+
+STUDY = Study(
+    name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)}, rows={"base": {}, "pixels": None}
+)
+
+
+def make(trials=10, seeds=2, sampler="grid", study=STUDY) -> Suggestions:
+    return Suggestions(study, trials=trials, seeds=seeds, sampler=sampler, seed=0)
+
+
+def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:
+    configuration = trial.configuration
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=configuration.name,
+        number=configuration.number,
+        params=configuration.overrides or {},
+        seed=trial.seed,
+        status=status,
+        metrics=metrics,
+    )
+
+
+def drain(suggestions) -> list:
+    trials = []
+    while (trial := suggestions.next()) is not None:
+        trials.append(trial)
+    return trials
+
+
+def test_rows_come_first_then_the_grid_with_all_seeds():
+    suggestions = make()
+    trials = drain(suggestions)
+    assert [t.name for t in trials[:3]] == ["base / seed 0", "base / seed 1", "pixels / seed 0"]
+    searched = [(t.configuration.overrides["recon.weight"], t.seed) for t in trials[3:]]
+    assert sorted(searched) == [(w, s) for w in (0.1, 0.3162, 1.0, 3.162, 10.0) for s in (0, 1)]
+    assert suggestions.total == len(trials) == 13
+
+
+def test_trials_count_all_seeds():
+    assert len(drain(make(trials=5, seeds=2))) == 3 + 5
+
+
+def test_nothing_varied_gives_a_replicate_study():
+    study = Study(name="toy", question="?", space={}, rows={})
+    trials = drain(make(trials=4, seeds=4, study=study))
+    assert [t.seed for t in trials] == [0, 1, 2, 3]
+    assert {t.configuration.name for t in trials} == {"default"}
+
+
+def test_optuna_is_told_the_mean_over_seeds_once_all_have_ended():
+    suggestions = make()
+    first, second = drain(suggestions)[3:5]
+    suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
+    assert suggestions.optuna.trials[0].state == TrialState.RUNNING
+    suggestions.trial_ended(second, ended(second, knn=0.6, r2_mean=0.3))
+    told = suggestions.optuna.trials[0]
+    assert told.state == TrialState.COMPLETE
+    assert told.values == pytest.approx([0.5, 0.2])
+
+
+@pytest.mark.parametrize("bad", [{"status": "FAILED"}, {"knn": 0.5}])
+def test_a_failed_seed_or_a_missing_objective_is_told_as_failure(bad):
+    suggestions = make()
+    first, second = drain(suggestions)[3:5]
+    suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
+    suggestions.trial_ended(second, ended(second, **bad))
+    assert suggestions.optuna.trials[0].state == TrialState.FAIL
+
+
+def test_nothing_stays_running_when_all_trials_have_ended():
+    suggestions = make()
+    for trial in drain(suggestions):
+        suggestions.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert all(t.state == TrialState.COMPLETE for t in suggestions.optuna.trials)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+def test_restored_study_suggests_what_the_uninterrupted_one_would(sampler):
+    whole = make(sampler=sampler)
+    expected = []
+    for trial in iter(whole.next, None):
+        expected.append(trial)
+        whole.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert len(expected) == 13
+
+    asked, done = expected[:6], {t.id: ended(t, knn=0.4, r2_mean=0.1) for t in expected[:5]}
+    restored = make(sampler=sampler)
+    restored.restore(asked, done)
+    trials = []
+    for trial in iter(restored.next, None):
+        trials.append(trial)
+        restored.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert [t.id for t in trials] == [t.id for t in expected[5:]]
+
+
+def test_repeated_suggestion_gets_fresh_seeds():
+    study = Study(name="toy", question="?", space={"recon.view": choice("first", "second")}, rows={})
+    trials = drain(make(trials=12, seeds=2, sampler="random", study=study))
+    assert len({t.id for t in trials}) == 12
+
+
+def test_grid_of_several_ranges_has_no_more_points_than_asked():
+    space = {"recon.weight": log_uniform(0.1, 10.0), "augment.crop": log_uniform(0.1, 1.0)}
+    assert {name: len(values) for name, values in grid_of(space, 9).items()} == {"recon.weight": 3, "augment.crop": 3}

@@ -1,0 +1,141 @@
+import time
+
+import pytest
+from mlflow import MlflowClient
+
+from eqssl.config import RunConfig
+from eqssl.study.record import TrialRecord
+from eqssl.study.space import Configuration, Trial
+from eqssl.tracking import StudyTracker, connect, track_run
+
+TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
+RECORD = TrialRecord(
+    trial_id=TRIAL.id,
+    configuration=TRIAL.configuration.name,
+    number=0,
+    params={"recon.weight": 0.5},
+    seed=1,
+    status="COMPLETE",
+    epochs=3,
+    metrics={"knn": 0.75},
+)
+
+
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def start(uri, name, folder, *, records=(), trials=()) -> StudyTracker:
+    tracker = StudyTracker(uri, name, ["recon.weight"], RunConfig(), folder)
+    tracker.ready()
+    tracker.begin(name, {"train.epochs": 3}, list(records), list(trials))
+    return tracker
+
+
+def runs(uri, name) -> dict:
+    client = MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name(name).experiment_id])
+    return {run.data.tags.get("trial_id", "study"): run for run in found}
+
+
+def steps(uri, run) -> list[int]:
+    return [metric.step for metric in MlflowClient(uri).get_metric_history(run.info.run_id, "loss")]
+
+
+def train_epochs(tracker, first, last) -> None:
+    tracker.trial_started(TRIAL)
+    for epoch in range(first, last + 1):
+        tracker.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 1.0 / epoch})
+
+
+def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
+    tracker = start(uri, "plain", tmp_path)
+    train_epochs(tracker, 1, 3)
+    tracker.trial_ended(TRIAL, RECORD)
+    (tmp_path / "summary.json").write_text("{}")
+    tracker.close("FINISHED", [tmp_path / "summary.json"])
+    found = runs(uri, "plain")
+    assert found.keys() == {"study", TRIAL.id}
+    child = found[TRIAL.id]
+    assert child.data.params == {"recon.weight": "0.5", "seed": "1"}
+    assert child.data.metrics["final/knn"] == 0.75
+    assert steps(uri, child) == [1, 2, 3]
+    assert child.info.status == found["study"].info.status == "FINISHED"
+    assert found["study"].data.params == {"train.epochs": "3"}
+    assert found["study"].data.metrics == {"tracking/dropped": 0.0}
+
+
+def test_a_resumed_study_finds_its_runs_and_repeats_no_step(uri, tmp_path):
+    stopped = start(uri, "resumed", tmp_path)
+    train_epochs(stopped, 1, 2)
+    stopped.close("KILLED", [])
+    assert {run.info.status for run in runs(uri, "resumed").values()} == {"KILLED"}
+
+    resumed = start(uri, "resumed", tmp_path)
+    train_epochs(resumed, 2, 3)
+    resumed.trial_ended(TRIAL, RECORD)
+    resumed.close("FINISHED", [])
+    found = runs(uri, "resumed")
+    assert len(found) == 2
+    assert steps(uri, found[TRIAL.id]) == [1, 2, 3]
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
+    tracker = start(uri, "unlogged", tmp_path, records=[RECORD], trials=[TRIAL])
+    tracker.close("FINISHED", [])
+    assert runs(uri, "unlogged")[TRIAL.id].data.metrics["final/knn"] == 0.75
+
+
+def test_a_server_that_goes_away_loses_nothing(uri, tmp_path, monkeypatch):
+    tracker = start(uri, "away", tmp_path)
+    calls = []
+    log_batch = MlflowClient.log_batch
+
+    def fail_twice(self, *arguments, **named):
+        calls.append(None)
+        if len(calls) in (2, 3):
+            raise ConnectionError("gone")
+        return log_batch(self, *arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", fail_twice)
+    begun = time.monotonic()
+    train_epochs(tracker, 1, 3)
+    assert time.monotonic() - begun < 0.1  # whoever trains never waits
+    tracker.trial_ended(TRIAL, RECORD)
+    tracker.close("FINISHED", [])
+    assert tracker.dropped == 0
+    assert steps(uri, runs(uri, "away")[TRIAL.id]) == [1, 2, 3]
+
+
+def test_what_the_server_refuses_is_counted_and_stops_nothing(uri, tmp_path):
+    tracker = start(uri, "refused", tmp_path)
+    tracker.epoch_ended(TRIAL, {"epoch": 1.0, "loss?": 1.0})
+    tracker.epoch_ended(TRIAL, {"epoch": 2.0, "loss": 1.0})
+    tracker.close("FINISHED", [])
+    assert tracker.dropped == 1
+    assert runs(uri, "refused")["study"].data.metrics == {"tracking/dropped": 1.0}
+    assert steps(uri, runs(uri, "refused")[TRIAL.id]) == [2]
+
+
+@pytest.mark.parametrize("bad", ["http://127.0.0.1:9", "sqlite:////dev/null/mlflow.db", "ftp://somewhere"])
+def test_tracking_that_cannot_be_used_is_a_quick_and_clear_error(bad):
+    begun = time.monotonic()
+    with pytest.raises(ValueError, match="--tracking-uri"):
+        connect(bad, "x")
+    assert time.monotonic() - begun < 20
+
+
+def test_a_single_run_is_logged_with_its_whole_configuration(uri):
+    with track_run(uri, "single", RunConfig()) as log:
+        log({"epoch": 1.0, "loss": 0.5})
+    with pytest.raises(KeyError), track_run(uri, "single", RunConfig()):
+        raise KeyError
+    client = MlflowClient(uri)
+    done, failed = sorted(
+        client.search_runs([client.get_experiment_by_name("single").experiment_id]), key=lambda run: run.info.start_time
+    )
+    assert (done.info.status, failed.info.status) == ("FINISHED", "FAILED")
+    assert done.data.metrics["loss"] == 0.5
+    assert done.data.params["recon.weight"] == "1.0"
