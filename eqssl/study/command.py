@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -18,6 +18,9 @@ from eqssl.study.plugins import registered
 from eqssl.study.record import Record
 from eqssl.study.signals import Interrupted, StopSignals
 from eqssl.study.space import Trial
+
+if TYPE_CHECKING:
+    from eqssl.study.cluster import Room
 
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 
@@ -128,7 +131,7 @@ class _Run:
             self.console.print(f"warning: {warning}", markup=False)
         return found
 
-    def _run_trials(self, room: Any) -> None:
+    def _run_trials(self, room: "Room") -> None:
         from eqssl.study import runner
         from eqssl.study.progress import StudyProgress
         from eqssl.study.suggestions import Suggestions
