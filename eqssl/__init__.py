@@ -7,14 +7,21 @@ __version__ = "0.1.0"
 # Imported on first use: torch alone takes seconds, and `--help` needs none of it.
 _LAZY = {
     "RunConfig": "eqssl.config",
-    "train": "eqssl.train",
-    "evaluate": "eqssl.evaluate.protocol",
+    "DataConfig": "eqssl.config",
+    "EvaluateConfig": "eqssl.config",
+    "train": "eqssl.training",
+    "evaluate": "eqssl.evaluation.protocol",
     "load": "eqssl.data",
     "register_source": "eqssl.data",
     "register_method": "eqssl.methods",
     "export_encoder": "eqssl.export",
     "load_encoder": "eqssl.export",
     "run_study": "eqssl.study",
+    "Study": "eqssl.study",
+    "StudyOptions": "eqssl.study",
+    "choice": "eqssl.study",
+    "uniform": "eqssl.study",
+    "log_uniform": "eqssl.study",
 }
 __all__ = [*_LAZY, "__version__"]
 

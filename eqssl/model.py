@@ -1,4 +1,7 @@
-"""Encoder + method + reconstruction -> one loss: ssl(inv_1, inv_2) + weight * mse(decoder(attend(equi_1, equi_2)), view)."""
+"""Encoder + method + reconstruction -> one loss:
+
+ssl(inv_1, inv_2) + weight * mse(decoder(attend(equi_1, equi_2)), target view).
+"""
 
 from typing import NamedTuple
 

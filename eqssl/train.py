@@ -2,7 +2,9 @@
 
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,10 +17,12 @@ from eqssl.config import RunConfig
 class TrainOptions:
     """Train and evaluate one encoder."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = RunConfig()
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """What is trained."""
     output: Path = Path("results/train")
     """Folder for checkpoint, metrics.json, reconstructions.png and the encoder."""
+    tracking_uri: str | None = None
+    """Where MLflow keeps the run: sqlite:///FILE or http(s)://SERVER; default: nowhere."""
     resume: bool = False
     """Go on from the checkpoint in the output folder."""
 
@@ -42,18 +46,29 @@ def _run(options: TrainOptions) -> int:
     from eqssl.report.figures import save_reconstructions
     from eqssl.training import Alone, train
 
-    class Printing(Alone):
+    class Told(Alone):
         def report(self, metrics, state):
             super().report(metrics, state)
+            log(metrics)
             print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
-    result = train(options.run, Printing(folder))
+    with tracking(options) as log:
+        result = train(options.run, Told(folder))
     (options.output / "metrics.json").write_text(json.dumps(result.metrics, indent=2) + "\n")
     export_encoder(result.encoder, options.output / "encoder")
     if result.reconstructions is not None:
         save_reconstructions(result.reconstructions, options.output / "reconstructions.png")
     print(f"encoder: {options.output / 'encoder'}")
     return 0
+
+
+def tracking(options: TrainOptions) -> AbstractContextManager[Callable[[dict[str, float]], object]]:
+    """Return what yields a function that logs an epoch's metrics."""
+    if options.tracking_uri is None:
+        return nullcontext(lambda metrics: None)
+    from eqssl.tracking import track_run
+
+    return track_run(options.tracking_uri, "train", options.run)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Randomness belongs to the sample: every view is drawn from (seed, epoch, image, 
 views, and a resumed run sees what an uninterrupted one would have seen.
 """
 
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from eqssl.config import RunConfig, digest
 from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import pair_indices
-from eqssl.distributed import synchronise_batch_norm
+from eqssl.distributed import mean_over_workers, synchronise_batch_norm
 from eqssl.encoder import Encoder
-from eqssl.evaluate.protocol import evaluate
+from eqssl.evaluation.protocol import evaluate
 from eqssl.model import Batch, Model
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import counter_uniform, permutation
@@ -164,8 +165,8 @@ class Run:
                 (losses.total / len(parts)).backward()
                 total += torch.stack([losses.total.detach(), losses.ssl, losses.recon]) / len(parts)
             self.optimizer.step()
-        loss, ssl, recon = (total / self.steps_per_epoch).tolist()
-        if not torch.isfinite(total).all():
+        loss, ssl, recon = (mean_over_workers(total) / self.steps_per_epoch).tolist()
+        if not math.isfinite(loss):  # of all workers together, so that none waits for another
             raise FloatingPointError(
                 f"the loss is not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
             )

@@ -42,11 +42,8 @@ def test_timm_loads_its_own_backbones(tmp_path, options, size, channels):
     model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     images = torch.rand(2, channels, size, size)
     features = model.forward_features(encoder.standardise(images))
-    if features.ndim == 3:
-        features = features[:, model.num_prefix_tokens :]
-    else:
-        features = features.flatten(2).transpose(1, 2)
-    assert torch.equal(features, encoder.tokens(images))
+    tokens = features[:, model.num_prefix_tokens :] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
+    assert torch.equal(tokens, encoder.tokens(images))
 
 
 def test_other_folders_are_refused(tmp_path):

@@ -14,7 +14,7 @@ __all__ = ["load", "register_source"]
 
 SUBSET_SEED = 0
 # Modules rather than functions, so that a source costs its imports only where it is used.
-_sources: dict[str, "str | Source"] = {
+SOURCES: dict[str, "str | Source"] = {
     "solids": "eqssl.data.solids",
     "parquet": "eqssl.data.parquet",
     **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.convert"),
@@ -28,7 +28,7 @@ def register_source(name: str, loader: "Source") -> None:
         name: the name; an existing one is replaced.
         loader: takes the DataConfig and returns the Dataset. image_size, train_images and pairs are seen to by `load`.
     """
-    _sources[name] = loader
+    SOURCES[name] = loader
 
 
 def load(config: DataConfig) -> "Dataset":
@@ -40,9 +40,9 @@ def load(config: DataConfig) -> "Dataset":
     Raises:
         ValueError: naming the option, its value and what is allowed, for anything that cannot be loaded.
     """
-    if config.source not in _sources:
-        raise ValueError(f"--data.source is {config.source!r}; allowed: {', '.join(sorted(_sources))}")
-    source = _sources[config.source]
+    if config.source not in SOURCES:
+        raise ValueError(f"--data.source is {config.source!r}; allowed: {', '.join(sorted(SOURCES))}")
+    source = SOURCES[config.source]
     loader = importlib.import_module(source).load if isinstance(source, str) else source
     dataset = loader(config)
     if config.pairs != "auto":

@@ -9,12 +9,12 @@ Plugins = dict[str, dict[str, Callable[..., Any]]]
 
 def registered() -> Plugins:
     """Return what `register_source` and `register_method` were called with, by kind and name."""
-    from eqssl.data import _sources
+    from eqssl.data import SOURCES
 
     # Methods are torch modules: where none was registered, torch need not be imported.
     methods = getattr(sys.modules.get("eqssl.methods"), "METHODS", {})
     return {
-        "sources": {name: source for name, source in _sources.items() if callable(source)},
+        "sources": {name: source for name, source in SOURCES.items() if callable(source)},
         "methods": {name: method for name, method in methods.items() if callable(method)},
     }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eqssl.evaluate.statistics import (
+from eqssl.evaluation.statistics import (
     ACCURACY_MARGIN,
     Interval,
     mean_intervals,

@@ -129,8 +129,8 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import torch
 
-    from eqssl.evaluate.protocol import evaluate
-    from eqssl.evaluate.rows import Pixels, constant_figures
+    from eqssl.evaluation.protocol import evaluate
+    from eqssl.evaluation.rows import Pixels, constant_figures
 
     torch.set_num_threads(spec["cpus"])
     config = from_dict(RunConfig, spec["run"])

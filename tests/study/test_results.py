@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from eqssl.evaluate.statistics import paired_difference
+from eqssl.evaluation.statistics import paired_difference
 from eqssl.study import Study, log_uniform
 from eqssl.study.record import TrialRecord
 from eqssl.study.results import Table, choose, summarise, write_parquet

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eqssl.evaluate.statistics import (
+from eqssl.evaluation.statistics import (
     front_probability,
     mean_intervals,
     minimum_detectable_difference,

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from eqssl.evaluate.pairs import Pairs
-from eqssl.evaluate.r2 import r2_weighted
-from eqssl.evaluate.ridge import Ridge, fit, moments
-from eqssl.evaluate.transforms import SEED
+from eqssl.evaluation.pairs import Pairs
+from eqssl.evaluation.r2 import r2_weighted
+from eqssl.evaluation.ridge import Ridge, fit, moments
+from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
 COMPONENTS = 64

@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
-from eqssl.evaluate.ridge import PENALTIES, fit, moments
+from eqssl.evaluation.ridge import PENALTIES, fit, moments
 
 
 @pytest.fixture(scope="module")

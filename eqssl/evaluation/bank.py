@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from eqssl.data.dataset import Dataset, Split
-from eqssl.evaluate.equivariance import Motion
-from eqssl.evaluate.features import encode
-from eqssl.evaluate.invariance import invariance
-from eqssl.evaluate.pairs import differences, subset
-from eqssl.evaluate.transforms import BANK_STREAM, SEED, draw
+from eqssl.evaluation.equivariance import Motion
+from eqssl.evaluation.features import encode
+from eqssl.evaluation.invariance import invariance
+from eqssl.evaluation.pairs import differences, subset
+from eqssl.evaluation.transforms import BANK_STREAM, SEED, draw
 from eqssl.random import permutation
 
 IMAGES = 256

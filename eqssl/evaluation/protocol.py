@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
-from eqssl.evaluate.bank import Bank, encode_bank
-from eqssl.evaluate.collapse import collapse_figures
-from eqssl.evaluate.equivariance import equivariance_figures
-from eqssl.evaluate.features import frozen
-from eqssl.evaluate.knn import knn_accuracy
-from eqssl.evaluate.linear import linear_accuracy
-from eqssl.evaluate.mlp import mlp_predict
-from eqssl.evaluate.pairs import Pairs, encode_binary_pairs, encode_pairs, subset
-from eqssl.evaluate.r2 import auroc, factor_figures
-from eqssl.evaluate.ridge import Moments, fit, moments
+from eqssl.evaluation.bank import Bank, encode_bank
+from eqssl.evaluation.collapse import collapse_figures
+from eqssl.evaluation.equivariance import equivariance_figures
+from eqssl.evaluation.features import frozen
+from eqssl.evaluation.knn import knn_accuracy
+from eqssl.evaluation.linear import linear_accuracy
+from eqssl.evaluation.mlp import mlp_predict
+from eqssl.evaluation.pairs import Pairs, encode_binary_pairs, encode_pairs, subset
+from eqssl.evaluation.r2 import auroc, factor_figures
+from eqssl.evaluation.ridge import Moments, fit, moments
 
 BINARY_SHARE = 4  # one pair in four is seen again with binary factors
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.pairs import pair_indices
-from eqssl.evaluate.features import encode
-from eqssl.evaluate.transforms import SEED, draw, draw_binary
+from eqssl.evaluation.features import encode
+from eqssl.evaluation.transforms import SEED, draw, draw_binary
 from eqssl.random import permutation
 
 HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench

@@ -8,10 +8,10 @@ from torch import nn
 
 from eqssl.augment import apply
 from eqssl.data.rotation import euler_to_quaternion
-from eqssl.evaluate.bank import encode_bank
-from eqssl.evaluate.features import encode, frozen
-from eqssl.evaluate.pairs import differences, encode_binary_pairs, encode_pairs, relative_quaternion, subset
-from eqssl.evaluate.transforms import BANK_STREAM, complete, draw
+from eqssl.evaluation.bank import encode_bank
+from eqssl.evaluation.features import encode, frozen
+from eqssl.evaluation.pairs import differences, encode_binary_pairs, encode_pairs, relative_quaternion, subset
+from eqssl.evaluation.transforms import BANK_STREAM, complete, draw
 
 SPELT = 5  # pixels that spell quaternion and floor hue
 

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
-from eqssl.evaluate.pairs import subset
-from eqssl.evaluate.protocol import evaluate
+from eqssl.evaluation.pairs import subset
+from eqssl.evaluation.protocol import evaluate
 
 MAX_VALUES = 1024
 

@@ -6,7 +6,7 @@ import torch
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import r2_score, roc_auc_score
 
-from eqssl.evaluate.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, r2_weighted
+from eqssl.evaluation.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, r2_weighted
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eqssl.augment import PARAMETERS
-from eqssl.evaluate.transforms import RANGES, complete, digest, draw, draw_binary
+from eqssl.evaluation.transforms import RANGES, complete, digest, draw, draw_binary
 
 IDS = torch.arange(5000)
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from eqssl.evaluate.bank import Bank
-from eqssl.evaluate.collapse import collapse_figures
-from eqssl.evaluate.equivariance import equivariance_figures, fit_motion
-from eqssl.evaluate.invariance import invariance
-from eqssl.evaluate.pairs import Pairs
+from eqssl.evaluation.bank import Bank
+from eqssl.evaluation.collapse import collapse_figures
+from eqssl.evaluation.equivariance import equivariance_figures, fit_motion
+from eqssl.evaluation.invariance import invariance
+from eqssl.evaluation.pairs import Pairs
 
 FACTORS = ("angle_deg", "brightness")
 SPREAD = torch.tensor([30.0, 0.3])

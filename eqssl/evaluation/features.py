@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eqssl.augment import Params, apply
 from eqssl.data.dataset import Split, to_float
-from eqssl.evaluate.transforms import complete
+from eqssl.evaluation.transforms import complete
 
 BATCH = 256
 

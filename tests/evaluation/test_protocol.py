@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from eqssl.config import EvaluateConfig
-from eqssl.evaluate import evaluate
-from eqssl.evaluate.rows import Constant, Pixels, constant_figures
+from eqssl.evaluation.protocol import evaluate
+from eqssl.evaluation.rows import Constant, Pixels, constant_figures
 
 COLLAPSE = {"std", "std_min", "rank"}
 

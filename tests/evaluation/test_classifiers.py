@@ -4,11 +4,11 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from eqssl.evaluate.knn import knn_accuracy
-from eqssl.evaluate.linear import linear_accuracy
-from eqssl.evaluate.mlp import mlp_predict
-from eqssl.evaluate.r2 import r2
-from eqssl.evaluate.ridge import fit, moments
+from eqssl.evaluation.knn import knn_accuracy
+from eqssl.evaluation.linear import linear_accuracy
+from eqssl.evaluation.mlp import mlp_predict
+from eqssl.evaluation.r2 import r2
+from eqssl.evaluation.ridge import fit, moments
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from eqssl.config import DataConfig, EncoderConfig, EvaluateConfig
-from eqssl.evaluate import PROTOCOL_VERSION
+from eqssl.evaluation import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,9 +34,9 @@ class Command:
     """JSON file to write."""
 
 
-def main() -> None:
-    """Run the command; a wrong option ends it with one line and exit code 1."""
-    command = tyro.cli(Command, prog="python -m eqssl.evaluate")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 for options that cannot work."""
+    command = tyro.cli(Command, args=arguments, prog="python -m eqssl.evaluate")
     try:
         if command.output:
             command.output.parent.mkdir(parents=True, exist_ok=True)
@@ -44,8 +44,10 @@ def main() -> None:
         if command.output:
             command.output.write_text(json.dumps(result, indent=2) + "\n")
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     show(result)
+    return 0
 
 
 def run(command: Command) -> dict:
@@ -55,7 +57,7 @@ def run(command: Command) -> dict:
         ValueError: for a model or data that cannot be had, or that do not fit each other.
     """
     from eqssl.data import load
-    from eqssl.evaluate.transforms import digest
+    from eqssl.evaluation.transforms import digest
 
     named = not Path(command.model).is_dir() and command.model not in ROWS
     result = {
@@ -74,8 +76,8 @@ def figures(command: Command, dataset: "Dataset") -> dict[str, float]:
     """Return the figures of the command's model."""
     import torch
 
-    from eqssl.evaluate.protocol import evaluate
-    from eqssl.evaluate.rows import Pixels, constant_figures
+    from eqssl.evaluation.protocol import evaluate
+    from eqssl.evaluation.rows import Pixels, constant_figures
 
     if command.model == "constant":
         return constant_figures(dataset, command.evaluate)
@@ -127,4 +129,4 @@ def show(result: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
