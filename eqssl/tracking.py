@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from eqssl.report.figures import image_grid
 from eqssl.study.listener import Listener
 from eqssl.study.record import TrialRecord
 from eqssl.study.space import Trial
+
+logger = logging.getLogger(__name__)
 
 QUEUE = 10_000  # jobs that wait for a server that is away
 FINAL_STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
@@ -177,7 +179,7 @@ class StudyTracker(Listener):
         if run is None:
             tags = {"study_id": self._study_id, "kind": "study"}
             run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
-            self._log_params(run.info.run_id, params)
+            _log_params(self._client, run.info.run_id, params)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
         self._parent = run.info.run_id
@@ -193,7 +195,7 @@ class StudyTracker(Listener):
             tags |= {"mlflow.parentRunId": self._parent, "configuration": trial.configuration.name}
             run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
             config = trial.run_config(self._base)
-            self._log_params(run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
+            _log_params(self._client, run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
             last_step = max((metric.step for metric in history), default=-1)
@@ -202,20 +204,10 @@ class StudyTracker(Listener):
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
 
-    def _log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        self._client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
-
-    def _log_metrics(self, run_id: str, metrics: dict[str, float], step: int, time_ms: int) -> None:
-        from mlflow.entities import Metric
-
-        self._client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
-
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
         if step > self._runs[trial.id][1]:
-            self._log_metrics(run_id, metrics, step, time_ms)
+            _log_metrics(self._client, run_id, metrics, step, time_ms)
             self._runs[trial.id] = run_id, step
 
     def _end_trial(self, trial: Trial, record: TrialRecord) -> None:
@@ -224,7 +216,7 @@ class StudyTracker(Listener):
             return
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
-        self._log_metrics(run_id, final, record.epochs, time.time_ns() // 1_000_000)
+        _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
         images = self._folder / "trials" / trial.id / "reconstructions.npy"
         if images.exists():
             self._client.log_image(run_id, image_grid(np.load(images)), artifact_file="reconstructions.png")
@@ -236,7 +228,9 @@ class StudyTracker(Listener):
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
-        self._log_metrics(self._parent, {"tracking/dropped": float(self.dropped)}, 0, time.time_ns() // 1_000_000)
+        _log_metrics(
+            self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, time.time_ns() // 1_000_000
+        )
         for file in files:
             self._client.log_artifact(self._parent, str(file))
         self._client.set_terminated(self._parent, status)
@@ -246,6 +240,9 @@ class StudyTracker(Listener):
 def track_run(uri: str, experiment: str, config: RunConfig) -> Iterator[Callable[[dict[str, float]], None]]:
     """Log a single run outside a study; yields what takes an epoch's metrics.
 
+    A run of this configuration that was cut off is gone on with. A server that goes away later costs its metrics and
+    no training.
+
     Args:
         uri: as MLflow has it.
         experiment: made if it is not there.
@@ -254,22 +251,41 @@ def track_run(uri: str, experiment: str, config: RunConfig) -> Iterator[Callable
     Raises:
         ValueError: if the server cannot be reached.
     """
-    from mlflow.entities import Metric, Param
-
     client, experiment_id = connect(uri, experiment)
-    run_id = client.create_run(experiment_id, tags={"kind": "run", "config": digest(config)}).info.run_id
-    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in flatten(config).items()])
+    tags = {"kind": "run", "config": digest(config)}
+    query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    run = found[0] if found else client.create_run(experiment_id, tags=tags)
+    run_id = run.info.run_id
+    client.update_run(run_id, status="RUNNING")
+    if not found:
+        _log_params(client, run_id, flatten(config))
 
     def log(metrics: dict[str, float]) -> None:
-        now = time.time_ns() // 1_000_000
-        client.log_batch(run_id, [Metric(name, value, now, int(metrics["epoch"])) for name, value in metrics.items()])
+        try:
+            _log_metrics(client, run_id, metrics, int(metrics["epoch"]), time.time_ns() // 1_000_000)
+        except Exception as error:  # whatever the store's library raises
+            logger.warning("epoch %d is not tracked: %s", metrics["epoch"], _first_line(error))
 
+    status = "FAILED"
     try:
         yield log
-    except BaseException:
-        client.set_terminated(run_id, "FAILED")
-        raise
-    client.set_terminated(run_id, "FINISHED")
+        status = "FINISHED"
+    finally:
+        with suppress(Exception):
+            client.set_terminated(run_id, status)
+
+
+def _log_params(client: Any, run_id: str, params: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
+
+def _log_metrics(client: Any, run_id: str, metrics: dict[str, float], step: int, time_ms: int) -> None:
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
 
 
 def _first_line(error: Exception) -> str:
