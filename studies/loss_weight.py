@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
-from eqssl.config import EvaluateConfig, RunConfig, TrainConfig
+from eqssl.config import RunConfig, TrainConfig
 from eqssl.study import Study, log_uniform, main
 
 STUDY = Study(
@@ -23,7 +23,7 @@ STUDY = Study(
     seeds=2,
     sampler="grid",
     objectives={"knn": "maximize", "r2_mean": "maximize"},
-    base=RunConfig(train=TrainConfig(epochs=5), evaluate=EvaluateConfig(level="quick")),
+    base=RunConfig(train=TrainConfig(epochs=3, batch_size=64, lr=4e-3)),
 )
 
 if __name__ == "__main__":
