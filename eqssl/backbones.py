@@ -75,14 +75,20 @@ class TimmBackbone(nn.Module):
         if config.output_stride is not None:
             stride = "patch_size" if "patch_size" in accepted else "output_stride"
             self.arguments[stride] = config.output_stride
-        self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)
+        try:
+            self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"--encoder.name {config.name} cannot be made with {self.arguments}: {error}") from error
         self.prefix = getattr(self.model, "num_prefix_tokens", 0)
+        self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         self.stem = _set_stem(config, self.model, channels, image_size)
         published = self.model.pretrained_cfg
         self.mean_std = (published["mean"], published["std"]) if config.pretrained and channels == 3 else None
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.model.forward_features(images)
+        if features.ndim == 4 and self.channels_last:
+            features = features.permute(0, 3, 1, 2)
         return features[:, self.prefix :] if features.ndim == 3 else features
 
 

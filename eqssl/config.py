@@ -261,20 +261,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 def flatten(config: Any) -> dict[str, Any]:
     """Return the configuration as dotted options -> plain values."""
     flat: dict[str, Any] = {}
-    for name, value in to_dict(config).items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": v for inner, v in _flatten_dict(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _flatten_dict(values: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= (
-            {f"{name}.{k}": v for k, v in _flatten_dict(value).items()} if isinstance(value, dict) else {name: value}
-        )
+    for name, value in (config if isinstance(config, dict) else to_dict(config)).items():
+        flat |= {f"{name}.{k}": v for k, v in flatten(value).items()} if isinstance(value, dict) else {name: value}
     return flat
 
 
@@ -289,6 +277,7 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
 
 
 def digest(config: Any) -> str:
-    """Return 16 hexadecimal digits that change with any value of the configuration."""
-    text = json.dumps(to_dict(config), sort_keys=True)
+    """Return 16 hexadecimal digits that change with any value of the configuration but where data are cached."""
+    values = {option: value for option, value in flatten(config).items() if option != "data.cache"}
+    text = json.dumps(values, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

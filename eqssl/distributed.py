@@ -67,6 +67,7 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
+        dtype, x = x.dtype, x if x.dtype == torch.float64 else x.float()  # sums of bf16 would be too coarse
         dims = [d for d in range(x.ndim) if d != 1]
         shape = [1, -1] + [1] * (x.ndim - 2)
         mean = mean_over_workers(x.mean(dims))
@@ -74,7 +75,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         var = mean_over_workers(centred.square().mean(dims))
         self._update_running(mean.detach(), var.detach(), x.numel() // x.shape[1] * world_size())
         x = centred * torch.rsqrt(var + self.eps).view(shape)
-        return x if self.weight is None else x * self.weight.view(shape) + self.bias.view(shape)
+        if self.weight is not None:
+            x = x * self.weight.view(shape) + self.bias.view(shape)
+        return x.to(dtype)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: int) -> None:

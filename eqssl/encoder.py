@@ -39,12 +39,22 @@ class Encoder(nn.Module):
         self.grid, self.dim = self._probe()
         self.dim_inv = self.dim - round(self.dim * config.split)
 
-    @torch.no_grad()
     def _probe(self) -> tuple[tuple[int, int], int]:
         """Ask the backbone for its map once: no table of names can know it."""
         training = self.training
-        features = self.eval().backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
+        try:
+            features = self.eval().backbone(torch.zeros(1, self.channels, self.image_size, self.image_size))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"--encoder.name {self.config.name} does not take images of {self.image_size} px ({error}); "
+                "take another --data.image-size"
+            ) from error
         self.train(training)
+        # What the map does not depend on (an unused head, say) would wait for a gradient that never comes.
+        features.sum().backward()
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
         if features.ndim == 4:
             return (features.shape[2], features.shape[3]), features.shape[1]
         side = round(features.shape[1] ** 0.5)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from eqssl.config import DataConfig, EncoderConfig, EvaluateConfig
+from eqssl.config import DataConfig, EncoderConfig, EvaluateConfig, RunConfig
 from eqssl.evaluation import PROTOCOL_VERSION
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
     command = tyro.cli(Command, args=arguments, prog="python -m eqssl.evaluate")
     try:
+        RunConfig(data=command.data, evaluate=command.evaluate)  # its checks
         if command.output:
             command.output.parent.mkdir(parents=True, exist_ok=True)
         result = run(command)

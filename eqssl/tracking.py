@@ -25,6 +25,7 @@ from eqssl.study.space import Trial
 
 logger = logging.getLogger(__name__)
 
+SQLITE = "sqlite:///"
 QUEUE = 10_000  # jobs that wait for a server that is away
 FINAL_STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
 
@@ -43,6 +44,7 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
+        _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
         return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
@@ -50,12 +52,27 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
 
 
+def _make_database(uri: str) -> None:
+    """Make a database file whole or not at all: MLflow cannot use one whose making was cut off."""
+    from mlflow import MlflowClient
+
+    path = _database(uri)
+    if path is None or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+    temporary.replace(path)
+
+
+def _database(uri: str) -> Path | None:
+    return Path(uri.removeprefix(SQLITE)).absolute() if uri.startswith(SQLITE) else None
+
+
 def _artifacts(uri: str) -> str | None:
     """Return where files go: beside a database file, so that any working folder finds them; a server knows itself."""
-    prefix = "sqlite:///"
-    return (
-        (Path(uri.removeprefix(prefix)).absolute().parent / "mlartifacts").as_uri() if uri.startswith(prefix) else None
-    )
+    path = _database(uri)
+    return (path.parent / "mlartifacts").as_uri() if path else None
 
 
 class StudyTracker(Listener):
@@ -165,8 +182,11 @@ class StudyTracker(Listener):
                 self.dropped += 1
                 return True
             return False
-        except Exception:  # the server is away in one of many ways
+        except OSError:  # the server is away in one of many ways
             return False
+        except Exception:  # ours, so no attempt would ever succeed
+            logger.exception("an entry cannot be tracked")
+            self.dropped += 1
         return True
 
     def _find(self, **tags: str) -> Any | None:
@@ -179,9 +199,9 @@ class StudyTracker(Listener):
         if run is None:
             tags = {"study_id": self._study_id, "kind": "study"}
             run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
-            _log_params(self._client, run.info.run_id, params)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
+        _log_params(self._client, run.info.run_id, params)  # again, should the first attempt have been cut off
         self._parent = run.info.run_id
 
     def _run_of(self, trial: Trial) -> str:
@@ -194,13 +214,13 @@ class StudyTracker(Listener):
             tags = {"study_id": self._study_id, "kind": "trial", "trial_id": trial.id}
             tags |= {"mlflow.parentRunId": self._parent, "configuration": trial.configuration.name}
             run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
-            config = trial.run_config(self._base)
-            _log_params(self._client, run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
             last_step = max((metric.step for metric in history), default=-1)
             if run.info.status != "FINISHED":
                 self._client.update_run(run.info.run_id, status="RUNNING")
+        config = trial.run_config(self._base)
+        _log_params(self._client, run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
 
@@ -237,16 +257,18 @@ class StudyTracker(Listener):
 
 
 @contextmanager
-def track_run(uri: str, experiment: str, config: RunConfig) -> Iterator[Callable[[dict[str, float]], None]]:
+def track_run(
+    uri: str, experiment: str, config: RunConfig, *, resume: bool = False
+) -> Iterator[Callable[[dict[str, float]], None]]:
     """Log a single run outside a study; yields what takes an epoch's metrics.
 
-    A run of this configuration that was cut off is gone on with. A server that goes away later costs its metrics and
-    no training.
+    A server that goes away later costs its metrics and no training.
 
     Args:
         uri: as MLflow has it.
         experiment: made if it is not there.
         config: logged as flat parameters.
+        resume: go on with the last run of this configuration that was cut off.
 
     Raises:
         ValueError: if the server cannot be reached.
@@ -254,12 +276,11 @@ def track_run(uri: str, experiment: str, config: RunConfig) -> Iterator[Callable
     client, experiment_id = connect(uri, experiment)
     tags = {"kind": "run", "config": digest(config)}
     query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
-    found = client.search_runs([experiment_id], query, max_results=1)
+    found = client.search_runs([experiment_id], query, max_results=1) if resume else []
     run = found[0] if found else client.create_run(experiment_id, tags=tags)
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
-    if not found:
-        _log_params(client, run_id, flatten(config))
+    _log_params(client, run_id, flatten(config))
 
     def log(metrics: dict[str, float]) -> None:
         try:

@@ -41,6 +41,10 @@ def _run(options: TrainOptions) -> int:
     folder = options.output / "checkpoint"
     if folder.exists() and not options.resume:
         raise ValueError(f"--output: {options.output} holds a run; continue it with --resume or take another --output")
+    try:
+        options.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output is {str(options.output)!r}, which cannot be written: {error}") from error
     # torch takes 5 s to import: not before the options are known to be good.
     from eqssl.export import export_encoder
     from eqssl.report.figures import save_reconstructions
@@ -68,7 +72,7 @@ def tracking(options: TrainOptions) -> AbstractContextManager[Callable[[dict[str
         return nullcontext(lambda metrics: None)
     from eqssl.tracking import track_run
 
-    return track_run(options.tracking_uri, "train", options.run)
+    return track_run(options.tracking_uri, "train", options.run, resume=options.resume)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Context(Protocol):
 
     rank: int
     world_size: int
+    device: torch.device
 
     def load(self) -> dict[str, Any] | None:
         """Return the state last reported, or None at the start."""
@@ -59,6 +60,7 @@ class Alone:
 
     def __init__(self, folder: Path | None = None):
         self.folder = folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def load(self) -> dict[str, Any] | None:
         return checkpoint.load(self.folder) if self.folder else None
@@ -95,7 +97,7 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
 
     Raises:
         ValueError: for options that do not fit the data, before the first step.
-        FloatingPointError: for a loss that is not finite, naming epoch and step.
+        FloatingPointError: for a loss that is not finite, naming the epoch.
     """
     context = context or Alone()
     dataset = dataset or load(config.data)
@@ -117,7 +119,7 @@ class Run:
         check_fits(config, dataset, context.world_size)
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = context.device
         self.strengths = strengths(
             config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
         )
@@ -131,6 +133,7 @@ class Run:
         self.autocast = config.train.precision == "bf16" or (
             config.train.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
+        self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
         self.epoch = 0
 
@@ -189,8 +192,9 @@ class Run:
         order = permutation(train.seed, self.epoch, len(self.dataset.train))
         for step in range(self.steps_per_epoch):
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
-            share = whole.chunk(self.context.world_size)[self.context.rank]
-            yield [self.batch(self.dataset.train, part, self.epoch) for part in share.chunk(train.accumulate)]
+            # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
+            shares = [part.chunk(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)]
+            yield [self.batch(self.dataset.train, share, self.epoch) for share in shares]
 
     def batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
         """Return the two views of the images at `indices` (B,), as this epoch draws them."""
@@ -214,7 +218,7 @@ class Run:
     def state(self, metrics: dict[str, float]) -> dict[str, Any]:
         """Return everything that `resume` needs."""
         return {
-            "config": digest(self.config),
+            "config": self.identity,
             "threads": torch.get_num_threads(),
             "epoch": self.epoch,
             "metrics": metrics,
@@ -228,12 +232,13 @@ class Run:
         """Go on from a state and return its metrics; from None, start afresh and return {}.
 
         Raises:
-            ValueError: for the state of another configuration.
+            ValueError: for the state of another configuration or other data.
         """
         if state is None:
             return {}
-        if state["config"] != digest(self.config):
-            raise ValueError("the checkpoint belongs to another configuration; take another --output")
+        if state["config"] != self.identity:
+            raise ValueError("the checkpoint belongs to another configuration or other data; take another --output")
+        torch.set_num_threads(state["threads"])  # another number would round sums differently
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
@@ -249,7 +254,7 @@ class Run:
             return None
         self.model.eval()
         split = getattr(self.dataset, self.config.evaluate.split)
-        batch = self.batch(split, torch.arange(min(count, len(split))), epoch=0)
+        batch = self.batch(split, _of_different_objects(split)[:count], epoch=0)
         tokens = self.model.encoder.tokens(torch.cat([batch.first, batch.second]))
         return batch, self.model.reconstruction_inputs(tokens, batch)
 
@@ -268,6 +273,15 @@ class Run:
         encoder = self.model.encoder
         rows = [batch.first, target * encoder.std + encoder.mean, image * encoder.std + encoder.mean]
         return (torch.stack(rows).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+
+
+def _of_different_objects(split: Split) -> Tensor:
+    """Return one image of every object, so that another image's features are never those of another view."""
+    if split.objects is None:
+        return torch.arange(len(split))
+    order = split.objects.argsort(stable=True)
+    counts = split.objects.unique(return_counts=True)[1]
+    return order[counts.cumsum(0) - counts]
 
 
 def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:

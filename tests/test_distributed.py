@@ -45,7 +45,18 @@ def share_of(rank: int, world_size: int, method: str):
 
 
 def all_shares(rank: int, world_size: int):
-    return {method: share_of(rank, world_size, method) for method in METHODS}
+    return {method: share_of(rank, world_size, method) for method in METHODS} | {
+        "bf16": autocast_loss(rank, world_size)
+    }
+
+
+def autocast_loss(rank: int, world_size: int) -> float:
+    model = synchronise_batch_norm(make_model("vicreg").float())
+    share = Batch(*(x.chunk(world_size)[rank] for x in make_batch()))
+    share = share._replace(first=share.first.float(), second=share.second.float(), clean=share.clean.float())
+    losses = DistributedDataParallel(model)(share, True)
+    losses.total.backward()
+    return losses.ssl.item()
 
 
 @pytest.fixture(scope="module", params=[2, 4])
@@ -66,3 +77,11 @@ def test_gradient_of_workers_is_that_of_one_process(shares, method):
     assert mean_loss == pytest.approx(loss, rel=1e-9)
     for name, buffer in model.named_buffers():
         torch.testing.assert_close(shares[0][method][2][name], buffer, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_batch_norm_is_synchronised_under_autocast(shares):
+    losses = [other["bf16"] for other in shares]
+    model = make_model("vicreg")
+    exact = model(make_batch()).ssl.item()
+    assert losses == pytest.approx([exact] * len(losses), rel=0.05)  # bf16 has 8 bits

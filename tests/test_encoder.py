@@ -40,6 +40,7 @@ def test_normalisation_is_inside():
         ({"name": "resnet18"}, 64, (8, 8), 512, "small"),
         ({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, (8, 8), 512, "standard"),
         ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, (4, 4), 192, "standard"),
+        ({"name": "swin_tiny_patch4_window7_224"}, 224, (7, 7), 768, "standard"),
         ({"name": "torchvision/resnet18"}, 64, (8, 8), 512, "small"),
         ({"name": "torchvision/vit_b_16"}, 64, (4, 4), 768, "standard"),
     ],
@@ -56,9 +57,18 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
         ({"name": "resnet19"}, r"--encoder.name is 'resnet19'; allowed: resnet_tiny, torchvision/NAME or a timm model"),
         ({"name": "torchvision/none"}, r"--encoder.name is 'torchvision/none'"),
         ({"name": "vit_tiny_patch16_224", "stem": "small"}, "--encoder.stem small is for ResNets"),
+        ({"name": "swin_tiny_patch4_window7_224"}, "does not take images of 64 px"),
         ({"pretrained": True}, "resnet_tiny has no published weights"),
     ],
 )
 def test_what_cannot_be_had_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("name", ["resnet_tiny", "convnext_atto"])
+def test_what_trains_is_what_the_map_depends_on(name):
+    encoder = make(name=name)
+    encoder.tokens(torch.rand(2, 3, 64, 64)).square().sum().backward()
+    assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
+    assert sum(p.requires_grad for p in encoder.parameters()) > 10

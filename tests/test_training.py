@@ -1,5 +1,6 @@
 """The training loop: the plain method's steps, exact resume, workers that equal one, clear refusals."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
 from eqssl.methods.vicreg import VICReg
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
-from eqssl.training import Alone, train
+from eqssl.training import Alone, _of_different_objects, train
 from tests.workers import run_workers
 
 SMALL = {
@@ -154,8 +155,19 @@ def test_options_that_do_not_fit_are_refused_before_the_first_step(values, label
         train(configuration(**values), dataset=toy(labels))
 
 
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path):
+def test_held_out_images_that_are_swapped_show_different_objects():
+    split = toy().val
+    objects = torch.arange(24) % 7
+    chosen = _of_different_objects(dataclasses.replace(split, objects=objects))
+    assert sorted(objects[chosen].tolist()) == list(range(7))
+    assert _of_different_objects(split).tolist() == list(range(24))
+
+
+def test_a_checkpoint_of_another_configuration_or_other_data_is_refused(tmp_path):
     train(configuration(), Alone(tmp_path), toy())
+    with pytest.raises(ValueError, match="other data"):
+        train(configuration(), Alone(tmp_path), dataclasses.replace(toy(), digest="others"))
+    train(configuration(**{"data.cache": "elsewhere"}), Alone(tmp_path), toy())
     with pytest.raises(ValueError, match="belongs to another configuration"):
         train(configuration(**{"recon.weight": 2.0}), Alone(tmp_path), toy())
 
@@ -165,7 +177,6 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
     with pytest.raises(Stop):
         train(config, StopAfter(tmp_path, 1), toy())
     dataset = toy()
-    dataset.train.images.pixels.__class__  # noqa: B018
     broken = Dataset(**{**dataset.__dict__, "std": (0.0,)})
     with pytest.raises(FloatingPointError, match="not finite in epoch 2"):
         train(config, Alone(tmp_path), broken)

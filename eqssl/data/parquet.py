@@ -47,14 +47,17 @@ def load(config: DataConfig) -> Dataset:
         first_id += len(images)
     splits = _complete(splits)
     train = splits["train"]
-    sample = train.images.take(torch.zeros(1, dtype=torch.int64))
+    shapes = {name: split.images.take(torch.zeros(1, dtype=torch.int64)).shape[1:] for name, split in splits.items()}
+    if len(set(shapes.values())) > 1:
+        known = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"--data.path {config.path!r}: the splits' images differ in channels or size: {known}")
     mean, std = channel_statistics(train.images)
     return Dataset(
         name="parquet",
         **splits,
         paired=OBJECT_COLUMN in schema.names,
-        channels=sample.shape[1],
-        image_size=sample.shape[2],
+        channels=shapes["train"][0],
+        image_size=shapes["train"][1],
         num_classes=max((int(s.labels.max()) + 1 for s in splits.values() if s.labels is not None), default=0),
         mean=mean,
         std=std,

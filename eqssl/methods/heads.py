@@ -5,18 +5,15 @@ from itertools import pairwise
 from torch import nn
 
 
-def projector(*widths: int, last_norm: bool = False) -> nn.Sequential:
+def projector(*widths: int) -> nn.Sequential:
     """Return a multilayer perceptron with batch normalisation and ReLU between its layers.
 
     Args:
         widths: of the input, the hidden layers and the output.
-        last_norm: normalise the output too, without scale and shift (Barlow Twins, BYOL, SimSiam).
     """
     layers: list[nn.Module] = []
     for i, (a, b) in enumerate(pairwise(widths)):
         if i > 0:
             layers += [nn.BatchNorm1d(a), nn.ReLU(inplace=True)]
         layers.append(nn.Linear(a, b, bias=False))
-    if last_norm:
-        layers.append(nn.BatchNorm1d(widths[-1], affine=False))
     return nn.Sequential(*layers)

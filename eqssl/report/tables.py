@@ -6,6 +6,7 @@ from rich.table import Table
 
 # What a table shows where the evaluation gives it: its figure, and how it is called.
 COLUMNS = {"knn": "kNN", "linear": "linear", "r2_mean": "R² mean", "equivariance": "equivariance"}
+HOLDS = {True: "yes", False: "no", None: ""}
 GAINS = {"knn": "Δ kNN", "r2_mean": "Δ R² mean", "equivariance": "Δ equivariance"}
 
 
@@ -18,13 +19,16 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     configurations = summary["configurations"]
     shown = [f for f in COLUMNS if any(f in c["metrics"] for c in configurations)]
     gained = [f for f in GAINS if any(f in c["gains"] for c in configurations)]
+    judged = any(c["equivariant_without_loss"] is not None for c in configurations)
     head = ["configuration", "seeds", *(COLUMNS[f] for f in shown), *(GAINS[f] for f in gained)]
+    head += ["holds"] * judged
     rows = [
         [
             c["name"],
             str(len(c["seeds"])),
             *(interval_text(c["metrics"].get(f)) for f in shown),
             *(interval_text(c["gains"].get(f), signed=True) for f in gained),
+            *[HOLDS[c["equivariant_without_loss"]]] * judged,
         ]
         for c in in_order(configurations)
     ]
@@ -53,6 +57,7 @@ def caption(summary: dict[str, Any]) -> str:
     chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
     return (
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
+        f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
         f"Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
     )
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from eqssl import __version__
 from eqssl.config import flatten, to_dict
+from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.study import preflight
 from eqssl.study.definition import Study
 from eqssl.study.options import StudyOptions, parse
@@ -87,6 +88,7 @@ class _Run:
         return {
             "study": self.study.name,
             "version": __version__,
+            "protocol": PROTOCOL_VERSION,
             "space": {option: asdict(values) for option, values in self.study.space.items()},
             "rows": dict(self.study.rows),
             "objectives": dict(self.study.objectives),
@@ -106,7 +108,8 @@ class _Run:
                 self.console.print(room.text)
                 data = self._try_in_worker()
                 self.tracker.ready()
-                self.record.create()
+                self.record.create(data["digest"])
+                self.study = self.study.for_data(labelled=data["num_classes"] > 0)
                 self._run_trials(room)
             return self._finish({"data": data, "concurrency": room.text}, signals.number)
 
@@ -170,6 +173,8 @@ class _Run:
         self.tracker.close("KILLED" if signal_number else "FINISHED", files, patience_s=2 if signal_number else 30)
         if signal_number:
             raise Interrupted(signal_number)
+        if self.tracker.dropped:
+            self.console.print(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
         self.console.print(result_table(summary))
         self.console.print(f"results: {self.folder}", soft_wrap=True)
         return summary

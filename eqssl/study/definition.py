@@ -1,5 +1,6 @@
 """A study: one question, as data."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,12 +13,13 @@ REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
     "constant": None,
     "pixels": None,
     "random": {"train.epochs": 0, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised": {"method.name": "supervised", "encoder.split": 0.0, "recon.weight": 0.0},
-    "recon-only": {"method.name": "none", "recon.weight": 1.0},
+    "supervised": {"method.name": "supervised", "method.options": {}, "encoder.split": 0.0, "recon.weight": 0.0},
+    "recon-only": {"method.name": "none", "method.options": {}, "recon.weight": 1.0},
     "base": {"encoder.split": 0.0, "recon.weight": 0.0},
     "split-0": {"recon.weight": 0.0},
 }
 CONTROLS = ("base", "split-0")
+NEED_LABELS = ("knn", "linear")
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 
 Sampler = Literal["grid", "random", "tpe"]
@@ -62,6 +64,14 @@ class Study:
             "evaluate.images": 128,
         }
     )
+
+    def for_data(self, *, labelled: bool) -> "Study":
+        """Return the study without the objectives and the row that need labels, where the data have none."""
+        if labelled:
+            return self
+        objectives = {name: way for name, way in self.objectives.items() if name not in NEED_LABELS}
+        rows = {name: overrides for name, overrides in self.rows.items() if name != "supervised"}
+        return dataclasses.replace(self, objectives=objectives or {"r2_mean": "maximize"}, rows=rows)
 
     def reference_configurations(self) -> list[Configuration]:
         """Return the rows that every table has."""

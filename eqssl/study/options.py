@@ -60,7 +60,8 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
         ValueError: for a value that its type allows and its meaning does not.
     """
-    given = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in arguments}
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    given = {name.removeprefix("--").replace("-", "_") for name in names}
     base = replace(study.base, dict(study.smoke)) if "smoke" in given else study.base
     default = StudyOptions(run=base, seeds=study.seeds, sampler=study.sampler)
     options = tyro.cli(

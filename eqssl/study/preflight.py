@@ -45,6 +45,7 @@ def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str,
     """
     from eqssl.augment import strengths
     from eqssl.data import load
+    from eqssl.evaluation.transforms import digest
     from eqssl.model import Model
     from eqssl.training import check_fits
 
@@ -57,11 +58,12 @@ def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str,
         check_fits(config, data, world_size)
         strengths(config.augment, paired=data.paired, channels=data.channels, altered_by=data.altered_by)
         Model(config, data)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return {"error": str(error)}
     finally:
         logging.getLogger("eqssl").removeHandler(warnings)
     about = {name: getattr(data, name) for name in DESCRIPTION}
+    about["transforms"] = digest()  # of the evaluation
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
     return about | {"warnings": warnings.texts}
 

@@ -78,14 +78,21 @@ class Record(Listener):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
-    def create(self) -> None:
+    def create(self, data: str) -> None:
         """Make the folder, unless it is there.
 
+        Args:
+            data: digest of the images.
+
         Raises:
-            ValueError: for a folder that cannot be written.
+            ValueError: for a folder that cannot be written, or whose trials were trained on other data.
         """
+        path = self.folder / "study.json"
+        known = json.loads(path.read_text())["data"] if path.exists() else data
+        if known != data:
+            raise ValueError(f"--resume: {self.folder} was trained on other data ({known} there, {data} now)")
         try:
-            write_json(self.folder / "study.json", {"study_id": self.study_id, "identity": self.identity})
+            write_json(path, {"study_id": self.study_id, "identity": self.identity, "data": data})
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 

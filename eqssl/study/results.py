@@ -18,6 +18,7 @@ from eqssl.evaluation.statistics import (
     mean_intervals,
     minimum_detectable_difference,
     paired_difference,
+    verdict,
 )
 from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
 from eqssl.study.record import TrialRecord, write_atomically, write_json
@@ -75,6 +76,32 @@ class Table:
         except ValueError:
             return {}
 
+    def verdicts(self, accuracy: str) -> dict[str, bool]:
+        """Return configuration with a split -> whether it is more equivariant than both controls and loses nothing.
+
+        Empty where the evaluation was quick or the seeds are too few.
+        """
+        figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
+        names = [name for name in self.values("inv/invariance")[0] if name not in CONTROLS]
+        controls = [name for name in CONTROLS if name in self.values("invariance")[0]]
+        if not names or not controls:
+            return {}
+        rows = [*controls, *names]
+        tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
+        # Without a split all features are the method's.
+        tables["inv/invariance"] = self._rows(rows, "inv/invariance", "invariance")
+        try:
+            places = range(len(controls))
+            return {name: verdict(tables, rows.index(name), places).holds for name in names}
+        except ValueError:
+            return {}
+
+    def _rows(self, names: list[str], *figures: str) -> np.ndarray:
+        """Return float (C, S) of the first of the figures that each configuration has."""
+        known = {figure: dict(zip(*self.values(figure), strict=True)) for figure in reversed(figures)}
+        found = {name: row for rows in known.values() for name, row in rows.items()}
+        return np.stack([found[name] for name in names])
+
     def detectable(self, figure: str) -> float | None:
         """Return the minimum detectable difference; None where there are too few seeds."""
         try:
@@ -124,6 +151,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     means = {figure: table.means(figure) for figure in figures}
     gains = {figure: table.gains(figure) for figure in figures}
     chosen = choose(study, records)
+    verdicts = table.verdicts(next(iter(study.objectives)))
     accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
     warm = [record.overhead_s for record in records if record.warm]
     return {
@@ -144,6 +172,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
                 "params": record.params,
                 "seeds": [r.seed for r in records if r.configuration == name and r.status == "COMPLETE"],
                 "metrics": {figure: _bounds(means[figure][name]) for figure in figures if name in means[figure]},
+                "equivariant_without_loss": verdicts.get(name),
                 "gains": {figure: _bounds(gains[figure][name]) for figure in figures if name in gains[figure]},
             }
             for name, record in {record.configuration: record for record in records}.items()

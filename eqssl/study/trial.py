@@ -30,11 +30,15 @@ class TrialContext:
     Args:
         folder: of the trial, on storage that all its processes share.
         report: takes the metrics of an epoch.
+        gpu: whether the trial was given one; Ray hides none from a trial that was not.
         rank, world_size: place among the workers.
     """
 
-    def __init__(self, folder: Path, report: Report, rank: int = 0, world_size: int = 1):
+    def __init__(self, folder: Path, report: Report, gpu: bool = False, rank: int = 0, world_size: int = 1):
+        import torch
+
         self.folder, self._report = folder, report
+        self.device = torch.device("cuda" if gpu else "cpu")
         self.rank, self.world_size = rank, world_size
         self._earlier_s = 0.0
         self.start_clock()
@@ -91,7 +95,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
-        final = _attempt(spec, TrialContext(Path(spec["folder"]), tune.report))
+        final = _attempt(spec, TrialContext(Path(spec["folder"]), tune.report, spec["gpus"] > 0))
         tune.report({FINAL: {**final, "warm": warm}})
 
 
@@ -139,7 +143,7 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     if spec["row"] == "constant":
         metrics = constant_figures(data, config.evaluate)
     else:
-        metrics = evaluate(Pixels(), data, config=config.evaluate)
+        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device)
     return {"metrics": metrics, "epochs": 0, **context.seconds()}
 
 
@@ -174,5 +178,6 @@ def _worker(config: dict[str, Any]) -> None:
     register(config["plugins"])
     spec = config["trial"]
     place = ray.train.get_context()
-    context = TrialContext(Path(spec["folder"]), ray.train.report, place.get_world_rank(), place.get_world_size())
+    ranks = place.get_world_rank(), place.get_world_size()
+    context = TrialContext(Path(spec["folder"]), ray.train.report, spec["gpus"] > 0, *ranks)
     ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

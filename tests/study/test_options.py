@@ -18,6 +18,8 @@ def test_giving_a_varied_option_fixes_it():
     assert study.space == {}
     assert options.run.recon.weight == 2.0
     assert parse(STUDY, ["--train.epochs=3"])[0].space == STUDY.space
+    study, options = parse(STUDY, ["--output", "smoke", "--data.source", "recon.weight"])  # values are no options
+    assert study.space == STUDY.space and options.run.data.objects == RunConfig().data.objects
 
 
 def test_smoke_is_small_and_other_options_still_hold():

@@ -23,7 +23,7 @@ def finished(trial: Trial, **values) -> TrialRecord:
 
 def test_what_was_asked_and_what_ended_is_read_back(tmp_path):
     record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
-    record.create()
+    record.create("data")
     record.asked(TRIAL)
     (record.trial_folder(TRIAL) / "checkpoint").mkdir()
     ended = finished(TRIAL, metrics={"knn": 0.5}, epochs=3)
@@ -43,13 +43,13 @@ def test_nothing_is_written_before_create(tmp_path):
 
 
 def test_existing_folder_is_refused_without_resume(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False).create()
+    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     with pytest.raises(ValueError, match="--resume"):
         Record.open(tmp_path / "toy", IDENTITY, resume=False)
 
 
 def test_another_study_is_refused_with_the_differences(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False).create()
+    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     with pytest.raises(ValueError, match=r"seeds: 2 there, 3 now") as refused:
         Record.open(tmp_path / "toy", {**IDENTITY, "seeds": 3}, resume=True)
     assert "space" not in str(refused.value)
@@ -64,7 +64,7 @@ def test_folder_of_something_else_is_left_alone(tmp_path):
 def test_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--output"):
-        Record.open(tmp_path / "file" / "toy", IDENTITY, resume=False).create()
+        Record.open(tmp_path / "file" / "toy", IDENTITY, resume=False).create("data")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -79,3 +79,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_other_data_are_refused(tmp_path):
+    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
+    with pytest.raises(ValueError, match=r"trained on other data \(data there, others now\)"):
+        Record.open(tmp_path / "toy", IDENTITY, resume=True).create("others")
