@@ -1,5 +1,6 @@
 """From the records of trials to what a study says: intervals per configuration, the choice, the files."""
 
+import json
 import math
 import platform
 import shutil
@@ -214,7 +215,7 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
             "status": record.status,
             "epochs": record.epochs,
             "wall_s": record.wall_s,
-            **{option: record.params.get(option) for option in options},
+            **{option: _plain(record.params.get(option)) for option in options},
             "metric": metric,
             "value": value,
         }
@@ -222,6 +223,10 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
         for metric, value in record.metrics.items()
     ]
     write_atomically(path, lambda temporary: pq.write_table(pa.Table.from_pylist(rows), temporary))
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def keep_encoder(trial_folder: Path, target: Path) -> None:

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import numpy as np
@@ -119,3 +120,9 @@ def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, h
     configurations = {c["name"]: c for c in summarise(STUDY, records, ABOUT)["configurations"]}
     assert configurations["weight 1"]["equivariant_without_loss"] is holds
     assert configurations["base"]["equivariant_without_loss"] is None
+
+
+def test_options_that_are_tables_are_written_as_text(tmp_path):
+    made = dataclasses.replace(record("supervised", 0, knn=0.5), params={"method.options": {}})
+    write_parquet([made], tmp_path / "trials.parquet")
+    assert pq.read_table(tmp_path / "trials.parquet").column("method.options").to_pylist() == ["{}", "{}"]
