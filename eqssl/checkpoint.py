@@ -1,10 +1,11 @@
 """All state there is of a training run, written so that a kill at any moment leaves the last whole one."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from eqssl.files import write_atomically
 
 FILE = "checkpoint.pt"
 
@@ -16,13 +17,7 @@ def save(state: dict[str, Any], folder: Path) -> None:
         state: tensors and plain values, as `torch.save` takes them.
         folder: made if it is not there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f"{FILE}.{os.getpid()}"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(folder / FILE)
+    write_atomically(folder / FILE, lambda temporary: torch.save(state, temporary))
 
 
 def load(folder: Path) -> dict[str, Any] | None:

@@ -31,7 +31,7 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         summary: what summary.json holds.
         folder: of the study; reconstructions are read from its trials.
     """
-    from eqssl.study.record import write_atomically
+    from eqssl.files import write_atomically
 
     pictures = {name: _png(figure) for name, figure in study_figures(summary, folder).items()}
     files = {folder / f"{name}.png": data for name, data in pictures.items()}

@@ -7,14 +7,13 @@
 """
 
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from eqssl.files import write_atomically
 from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
@@ -138,17 +137,6 @@ def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *,
     if not resume:
         other = " (another one than this)" if names else ""
         raise ValueError(f"--output: {folder} holds a study{other}; continue it with --resume or take another --output")
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file that appears whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:

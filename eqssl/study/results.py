@@ -21,8 +21,9 @@ from eqssl.evaluation.statistics import (
     paired_difference,
     verdict,
 )
+from eqssl.files import write_atomically
 from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
-from eqssl.study.record import TrialRecord, write_atomically, write_json
+from eqssl.study.record import TrialRecord, write_json
 
 CLOCKS = {"epoch", "lr", "train_s", "evaluate_s"}  # metrics that say nothing about an encoder
 PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")

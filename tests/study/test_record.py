@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from eqssl.study.record import Record, TrialRecord, write_atomically, write_json
+from eqssl.files import write_atomically
+from eqssl.study.record import Record, TrialRecord, write_json
 from eqssl.study.space import Configuration, Trial
 
 IDENTITY = {"study": "toy", "seeds": 2, "space": {"recon.weight": (0.1, 10.0)}}
