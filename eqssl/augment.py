@@ -113,6 +113,56 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
     return {name: params[name].float() for name in PARAMETERS}
 
 
+def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
+    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives."""
+    magnification = (1 - MAX_AREA_LOST * strengths["crop"]) ** -0.5
+    shift = (magnification - 1) / 2 + MAX_SHIFT * strengths["translation"]
+    return {
+        "dx": shift,
+        "dy": shift,
+        "log_scale": math.log(magnification),
+        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"],
+        "hue": MAX_HUE * strengths["hue"],
+        "blur": MAX_SIGMA * image_size * strengths["blur"],
+        **{name: MAX_JITTER * strengths[name] for name in ("brightness", "contrast", "saturation")},
+        **{name: float(strengths[name] > 0) for name in MAX_PROBABILITY},
+    }
+
+
+def relative(first: Params, second: Params) -> Params:
+    """Return the parameters of what turns the first view into the second.
+
+    The geometric ones are those of the composition g2 g1^-1; the photometric ones are differences, as AugSelf's
+    (arXiv 2111.09613); a binary one is 1 where the views differ.
+
+    Args:
+        first, second: of two views of the same images, as `draw` returns them.
+    """
+    between = {
+        name: second[name] - first[name]
+        for name in ("log_scale", "brightness", "contrast", "saturation", "hue", "blur")
+    }
+    between |= {name: (second[name] - first[name]).abs() for name in MAX_PROBABILITY}
+    mirror = 1 - 2 * between["flip"]
+    between["angle_deg"] = second["angle_deg"] - mirror * first["angle_deg"]
+    angle, scale = torch.deg2rad(between["angle_deg"]), between["log_scale"].exp()
+    cos, sin = scale * angle.cos(), scale * angle.sin()
+    # y points down, and an angle turns counter-clockwise.
+    between["dx"] = second["dx"] - (mirror * cos * first["dx"] + sin * first["dy"])
+    between["dy"] = second["dy"] - (-mirror * sin * first["dx"] + cos * first["dy"])
+    return {name: between[name] for name in PARAMETERS}
+
+
+def partway(params: Params, share: float) -> Params:
+    """Return the parameters of a view that is `share` of the way from the image to the view of `params`.
+
+    A binary operation happens half-way.
+    """
+    return {
+        name: (value * (share >= 0.5) if name in MAX_PROBABILITY else value * share) for name, value in params.items()
+    }
+
+
 def apply(images: Tensor, params: Params) -> Tensor:
     """Return the views that the parameters make of the images.
 

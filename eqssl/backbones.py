@@ -3,8 +3,11 @@
 timm and torchvision take 10 s to import, so each is imported only for a name of its own.
 """
 
+import contextlib
 import inspect
+from collections.abc import Iterator
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,6 +44,7 @@ class TinyResNet(nn.Module):
 
     stem = "standard"
     mean_std = None
+    width = 0  # of the tokens inside; no transformer
 
     def __init__(self, channels: int, widths: tuple[int, int, int] = (32, 64, 128)):
         super().__init__()
@@ -80,20 +84,42 @@ class TimmBackbone(nn.Module):
         except (TypeError, AssertionError) as error:
             raise ValueError(f"--encoder.name {config.name} cannot be made with {self.arguments}: {error}") from error
         self.prefix = getattr(self.model, "num_prefix_tokens", 0)
+        # Patches can be masked where a plain vision transformer embeds them into one row of tokens.
+        self.width = self.model.embed_dim if self.prefix and hasattr(self.model, "patch_embed") else 0
         self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         self.stem = _set_stem(config, self.model, channels, image_size)
         published = self.model.pretrained_cfg
         self.mean_std = (published["mean"], published["std"]) if config.pretrained and channels == 3 else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        features = self.model.forward_features(images)
+    def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        with _masked(self.model, mask, mask_token):
+            features = self.model.forward_features(images)
         if features.ndim == 4 and self.channels_last:
             features = features.permute(0, 3, 1, 2)
         return features[:, self.prefix :] if features.ndim == 3 else features
 
 
+@contextlib.contextmanager
+def _masked(model: nn.Module, mask: Tensor | None, mask_token: Tensor | None) -> Iterator[None]:
+    """Have the patch embedding of a vision transformer give the mask token where the mask is set."""
+    if mask is None:
+        yield
+        return
+
+    def hide(module: nn.Module, inputs: tuple, patches: Tensor) -> Tensor:
+        return torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
+
+    handle = model.patch_embed.register_forward_hook(hide)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class TorchvisionBackbone(nn.Module):
     """A torchvision classification model up to its last map."""
+
+    width = 0
 
     def __init__(self, config: EncoderConfig, channels: int, image_size: int):
         super().__init__()

@@ -14,7 +14,7 @@ AUGMENTATIONS = (
     "crop", "translation", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
 )  # fmt: skip
-RECON_VIEWS = ("first", "second", "both", "random", "clean")
+RECON_VIEWS = ("first", "second", "both", "random", "clean", "intermediate")
 RECON_ROLES = ("target-queries", "other-queries", "residual", "concat")
 
 
@@ -99,8 +99,11 @@ class MethodConfig:
     """The self-supervised method that makes the invariant part invariant."""
 
     name: str = "vicreg"
-    """Registered method: simclr, vicreg; supervised and none are the references of the tables."""
-    options: dict[str, float] = field(default_factory=dict)
+    """Registered method: simclr, vicreg, barlow_twins, byol, simsiam, moco_v3, dino, ibot; augself, equimod and sie,
+    which are told the transformation; supervised and none are the references of the tables."""
+    scale: Literal["tiny", "small", "imagenet"] = "tiny"
+    """Widths of the heads: tiny for a CPU, small and imagenet as published for CIFAR and ImageNet."""
+    options: dict[str, float | str] = field(default_factory=dict)
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
 
 
@@ -110,8 +113,9 @@ class ReconConfig:
 
     weight: float = 1.0
     """Factor of the reconstruction's mean squared error (of standardised pixels) in the loss; 0: no branch."""
-    view: Literal["first", "second", "both", "random", "clean"] = "second"
-    """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first."""
+    view: Literal["first", "second", "both", "random", "clean", "intermediate"] = "second"
+    """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
+    intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
     roles: Literal["target-queries", "other-queries", "residual", "concat"] = "target-queries"
     """Who queries whom in the cross-attention; residual adds the query to what it read, concat skips attention."""
     width: int = 32
@@ -137,7 +141,7 @@ class TrainConfig:
     accumulate: int = 1
     """Parts that a batch is cut into, gradients summed over them, where memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; auto: bf16 on a GPU that has it, else fp32. Losses are always fp32."""
+    """Arithmetic of the encoder; auto: bf16 where the processor multiplies it, else fp32. Losses are always fp32."""
     seed: int = 0
     """Seed of the weights and of every draw."""
     threads: int | None = None

@@ -64,9 +64,16 @@ class Encoder(nn.Module):
         """Return pixels of mean 0 and deviation 1 from images in [0, 1]."""
         return (images - self.mean) / self.std
 
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return tokens (B, T, D) from images float (B, C, S, S) in [0, 1]."""
-        features = self.backbone(self.standardise(images))
+    def tokens(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Return tokens (B, T, D) from images float (B, C, S, S) in [0, 1].
+
+        Args:
+            images: the views.
+            mask: bool (B, T), patches in whose place the backbone sees a mask token; vision transformers only.
+            mask_token: (width of the backbone,).
+        """
+        masked = {} if mask is None else {"mask": mask, "mask_token": mask_token}
+        features = self.backbone(self.standardise(images), **masked)
         return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
 
     def forward(self, images: Tensor) -> Tensor:

@@ -13,17 +13,10 @@ from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
 from eqssl.encoder import Encoder
 from eqssl.methods import build_method
+from eqssl.methods.base import Pair, Sizes
 from eqssl.reconstruction import Reconstruction
-
-
-class Batch(NamedTuple):
-    """Two augmented views, float (B, C, S, S) in [0, 1], and what belongs to them."""
-
-    first: Tensor
-    second: Tensor
-    clean: Tensor  # the unaugmented image of the first view
-    pick_second: Tensor  # bool (B,): the target where `recon.view` is `random`
-    labels: Tensor | None  # int64 (B,), for the supervised reference alone
+from eqssl.teacher import Teacher
+from eqssl.views import Batch, Views
 
 
 class Losses(NamedTuple):
@@ -50,29 +43,75 @@ class Model(nn.Module):
         super().__init__()
         size = (dataset.channels, dataset.image_size)
         self.encoder = Encoder(config.encoder, *size, dataset.mean, dataset.std)
-        self.method = build_method(config.method, self.encoder.dim_inv, dataset.num_classes)
+        self.method = build_method(config.method, self._sizes(config, dataset))
+        self.teacher = None if self.method.momentum is None else Teacher(self.encoder)
         self.weight = config.recon.weight
         self.reconstruction = None
         if self.weight > 0:
             dim_equi = self.encoder.dim - self.encoder.dim_inv
             self.reconstruction = Reconstruction(config.recon, dim_equi, self.encoder.grid, *size)
 
+    def _sizes(self, config: RunConfig, dataset: Dataset) -> Sizes:
+        encoder = self.encoder
+        return Sizes(
+            inv=encoder.dim_inv,
+            equi=encoder.dim - encoder.dim_inv,
+            width=encoder.backbone.width,
+            tokens=encoder.grid[0] * encoder.grid[1],
+            num_classes=dataset.num_classes,
+            theta=Views(config, dataset).theta_sizes(),
+        )
+
     def forward(self, batch: Batch, autocast: bool = False) -> Losses:
         # Both views in one pass: batch normalisation sees them together, in every method alike.
-        with torch.autocast(batch.first.device.type, torch.bfloat16, enabled=autocast):
-            tokens = self.encoder.tokens(torch.cat([batch.first, batch.second]))
-        tokens = tokens.float() if autocast else tokens
+        images = torch.cat([batch.first, batch.second])
+        tokens = self._tokens(images, autocast)
         representation = tokens.mean(1)
-        inv_1, inv_2 = representation[:, : self.encoder.dim_inv].chunk(2)
-        ssl = self.method(inv_1, inv_2, batch.labels)
+        ssl = self.method(self._pair(tokens, representation, images, batch, autocast))
         if self.reconstruction is None:
             return Losses(ssl, ssl.detach(), ssl.new_zeros(()), representation.detach())
         image, target = self.reconstruction(*self.reconstruction_inputs(tokens, batch))
         recon = F.mse_loss(image, target)
         return Losses(ssl + self.weight * recon, ssl.detach(), recon.detach(), representation.detach())
 
+    def _tokens(self, images: Tensor, autocast: bool, encoder: Encoder | None = None, **masked: Tensor) -> Tensor:
+        """Return tokens (2 B, T, D), never narrower than the losses' float32."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
+            tokens = (encoder or self.encoder).tokens(images, **masked)
+        return tokens.float() if autocast else tokens
+
+    def _pair(self, tokens: Tensor, representation: Tensor, images: Tensor, batch: Batch, autocast: bool) -> Pair:
+        """Return what the method sees: the invariant channels, of the teacher too, and what it asked the views for."""
+        inv = slice(self.encoder.dim_inv)
+        teacher = None
+        if self.teacher is not None:
+            with torch.no_grad():
+                teacher = self._tokens(images, autocast, self.teacher.average)[..., inv]
+
+        def masked(mask: Tensor, mask_token: Tensor) -> Tensor:
+            return self._tokens(images, autocast, mask=mask, mask_token=mask_token)[..., inv]
+
+        return Pair(
+            inv=representation[:, inv],
+            equi=representation[:, self.encoder.dim_inv :],
+            tokens=tokens[..., inv],
+            teacher=teacher,
+            theta=batch.theta,
+            mask_draws=batch.mask_draws,
+            masked=masked,
+            labels=batch.labels,
+        )
+
+    def update_teachers(self) -> None:
+        """Move every teacher towards its student, after a step of the optimizer."""
+        if self.method.momentum is not None:
+            for module in self.modules():
+                if isinstance(module, Teacher):
+                    module.update(self.method.momentum_now())
+
     def reconstruction_inputs(self, tokens: Tensor, batch: Batch) -> tuple:
         """Return the arguments of the reconstruction branch for tokens (2 B, T, D) of both views."""
         equi = tokens[..., self.encoder.dim_inv :].chunk(2)
-        views = (self.encoder.standardise(batch.first), self.encoder.standardise(batch.second))
-        return equi, views, self.encoder.standardise(batch.clean), batch.pick_second
+        images = {"first": batch.first, "second": batch.second, "clean": batch.clean, "partway": batch.partway}
+        pixels = {name: self.encoder.standardise(image) for name, image in images.items() if image is not None}
+        return equi, pixels, batch.pick_second

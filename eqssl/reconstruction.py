@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from eqssl.config import ReconConfig
 
 MIN_TOKENS = 16
+STOPS = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
 
 
 def cross_attention(query: Tensor, source: Tensor) -> Tensor:
@@ -103,28 +104,40 @@ class Reconstruction(nn.Module):
                 "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
         self.view, self.roles = config.view, config.roles
-        self.decoder = Decoder(dim * (2 if self.roles == "concat" else 1), grid, channels, image_size, config.width)
+        dim = dim * (2 if self.roles == "concat" else 1)
+        targets = STOPS if self.view == "intermediate" else 1
+        self.decoders = nn.ModuleList(Decoder(dim, grid, channels, image_size, config.width) for _ in range(targets))
 
     def forward(
-        self, equi: tuple[Tensor, Tensor], views: tuple[Tensor, Tensor], clean: Tensor, pick_second: Tensor
+        self, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the reconstruction and its target, both (B', C, S, S); B' = 2 B for view `both`, else B.
+        """Return the reconstruction and its target, both (B', C, S, S).
+
+        B' is 2 B for the views `both` and `intermediate`, else B.
 
         Args:
             equi: equivariant tokens of both views, (B, T, D) each.
-            views: standardised pixels of both views, (B, C, S, S) each.
-            clean: standardised pixels of the unaugmented image of the first view.
+            pixels: standardised `first`, `second` and `clean` (the unaugmented image of the first view), each
+                (B, C, S, S), and `partway`, all stops after one another.
             pick_second: bool (B,), which view is the target where `view` is `random`.
         """
-        own, other, target = assign(self.view, equi, views, clean, pick_second)
-        return self.decoder(blend(own, other, self.roles)), target
+        own, other, target = assign(self.view, equi, pixels, pick_second)
+        return self.decode(own, other), target
+
+    def decode(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return the images that the decoders make of the target's own tokens and the other view's."""
+        tokens = blend(own, other, self.roles)
+        return torch.cat([decoder(tokens) for decoder in self.decoders])
 
 
 def assign(
-    view: str, equi: tuple[Tensor, Tensor], views: tuple[Tensor, Tensor], clean: Tensor, pick_second: Tensor
+    view: str, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the target's own tokens, the other view's tokens and the target for a choice of view."""
-    (e1, e2), (v1, v2) = equi, views
+    """Return the target's own tokens, the other view's tokens and the target for a choice of view.
+
+    `intermediate` belongs to the second view, at whose end its stops lie (arXiv 2503.18753).
+    """
+    (e1, e2), v1, v2 = equi, pixels["first"], pixels["second"]
     if view == "first":
         return e1, e2, v1
     if view == "second":
@@ -132,18 +145,16 @@ def assign(
     if view == "both":
         return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat([v1, v2])
     if view == "clean":
-        return e1, e2, clean
-    tokens, pixels = pick_second[:, None, None], pick_second[:, None, None, None]
-    return torch.where(tokens, e2, e1), torch.where(tokens, e1, e2), torch.where(pixels, v2, v1)
+        return e1, e2, pixels["clean"]
+    if view == "intermediate":
+        return e2, e1, pixels["partway"]
+    by_token, by_pixel = pick_second[:, None, None], pick_second[:, None, None, None]
+    return torch.where(by_token, e2, e1), torch.where(by_token, e1, e2), torch.where(by_pixel, v2, v1)
 
 
 @torch.no_grad()
 def use_of_views(
-    branch: Reconstruction,
-    equi: tuple[Tensor, Tensor],
-    views: tuple[Tensor, Tensor],
-    clean: Tensor,
-    pick_second: Tensor,
+    branch: Reconstruction, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
 ) -> dict[str, float]:
     """Return how much the reconstruction relies on each view's features.
 
@@ -154,11 +165,11 @@ def use_of_views(
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
         `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's.
     """
-    own, other, target = assign(branch.view, equi, views, clean, pick_second)
+    own, other, target = assign(branch.view, equi, pixels, pick_second)
     variance = (target - target.mean(0)).square().mean()
 
     def error(own: Tensor, other: Tensor) -> Tensor:
-        return F.mse_loss(branch.decoder(blend(own, other, branch.roles)), target) / variance
+        return F.mse_loss(branch.decode(own, other), target) / variance
 
     base = error(own, other)
     return {

@@ -16,21 +16,19 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from eqssl import checkpoint
-from eqssl.augment import apply, draw, strengths
 from eqssl.config import RunConfig, digest
 from eqssl.data import load
-from eqssl.data.dataset import Dataset, Split, to_float
-from eqssl.data.pairs import pair_indices
+from eqssl.data.dataset import Dataset, Split
 from eqssl.distributed import mean_over_workers, synchronise_batch_norm
 from eqssl.encoder import Encoder
 from eqssl.evaluation.protocol import evaluate
-from eqssl.model import Batch, Model
+from eqssl.model import Model
 from eqssl.optim import learning_rate, make_optimizer
-from eqssl.random import counter_uniform, permutation
+from eqssl.random import permutation
 from eqssl.reconstruction import use_of_views
+from eqssl.views import Batch, Views
 
 SHOWN = 8  # images in a grid of reconstructions
-PICK_STREAM = 1000  # of the counter-based draws, beside the augmentations' own streams
 
 
 class Context(Protocol):
@@ -120,9 +118,7 @@ class Run:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         self.device = context.device
-        self.strengths = strengths(
-            config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
-        )
+        self.views = Views(config, dataset, self.device)
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, config.train)
@@ -130,9 +126,8 @@ class Run:
         if context.world_size > 1:
             synchronise_batch_norm(self.model)
             self.parallel = DistributedDataParallel(self.model)
-        self.autocast = config.train.precision == "bf16" or (
-            config.train.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported()
-        )
+        precision = config.train.precision
+        self.autocast = precision == "bf16" or (precision == "auto" and multiplies_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
         self.epoch = 0
@@ -161,13 +156,14 @@ class Run:
         self.parallel.train()
         total = torch.zeros(3, device=self.device)
         for step, parts in enumerate(self._batches()):
-            self._set_learning_rate(self.epoch * self.steps_per_epoch + step)
+            self._set_clock(self.epoch * self.steps_per_epoch + step)
             self.optimizer.zero_grad(set_to_none=True)
             for batch in parts:
                 losses = self.parallel(batch, self.autocast)
                 (losses.total / len(parts)).backward()
                 total += torch.stack([losses.total.detach(), losses.ssl, losses.recon]) / len(parts)
             self.optimizer.step()
+            self.model.update_teachers()
         loss, ssl, recon = (mean_over_workers(total) / self.steps_per_epoch).tolist()
         if not math.isfinite(loss):  # of all workers together, so that none waits for another
             raise FloatingPointError(
@@ -181,7 +177,9 @@ class Run:
             metrics["train_std/equi"] = float(std[dim_inv:].mean())
         return metrics
 
-    def _set_learning_rate(self, step: int) -> None:
+    def _set_clock(self, step: int) -> None:
+        """Set what follows a schedule, a function of the step alone, so that a resumed run needs no other state."""
+        self.model.method.progress = step / (self.config.train.epochs * self.steps_per_epoch)
         rate = learning_rate(self.config.train, step, self.steps_per_epoch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -194,26 +192,11 @@ class Run:
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
             # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
             shares = [part.chunk(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)]
-            yield [self.batch(self.dataset.train, share, self.epoch) for share in shares]
+            yield [self._batch(self.dataset.train, share, self.epoch) for share in shares]
 
-    def batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
-        """Return the two views of the images at `indices` (B,), as this epoch draws them."""
-        seed = self.config.train.seed
-        pair = pair_indices(split, indices, epoch=epoch, seed=seed, paired=self.dataset.paired)
-        sources, views = [], []
-        for view, chosen in enumerate(pair):
-            ids = split.ids[chosen].to(self.device)
-            same = view == 1 and chosen is pair[0]
-            source = sources[0] if same else to_float(split.images.take(chosen).to(self.device, non_blocking=True))
-            params = draw(self.strengths, ids, epoch=epoch, seed=seed, view=view, image_size=self.dataset.image_size)
-            sources.append(source)
-            views.append(apply(source, params))
-        ids = split.ids[pair[0]].to(self.device)
-        pick_second = counter_uniform(seed, epoch, ids, PICK_STREAM, 1)[:, 0] < 0.5
-        labels = None
-        if self.config.method.name == "supervised":
-            labels = split.labels[indices].to(self.device)
-        return Batch(views[0], views[1], sources[0], pick_second, labels)
+    def _batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
+        rows, columns = self.model.encoder.grid
+        return self.views.batch(split, indices, epoch, tokens=rows * columns)
 
     def state(self, metrics: dict[str, float]) -> dict[str, Any]:
         """Return everything that `resume` needs."""
@@ -254,7 +237,7 @@ class Run:
             return None
         self.model.eval()
         split = getattr(self.dataset, self.config.evaluate.split)
-        batch = self.batch(split, _of_different_objects(split)[:count], epoch=0)
+        batch = self._batch(split, _of_different_objects(split)[:count], epoch=0)
         tokens = self.model.encoder.tokens(torch.cat([batch.first, batch.second]))
         return batch, self.model.reconstruction_inputs(tokens, batch)
 
@@ -282,6 +265,14 @@ def _of_different_objects(split: Split) -> Tensor:
     order = split.objects.argsort(stable=True)
     counts = split.objects.unique(return_counts=True)[1]
     return order[counts.cumsum(0) - counts]
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bf16; without them it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    processor = torch.cpu.get_capabilities()
+    return bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
 
 
 def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:

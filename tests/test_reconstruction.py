@@ -14,8 +14,12 @@ def tokens(seed, batch=3, count=16, dim=8):
 
 def inputs(batch=6):
     equi = (tokens(0, batch), tokens(1, batch))
-    images = [torch.randn(batch, 1, 16, 16, generator=torch.Generator().manual_seed(s)) for s in (2, 3, 4)]
-    return equi, (images[0], images[1]), images[2], torch.arange(batch) % 2 == 0
+    counts = {"first": batch, "second": batch, "clean": batch, "partway": 2 * batch}
+    pixels = {
+        name: torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
+        for seed, (name, count) in enumerate(counts.items(), start=2)
+    }
+    return equi, pixels, torch.arange(batch) % 2 == 0
 
 
 def branch(**options):
@@ -48,11 +52,13 @@ def test_target_queries_take_content_from_the_other_view_alone():
 
 
 def test_every_view_has_its_target_and_its_roles():
-    equi, views, clean, pick = inputs()
-    expected = {"first": views[0], "second": views[1], "clean": clean, "both": torch.cat(views)}
-    for view, target in expected.items():
-        assert torch.equal(assign(view, equi, views, clean, pick)[2], target)
-    own, other, target = assign("random", equi, views, clean, pick)
+    equi, pixels, pick = inputs()
+    views = pixels["first"], pixels["second"]
+    expected = {**pixels, "both": torch.cat(views), "intermediate": pixels["partway"]}
+    for view in RECON_VIEWS:
+        if view != "random":
+            assert torch.equal(assign(view, equi, pixels, pick)[2], expected[view])
+    own, other, target = assign("random", equi, pixels, pick)
     for i, second in enumerate(pick):
         assert torch.equal(target[i], views[int(second)][i])
         assert torch.equal(own[i], equi[int(second)][i]) and torch.equal(other[i], equi[1 - int(second)][i])
@@ -72,7 +78,7 @@ def test_the_branch_learns_from_every_pairing(view, roles):
 @pytest.mark.parametrize(("grid", "size"), [((8, 8), 64), ((4, 4), 28), ((14, 14), 224), ((4, 4), 32)])
 def test_decoder_meets_the_image_size(grid, size):
     made = Reconstruction(ReconConfig(), 8, grid, 3, size)
-    assert made.decoder(torch.randn(2, grid[0] * grid[1], 8)).shape == (2, 3, size, size)
+    assert made.decoders[0](torch.randn(2, grid[0] * grid[1], 8)).shape == (2, 3, size, size)
 
 
 def test_few_tokens_are_refused_with_the_way_out():
@@ -82,18 +88,19 @@ def test_few_tokens_are_refused_with_the_way_out():
 
 @pytest.mark.parametrize("same", [0, 1])
 def test_use_of_a_view_is_zero_where_its_features_are_the_same_for_all_images(same):
-    (e1, e2), _, clean, pick = inputs(32)
+    (e1, e2), _, pick = inputs(32)
     equi = [e1, e2]
     equi[same] = equi[same][:1].expand(32, -1, -1)
     target = equi[1 - same].mean((1, 2)).view(-1, 1, 1, 1).expand(-1, 1, 16, 16) * 4
+    pixels = {"first": target, "second": target}
     made = branch(view="second", roles="concat")
     optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     for _ in range(100):
         optimizer.zero_grad()
-        image, wanted = made(tuple(equi), (target, target), clean, pick)
+        image, wanted = made(tuple(equi), pixels, pick)
         (image - wanted).square().mean().backward()
         optimizer.step()
-    use = use_of_views(made, tuple(equi), (target, target), clean, pick)
+    use = use_of_views(made, tuple(equi), pixels, pick)
     names = ["recon/use_other", "recon/use_target"]  # the first view is the other one where the second is the target
     assert use["recon/error"] < 0.5
     assert use[names[same]] == pytest.approx(0, abs=1e-6)

@@ -15,6 +15,7 @@ from eqssl import checkpoint
 from eqssl.augment import apply, draw, strengths
 from eqssl.config import RunConfig, replace
 from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
+from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.vicreg import VICReg
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
@@ -85,7 +86,7 @@ def test_zero_epochs_evaluate_the_untrained_encoder():
 
 def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
     """The control `base` against a loop that knows neither split nor reconstruction."""
-    config = configuration(**{"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1})
+    config = configuration(**{"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1, "train.precision": "fp32"})
     dataset = toy()
     trained = train(config, dataset=dataset).encoder
 
@@ -93,7 +94,7 @@ def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
     from eqssl.encoder import Encoder
 
     encoder = Encoder(config.encoder, 1, 32, dataset.mean, dataset.std)
-    method = VICReg(encoder.dim, 4, width=32)
+    method = VICReg(Sizes(inv=encoder.dim), width=32)
     both = torch.nn.ModuleList([encoder, method]).to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(both, config.train)
     chosen = strengths(config.augment, paired=False, channels=1, altered_by={})
@@ -105,14 +106,15 @@ def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.train, step, 3)
         optimizer.zero_grad()
-        method(*encoder(torch.cat(views)).chunk(2), None).backward()
+        method(Pair(encoder(torch.cat(views)))).backward()
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), encoder.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("method", ["simclr", "vicreg"])
-def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, method):
-    config = configuration(**{"method.name": method, "train.epochs": 3, "recon.view": "random"})
+@pytest.mark.parametrize(("method", "precision"), [("simclr", "fp32"), ("vicreg", "bf16")])
+def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, method, precision):
+    values = {"method.name": method, "train.precision": precision, "train.epochs": 3, "recon.view": "random"}
+    config = configuration(**values)
     dataset = toy()
     whole = Alone(tmp_path / "whole")
     expected = train(config, whole, dataset)
@@ -186,7 +188,8 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
 def losses_of_workers(rank: int, world_size: int):
     context = Alone()
     context.rank, context.world_size = rank, world_size
-    return train(configuration(**{"train.epochs": 1}), context, toy()).metrics["loss"]
+    config = configuration(**{"train.epochs": 1, "train.precision": "fp32"})
+    return train(config, context, toy()).metrics["loss"]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Which two images make a pair: two views of one object, or one image twice."""
+"""Which two images make a pair, two views of one object or one image twice, and what is known to lie between them."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ from eqssl.data.dataset import Split
 from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
+HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
 
 
 @dataclass(frozen=True)
@@ -68,3 +69,28 @@ def _group(objects: Tensor) -> _Groups:
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order))
     return _Groups(order, place, (counts.cumsum(0) - counts)[group], counts[group])
+
+
+def relative_factors(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    """Return what lies between views of one object: the rotation and the hues, as SIE has them on 3DIEBench.
+
+    Args:
+        split: with factors `quaternion` (N, 4) and hues (N, 1), each where it is known.
+        first, second: int64 (...), indices of the views.
+
+    Returns:
+        `rotation` (..., 4), the relative quaternion R1^-1 R2 as (x, y, z, w), its sign as it comes; hues (..., 1),
+        second - first, not wrapped.
+    """
+    known = split.factors
+    between = {}
+    if "quaternion" in known:
+        between["rotation"] = relative_quaternion(known["quaternion"][first], known["quaternion"][second])
+    return between | {name: known[name][second] - known[name][first] for name in HUES if name in known}
+
+
+def relative_quaternion(first: Tensor, second: Tensor) -> Tensor:
+    """Return R1^-1 R2 of unit quaternions (..., 4), (x, y, z, w), with the sign that the product has."""
+    (v1, w1), (v2, w2) = (q.split([3, 1], dim=-1) for q in (first, second))
+    vector = w1 * v2 - w2 * v1 - torch.linalg.cross(v1, v2)
+    return torch.cat([vector, w1 * w2 + (v1 * v2).sum(-1, keepdim=True)], dim=-1)

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.pairs import pair_indices
+from eqssl.data.pairs import pair_indices, relative_factors
 from eqssl.evaluation.features import encode
 from eqssl.evaluation.transforms import SEED, draw, draw_binary
 from eqssl.random import permutation
-
-HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
 
 
 @dataclass(frozen=True)
@@ -79,26 +77,6 @@ def encode_binary_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indi
 
 
 def differences(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Return what changes between views of one object: the rotation and the hues, as SIE has them on 3DIEBench.
-
-    Args:
-        split: with factors `quaternion` (N, 4) and hues (N, 1), each where it is known.
-        first, second: int64 (...), indices of the views.
-
-    Returns:
-        `rotation` (..., 4), the relative quaternion R1^-1 R2 as (x, y, z, w), its sign as it comes; hues (..., 1),
-        second - first, not wrapped. A factor that never changes is absent.
-    """
-    known = split.factors
-    targets = {}
-    if "quaternion" in known:
-        targets["rotation"] = relative_quaternion(known["quaternion"][first], known["quaternion"][second])
-    targets |= {name: known[name][second] - known[name][first] for name in HUES if name in known}
-    return {name: value for name, value in targets.items() if (value != value[..., :1, :]).any()}
-
-
-def relative_quaternion(first: Tensor, second: Tensor) -> Tensor:
-    """Return R1^-1 R2 of unit quaternions (..., 4), (x, y, z, w), with the sign that the product has."""
-    (v1, w1), (v2, w2) = (q.split([3, 1], dim=-1) for q in (first, second))
-    vector = w1 * v2 - w2 * v1 - torch.linalg.cross(v1, v2)
-    return torch.cat([vector, w1 * w2 + (v1 * v2).sum(-1, keepdim=True)], dim=-1)
+    """Return `relative_factors` of views without those that never change."""
+    between = relative_factors(split, first, second)
+    return {name: value for name, value in between.items() if (value != value[..., :1, :]).any()}

@@ -1,31 +1,36 @@
 """SimCLR (arXiv 2002.05709): views of one image attract, views of other images repel."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqssl.distributed import gather
+from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 
 
-class SimCLR(nn.Module):
+class SimCLR(Method):
     """Two-layer projector and the normalised temperature-scaled cross-entropy.
 
     Args:
-        dim: width of the representation.
-        num_classes: unused.
+        sizes: of the representation.
         width: hidden width of the projector.
         embedding: width of the embedding.
-        temperature: tau of Eq. 1; .2 as solo-learn's reference runs.
+        temperature: tau of Eq. 1.
     """
 
-    def __init__(self, dim: int, num_classes: int, *, width: int = 512, embedding: int = 128, temperature: float = 0.2):
+    # solo-learn's runs on CIFAR (LARS .4, decay 1e-4) and ImageNet-100 (LARS .3).
+    scales: ClassVar = {"small": {"width": 2048, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 512}}
+
+    def __init__(self, sizes: Sizes, *, width: int = 512, embedding: int = 128, temperature: float = 0.2):
         super().__init__()
         self.temperature = temperature
-        self.projector = projector(dim, width, embedding)
+        self.projector = projector(sizes.inv, width, embedding)
 
-    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None) -> Tensor:
-        z1, z2 = self.projector(torch.cat([first, second])).chunk(2)
+    def forward(self, pair: Pair) -> Tensor:
+        z1, z2 = self.projector(pair.inv).chunk(2)
         return nt_xent(gather(z1), gather(z2), self.temperature)
 
 

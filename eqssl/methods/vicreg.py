@@ -1,33 +1,38 @@
 """VICReg (arXiv 2105.04906): invariance, variance and covariance."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqssl.distributed import gather
+from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 
 
-class VICReg(nn.Module):
+class VICReg(Method):
     """Three-layer expander and the three-term loss.
 
     Args:
-        dim: width of the representation.
-        num_classes: unused.
+        sizes: of the representation.
         width: width of the expander's three layers.
         sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
     """
 
+    # solo-learn's runs on CIFAR (LARS .3, decay 1e-4); the authors' on ImageNet (LARS .2, decay 1e-6, batch 2048).
+    scales: ClassVar = {"small": {"width": 2048}, "imagenet": {"width": 8192}}
+
     def __init__(
-        self, dim: int, num_classes: int, *,
+        self, sizes: Sizes, *,
         width: int = 512, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         self.coefficients = (sim_coeff, std_coeff, cov_coeff)
-        self.projector = projector(dim, width, width, width)
+        self.projector = projector(sizes.inv, width, width, width)
 
-    def forward(self, first: Tensor, second: Tensor, labels: Tensor | None) -> Tensor:
-        z1, z2 = self.projector(torch.cat([first, second])).chunk(2)
+    def forward(self, pair: Pair) -> Tensor:
+        z1, z2 = self.projector(pair.inv).chunk(2)
         return vicreg_loss(gather(z1), gather(z2), *self.coefficients)
 
 

@@ -43,7 +43,6 @@ def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str,
     Returns:
         What the data are, and `warnings` about them; or `error`.
     """
-    from eqssl.augment import strengths
     from eqssl.data import load
     from eqssl.evaluation.transforms import digest
     from eqssl.model import Model
@@ -56,7 +55,6 @@ def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str,
     try:
         data = load(config.data)
         check_fits(config, data, world_size)
-        strengths(config.augment, paired=data.paired, channels=data.channels, altered_by=data.altered_by)
         Model(config, data)
     except (ValueError, OSError) as error:
         return {"error": str(error)}

@@ -7,10 +7,11 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from eqssl.augment import apply
+from eqssl.data.pairs import relative_quaternion
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.evaluation.bank import encode_bank
 from eqssl.evaluation.features import encode, frozen
-from eqssl.evaluation.pairs import differences, encode_binary_pairs, encode_pairs, relative_quaternion, subset
+from eqssl.evaluation.pairs import differences, encode_binary_pairs, encode_pairs, subset
 from eqssl.evaluation.transforms import BANK_STREAM, complete, draw
 
 SPELT = 5  # pixels that spell quaternion and floor hue

@@ -1,0 +1,85 @@
+"""What a method is: heads and a loss, on what it may see of a batch of pairs.
+
+B pairs, T tokens, D width. Tensors of both views hold all first views, then all second ones.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What heads are made for.
+
+    Args:
+        inv, equi: width of the invariant and of the equivariant part; without a split `inv` is all and `equi` 0.
+        width: of the tokens inside a vision transformer, for a mask token; 0 for other backbones.
+        tokens: T.
+        num_classes: 0 without labels.
+        theta: factor -> number of components of the transformation from the first view to the second.
+    """
+
+    inv: int
+    equi: int = 0
+    width: int = 0
+    tokens: int = 1
+    num_classes: int = 0
+    theta: dict[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a method may see of a batch.
+
+    Args:
+        inv: float32 (2 B, D), the pooled invariant part.
+        equi: float32 (2 B, D'), the pooled equivariant part.
+        tokens: float32 (2 B, T, D), the invariant channels of every token.
+        teacher: the same of the teacher, without gradient; None for a method without.
+        theta: factor -> float32 (B, k), the transformation from the first view to the second, in units of its range;
+            None unless the method says that it sees it.
+        mask_draws: float32 (2 B, T + 1) in [0, 1), which belong to the image; None unless the method masks.
+        masked: (mask bool (2 B, T), token (width,)) -> `tokens` of the student where a token stands for masked patches.
+        labels: int64 (B,) or None.
+    """
+
+    inv: Tensor
+    equi: Tensor | None = None
+    tokens: Tensor | None = None
+    teacher: Tensor | None = None
+    theta: dict[str, Tensor] | None = None
+    mask_draws: Tensor | None = None
+    masked: Callable[[Tensor, Tensor], Tensor] | None = None
+    labels: Tensor | None = None
+
+
+class Method(nn.Module):
+    """A self-supervised method: made with `(sizes, **options)`, called with a `Pair`, gives the batch's loss.
+
+    The loss is that of all workers together: from gathered embeddings, or a mean over workers.
+
+    Attributes:
+        sees_theta: it is told the transformation between the views; tables mark it.
+        masks: it hides patches from the student.
+        momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
+        progress: share of the training that is done, in [0, 1), set before every step.
+        scales: published settings, `small` (CIFAR) and `imagenet`, as options; the defaults are for a CPU.
+    """
+
+    sees_theta: ClassVar[bool] = False
+    masks: ClassVar[bool] = False
+    scales: ClassVar[dict[str, dict[str, float]]] = {}
+    momentum: float | None = None
+    progress: float = 0.0
+
+    def momentum_now(self) -> float:
+        """Return the teacher's momentum at this point of the training (arXiv 2006.07733, section 3.2)."""
+        assert self.momentum is not None
+        return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * self.progress)) / 2
+
+    def forward(self, pair: Pair) -> Tensor:
+        raise NotImplementedError

@@ -1,0 +1,32 @@
+"""A teacher that is the average of its student (arXiv 1703.01780): the target of BYOL, MoCo v3 and DINO."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Teacher(nn.Module):
+    """The exponential moving average of a module's parameters, which no gradient reaches.
+
+    Batch normalisation is the exception: the average normalises by its own batches.
+
+    Args:
+        student: followed by `update`.
+    """
+
+    def __init__(self, student: nn.Module):
+        super().__init__()
+        self._student = (student,)  # a tuple hides it from torch: its parameters are not this module's
+        self.average = copy.deepcopy(student).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any) -> Any:
+        return self.average(*inputs)
+
+    @torch.no_grad()
+    def update(self, momentum: float) -> None:
+        """Move by 1 - momentum of the way to the student."""
+        for average, parameter in zip(self.average.parameters(), self._student[0].parameters(), strict=True):
+            average.lerp_(parameter, 1 - momentum)

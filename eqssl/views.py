@@ -1,0 +1,111 @@
+"""The batches of a run: two views of every image, and what lies between them.
+
+B images, C channels, S side in pixels, k components of a factor.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from eqssl.augment import Params, apply, draw, largest, partway, relative, strengths
+from eqssl.config import RunConfig
+from eqssl.data.dataset import Dataset, Split, to_float
+from eqssl.data.pairs import pair_indices, relative_factors
+from eqssl.methods import find_method
+from eqssl.random import counter_uniform
+from eqssl.reconstruction import STOPS
+
+PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the augmentations' own
+
+
+class Batch(NamedTuple):
+    """Two augmented views, float (B, C, S, S) in [0, 1], and what belongs to them.
+
+    What a run does not ask for is None: labels are the supervised reference's, `theta` (factor -> (B, k), from the
+    first view to the second) that of methods that see it, `mask_draws` (2 B, T + 1) that of those that mask, and
+    `partway` (STOPS x B, C, S, S) the targets of `recon.view intermediate`.
+    """
+
+    first: Tensor
+    second: Tensor
+    clean: Tensor  # the unaugmented image of the first view
+    pick_second: Tensor  # bool (B,): the target where `recon.view` is `random`
+    labels: Tensor | None = None
+    theta: dict[str, Tensor] | None = None
+    mask_draws: Tensor | None = None
+    partway: Tensor | None = None
+
+
+class Views:
+    """Draws the views of a run by (seed, epoch, image, view), whatever batch, worker or process asks.
+
+    Args:
+        config: the run.
+        dataset: its images.
+        device: where the views are made.
+
+    Raises:
+        ValueError: for a strength or a target that the source does not allow.
+    """
+
+    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device | None = None):
+        self.config, self.dataset, self.device = config, dataset, device
+        self.method = find_method(config.method.name)
+        self.strengths = strengths(
+            config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
+        )
+        if dataset.paired and config.recon.view == "intermediate":
+            raise ValueError(
+                "--recon.view is 'intermediate'; allowed for pairs of one object: first, second, both, random, clean, "
+                "since no image lies between two renders"
+            )
+
+    def batch(self, split: Split, indices: Tensor, epoch: int, tokens: int = 0) -> Batch:
+        """Return the views of the images at `indices` (B,), as this epoch draws them; T = `tokens` if masks are."""
+        config, seed = self.config, self.config.train.seed
+        pair = pair_indices(split, indices, epoch=epoch, seed=seed, paired=self.dataset.paired)
+        params = self._params(split, pair, epoch)
+        first = self._images(split, pair[0])
+        second = first if pair[1] is pair[0] else self._images(split, pair[1])
+        ids = split.ids[pair[0]].to(self.device)
+        batch = Batch(
+            apply(first, params[0]),
+            apply(second, params[1]),
+            first,
+            counter_uniform(seed, epoch, ids, PICK_STREAM, 1)[:, 0] < 0.5,
+        )
+        if config.method.name == "supervised":
+            batch = batch._replace(labels=split.labels[indices].to(self.device))
+        if self.method.sees_theta:
+            batch = batch._replace(theta=self._theta(split, pair, params))
+        if self.method.masks:
+            draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
+            batch = batch._replace(mask_draws=torch.cat(draws))
+        if config.recon.view == "intermediate":
+            stops = [apply(second, partway(params[1], k / (STOPS + 1))) for k in range(1, STOPS + 1)]
+            batch = batch._replace(partway=torch.cat(stops))
+        return batch
+
+    def theta_sizes(self) -> dict[str, int]:
+        """Return factor -> number of components of the transformation between the views."""
+        split, indices = self.dataset.train, torch.arange(2)
+        pair = pair_indices(split, indices, epoch=0, seed=0, paired=self.dataset.paired)
+        theta = self._theta(split, pair, self._params(split, pair, epoch=0))
+        return {name: values.shape[1] for name, values in theta.items()}
+
+    def _images(self, split: Split, indices: Tensor) -> Tensor:
+        return to_float(split.images.take(indices).to(self.device, non_blocking=True))
+
+    def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
+        settings = {"epoch": epoch, "seed": self.config.train.seed, "image_size": self.dataset.image_size}
+        one, two = (split.ids[chosen].to(self.device) for chosen in pair)
+        return draw(self.strengths, one, view=0, **settings), draw(self.strengths, two, view=1, **settings)
+
+    def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
+        """Return what lies between the views: of the objects as it is known, of the augmentations over its range."""
+        known = relative_factors(split, *pair) if self.dataset.paired else {}
+        between = relative(*params)
+        ranges = largest(self.strengths, self.dataset.image_size)
+        scaled = {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}
+        return {name: value.to(self.device) for name, value in known.items()} | scaled
