@@ -118,6 +118,8 @@ class ReconConfig:
     intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
     roles: Literal["target-queries", "other-queries", "residual", "concat"] = "target-queries"
     """Who queries whom in the cross-attention; residual adds the query to what it read, concat skips attention."""
+    tokens: Literal["map", "vector"] = "map"
+    """What attention works on: the tokens of the map, or the pooled vector cut into 16 parts."""
     width: int = 32
     """Channels of the decoder: one linear and four convolutional layers, as light as the follow-up's."""
 

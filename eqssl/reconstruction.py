@@ -52,17 +52,20 @@ class Decoder(nn.Module):
     """One linear and four convolutional layers, deliberately weak so that the encoder does the work (2503.18753).
 
     Args:
-        dim: width of a token.
-        grid: rows and columns of the token map.
+        dim: width of a token, or of the whole vector.
+        grid: rows and columns of the map that the convolutions start from.
         channels: channels of the image.
         image_size: S.
         width: channels of the hidden layers.
+        vector: the tokens are the parts of one vector, in which every place of the map has to be found.
     """
 
-    def __init__(self, dim: int, grid: tuple[int, int], channels: int, image_size: int, width: int):
+    def __init__(
+        self, dim: int, grid: tuple[int, int], channels: int, image_size: int, width: int, vector: bool = False
+    ):
         super().__init__()
-        self.grid, self.image_size = grid, image_size
-        self.linear = nn.Linear(dim, width)
+        self.grid, self.image_size, self.vector = grid, image_size, vector
+        self.linear = nn.Linear(dim, width * grid[0] * grid[1] if vector else width)
         # Doubled once, the rest is left to a pixel shuffle: full resolution would cost more than the encoder.
         shuffle = max(1, math.ceil(image_size / (2 * min(grid))))
         self.convs = nn.Sequential(
@@ -74,8 +77,11 @@ class Decoder(nn.Module):
         )  # fmt: skip
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the image, standardised pixels (B, C, S, S), from tokens (B, T, dim)."""
-        maps = self.linear(tokens).transpose(1, 2).unflatten(2, self.grid)
+        """Return the image, standardised pixels (B, C, S, S), from tokens (B, T, D)."""
+        if self.vector:
+            maps = self.linear(tokens.flatten(1)).unflatten(1, (-1, *self.grid))
+        else:
+            maps = self.linear(tokens).transpose(1, 2).unflatten(2, self.grid)
         image = self.convs(maps)
         if image.shape[-2:] != (self.image_size, self.image_size):
             image = F.interpolate(image, size=(self.image_size, self.image_size), mode="bilinear")
@@ -103,10 +109,11 @@ class Reconstruction(nn.Module):
                 f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
                 "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
-        self.view, self.roles = config.view, config.roles
+        self.view, self.roles, self.vector = config.view, config.roles, config.tokens == "vector"
         dim = dim * (2 if self.roles == "concat" else 1)
         targets = STOPS if self.view == "intermediate" else 1
-        self.decoders = nn.ModuleList(Decoder(dim, grid, channels, image_size, config.width) for _ in range(targets))
+        sizes = (dim, grid, channels, image_size, config.width, self.vector)
+        self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(targets))
 
     def forward(
         self, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
@@ -121,8 +128,16 @@ class Reconstruction(nn.Module):
                 (B, C, S, S), and `partway`, all stops after one another.
             pick_second: bool (B,), which view is the target where `view` is `random`.
         """
-        own, other, target = assign(self.view, equi, pixels, pick_second)
+        own, other, target = self.assign(equi, pixels, pick_second)
         return self.decode(own, other), target
+
+    def assign(
+        self, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `assign` of the tokens that attention works on: of the map, or the parts of the pooled vector."""
+        if self.vector:
+            equi = tuple(tokens.mean(1).unflatten(1, (MIN_TOKENS, -1)) for tokens in equi)
+        return assign(self.view, equi, pixels, pick_second)
 
     def decode(self, own: Tensor, other: Tensor) -> Tensor:
         """Return the images that the decoders make of the target's own tokens and the other view's."""
@@ -165,7 +180,7 @@ def use_of_views(
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
         `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's.
     """
-    own, other, target = assign(branch.view, equi, pixels, pick_second)
+    own, other, target = branch.assign(equi, pixels, pick_second)
     variance = (target - target.mean(0)).square().mean()
 
     def error(own: Tensor, other: Tensor) -> Tensor:

@@ -5,7 +5,15 @@ from typing import Any
 from rich.table import Table
 
 # What a table shows where the evaluation gives it: its figure, and how it is called.
-COLUMNS = {"knn": "kNN", "linear": "linear", "r2_mean": "R² mean", "equivariance": "equivariance"}
+COLUMNS = {
+    "knn": "kNN",
+    "linear": "linear",
+    "r2_mean": "R² mean",
+    "mlp_r2_mean": "R² mean (MLP)",
+    "equivariance": "equivariance",
+    "inv/invariance": "invariance (inv)",
+}
+WHOLE = {"inv/invariance": "invariance"}  # without a split all features are the method's
 HOLDS = {True: "yes", False: "no", None: ""}
 GAINS = {"knn": "Δ kNN", "r2_mean": "Δ R² mean", "equivariance": "Δ equivariance"}
 
@@ -26,7 +34,7 @@ def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         [
             c["name"],
             str(len(c["seeds"])),
-            *(interval_text(c["metrics"].get(f)) for f in shown),
+            *(interval_text(c["metrics"].get(f, c["metrics"].get(WHOLE.get(f)))) for f in shown),
             *(interval_text(c["gains"].get(f), signed=True) for f in gained),
             *[HOLDS[c["equivariant_without_loss"]]] * judged,
         ]

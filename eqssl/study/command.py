@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,28 +26,30 @@ if TYPE_CHECKING:
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 
 
-def main(study: Study, arguments: Sequence[str] | None = None) -> int:
+def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
     """Run a study from the command line and return its exit code.
 
     Args:
         study: with its defaults.
         arguments: default: those of this process.
+        run: in the place of `run_study`, for a question that takes several.
 
     Returns:
-        0; 1 if no configuration of the search was completed; 2 for options that cannot work; 130 or 143 after SIGINT
+        0; 1 if nothing of what was asked for was completed; 2 for options that cannot work; 130 or 143 after SIGINT
         or SIGTERM.
     """
     try:
         study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
         width = None if sys.stdout.isatty() else 140
-        summary = run_study(study, options, console=Console(highlight=False, width=width))
+        summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
     except Interrupted as stop:
         print(f"stopped by {stop}: the same command with --resume goes on", file=sys.stderr)
         return SIGNALLED + stop.number
-    return 0 if summary["chosen"] else NOTHING_COMPLETED
+    searched = [t for t in summary["trials"] if t["number"] is not None] or summary["trials"]
+    return 0 if any(trial["status"] == "COMPLETE" for trial in searched) else NOTHING_COMPLETED
 
 
 def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
@@ -75,8 +77,9 @@ class _Run:
         self.start = time.perf_counter()
         self.study, self.options, self.console = study, options, console
         preflight.check_options(study, options)
-        self.trials = options.trials or (study.configurations if study.space else 1) * options.seeds
-        self.seeds = options.seeds if study.space else self.trials
+        configurations = study.configurations if study.space else min(1, study.configurations)
+        self.trials = options.trials or configurations * options.seeds
+        self.seeds = options.seeds if study.space else self.trials or options.seeds
         self.folder = Path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()

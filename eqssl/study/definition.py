@@ -33,12 +33,13 @@ class Study:
         name: also the folder's name and MLflow's experiment.
         question: one sentence, shown by `--help` and on the report.
         space: dotted option -> what it may be.
-        configurations: how many points of the space are tried by default.
+        configurations: how many points of the space are tried by default; 0: the rows are the whole study.
         seeds: how many trials a configuration gets by default.
         sampler: which of Optuna's samplers draws the points.
         objectives: metric of the evaluation -> maximize or minimize; the first is the accuracy, which the choice
             guards, the second is what the choice maximises.
         rows: name -> overrides, the reference rows of the tables.
+        controls: name of a row -> the rows it is compared with, where these are not base and split-0.
         base: every option that is not varied.
         smoke: overrides under which the whole study ends within a minute or two.
     """
@@ -53,6 +54,7 @@ class Study:
         default_factory=lambda: {"knn": "maximize", "r2_mean": "maximize"}
     )
     rows: Mapping[str, dict[str, Any] | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
+    controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     base: RunConfig = field(default_factory=RunConfig)
     smoke: Mapping[str, Any] = field(
         default_factory=lambda: {

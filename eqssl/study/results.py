@@ -5,7 +5,7 @@ import math
 import platform
 import shutil
 import statistics as middle
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,7 @@ from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
 from eqssl.study.record import TrialRecord, write_json
 
 CLOCKS = {"epoch", "lr", "train_s", "evaluate_s"}  # metrics that say nothing about an encoder
+LOWER_IS_BETTER = {"geodesic_deg", "error", "loss", "ssl", "recon"}
 PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
 
@@ -34,9 +35,11 @@ class Table:
 
     Args:
         records: of trials; those that failed are left out.
+        controls: configuration -> those it is compared with; default: base and split-0.
     """
 
-    def __init__(self, records: Iterable[TrialRecord]):
+    def __init__(self, records: Iterable[TrialRecord], controls: Mapping[str, Sequence[str]] | None = None):
+        self._controls = controls or {}
         self._records = [record for record in records if record.status == "COMPLETE"]
         self.seeds = sorted({record.seed for record in self._records})
 
@@ -60,43 +63,64 @@ class Table:
             unsure = zip(names, values, strict=True)
             return means | {name: Interval(float(np.nanmean(row)), math.nan, math.nan) for name, row in unsure}
 
-    def better_control(self, figure: str) -> str | None:
-        """Return the control with the higher mean."""
-        means = self.means(figure)
-        return max((name for name in CONTROLS if name in means), key=lambda name: means[name].estimate, default=None)
+    def controls(self, name: str) -> Sequence[str]:
+        """Return what a configuration is compared with."""
+        return self._controls.get(name, CONTROLS)
+
+    def better_control(self, figure: str, name: str = "") -> str | None:
+        """Return the control of a configuration, or of all that have none of their own, with the better mean."""
+        means, sign = self.means(figure), _sign(figure)
+        known = (control for control in self.controls(name) if control in means)
+        return max(known, key=lambda control: sign * means[control].estimate, default=None)
+
+    def best(self, figure: str) -> str | None:
+        """Return the trained configuration with the best mean."""
+        names, values = self.values(figure)
+        return names[int(np.argmax(_sign(figure) * np.nanmean(values, axis=1)))] if names else None
 
     def gains(self, figure: str) -> dict[str, Interval]:
-        """Return configuration -> paired difference from the better control; empty where there are too few seeds."""
-        control = self.better_control(figure)
+        """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
+        return self._differences(figure, lambda name: self.better_control(figure, name))
+
+    def behind(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> paired difference from the best one; empty where there are too few seeds."""
+        best = self.best(figure)
+        return self._differences(figure, lambda name: best)
+
+    def _differences(self, figure: str, other: Callable[[str], str | None]) -> dict[str, Interval]:
         names, values = self.values(figure)
+        compared = {name: other(name) for name in names}
         try:
             return {
                 name: paired_difference(values, names.index(name), names.index(control))
-                for name in names
-                if control and name != control
+                for name, control in compared.items()
+                if control not in (None, name)
             }
         except ValueError:
             return {}
 
     def verdicts(self, accuracy: str) -> dict[str, bool]:
-        """Return configuration with a split -> whether it is more equivariant than both controls and loses nothing.
+        """Return configuration with a split -> whether it is more equivariant than its controls and loses nothing.
 
         Empty where the evaluation was quick or the seeds are too few.
         """
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
-        names = [name for name in self.values("inv/invariance")[0] if name not in CONTROLS]
-        controls = [name for name in CONTROLS if name in self.values("invariance")[0]]
-        if not names or not controls:
-            return {}
-        rows = [*controls, *names]
-        tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
-        # Without a split all features are the method's.
-        tables["inv/invariance"] = self._rows(rows, "inv/invariance", "invariance")
-        try:
-            places = range(len(controls))
-            return {name: verdict(tables, rows.index(name), places).holds for name in names}
-        except ValueError:
-            return {}
+        evaluated = self.values("invariance")[0]
+        found = {}
+        for name in self.values("inv/invariance")[0]:
+            controls = [control for control in self.controls(name) if control in evaluated and control != name]
+            if not controls or name in CONTROLS:
+                continue
+            others = [row for row in evaluated if row not in (*controls, name)]  # they tell about the noise
+            rows = [*controls, name, *others]
+            tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
+            # Without a split all features are the method's.
+            tables["inv/invariance"] = self._rows(rows, "inv/invariance", "invariance")
+            try:
+                found[name] = verdict(tables, len(controls), range(len(controls))).holds
+            except ValueError:
+                return {}
+        return found
 
     def _rows(self, names: list[str], *figures: str) -> np.ndarray:
         """Return float (C, S) of the first of the figures that each configuration has."""
@@ -112,6 +136,11 @@ class Table:
             return None
 
 
+def _sign(figure: str) -> int:
+    """Return 1 for a figure that is better when larger, else -1."""
+    return -1 if figure.rpartition("/")[2] in LOWER_IS_BETTER else 1
+
+
 RULE = (
     "on the val split: of the searched configurations whose {accuracy} is at most {margin} below the better control's, "
     "the one with the best {goal}; if there is none, the one with the best {accuracy}; of its seeds the first"
@@ -122,7 +151,7 @@ def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
     """Return the trial whose encoder is kept, by `RULE`; None where no searched configuration was completed."""
     records = list(records)
     searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
-    table = Table(records)
+    table = Table(records, study.controls)
     signs = {name: 1 if direction == "maximize" else -1 for name, direction in study.objectives.items()}
     means = {figure: {n: sign * i.estimate for n, i in table.means(figure).items()} for figure, sign in signs.items()}
     figures = [figure for figure in study.objectives if searched & means[figure].keys()]
@@ -146,12 +175,13 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
         records: of all finished trials.
         about: what the caller knows beside: options, data, wall seconds.
     """
-    table = Table(records)
+    table = Table(records, study.controls)
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
     figures = sorted({figure for record in records for figure in record.metrics} - CLOCKS)
     means = {figure: table.means(figure) for figure in figures}
     gains = {figure: table.gains(figure) for figure in figures}
+    behind = {figure: table.behind(figure) for figure in figures}
     chosen = choose(study, records)
     verdicts = table.verdicts(next(iter(study.objectives)))
     accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
@@ -167,6 +197,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
         "overhead_s": {"median_warm": middle.median(warm) if warm else None, "warm_trials": len(warm)},
         "minimum_detectable_difference": {figure: table.detectable(figure) for figure in figures},
         "better_control": {figure: table.better_control(figure) for figure in figures},
+        "best": {figure: table.best(figure) for figure in figures},
         "configurations": [
             {
                 "name": name,
@@ -176,6 +207,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
                 "metrics": {figure: _bounds(means[figure][name]) for figure in figures if name in means[figure]},
                 "equivariant_without_loss": verdicts.get(name),
                 "gains": {figure: _bounds(gains[figure][name]) for figure in figures if name in gains[figure]},
+                "behind": {figure: _bounds(behind[figure][name]) for figure in figures if name in behind[figure]},
             }
             for name, record in {record.configuration: record for record in records}.items()
         ],

@@ -67,6 +67,21 @@ def test_gains_are_paired_differences_from_the_better_control():
     assert "base" not in table.gains("knn")
 
 
+def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():
+    records = rows({"base": (0.8, 0.3), "a": (0.5, 0.2), "a plain": (0.6, 0.1), "a split": (0.4, 0.15)})
+    table = Table(records, {"a": ("a plain", "a split")})
+    assert table.gains("knn")["a"].estimate == pytest.approx(-0.1)
+    assert table.gains("r2_mean")["a"].estimate == pytest.approx(0.05)
+    assert table.gains("knn")["a plain"].estimate == pytest.approx(-0.2)  # of base, having no controls of its own
+    assert table.best("knn") == "base" and "base" not in table.behind("knn")
+    assert table.behind("knn")["a split"].estimate == pytest.approx(-0.4)
+
+
+def test_the_better_error_is_the_smaller_one():
+    records = [record(n, s, **{"geodesic_deg": v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]
+    assert Table(records).better_control("geodesic_deg") == Table(records).best("geodesic_deg") == "split-0"
+
+
 def test_one_seed_gives_estimates_without_bounds():
     summary = summarise(STUDY, rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}, seeds=1), ABOUT)
     knn = {c["name"]: c["metrics"]["knn"] for c in summary["configurations"]}
