@@ -84,8 +84,9 @@ class TimmBackbone(nn.Module):
         except (TypeError, AssertionError) as error:
             raise ValueError(f"--encoder.name {config.name} cannot be made with {self.arguments}: {error}") from error
         self.prefix = getattr(self.model, "num_prefix_tokens", 0)
-        # Patches can be masked where a plain vision transformer embeds them into one row of tokens.
-        self.width = self.model.embed_dim if self.prefix and hasattr(self.model, "patch_embed") else 0
+        # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
+        plain = isinstance(getattr(self.model, "patch_embed", None), timm.layers.PatchEmbed)
+        self.width = self.model.embed_dim if plain and hasattr(self.model, "num_prefix_tokens") else 0
         self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
         self.stem = _set_stem(config, self.model, channels, image_size)
         published = self.model.pretrained_cfg
@@ -107,7 +108,8 @@ def _masked(model: nn.Module, mask: Tensor | None, mask_token: Tensor | None) ->
         return
 
     def hide(module: nn.Module, inputs: tuple, patches: Tensor) -> Tensor:
-        return torch.where(mask[..., None], mask_token.to(patches.dtype), patches)
+        # Models for images of any size have not flattened rows and columns yet: (B, H, W, width).
+        return torch.where(mask.view(*patches.shape[:-1], 1), mask_token.to(patches.dtype), patches)
 
     handle = model.patch_embed.register_forward_hook(hide)
     try:

@@ -89,7 +89,10 @@ class Model(nn.Module):
                 teacher = self._tokens(images, autocast, self.teacher.average)[..., inv]
 
         def masked(mask: Tensor, mask_token: Tensor) -> Tensor:
-            return self._tokens(images, autocast, mask=mask, mask_token=mask_token)[..., inv]
+            views = mask.any(1)  # half of them; the others would cost a pass for nothing
+            views[0] = True  # not every backbone takes an empty batch
+            tokens = self._tokens(images[views], autocast, mask=mask[views], mask_token=mask_token)
+            return tokens[mask[views]][:, inv]
 
         return Pair(
             inv=representation[:, inv],

@@ -11,7 +11,20 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as reference
 
-from eqssl.augment import COLOUR, GEOMETRIC, PARAMETERS, PHOTOMETRIC, Params, apply, draw, strengths
+from eqssl.augment import (
+    COLOUR,
+    GEOMETRIC,
+    MAX_PROBABILITY,
+    PARAMETERS,
+    PHOTOMETRIC,
+    Params,
+    apply,
+    draw,
+    largest,
+    partway,
+    relative,
+    strengths,
+)
 from eqssl.config import AUGMENTATIONS, AugmentConfig
 
 FULL = dict.fromkeys(AUGMENTATIONS, 1.0)
@@ -32,6 +45,15 @@ def make(count: int, **values: float | list[float]) -> Params:
     """Parameters of `count` samples, those not given at the identity."""
     params = {name: torch.zeros(count) for name in PARAMETERS}
     return params | {name: torch.tensor(value, dtype=torch.float32).expand(count) for name, value in values.items()}
+
+
+def matrices(params: Params) -> np.ndarray:
+    """Homogeneous (B, 3, 3): a position in the image, in sides from its centre, y down, to that in the view."""
+    dx, dy, log_scale, angle_deg, flip = (params[name].double().numpy() for name in GEOMETRIC)
+    angle, mirror, zero, one = np.deg2rad(angle_deg), 1 - 2 * flip, np.zeros_like(dx), np.ones_like(dx)
+    cos, sin = np.exp(log_scale) * np.cos(angle), np.exp(log_scale) * np.sin(angle)
+    rows = [[mirror * cos, sin, dx], [-mirror * sin, cos, dy], [zero, zero, one]]
+    return np.moveaxis(np.array(rows), -1, 0)
 
 
 def take(params: Params, part: slice) -> Params:
@@ -131,13 +153,10 @@ def test_geometry_equals_numpy_on_a_smooth_image() -> None:
 
     axis = (np.arange(SIDE) + 0.5) / SIDE - 0.5
     x, y = np.meshgrid(axis, axis)
-    dx, dy, log_scale, angle_deg = 0.3, -0.2, -0.25, 52.0
-    cos, sin = np.cos(np.deg2rad(angle_deg)), np.sin(np.deg2rad(angle_deg))
-    forward = np.exp(log_scale) * np.array([[cos, sin], [-sin, cos]]) @ np.diag([-1, 1])
-    inverse = np.linalg.inv(np.vstack([np.column_stack([forward, [dx, dy]]), [0, 0, 1]]))
+    params = make(1, dx=0.3, dy=-0.2, log_scale=-0.25, angle_deg=52.0, flip=1.0)
+    inverse = np.linalg.inv(matrices(params)[0])
     from_x, from_y = np.einsum("ij,jhw->ihw", inverse, np.stack([x, y, np.ones_like(x)]))[:2]
-    image = torch.from_numpy(smooth(x, y)).float()[None, None]
-    view = apply(image, make(1, dx=dx, dy=dy, log_scale=log_scale, angle_deg=angle_deg, flip=1.0))
+    view = apply(torch.from_numpy(smooth(x, y)).float()[None, None], params)
     np.testing.assert_allclose(view[0, 0].numpy(), smooth(from_x, from_y), rtol=0, atol=1e-3)
 
 
@@ -231,6 +250,52 @@ def test_draws_belong_to_seed_epoch_view_and_image() -> None:
     order = torch.tensor([17, 3, 19_999])
     for ids in (order, order[:1]):
         assert all(torch.equal(value, first[name][ids]) for name, value in draw_all(ids=ids).items())
+
+
+def test_the_relative_transform_is_the_second_after_the_inverse_of_the_first() -> None:
+    first, second = (draw_all(ids=MANY[:500], view=view) for view in (0, 1))
+    between = relative(first, second)
+    assert set(between["flip"].tolist()) == {0.0, 1.0}
+    expected = matrices(second) @ np.linalg.inv(matrices(first))
+    np.testing.assert_allclose(matrices(between), expected, rtol=0, atol=2e-6)
+    for name in ("brightness", "contrast", "saturation", "hue", "blur"):
+        assert torch.equal(between[name], second[name] - first[name])
+    for name in MAX_PROBABILITY:
+        assert torch.equal(between[name] == 1, second[name] != first[name])
+    assert all(values.abs().max() < 1e-6 for values in relative(first, first).values())
+
+
+def test_the_relative_transform_takes_the_first_view_to_the_second() -> None:
+    """Where the first view shows what the second does; the others see reflections of different borders."""
+    geometric = NONE | {"crop": 0.3, "translation": 0.5, "rotation": 0.5, "flip": 1.0}
+    first, second = (draw_all(geometric, MANY[:64], view=view) for view in (0, 1))
+    axis = (torch.arange(SIDE) + 0.5) / SIDE - 0.5
+    blob = torch.exp(-(((axis - 0.05) / 0.1) ** 2 + ((axis[:, None] + 0.1) / 0.06) ** 2)).expand(64, 1, -1, -1)
+    between = relative(first, second)
+    found, wanted = apply(apply(blob, first), between), apply(blob, second)
+    grid = torch.stack([axis.expand(SIDE, SIDE), axis[:, None].expand(SIDE, SIDE), torch.ones(SIDE, SIDE)]).double()
+    read = np.einsum("bij,jhw->bihw", np.linalg.inv(matrices(between)), grid.numpy())[:, :2]
+    inside = torch.from_numpy((np.abs(read) < 0.48).all(axis=1))[:, None]
+    assert inside.float().mean() > 0.5 and ((wanted - apply(blob, first))[inside].abs()).max() > 0.5
+    torch.testing.assert_close(found[inside], wanted[inside], rtol=0, atol=0.06)  # two resamplings against one
+
+
+def test_no_draw_exceeds_the_largest_and_a_strength_of_zero_has_none() -> None:
+    params = draw_all()
+    for name, limit in largest(FULL, SIDE).items():
+        assert 0.9 * limit < params[name].abs().max() <= limit * (1 + 1e-5), name
+    assert set(largest(NONE, SIDE)) == set(PARAMETERS) and set(largest(NONE, SIDE).values()) == {0.0}
+
+
+def test_part_way_is_a_share_of_every_parameter_and_binary_ones_happen_half_way() -> None:
+    params = draw_all(ids=MANY[:64])
+    before, after = partway(params, 1 / 3), partway(params, 2 / 3)
+    for name in params:
+        if name in MAX_PROBABILITY:
+            assert not before[name].any() and torch.equal(after[name], params[name])
+        else:
+            torch.testing.assert_close(after[name], params[name] * 2 / 3)
+    assert all(torch.equal(partway(params, 1.0)[name], params[name]) for name in params)
 
 
 def test_parameters_are_independent_of_one_another() -> None:

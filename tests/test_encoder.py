@@ -72,3 +72,24 @@ def test_what_trains_is_what_the_map_depends_on(name):
     encoder.tokens(torch.rand(2, 3, 64, 64)).square().sum().backward()
     assert all((p.grad is not None) == p.requires_grad for p in encoder.parameters())
     assert sum(p.requires_grad for p in encoder.parameters()) > 10
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "test_vit", "test_vit3"])
+def test_a_masked_patch_is_the_one_that_the_encoder_does_not_see(name):
+    """One or two prefix tokens, registers, and a patch embedding that keeps rows and columns (test_vit)."""
+    encoder = make(32, name=name, output_stride=8).eval()
+    images = torch.rand(2, 3, 32, 32, requires_grad=True)
+    mask = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)) < 0.5
+    token = torch.zeros(encoder.backbone.width, requires_grad=True)
+    encoder.tokens(images, mask=mask, mask_token=token).square().sum().backward()
+    unseen = images.grad.view(2, 3, 4, 8, 4, 8).abs().sum((1, 3, 5)).flatten(1) == 0
+    assert torch.equal(unseen, mask) and token.grad.any()
+    whole = encoder.tokens(images, mask=torch.zeros_like(mask), mask_token=token)
+    assert torch.equal(whole, encoder.tokens(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "size"), [("resnet18", 64), ("swin_tiny_patch4_window7_224", 224), ("pit_ti_224", 224)]
+)
+def test_backbones_that_merge_patches_have_no_place_for_a_mask(name, size):
+    assert make(size, name=name).backbone.width == 0

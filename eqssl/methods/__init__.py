@@ -1,56 +1,60 @@
-"""Self-supervised methods on pairs: a file each, with its heads and its loss.
-
-A method is an `nn.Module` made with `(dim, num_classes, **options)` whose `forward(first, second, labels)` takes the
-pooled invariant parts of two views, float32 (B, dim), and gives the loss of the batch over all workers.
-"""
+"""Self-supervised methods on pairs: a file each, with its heads and its loss; `base.Method` says what one is."""
 
 import importlib
 import inspect
 
-from torch import nn
-
 from eqssl.config import MethodConfig
+from eqssl.methods.base import Method, Sizes
 
-METHODS: dict[str, str | type[nn.Module]] = {
+METHODS: dict[str, str | type[Method]] = {
     "simclr": "eqssl.methods.simclr:SimCLR",
     "vicreg": "eqssl.methods.vicreg:VICReg",
+    "barlow_twins": "eqssl.methods.barlow_twins:BarlowTwins",
+    "byol": "eqssl.methods.byol:BYOL",
+    "simsiam": "eqssl.methods.simsiam:SimSiam",
+    "moco_v3": "eqssl.methods.moco_v3:MoCoV3",
+    "dino": "eqssl.methods.dino:DINO",
+    "ibot": "eqssl.methods.ibot:IBOT",
+    "augself": "eqssl.methods.augself:AugSelf",
+    "equimod": "eqssl.methods.equimod:EquiMod",
+    "sie": "eqssl.methods.sie:SIE",
     "supervised": "eqssl.methods.references:Supervised",
     "none": "eqssl.methods.references:NoMethod",
 }
 
 
-def register_method(name: str, method: type[nn.Module]) -> None:
+def register_method(name: str, method: type[Method]) -> None:
     """Make a method of your own available as `--method.name NAME`; its keyword arguments are its options."""
     METHODS[name] = method
 
 
-def build_method(config: MethodConfig, dim: int, num_classes: int) -> nn.Module:
-    """Return the named method for representations of width `dim`.
+def build_method(config: MethodConfig, sizes: Sizes) -> Method:
+    """Return the named method with heads for representations of the given sizes.
 
     Raises:
-        ValueError: for an unknown method, or an option that it does not have.
+        ValueError: for an unknown method, an option or a scale that it does not have, or sizes that it cannot work on.
     """
-    method = _find(config.name)
-    allowed = {n: p.default for n, p in inspect.signature(method).parameters.items() if n not in ("dim", "num_classes")}
+    method = find_method(config.name)
+    allowed = {name: p.default for name, p in inspect.signature(method).parameters.items() if name != "sizes"}
     for option in config.options:
         if option not in allowed:
             raise ValueError(
                 f"--method.options {option} is no option of {config.name}; "
                 f"allowed: {', '.join(f'{n} (default {d})' for n, d in allowed.items()) or 'none'}"
             )
+    options = {**method.scales.get(config.scale, {}), **config.options}
     # Options come as floats; a width has to be whole again.
-    options = {n: type(allowed[n])(v) for n, v in config.options.items()}
-    return method(dim, num_classes, **options)
+    return method(sizes, **{name: type(allowed[name])(value) for name, value in options.items()})
 
 
-def check_method(name: str) -> None:
-    """Raise ValueError unless `name` is a method."""
+def find_method(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
     if name not in METHODS:
         raise ValueError(f"--method.name is {name!r}; allowed: {', '.join(METHODS)}")
-
-
-def _find(name: str) -> type[nn.Module]:
-    check_method(name)
     method = METHODS[name]
     if isinstance(method, str):
         module, _, attribute = method.partition(":")

@@ -43,7 +43,7 @@ class Pair:
         theta: factor -> float32 (B, k), the transformation from the first view to the second, in units of its range;
             None unless the method says that it sees it.
         mask_draws: float32 (2 B, T + 1) in [0, 1), which belong to the image; None unless the method masks.
-        masked: (mask bool (2 B, T), token (width,)) -> `tokens` of the student where a token stands for masked patches.
+        masked: (mask bool (2 B, T), mask token (width,)) -> `tokens[mask]` where the student saw the mask token.
         labels: int64 (B,) or None.
     """
 
@@ -72,7 +72,7 @@ class Method(nn.Module):
 
     sees_theta: ClassVar[bool] = False
     masks: ClassVar[bool] = False
-    scales: ClassVar[dict[str, dict[str, float]]] = {}
+    scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     momentum: float | None = None
     progress: float = 0.0
 

@@ -44,12 +44,12 @@ def vicreg_loss(z1: Tensor, z2: Tensor, sim_coeff: float, std_coeff: float, cov_
         sim_coeff, std_coeff, cov_coeff: lambda, mu and nu.
     """
     similarity = F.mse_loss(z1, z2)
-    variance = (_variance(z1) + _variance(z2)) / 2
+    variance = (hinge(z1) + hinge(z2)) / 2
     covariance = _covariance(z1) + _covariance(z2)
     return sim_coeff * similarity + std_coeff * variance + cov_coeff * covariance
 
 
-def _variance(z: Tensor) -> Tensor:
+def hinge(z: Tensor) -> Tensor:
     """Hinge on the standard deviation of every dimension (Eq. 1)."""
     return F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean()
 

@@ -1,0 +1,54 @@
+"""AugSelf (arXiv 2111.09613): predict from both views what lies between them."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqssl.augment import MAX_PROBABILITY
+from eqssl.distributed import mean_over_workers
+from eqssl.methods.base import Sizes
+from eqssl.methods.conditioned import Auxiliary, join
+from eqssl.methods.heads import projector
+
+
+class AugSelf(Auxiliary):
+    """A base method and a three-layer perceptron on both representations that tells the transformation.
+
+    One perceptron tells the whole transformation from the first view to the second, as in SIE's comparison on
+    3DIEBench; the authors' code has one for each family, asks in both orders and bounds its answers by tanh.
+
+    Args:
+        sizes: of the representation.
+        base, scale, factors, weight: as `Auxiliary` has them.
+        width: of the perceptron's hidden layers.
+    """
+
+    # The authors' perceptron is the same at every scale.
+    scales: ClassVar = {"small": {"scale": "small"}, "imagenet": {"scale": "imagenet"}}
+
+    def __init__(
+        self, sizes: Sizes, *,
+        base: str = "simclr", scale: str = "tiny", factors: str = "all", weight: float = 1.0, width: int = 512,
+    ):  # fmt: skip
+        super().__init__(sizes, base, scale, factors, weight)
+        is_binary = [name in MAX_PROBABILITY for name, size in self.factors.items() for _ in range(size)]
+        self.register_buffer("is_binary", torch.tensor(is_binary), persistent=False)
+        self.predictor = projector(2 * (sizes.inv + sizes.equi), width, width, len(is_binary), output="affine")
+
+    def auxiliary(self, representation: Tensor, theta: dict[str, Tensor]) -> Tensor:
+        told = self.predictor(torch.cat(representation.chunk(2), dim=1))
+        return mean_over_workers(augself_loss(told, join(theta, self.factors), self.is_binary))
+
+
+def augself_loss(told: Tensor, theta: Tensor, is_binary: Tensor) -> Tensor:
+    """Return the mean over components of the squared error, or of the cross-entropy where they are binary.
+
+    Args:
+        told: what was predicted, of binary components the logit, float (B, K).
+        theta: what is so, of binary components 0 or 1, float (B, K).
+        is_binary: bool (K,).
+    """
+    entropy = F.binary_cross_entropy_with_logits(told, theta, reduction="none")
+    return torch.where(is_binary, entropy, (told - theta).square()).mean()

@@ -1,0 +1,54 @@
+"""Barlow Twins (arXiv 2103.03230): the cross-correlation of the two views becomes the identity."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqssl.distributed import gather
+from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.heads import projector
+
+
+class BarlowTwins(Method):
+    """Three-layer projector and the redundancy-reduction loss.
+
+    Args:
+        sizes: of the representation.
+        width: width of the projector's three layers.
+        off_diagonal: lambda of Eq. 1.
+        loss_scale: factor of the whole loss, a sum over dimensions, beside a reconstruction that is a mean.
+    """
+
+    # solo-learn's runs on CIFAR (LARS .3, decay 1e-4); the authors' on ImageNet (LARS .2, decay 1e-6, batch 2048).
+    scales: ClassVar = {
+        "small": {"width": 2048, "off_diagonal": 0.005, "loss_scale": 0.1},
+        "imagenet": {"width": 8192, "off_diagonal": 0.0051, "loss_scale": 1.0},
+    }
+
+    def __init__(self, sizes: Sizes, *, width: int = 512, off_diagonal: float = 0.005, loss_scale: float = 0.1):
+        super().__init__()
+        self.off_diagonal, self.loss_scale = off_diagonal, loss_scale
+        self.projector = projector(sizes.inv, width, width, width)
+
+    def forward(self, pair: Pair) -> Tensor:
+        z1, z2 = self.projector(pair.inv).chunk(2)
+        return self.loss_scale * barlow_twins_loss(gather(z1), gather(z2), self.off_diagonal)
+
+
+def barlow_twins_loss(z1: Tensor, z2: Tensor, off_diagonal: float) -> Tensor:
+    """Return sum_i (1 - C_ii)^2 + lambda sum_(i != j) C_ij^2 for the cross-correlation C (arXiv 2103.03230, Eq. 1, 2).
+
+    Args:
+        z1, z2: embeddings of both views, float (B, D).
+        off_diagonal: lambda.
+    """
+    correlation = _standardise(z1).T @ _standardise(z2) / len(z1)
+    diagonal = correlation.diagonal()
+    redundancy = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + off_diagonal * redundancy
+
+
+def _standardise(z: Tensor) -> Tensor:
+    """Return mean 0 and variance 1 over the batch; a constant dimension stays finite, at 0."""
+    return F.batch_norm(z, None, None, training=True)

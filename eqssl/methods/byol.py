@@ -1,0 +1,51 @@
+"""BYOL (arXiv 2006.07733): predict the teacher's embedding of the other view."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqssl.distributed import mean_over_workers
+from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.heads import projector
+from eqssl.teacher import Teacher
+
+
+class BYOL(Method):
+    """Two-layer projector and predictor; the target is the teacher's projection.
+
+    Batch normalisation sees both views together, where the authors' code passes them one after the other.
+
+    Args:
+        sizes: of the representation.
+        width: hidden width of projector and predictor.
+        embedding: width of the embedding.
+        momentum: of the teacher at the start.
+    """
+
+    # solo-learn's runs on CIFAR (LARS 1.0, decay 1e-5); the authors' on ImageNet (LARS .2, decay 1.5e-6, batch 4096).
+    scales: ClassVar = {
+        "small": {"width": 4096, "embedding": 256, "momentum": 0.99},
+        "imagenet": {"width": 4096, "embedding": 256, "momentum": 0.996},
+    }
+
+    def __init__(self, sizes: Sizes, *, width: int = 512, embedding: int = 128, momentum: float = 0.99):
+        super().__init__()
+        self.momentum = momentum
+        self.projector = projector(sizes.inv, width, embedding)
+        self.predictor = projector(embedding, width, embedding)
+        self.teacher = Teacher(self.projector)
+
+    def forward(self, pair: Pair) -> Tensor:
+        p1, p2 = self.predictor(self.projector(pair.inv)).chunk(2)
+        z1, z2 = self.teacher(pair.teacher.mean(1)).chunk(2)
+        return mean_over_workers(byol_loss(p1, z2) + byol_loss(p2, z1))
+
+
+def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return ||p - z||^2 = 2 - 2 cos(p, z) of vectors of unit norm (arXiv 2006.07733, Eq. 2), the mean over the batch.
+
+    Args:
+        prediction, target: of the student from one view and the teacher from the other, float (B, D), any norm.
+    """
+    return 2 - 2 * F.cosine_similarity(prediction, target).mean()

@@ -1,0 +1,119 @@
+"""DINO (arXiv 2104.14294): self-distillation, a student that predicts its teacher's assignment to prototypes."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqssl.distributed import mean_over_workers
+from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.teacher import Teacher
+
+STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
+WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published
+CENTRE_MOMENTUM = 0.9
+
+
+class DINO(Method):
+    """Prototype head, its teacher, and the cross-entropy to the teacher's centred and sharpened assignment.
+
+    Four deliberate differences to the authors' code: two global views and no local crops; the representation is the
+    mean over patch tokens, not the class token; the teacher's temperature warms up by steps, not by epochs; and the
+    prototypes are not frozen in the first epoch, where the learning rate warms up anyway.
+
+    Args:
+        sizes: of the representation.
+        width: of the head's hidden layers.
+        bottleneck: width of its normalised output, which is compared with the prototypes.
+        prototypes: K.
+        momentum: of the teacher at the start.
+        teacher_temperature: tau_t after its linear warm-up from .04; where a short run stays at ln K, .07 is too high.
+    """
+
+    # solo-learn's runs on CIFAR (LARS .3, decay 1e-6); the authors' on ImageNet (ViT-S, AdamW 5e-4, decay .04 to .4).
+    scales: ClassVar = {
+        "small": {
+            "width": 2048, "bottleneck": 256, "prototypes": 4096, "momentum": 0.9995, "teacher_temperature": 0.07,
+        },
+        "imagenet": {
+            "width": 2048, "bottleneck": 256, "prototypes": 65536, "momentum": 0.996, "teacher_temperature": 0.07,
+        },
+    }  # fmt: skip
+
+    def __init__(
+        self, sizes: Sizes, *,
+        width: int = 512, bottleneck: int = 128, prototypes: int = 1024,
+        momentum: float = 0.99, teacher_temperature: float = 0.04,
+    ):  # fmt: skip
+        super().__init__()
+        self.momentum, self.teacher_temperature = momentum, teacher_temperature
+        self.head = PrototypeHead(sizes.inv, width, bottleneck, prototypes)
+        self.teacher_head = Teacher(self.head)
+        self.centre = Centre(prototypes)
+
+    def forward(self, pair: Pair) -> Tensor:
+        teacher = self.teacher_head(pair.teacher.mean(1))
+        targets = self.centre(teacher, warmed_up(self.teacher_temperature, self.progress))
+        self.centre.update(teacher)
+        return mean_over_workers(dino_loss(self.head(pair.inv), targets))
+
+
+class PrototypeHead(nn.Module):
+    """Three-layer perceptron with GELU, then the cosine to every prototype (arXiv 2104.14294, appendix C).
+
+    Both factors are normalised anew in every pass, which is the authors' weight normalisation without gain.
+
+    Args:
+        dim, width, bottleneck: of the input, the hidden layers and the output of the perceptron.
+        prototypes: K.
+    """
+
+    def __init__(self, dim: int, width: int, bottleneck: int, prototypes: int):
+        super().__init__()
+        layers = [nn.Linear(dim, width), nn.Linear(width, width), nn.Linear(width, bottleneck)]
+        for layer in layers:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU(), layers[2])
+        self.prototypes = nn.Linear(bottleneck, prototypes, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (..., K) in [-1, 1] from features (..., dim)."""
+        return F.linear(F.normalize(self.mlp(x), dim=-1), F.normalize(self.prototypes.weight, dim=-1))
+
+
+class Centre(nn.Module):
+    """Running mean of a teacher's logits over all workers, which keeps one prototype from taking all images.
+
+    Args:
+        prototypes: K.
+    """
+
+    def __init__(self, prototypes: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(prototypes))
+
+    def forward(self, logits: Tensor, temperature: float) -> Tensor:
+        """Return the targets (..., K), centred and sharpened (arXiv 2104.14294, Eq. 1 with the centre of Eq. 4)."""
+        return F.softmax((logits - self.mean) / temperature, dim=-1)
+
+    def update(self, logits: Tensor) -> None:
+        """Move towards the mean of logits (..., K) by Eq. 4, in training mode only."""
+        if self.training:
+            self.mean.lerp_(mean_over_workers(logits.flatten(0, -2).mean(0)), 1 - CENTRE_MOMENTUM)
+
+
+def warmed_up(temperature: float, progress: float) -> float:
+    """Return the teacher's temperature at `progress` of the training in [0, 1): too high a one at first is unstable."""
+    return WARMUP_TEMPERATURE + (temperature - WARMUP_TEMPERATURE) * min(1.0, progress / WARMUP)
+
+
+def dino_loss(student: Tensor, targets: Tensor) -> Tensor:
+    """Return the cross-entropy between each view's prediction and the other view's target (arXiv 2104.14294, Eq. 3).
+
+    Args:
+        student: logits of both views, float (2 B, K), first views before second ones.
+        targets: the teacher's probabilities of the same views, float (2 B, K).
+    """
+    return F.cross_entropy(student / STUDENT_TEMPERATURE, targets.roll(len(targets) // 2, 0))

@@ -1,0 +1,52 @@
+"""EquiMod (arXiv 2211.01244): predict how the transformation displaces the embedding."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from eqssl.distributed import gather
+from eqssl.methods.base import Sizes
+from eqssl.methods.conditioned import Auxiliary, join
+from eqssl.methods.heads import projector
+from eqssl.methods.simclr import nt_xent
+
+
+class EquiMod(Auxiliary):
+    """A base method and a contrastive prediction of the second view's embedding from the first one's and theta.
+
+    The authors predict both views from the unaugmented image, a third one in the batch; here the first view stands for
+    it, as in SIE's comparison on 3DIEBench, so that every method sees the same images.
+
+    Args:
+        sizes: of the representation.
+        base, scale, factors, weight: as `Auxiliary` has them.
+        width: of the equivariant projector's two hidden layers.
+        embedding: width of the embedding and of the projected theta.
+        temperature: of the contrast between predicted and true embeddings.
+    """
+
+    # The authors' heads are the same on CIFAR and ImageNet (LARS 4.0 and 2.4, decay 1e-6, batch 512 and 4096).
+    scales: ClassVar = {
+        "small": {"scale": "small", "width": 2048},
+        "imagenet": {"scale": "imagenet", "width": 2048},
+    }
+
+    def __init__(
+        self, sizes: Sizes, *,
+        base: str = "simclr", scale: str = "tiny", factors: str = "all", weight: float = 1.0,
+        width: int = 512, embedding: int = 128, temperature: float = 0.2,
+    ):  # fmt: skip
+        super().__init__(sizes, base, scale, factors, weight)
+        self.temperature = temperature
+        self.projector = projector(sizes.inv + sizes.equi, width, width, embedding, output="normalised")
+        self.theta_projector = nn.Sequential(
+            nn.Linear(sum(self.factors.values()), embedding, bias=False), nn.BatchNorm1d(embedding)
+        )
+        self.predictor = projector(2 * embedding, embedding, output="normalised")
+
+    def auxiliary(self, representation: Tensor, theta: dict[str, Tensor]) -> Tensor:
+        z1, z2 = self.projector(representation).chunk(2)
+        told = self.theta_projector(join(theta, self.factors))
+        prediction = self.predictor(torch.cat([z1, told], dim=1))
+        return nt_xent(gather(prediction), gather(z2), self.temperature)

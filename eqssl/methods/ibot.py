@@ -1,0 +1,86 @@
+"""iBOT (arXiv 2111.07832): DINO, and the teacher's assignment of every patch that the student does not see."""
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqssl.distributed import mean_over_workers
+from eqssl.methods.base import Pair, Sizes
+from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
+
+
+class IBOT(DINO):
+    """DINO's loss on the views plus the masked-patch loss, with one head for both, as in the authors' runs.
+
+    Deliberate differences beside DINO's: masked views are further views of the student, so that DINO's loss and the
+    reconstruction read whole ones, which costs half a student's pass more a step; and masked patches are drawn one by
+    one (the authors' option `rand`), not in blocks.
+
+    Args:
+        sizes: of the representation.
+        width, bottleneck, prototypes, momentum, teacher_temperature: as DINO's.
+        patch_temperature: the teacher's temperature for patches, after the same warm-up.
+    """
+
+    masks = True
+    # No run on CIFAR is published, so small is DINO's; the authors' on ImageNet (ViT-S, AdamW 5e-4, decay .04 to .4).
+    scales: ClassVar = {
+        "small": {**DINO.scales["small"], "patch_temperature": 0.07},
+        "imagenet": {**DINO.scales["imagenet"], "prototypes": 8192, "patch_temperature": 0.07},
+    }
+
+    def __init__(
+        self, sizes: Sizes, *,
+        width: int = 512, bottleneck: int = 128, prototypes: int = 1024,
+        momentum: float = 0.99, teacher_temperature: float = 0.04, patch_temperature: float = 0.04,
+    ):  # fmt: skip
+        if sizes.width == 0:
+            raise ValueError(
+                "--method.name ibot masks patches, which this --encoder.name has no place for; allowed: timm's plain "
+                "vision transformers, such as vit_tiny_patch16_224"
+            )
+        super().__init__(
+            sizes, width=width, bottleneck=bottleneck, prototypes=prototypes,
+            momentum=momentum, teacher_temperature=teacher_temperature,
+        )  # fmt: skip
+        self.patch_temperature = patch_temperature
+        self.patch_centre = Centre(prototypes)
+        self.mask_token = nn.Parameter(torch.zeros(sizes.width))
+
+    def forward(self, pair: Pair) -> Tensor:
+        mask = draw_masks(pair.mask_draws)
+        teacher = self.teacher_head(pair.teacher)
+        targets = self.patch_centre(teacher[mask], warmed_up(self.patch_temperature, self.progress))
+        self.patch_centre.update(teacher)
+        # Even without a masked patch all parameters take part, as DistributedDataParallel expects.
+        student = self.head(pair.masked(mask, self.mask_token))
+        return super().forward(pair) + mean_over_workers(ibot_loss(student, targets, mask))
+
+
+def draw_masks(draws: Tensor) -> Tensor:
+    """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
+
+    Args:
+        draws: uniform in [0, 1), float (N, T + 1): the first of a view says how many patches, the others which.
+    """
+    amount = draws[:, :1]
+    rank = draws[:, 1:].argsort(dim=1, stable=True).argsort(dim=1)
+    share = (amount >= 0.5) * (0.1 + 0.8 * (amount - 0.5))
+    return rank < (share * rank.shape[1]).floor()
+
+
+def ibot_loss(student: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
+    """Return the cross-entropy of masked patches (arXiv 2111.07832, section 3.1).
+
+    A mean over the masked patches of every view, then over views; one without counts as 0, as in the authors' code.
+
+    Args:
+        student: logits of the M masked patches, float (M, K).
+        targets: the teacher's probabilities of the same patches, float (M, K).
+        mask: bool (N, T), M times true.
+    """
+    losses = F.cross_entropy(student / STUDENT_TEMPERATURE, targets, reduction="none")
+    masked_in_view = mask.sum(1, keepdim=True).expand_as(mask)[mask]
+    return (losses / masked_in_view).sum() / len(mask)

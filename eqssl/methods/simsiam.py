@@ -1,0 +1,47 @@
+"""SimSiam (arXiv 2011.10566): predict the embedding of the other view, which gets no gradient."""
+
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from eqssl.distributed import mean_over_workers
+from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.heads import projector
+
+
+class SimSiam(Method):
+    """Three-layer projector, its output normalised, and a predictor with a bottleneck.
+
+    Batch normalisation sees both views together, where the authors' code passes them one after the other.
+
+    Args:
+        sizes: of the representation.
+        width: width of the projector's three layers.
+        bottleneck: hidden width of the predictor.
+    """
+
+    # solo-learn's runs on CIFAR (SGD .5, decay 1e-5); the authors' on ImageNet (SGD .05, decay 1e-4, batch 512).
+    scales: ClassVar = {
+        "small": {"width": 2048, "bottleneck": 512},
+        "imagenet": {"width": 2048, "bottleneck": 512},
+    }
+
+    def __init__(self, sizes: Sizes, *, width: int = 512, bottleneck: int = 128):
+        super().__init__()
+        self.projector = projector(sizes.inv, width, width, width, output="normalised")
+        self.predictor = projector(width, bottleneck, width, output="affine")
+
+    def forward(self, pair: Pair) -> Tensor:
+        z = self.projector(pair.inv)
+        (z1, z2), (p1, p2) = z.chunk(2), self.predictor(z).chunk(2)
+        return mean_over_workers((simsiam_loss(p1, z2) + simsiam_loss(p2, z1)) / 2)
+
+
+def simsiam_loss(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return D(p, stopgrad(z)) = -cos(p, z) (arXiv 2011.10566, Eq. 1 and 3), the mean over the batch.
+
+    Args:
+        prediction, target: from one view and from the other, float (B, D), any norm; no gradient reaches the target.
+    """
+    return -F.cosine_similarity(prediction, target.detach()).mean()

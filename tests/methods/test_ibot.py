@@ -1,0 +1,113 @@
+"""iBOT against NumPy and lightly: masks, patch loss, centre; real runs on a small vision transformer."""
+
+import numpy as np
+import pytest
+import torch
+
+from eqssl import checkpoint
+from eqssl.config import MethodConfig
+from eqssl.methods import build_method
+from eqssl.methods.base import Sizes
+from eqssl.methods.dino import Centre
+from eqssl.methods.ibot import draw_masks, ibot_loss
+from eqssl.model import Model
+from eqssl.training import Alone, train
+from tests.test_training import Stop, StopAfter, configuration, toy
+from tests.toy import make_batch, make_model
+
+N, T, K = 6, 10, 7
+rng = np.random.default_rng(0)
+STUDENT, TEACHER = (torch.tensor(x) for x in rng.normal(size=(2, N, T, K)))
+MASK = torch.tensor(rng.random((N, T)) < 0.3)
+MASK[2] = False
+
+
+def test_loss_is_the_papers_averaged_in_every_view_and_over_all_views():
+    total = 0.0
+    for view in range(N):
+        losses = []
+        for patch in range(T):
+            if MASK[view, patch]:
+                target, predicted = np.exp(TEACHER[view, patch] / 0.05), np.exp(STUDENT[view, patch] / 0.1)
+                losses.append(-float(target / target.sum() @ np.log(predicted / predicted.sum())))
+        total += np.mean(losses) if losses else 0.0
+    targets = torch.softmax(TEACHER[MASK] / 0.05, -1)
+    assert ibot_loss(STUDENT[MASK], targets, MASK).item() == pytest.approx(total / N, rel=1e-10)
+
+
+def test_loss_is_lightlys():
+    """Their centre follows the masked patches alone; ours, as the authors', all patches, so it is compared at 0."""
+    theirs = pytest.importorskip("lightly.loss.ibot_loss").IBOTPatchLoss(K, student_temp=0.1).double()
+    expected = theirs(TEACHER[MASK], STUDENT[MASK], MASK.view(N, 2, 5), teacher_temp=0.06)
+    loss = ibot_loss(STUDENT[MASK], Centre(K).double()(TEACHER[MASK], 0.06), MASK)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)  # they weight in float32
+
+
+def test_half_of_the_views_are_whole_and_others_lose_a_tenth_to_a_half():
+    masks = draw_masks(torch.rand(4000, 101, generator=torch.Generator().manual_seed(0)))
+    share = masks.double().mean(1)
+    masked = share[share > 0]
+    assert len(masked) / 4000 == pytest.approx(0.5, abs=0.03)
+    assert masked.min() == 0.1 and 0.48 <= masked.max() < 0.5
+    assert masked.mean() == pytest.approx(0.295, abs=0.01)  # .3 less half a patch, rounded down
+    assert masks.double().mean(0).sub(share.mean()).abs().max() < 0.03  # no patch is preferred
+
+
+def test_a_mask_depends_on_the_draws_of_its_own_view_alone():
+    draws = torch.rand(12, 17, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(draw_masks(draws)[5:7], draw_masks(draws[5:7]))
+
+
+def test_views_without_a_masked_patch_leave_the_loss_finite_and_all_parameters_in_use():
+    model, batch = make_model("ibot"), make_batch("ibot")
+    losses = model(batch._replace(mask_draws=torch.zeros_like(batch.mask_draws)))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def test_gradient_reaches_student_and_mask_token_and_not_the_teachers():
+    model = make_model("ibot")
+    model(make_batch("ibot")).total.backward()
+    assert model.method.mask_token.grad.any() and all(p.grad.any() for p in model.method.head.parameters())
+    assert all(p.grad is None for p in [*model.teacher.parameters(), *model.method.teacher_head.parameters()])
+
+
+def test_centres_follow_the_teachers_patches_and_representations():
+    model, batch = make_model("ibot"), make_batch("ibot")
+    seen = []
+    model.method.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    model(batch)
+    head, teacher = model.method.teacher_head, seen[0].teacher
+    torch.testing.assert_close(model.method.patch_centre.mean, 0.1 * head(teacher).mean((0, 1)))
+    torch.testing.assert_close(model.method.centre.mean, 0.1 * head(teacher.mean(1)).mean(0))
+
+
+@pytest.mark.parametrize("encoder", ["resnet_tiny", "resnet18"])
+def test_backbones_without_patches_are_refused(encoder):
+    with pytest.raises(ValueError, match=r"ibot masks patches.*--encoder.name.*allowed: .*vit_tiny_patch16_224"):
+        Model(configuration(**{"method.name": "ibot", "encoder.name": encoder}), toy())
+
+
+def test_published_scales():
+    heads = [
+        build_method(MethodConfig(name="ibot", scale=s), Sizes(inv=8, width=4)).head for s in ("small", "imagenet")
+    ]
+    assert [head.prototypes.weight.shape for head in heads] == [(4096, 256), (8192, 256)]
+
+
+def test_an_interrupted_run_with_reconstruction_ends_bit_for_bit_like_one_that_was_not(tmp_path):
+    config = configuration(
+        **{"method.name": "ibot", "method.options.prototypes": 64.0, "encoder.name": "test_vit"},
+        **{"encoder.output_stride": 4, "recon.weight": 1.0, "train.epochs": 3},
+    )
+    whole = train(config, Alone(tmp_path / "whole"), toy())
+    assert all(np.isfinite(whole.metrics[name]) for name in ("loss", "ssl", "recon", "knn"))
+    with pytest.raises(Stop):
+        train(config, StopAfter(tmp_path / "cut", 1), toy())
+    train(config, Alone(tmp_path / "cut"), toy())
+    expected, resumed = (checkpoint.load(tmp_path / name)["model"] for name in ("whole", "cut"))
+    assert {"method.centre.mean", "method.patch_centre.mean", "method.mask_token"} < expected.keys()
+    assert any(name.startswith("teacher.average") for name in expected)
+    assert any(name.startswith("method.teacher_head.average") for name in expected)
+    assert all(torch.equal(value, resumed[name]) for name, value in expected.items())

@@ -1,0 +1,136 @@
+"""Methods by name: their options, their heads, and where gradients go."""
+
+import inspect
+
+import pytest
+import torch
+
+from eqssl.config import MethodConfig
+from eqssl.methods import METHODS, build_method, find_method, register_method
+from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.simsiam import simsiam_loss
+from tests.toy import make_batch, make_model
+
+SIZES = Sizes(inv=16, num_classes=4)
+WIDTHS = {
+    "vicreg": {"width": 32},
+    "barlow_twins": {"width": 32},
+    "byol": {"width": 32, "embedding": 24},
+    "simsiam": {"width": 32, "bottleneck": 8},
+    "moco_v3": {"width": 32, "embedding": 24},
+}
+
+
+def build(name: str) -> Method:
+    torch.manual_seed(0)
+    return build_method(MethodConfig(name=name), SIZES)
+
+
+@pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "supervised"])
+def test_a_method_learns_the_views_of_one_batch(name):
+    method = build(name)
+    image = torch.randn(16, 16)
+    pair = Pair(torch.cat([image, image + 0.3 * torch.randn(16, 16)]), labels=torch.arange(16) % 4)
+    pair = Pair(pair.inv, teacher=pair.inv[:, None].expand(-1, 3, -1), labels=pair.labels)
+    optimizer = torch.optim.Adam([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(20):
+        loss = method(pair)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+def test_the_teachers_get_no_gradient_and_move_towards_their_students(name):
+    model = make_model(name)
+    before = {key: p.clone() for key, p in model.named_parameters()}
+    model(make_batch(name)).total.backward()
+    torch.optim.SGD(model.parameters(), lr=0.01).step()
+    model.update_teachers()
+    now = dict(model.named_parameters())
+    for teacher, student in {"teacher.average.": "encoder.", "method.teacher.average.": "method.projector."}.items():
+        names = [key.removeprefix(teacher) for key in now if key.startswith(teacher)]
+        assert any(not torch.equal(now[teacher + key], before[teacher + key]) for key in names)
+        for key in names:
+            assert now[teacher + key].grad is None
+            expected = 0.99 * before[student + key] + 0.01 * now[student + key]
+            torch.testing.assert_close(now[teacher + key], expected, msg=key)
+
+
+def test_the_teachers_momentum_rises_to_one():
+    method, found = build("byol"), []
+    for method.progress in (0.0, 0.5, 1.0):
+        found.append(method.momentum_now())
+    assert found == pytest.approx([0.99, 0.995, 1.0])
+
+
+def test_the_target_of_simsiam_gets_no_gradient():
+    prediction, target = (torch.randn(8, 4, requires_grad=True) for _ in range(2))
+    simsiam_loss(prediction, target).backward()
+    assert prediction.grad.abs().sum() > 0 and target.grad is None
+
+
+def test_heads_are_those_of_lightly():
+    heads = pytest.importorskip("lightly.models.modules.heads")
+    ours = {name: build_method(MethodConfig(name=name, options=WIDTHS[name]), SIZES) for name in WIDTHS}
+    theirs = {
+        ("vicreg", "projector"): heads.VICRegProjectionHead(16, 32, 32),
+        ("barlow_twins", "projector"): heads.BarlowTwinsProjectionHead(16, 32, 32),
+        ("byol", "projector"): heads.BYOLProjectionHead(16, 32, 24),
+        ("byol", "predictor"): heads.BYOLPredictionHead(24, 32, 24),
+        ("simsiam", "projector"): heads.SimSiamProjectionHead(16, 32, 32),
+        ("simsiam", "predictor"): heads.SimSiamPredictionHead(32, 8, 32),
+        ("moco_v3", "projector"): heads.MoCoProjectionHead(16, 32, 24, num_layers=3, batch_norm=True),
+        ("moco_v3", "predictor"): heads.MoCoProjectionHead(24, 32, 24, num_layers=2, batch_norm=True),
+    }
+    for (name, part), head in theirs.items():
+        shapes = [tuple(p.shape) for p in head.parameters()]
+        # The authors' code has no bias in these output layers, nor a learned scale and shift after MoCo v3's.
+        surplus = {"vicreg": 1, "barlow_twins": 1, "byol": 1, "moco_v3": 2}.get(name, 0)
+        mine = getattr(ours[name], part)
+        assert [tuple(p.shape) for p in mine.parameters()] == shapes[: len(shapes) - surplus], (name, part)
+        kinds = [type(layer) for layer in head.layers]
+        assert [type(layer) for layer in mine] == kinds, (name, part)
+
+
+def test_options_reach_the_method_and_unknown_ones_are_refused():
+    method = build_method(MethodConfig(name="simclr", options={"temperature": 0.5, "width": 32.0}), SIZES)
+    assert method.temperature == 0.5 and method.projector[0].out_features == 32
+    with pytest.raises(ValueError, match=r"--method.options tau is no option of simclr; allowed: width .*temperature"):
+        build_method(MethodConfig(name="simclr", options={"tau": 1.0}), SIZES)
+    with pytest.raises(ValueError, match=r"--method.name is 'simclear'; allowed: simclr"):
+        build_method(MethodConfig(name="simclear"), SIZES)
+    with pytest.raises(ValueError, match="supervised needs labels"):
+        build_method(MethodConfig(name="supervised"), Sizes(inv=16))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scales_are_made_of_options(name):
+    method = find_method(name)
+    for scale, options in method.scales.items():
+        assert scale in ("small", "imagenet") and options.keys() <= inspect.signature(method).parameters.keys()
+
+
+def test_a_scale_sets_the_widths_and_an_option_overrides_it():
+    method = build_method(MethodConfig(name="byol", scale="small", options={"embedding": 32}), SIZES)
+    assert method.projector[0].out_features == 4096 and method.projector[-1].out_features == 32
+
+
+def test_a_method_of_ones_own_needs_no_fork(monkeypatch):
+    monkeypatch.setitem(METHODS, "mine", "")
+
+    class Mine(Method):
+        def __init__(self, sizes, *, scale: float = 1.0):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, pair):
+            first, second = pair.inv.chunk(2)
+            return self.scale * (first - second).square().mean()
+
+    register_method("mine", Mine)
+    method = build_method(MethodConfig(name="mine", options={"scale": 3.0}), Sizes(inv=16))
+    assert method(Pair(torch.tensor([[1.0], [0.0]]).expand(2, 16))) == 3.0

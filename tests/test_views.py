@@ -1,0 +1,52 @@
+"""What a batch carries beside its two views, and that only those who ask for it get it."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from eqssl.config import RunConfig, replace
+from eqssl.data.dataset import Dataset, MemoryImages, Split
+from eqssl.data.rotation import euler_to_quaternion
+from eqssl.methods import METHODS, find_method
+from eqssl.views import Views
+
+
+def toy(paired: bool = False) -> Dataset:
+    pixels = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    hue = torch.arange(8.0)[:, None] / 8
+    known = {"quaternion": euler_to_quaternion(hue.expand(8, 3)), "floor_hue": hue} if paired else {}
+    split = Split(MemoryImages(pixels), torch.arange(8), torch.arange(8) % 2, torch.arange(8) // 2, known)
+    return Dataset("toy", split, split, split, paired, 3, 32, 2, (0.5,) * 3, (0.3,) * 3, "0")
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
+    config = replace(RunConfig(), {"method.name": method})
+    batch = Views(config, toy(paired)).batch(toy(paired).train, torch.arange(4), 0, tokens=16)
+    kind = find_method(method)
+    assert (batch.theta is not None) == kind.sees_theta == (method in ("augself", "equimod", "sie"))
+    assert (batch.mask_draws is not None) == kind.masks == (method == "ibot")
+    assert (batch.labels is not None) == (method == "supervised")
+    assert batch.partway is None
+
+
+def test_the_images_part_way_lie_between_the_unaugmented_one_and_the_second_view():
+    config = replace(RunConfig(), {"recon.view": "intermediate", "augment.flip": 0.0, "augment.crop": 0.0})
+    batch = Views(config, toy()).batch(toy().train, torch.arange(4), 0)
+    stops = [batch.clean, *batch.partway.chunk(2), batch.second]
+    steps = [(stop - batch.second).square().mean((1, 2, 3)) for stop in stops]
+    assert all((near < far).all() for far, near in pairwise(steps))
+    with pytest.raises(ValueError, match=r"intermediate.*allowed for pairs of one object: first"):
+        Views(config, toy(paired=True))
+
+
+def test_theta_holds_what_is_known_of_objects_and_what_augmentations_change():
+    views = Views(replace(RunConfig(), {"method.name": "sie"}), toy(paired=True))
+    assert views.theta_sizes() == {"rotation": 4, "floor_hue": 1}
+    views = Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 0.0}), toy())
+    expected = {"dx", "dy", "log_scale", "angle_deg", "flip", "brightness", "contrast", "saturation", "hue"}
+    assert views.theta_sizes() == dict.fromkeys(expected, 1)
+    theta = views.batch(toy().train, torch.arange(8), 0).theta
+    assert set(theta) == expected and all(values.abs().max() <= 4 for values in theta.values())

@@ -1,0 +1,44 @@
+"""A model and a batch that every method can run, in float64 and small, for tests that go through all of them."""
+
+import torch
+
+from eqssl.config import EncoderConfig, MethodConfig, ReconConfig, RunConfig
+from eqssl.data.dataset import Dataset, MemoryImages, Split
+from eqssl.methods import find_method
+from eqssl.model import Model
+from eqssl.views import Batch, Views
+
+BATCH = 8
+
+_split = Split(
+    MemoryImages(torch.zeros(BATCH, 1, 32, 32, dtype=torch.uint8)), torch.arange(BATCH), torch.arange(BATCH) % 4
+)
+DATASET = Dataset("toy", _split, _split, _split, False, 1, 32, 4, (0.5,), (0.3,), "0")
+
+
+def make_config(method: str) -> RunConfig:
+    """Return a run of the method with reconstruction; one that masks patches gets a vision transformer."""
+    encoder = EncoderConfig(name="resnet_tiny")
+    if find_method(method).masks:
+        encoder = EncoderConfig(name="test_vit", output_stride=4)
+    return RunConfig(encoder=encoder, method=MethodConfig(name=method), recon=ReconConfig(weight=0.7, width=8))
+
+
+def make_model(method: str) -> Model:
+    """Return the same model at every call; float64 from the first draw on, since those in float32 differ by CPU."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        torch.manual_seed(0)
+        return Model(make_config(method), DATASET)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def make_batch(method: str, rank: int = 0, world_size: int = 1) -> Batch:
+    """Return a worker's share of a batch whose views resemble each other, with all that the method asks for."""
+    share = torch.arange(BATCH).chunk(world_size)[rank]
+    batch = Views(make_config(method), DATASET).batch(DATASET.train, share, epoch=0, tokens=64)
+    generator = torch.Generator().manual_seed(1)
+    clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]
+    theta = batch.theta and {name: values.double() for name, values in batch.theta.items()}
+    return batch._replace(first=(clean + noise) / 2, second=(clean + more) / 2, clean=clean, theta=theta)
