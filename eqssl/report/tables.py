@@ -63,10 +63,12 @@ def caption(summary: dict[str, Any]) -> str:
     detectable = summary["minimum_detectable_difference"]
     found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in COLUMNS.items() if detectable.get(f) is not None)
     chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
+    collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
     return (
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
         f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
         f"Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
+        + (f" Collapsed, with an effective rank below 2: {', '.join(collapsed)}." if collapsed else "")
     )
 
 

@@ -2,7 +2,7 @@
 
 - OUTPUT/STUDY/study.json: what the study is; another one is refused.
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
-- OUTPUT/STUDY/trials/ID/checkpoint: while it trains.
+- OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 """
 
@@ -18,6 +18,7 @@ from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
 Status = Literal["COMPLETE", "FAILED"]
+LEAST_RANK = 2.0  # features on one line, or at one point, are below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,7 @@ class TrialRecord:
         overhead_s: seconds that the last attempt held its process beyond that.
         warm: whether the process had run a trial before.
         error: why it failed.
+        collapsed: parts of the features (all, inv, equi) that have collapsed; the choice passes over such a trial.
     """
 
     trial_id: str
@@ -47,6 +49,13 @@ class TrialRecord:
     overhead_s: float = 0.0
     warm: bool = False
     error: str | None = None
+    collapsed: list[str] = field(default_factory=list)
+
+
+def collapsed_parts(metrics: dict[str, float]) -> list[str]:
+    """Return which parts of the features (all, inv, equi) have an effective rank below 2."""
+    ranks = {"all": "rank", "inv": "inv/rank", "equi": "equi/rank"}
+    return [part for part, rank in ranks.items() if metrics.get(rank, LEAST_RANK) < LEAST_RANK]
 
 
 class Record(Listener):
@@ -105,9 +114,10 @@ class Record(Listener):
             write_json(path, {**asdict(trial.configuration), "seed": trial.seed})
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        """Note how the trial ended; its checkpoint is no longer needed."""
+        """Note how the trial ended; its checkpoint is kept only where it shows what came before a failure."""
         write_json(self.trial_folder(trial) / "result.json", asdict(record))
-        shutil.rmtree(self.trial_folder(trial) / "checkpoint", ignore_errors=True)
+        if record.status == "COMPLETE":
+            shutil.rmtree(self.trial_folder(trial) / "checkpoint", ignore_errors=True)
 
     def asked_trials(self) -> list[Trial]:
         """Return every trial that was suggested, in the order of the suggestions."""

@@ -142,15 +142,17 @@ def _sign(figure: str) -> int:
 
 
 RULE = (
-    "on the val split: of the searched configurations whose {accuracy} is at most {margin} below the better control's, "
-    "the one with the best {goal}; if there is none, the one with the best {accuracy}; of its seeds the first"
+    "on the val split: of the searched configurations that did not collapse and whose {accuracy} is at most {margin} "
+    "below the better control's, the one with the best {goal}; if there is none, the one with the best {accuracy}; "
+    "of its seeds the first"
 )
 
 
 def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
-    """Return the trial whose encoder is kept, by `RULE`; None where no searched configuration was completed."""
+    """Return the trial whose encoder is kept, by `RULE`; None where no searched configuration qualifies."""
     records = list(records)
     searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
+    searched -= {r.configuration for r in records if r.collapsed}
     table = Table(records, study.controls)
     signs = {name: 1 if direction == "maximize" else -1 for name, direction in study.objectives.items()}
     means = {figure: {n: sign * i.estimate for n, i in table.means(figure).items()} for figure, sign in signs.items()}

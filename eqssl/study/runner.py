@@ -15,7 +15,7 @@ from eqssl.study.cluster import Room, cpus_per_worker
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
-from eqssl.study.record import TrialRecord
+from eqssl.study.record import TrialRecord, collapsed_parts
 from eqssl.study.space import Trial
 from eqssl.study.suggestions import Suggestions
 from eqssl.study.trial import ERROR, FINAL, METRICS, run_trial
@@ -128,6 +128,7 @@ def trial_record(trial: Trial, final: dict[str, Any], held_s: float) -> TrialRec
         overhead_s=max(0.0, held_s - final.get("attempt_s", 0.0)),
         warm=final.get("warm", False),
         error=final.get("error"),
+        collapsed=collapsed_parts(metrics),
     )
 
 

@@ -16,10 +16,12 @@ from eqssl.study.plugins import Plugins, register
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
+    from eqssl.evaluation.predictions import Prediction
 
 Report = Callable[[dict[str, Any]], None]
 METRICS, FINAL = "metrics", "final"  # the one key of an epoch's report, and of a trial's last report
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
+PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
 _trials_in_this_process = 0
 
@@ -114,6 +116,8 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from eqssl.evaluation.predictions import save_predictions
+    from eqssl.evaluation.protocol import evaluate
     from eqssl.export import export_encoder
     from eqssl.training import train
 
@@ -127,12 +131,19 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
         export_encoder(result.encoder, context.folder / "encoder")
         if result.reconstructions is not None:
             np.save(context.folder / "reconstructions.npy", result.reconstructions.numpy())
+        if config.evaluate.level == "full":
+            said = result.predictions
+            if said is None:  # a kill came after the last checkpoint
+                said = []
+                evaluate(result.encoder, data, config=config.evaluate, device=context.device, predictions=said)
+            save_predictions(said, context.folder / PREDICTIONS)
     return {"metrics": result.metrics, "epochs": result.epochs, **seconds}
 
 
 def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import torch
 
+    from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.protocol import evaluate
     from eqssl.evaluation.rows import Pixels, constant_figures
 
@@ -140,10 +151,13 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     config = from_dict(RunConfig, spec["run"])
     data = cached_data(config.data)
     context.start_clock()
+    said: list[Prediction] = []
     if spec["row"] == "constant":
-        metrics = constant_figures(data, config.evaluate)
+        metrics = constant_figures(data, config.evaluate, said)
     else:
-        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device)
+        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=said)
+    if config.evaluate.level == "full":
+        save_predictions(said, context.folder / PREDICTIONS)
     return {"metrics": metrics, "epochs": 0, **context.seconds()}
 
 

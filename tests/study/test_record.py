@@ -3,7 +3,7 @@ import json
 import pytest
 
 from eqssl.files import write_atomically
-from eqssl.study.record import Record, TrialRecord, write_json
+from eqssl.study.record import Record, TrialRecord, collapsed_parts, write_json
 from eqssl.study.space import Configuration, Trial
 
 IDENTITY = {"study": "toy", "seeds": 2, "space": {"recon.weight": (0.1, 10.0)}}
@@ -36,6 +36,18 @@ def test_what_was_asked_and_what_ended_is_read_back(tmp_path):
     assert again.asked_trials()[0].id == TRIAL.id
     assert again.records() == {TRIAL.id: ended}
     assert not (record.trial_folder(TRIAL) / "checkpoint").exists()
+
+
+def test_a_failed_trial_keeps_its_last_good_checkpoint(tmp_path):
+    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    (record.trial_folder(TRIAL) / "checkpoint").mkdir(parents=True)
+    record.trial_ended(TRIAL, finished(TRIAL, status="FAILED", error="the loss is not finite"))
+    assert (record.trial_folder(TRIAL) / "checkpoint").exists()
+
+
+def test_features_on_a_line_have_collapsed():
+    assert collapsed_parts({"rank": 30.0, "inv/rank": 1.2, "equi/rank": 0.0}) == ["inv", "equi"]
+    assert collapsed_parts({"rank": 2.0}) == collapsed_parts({}) == []
 
 
 def test_nothing_is_written_before_create(tmp_path):

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from eqssl.evaluation.statistics import paired_difference
+from eqssl.report.tables import caption
 from eqssl.study import Study, log_uniform
 from eqssl.study.record import TrialRecord
 from eqssl.study.results import Table, choose, summarise, write_parquet
@@ -50,6 +51,13 @@ def test_choice_falls_back_to_accuracy_and_to_nothing():
     assert choose(STUDY, records).configuration == "weight 2"
     assert choose(STUDY, rows({"base": (0.8, 0.3)})) is None
     assert choose(STUDY, [record("weight 1", 0, 1, status="FAILED")]) is None
+
+
+def test_choice_passes_over_what_collapsed():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.9), "weight 2": (0.8, 0.5)})
+    records = [dataclasses.replace(r, collapsed=["equi"]) if r.configuration == "weight 1" else r for r in records]
+    assert choose(STUDY, records).configuration == "weight 2"
+    assert "weight 1" in caption(summarise(STUDY, records, ABOUT)).rpartition("Collapsed")[2]
 
 
 def test_choice_without_labels_goes_by_what_there_is():
