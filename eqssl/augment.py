@@ -219,7 +219,7 @@ def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
     return torch.lerp(others, images, condition.float())
 
 
-def _gray(images: Tensor) -> Tensor:
+def luma(images: Tensor) -> Tensor:
     """Return the luma (B, 1, S, S) of ITU-R BT.601, with torchvision's digits."""
     if images.shape[1] == 1:
         return images
@@ -233,12 +233,12 @@ def _brightness(images: Tensor, amount: Tensor) -> Tensor:
 
 def _contrast(images: Tensor, amount: Tensor) -> Tensor:
     # In two steps, since a reduction to a single number is split among threads, and then depends on the batch.
-    mean = _gray(images).mean(3, keepdim=True).mean(2, keepdim=True)
+    mean = luma(images).mean(3, keepdim=True).mean(2, keepdim=True)
     return torch.lerp(mean, images, 1 + amount).clamp_(0, 1)
 
 
 def _saturation(images: Tensor, amount: Tensor) -> Tensor:
-    return torch.lerp(_gray(images), images, 1 + amount).clamp_(0, 1)
+    return torch.lerp(luma(images), images, 1 + amount).clamp_(0, 1)
 
 
 def _hue(images: Tensor, amount: Tensor) -> Tensor:
@@ -259,7 +259,7 @@ def _hue(images: Tensor, amount: Tensor) -> Tensor:
 
 
 def _grayscale(images: Tensor, on: Tensor) -> Tensor:
-    return _choose(on, _gray(images), images)
+    return _choose(on, luma(images), images)
 
 
 def _blur(images: Tensor, sigma: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class DataConfig:
     """Where images, labels and known factors come from."""
 
     source: str = "solids"
-    """Registered source: solids, parquet, imagefolder, cifar10, cifar100, stl10, fashion_mnist, imagenet, ..."""
+    """Registered source: solids, parquet, 3diebench, imagefolder, cifar10, cifar100, stl10, fashion_mnist, imagenet."""
     path: str | None = None
     """File, folder or URI (s3://, gs://, ...) of the source; solids needs none."""
     cache: str = "~/.cache/eqssl"

@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from eqssl.data.dataset import Dataset
+    from eqssl.evaluation.predictions import Prediction
 
 ROWS = ("pixels", "constant")
 
@@ -28,10 +29,16 @@ class Command:
     """Folder of an exported encoder, a timm name, resnet_tiny, torchvision/NAME, pixels, or constant (the floor)."""
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    protocols: tuple[Literal["eqssl", "3diebench", "augself", "finetune"], ...] = ("eqssl",)
+    """What is measured: eqssl, the figures above; 3diebench, its classification, regression and retrieval (3die/...);
+    augself, how crop, colour, blur and flip of two augmented views differ (augself/...); finetune, accuracy of the
+    whole encoder trained with 1 and 10 percent of the labels (finetune_1pct/...)."""
     pretrained: bool = True
     """Published weights for a model given by name; --no-pretrained: untrained, the row `random` of a table."""
     output: Path | None = None
     """JSON file to write."""
+    predictions: Path | None = None
+    """Parquet file to write, with what every probe says of every held-out image."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,8 +46,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m eqssl.evaluate")
     try:
         RunConfig(data=command.data, evaluate=command.evaluate)  # its checks
-        if command.output:
-            command.output.parent.mkdir(parents=True, exist_ok=True)
+        for path in filter(None, (command.output, command.predictions)):
+            path.parent.mkdir(parents=True, exist_ok=True)
         result = run(command)
         if command.output:
             command.output.write_text(json.dumps(result, indent=2) + "\n")
@@ -58,55 +65,90 @@ def run(command: Command) -> dict:
         ValueError: for a model or data that cannot be had, or that do not fit each other.
     """
     from eqssl.data import load
+    from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.transforms import digest
 
+    dataset = load(command.data)
+    _check_protocols(command.protocols, dataset)
+    encoder = load_model(command.model, dataset, command.pretrained)
     named = not Path(command.model).is_dir() and command.model not in ROWS
-    result = {
+    metrics, predictions = measure(command, encoder, dataset)
+    if command.predictions:
+        save_predictions(predictions, command.predictions)
+    return {
         "model": command.model,
         "pretrained": command.pretrained and named,
+        "changes": getattr(encoder, "changes", []),
+        "protocols": command.protocols,
         "protocol": PROTOCOL_VERSION,
         "transforms": digest(),
+        "data": {"name": dataset.name, "digest": dataset.digest},
+        "evaluate": dataclasses.asdict(command.evaluate),
+        "metrics": metrics,
     }
-    dataset = load(command.data)
-    result["data"] = {"name": dataset.name, "digest": dataset.digest}
-    result["evaluate"] = dataclasses.asdict(command.evaluate)
-    return result | {"metrics": figures(command, dataset)}
 
 
-def figures(command: Command, dataset: "Dataset") -> dict[str, float]:
-    """Return the figures of the command's model."""
+def _check_protocols(protocols: tuple[str, ...], dataset: "Dataset") -> None:
+    possible = {
+        "eqssl": True,
+        "3diebench": dataset.paired,
+        "augself": True,
+        "finetune": dataset.train.labels is not None,
+    }
+    for name in protocols:
+        if not possible[name]:
+            allowed = ", ".join(name for name, works in possible.items() if works)
+            raise ValueError(
+                f"--protocols has {name}; allowed for {dataset.name}: {allowed} "
+                "(3diebench needs pairs of one object, finetune needs labels)"
+            )
+
+
+def measure(command: Command, encoder: "nn.Module", dataset: "Dataset") -> tuple[dict[str, float], "list[Prediction]"]:
+    """Return the figures of all protocols, and what the probes said."""
     import torch
 
+    from eqssl.evaluation.augself import augself_figures
+    from eqssl.evaluation.finetune import finetune_figures
     from eqssl.evaluation.protocol import evaluate
-    from eqssl.evaluation.rows import Pixels, constant_figures
+    from eqssl.evaluation.rows import constant_figures
+    from eqssl.evaluation.threediebench import threediebench_figures
 
-    if command.model == "constant":
-        return constant_figures(dataset, command.evaluate)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = Pixels() if command.model == "pixels" else load_model(command.model, dataset, command.pretrained)
-    return evaluate(encoder, dataset, config=command.evaluate, device=device)
+    encoder.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    protocols = {"3diebench": threediebench_figures, "augself": augself_figures, "finetune": finetune_figures}
+    figures, predictions = {}, []
+    for name in command.protocols:
+        if name != "eqssl":
+            figures |= protocols[name](encoder, dataset, command.evaluate, predictions)
+        elif command.model == "constant":
+            figures |= constant_figures(dataset, command.evaluate, predictions)
+        else:
+            figures |= evaluate(encoder, dataset, config=command.evaluate, predictions=predictions)
+    return figures, predictions
 
 
 def load_model(model: str, dataset: "Dataset", pretrained: bool) -> "nn.Module":
-    """Return an encoder for the dataset's images: an exported folder, or a model by name, its features not split.
+    """Return an encoder for the dataset's images: a row that needs no training, an exported folder, or a model by name.
+
+    An exported encoder of images of other channels or another size is shown what it was made for (`Transferred`); a
+    model by name is made for the images, its features not split.
 
     Raises:
-        ValueError: for an exported encoder of other images, or a name that is unknown.
+        ValueError: for a folder that holds no encoder, or a name that is unknown.
     """
     from eqssl.encoder import Encoder
+    from eqssl.evaluation.rows import Constant, Pixels
+    from eqssl.evaluation.transfer import Transferred
     from eqssl.export import load_encoder
 
+    if model in ROWS:
+        return {"pixels": Pixels, "constant": Constant}[model]()
     if not Path(model).is_dir():
         config = EncoderConfig(name=model, split=0, pretrained=pretrained)
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
-    made_for = (encoder.channels, encoder.image_size)
-    if made_for != (dataset.channels, dataset.image_size):
-        raise ValueError(
-            f"{model} was made for {made_for[0]} channels at {made_for[1]} px, and {dataset.name} has "
-            f"{dataset.channels} at {dataset.image_size} px; --data.image-size sets the latter"
-        )
-    return encoder
+    transferred = Transferred(encoder, dataset.channels, dataset.image_size)
+    return transferred if transferred.changes else encoder
 
 
 def show(result: dict) -> None:
@@ -118,7 +160,7 @@ def show(result: dict) -> None:
     parts = {"all": "", "invariant": "inv/", "equivariant": "equi/"}
     parts = {title: prefix for title, prefix in parts.items() if any(name.startswith(prefix) for name in metrics)}
     title = f"{result['model']} on {result['data']['name']} ({result['evaluate']['split']})"
-    caption = f"protocol {result['protocol']}, transforms {result['transforms']}"
+    caption = "; ".join([f"protocol {result['protocol']}, transforms {result['transforms']}", *result["changes"]])
     table = Table("figure", title=title, caption=caption)
     for part in parts:
         table.add_column(part, justify="right")

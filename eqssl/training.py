@@ -21,6 +21,7 @@ from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split
 from eqssl.distributed import mean_over_workers, synchronise_batch_norm
 from eqssl.encoder import Encoder
+from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
 from eqssl.model import Model
 from eqssl.optim import learning_rate, make_optimizer
@@ -77,12 +78,14 @@ class Result:
         metrics: of the last epoch, the evaluation included.
         epochs: trained.
         reconstructions: uint8 (3, n, C, S, S): first view, target, reconstruction; None without the branch.
+        predictions: what the probes of the last evaluation said; None where an earlier process had evaluated.
     """
 
     encoder: Encoder
     metrics: dict[str, float]
     epochs: int
     reconstructions: Tensor | None
+    predictions: list[Prediction] | None
 
 
 def train(config: RunConfig, context: Context | None = None, dataset: Dataset | None = None) -> Result:
@@ -106,7 +109,7 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
         context.report(metrics, run.state(metrics) if due and context.rank == 0 else None)
     reconstructions = run.reconstructions()
-    return Result(run.model.encoder.cpu().eval(), metrics, run.epoch, reconstructions)
+    return Result(run.model.encoder.cpu().eval(), metrics, run.epoch, reconstructions, run.predictions)
 
 
 class Run:
@@ -131,6 +134,7 @@ class Run:
         self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
         self.epoch = 0
+        self.predictions: list[Prediction] | None = None
 
     @property
     def is_last(self) -> bool:
@@ -147,7 +151,14 @@ class Run:
         every = self.config.train.eval_every
         if self.context.rank == 0 and (self.is_last or (every and self.epoch % every == 0)):
             start = time.perf_counter()
-            metrics |= evaluate(self.model.encoder, self.dataset, config=self.config.evaluate, device=self.device)
+            self.predictions = []
+            metrics |= evaluate(
+                self.model.encoder,
+                self.dataset,
+                config=self.config.evaluate,
+                device=self.device,
+                predictions=self.predictions,
+            )
             metrics |= self._use_of_views()
             metrics["evaluate_s"] = time.perf_counter() - start
         return metrics

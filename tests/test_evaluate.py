@@ -10,6 +10,7 @@ from eqssl.data import register_source
 from eqssl.encoder import Encoder
 from eqssl.evaluate import main
 from eqssl.evaluation import PROTOCOL_VERSION
+from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.evaluation.transforms import digest
 from eqssl.export import export_encoder
 
@@ -52,10 +53,35 @@ def test_a_name_is_evaluated_untrained_on_request(command, tmp_path):
     assert not result["pretrained"] and "inv/knn" not in result["metrics"]
 
 
-def test_an_encoder_of_other_images_is_refused(command, tmp_path):
-    encoder = Encoder(EncoderConfig(), 1, 28, (0.5,), (0.25,))
+def test_an_encoder_of_other_images_sees_what_it_was_made_for(command, tmp_path):
+    encoder = Encoder(EncoderConfig(split=0.5), 1, 28, (0.5,), (0.25,))
     folder = export_encoder(encoder, tmp_path / "encoder")
-    assert re.search(r"made for 1 channels at 28 px.*3 at 32 px", command(folder, code=2))
+    out = command(folder, "--output", tmp_path / "result.json")
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["changes"] == ["luma of colour images", "32 px resized to 28 px"]
+    assert "luma of colour images" in " ".join(out.split()) and "inv/r2_mean" in result["metrics"]
+    assert result["metrics"]["r2/brightness"] > 0.5
+
+
+def test_protocols_and_predictions(command, tmp_path):
+    path = tmp_path / "new" / "predictions.parquet"
+    images = ["--evaluate.images", 100, "--evaluate.train-images", 200]
+    command("pixels", "--protocols", "eqssl", "augself", "finetune", "--output", tmp_path / "result.json",
+            "--predictions", path, *images)  # fmt: skip
+    metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    assert {"r2/brightness", "augself/r2/crop", "finetune_1pct/accuracy"} <= metrics.keys()
+    again = figures_of(load_predictions(path))
+    assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6)
+    assert metrics.keys() - again.keys() == {"std", "std_min", "rank"}
+
+
+def test_a_protocol_that_the_data_cannot_serve_is_refused(command, objects):
+    assert re.search(
+        r"3diebench; allowed for flat: eqssl, augself, finetune", command("pixels", "--protocols", "3diebench", code=2)
+    )
+    register_source("flat", lambda config: objects)
+    error = command("pixels", "--protocols", "eqssl", "finetune", code=2)
+    assert re.search(r"finetune; allowed for objects: eqssl, 3diebench, augself", error)
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):

@@ -16,6 +16,7 @@ SUBSET_SEED = 0
 # Modules rather than functions, so that a source costs its imports only where it is used.
 SOURCES: dict[str, "str | Source"] = {
     "solids": "eqssl.data.solids",
+    "3diebench": "eqssl.data.threediebench",
     "parquet": "eqssl.data.parquet",
     **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.convert"),
 }

@@ -45,10 +45,14 @@ class Bank:
 
     def hit1(self, motion: Motion) -> float:
         """Return how often the predicted z2 is nearest (Euclidean) to its own view among the T; chance is 1 / T."""
+        nearest = torch.cdist(self.predicted(motion), self.views.double()).argmin(2)
+        return float((nearest == torch.arange(self.views.shape[1])).double().mean())
+
+    def predicted(self, motion: Motion) -> Tensor:
+        """Return what each view is predicted to be from the first, float64 (N, T, D)."""
         images, views, _ = self.theta.shape
         predicted = motion.predict(self.first.repeat_interleave(views, 0), self.theta.flatten(0, 1))
-        nearest = torch.cdist(predicted.unflatten(0, (images, views)), self.views.double()).argmin(2)
-        return float((nearest == torch.arange(views)).double().mean())
+        return predicted.unflatten(0, (images, views))
 
 
 def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: list[str]) -> Bank:
@@ -68,12 +72,17 @@ def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: lis
 
 
 def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
+    indices = object_views(split)
+    features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
+    known = differences(split, indices[:, :1].expand_as(indices), indices)
+    return Bank(features[:, 0], features, torch.cat([known[name] for name in factors], dim=-1))
+
+
+def object_views(split: Split) -> Tensor:
+    """Return int64 indices (N, T) of the views of up to 256 objects, the same ones every time, in order."""
     order = split.objects.argsort(stable=True)
     counts = split.objects.unique(return_counts=True)[1]
     views = min(int(counts.min()), TRANSFORMS)
     starts = counts.cumsum(0) - counts
     chosen = permutation(SEED, 0, len(starts))[:IMAGES]
-    indices = order[starts[chosen][:, None] + torch.arange(views)]
-    features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
-    known = differences(split, indices[:, :1].expand_as(indices), indices)
-    return Bank(features[:, 0], features, torch.cat([known[name] for name in factors], dim=-1))
+    return order[starts[chosen][:, None] + torch.arange(views)]

@@ -26,6 +26,18 @@ def frozen(encoder: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def device_of(encoder: nn.Module) -> torch.device:
+    """Return where an encoder lies; the CPU for one without parameters."""
+    return next(encoder.parameters(), torch.empty(0)).device
+
+
+def parts(encoder: nn.Module, dim: int) -> dict[str, slice]:
+    """Return the channels of `all` features, and of `inv` and `equi` where the encoder's `dim_inv` is below `dim`."""
+    dim_inv = getattr(encoder, "dim_inv", dim)
+    split = {"inv": slice(dim_inv), "equi": slice(dim_inv, dim)} if dim_inv < dim else {}
+    return {"all": slice(dim)} | split
+
+
 def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequence[Params | None] = (None,)) -> Tensor:
     """Return the features of images under one or more transforms, each image read once.
 
@@ -38,7 +50,7 @@ def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequen
     Returns:
         float32 (len(transforms), N, D) on the CPU.
     """
-    device = next(encoder.parameters(), torch.empty(0)).device
+    device = device_of(encoder)
     batches = []
     for rows in torch.arange(len(indices)).split(BATCH):
         clean = to_float(split.images.take(indices[rows]).to(device))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 HIDDEN, EPOCHS, BATCH, LR = 512, 20, 256, 1e-3
 
 
-def mlp_predict(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
+def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN) -> Tensor:
     """Return the predictions of an MLP with two hidden layers, from the epoch that was best on a tenth of the samples.
 
     Inputs and outputs are standardised; Adam, one cosine decay. Torch's own random state is left as it was.
@@ -15,6 +15,7 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
     Args:
         x, y: (n, p) and (n, m), to fit.
         held: (N, p).
+        hidden: units of each hidden layer.
 
     Returns:
         float32 (N, m).
@@ -25,7 +26,7 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
         torch.manual_seed(0)
         order = torch.randperm(len(x))
         chosen, fitted = order[: len(x) // 10], order[len(x) // 10 :]
-        model = _mlp(x.shape[1], y.shape[1])
+        model = _mlp(x.shape[1], y.shape[1], hidden)
         optimizer = torch.optim.Adam(model.parameters(), LR)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
         best, predicted = float("inf"), None
@@ -42,6 +43,6 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor) -> Tensor:
     return predicted * std_y + mean_y
 
 
-def _mlp(dim_in: int, dim_out: int) -> nn.Module:
-    hidden = [nn.Linear(dim_in, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU()]
-    return nn.Sequential(*hidden, nn.Linear(HIDDEN, dim_out))
+def _mlp(dim_in: int, dim_out: int, hidden: int) -> nn.Module:
+    layers = [nn.Linear(dim_in, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(hidden, dim_out))

@@ -23,16 +23,18 @@ class Pairs:
         first, second: float32 (N, D).
         targets: factor -> float32 (N, k), of the net transform from the first to the second.
         labels: int64 (N,), or None.
+        ids: int64 (N,), the first images' identities.
     """
 
     first: Tensor
     second: Tensor
     targets: dict[str, Tensor]
     labels: Tensor | None
+    ids: Tensor
 
     def part(self, channels: slice) -> "Pairs":
         """Return the pairs with some of the features."""
-        return Pairs(self.first[:, channels], self.second[:, channels], self.targets, self.labels)
+        return Pairs(self.first[:, channels], self.second[:, channels], self.targets, self.labels, self.ids)
 
     @property
     def joint(self) -> Tensor:
@@ -53,13 +55,14 @@ def subset(split: Split, count: int) -> Tensor:
 def encode_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indices: Tensor) -> Pairs:
     """Return the fixed pairs that start from the images at `indices` (N,)."""
     labels = None if split.labels is None else split.labels[indices]
+    ids = split.ids[indices]
     if dataset.paired:
         one, two = pair_indices(split, indices, epoch=0, seed=SEED, paired=True)
         first, second = (encode(encoder, split, chosen)[0] for chosen in (one, two))
-        return Pairs(first, second, differences(split, one, two), labels)
-    params = draw(split.ids[indices], dataset.channels, dataset.image_size)
+        return Pairs(first, second, differences(split, one, two), labels, ids)
+    params = draw(ids, dataset.channels, dataset.image_size)
     first, second = encode(encoder, split, indices, (None, params))
-    return Pairs(first, second, {name: value[:, None] for name, value in params.items()}, labels)
+    return Pairs(first, second, {name: value[:, None] for name, value in params.items()}, labels, ids)
 
 
 def encode_binary_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indices: Tensor, clean: Tensor) -> Pairs:
@@ -73,7 +76,7 @@ def encode_binary_pairs(encoder: nn.Module, dataset: Dataset, split: Split, indi
     binary = draw_binary(ids, dataset.channels)
     params = draw(ids, dataset.channels, dataset.image_size) | binary
     second = encode(encoder, split, indices, (params,))[0]
-    return Pairs(clean, second, {name: value[:, None] for name, value in binary.items()}, None)
+    return Pairs(clean, second, {name: value[:, None] for name, value in binary.items()}, None, ids)
 
 
 def differences(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:

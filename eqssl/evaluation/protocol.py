@@ -3,22 +3,24 @@
 Figures without a prefix are of all features; `inv/` and `equi/` of the two parts, where an encoder has them.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
 from eqssl.evaluation.bank import Bank, encode_bank
 from eqssl.evaluation.collapse import collapse_figures
 from eqssl.evaluation.equivariance import equivariance_figures
-from eqssl.evaluation.features import frozen
-from eqssl.evaluation.knn import knn_accuracy
-from eqssl.evaluation.linear import linear_accuracy
+from eqssl.evaluation.extrapolation import extrapolate
+from eqssl.evaluation.features import frozen, parts
+from eqssl.evaluation.knn import knn_predict
+from eqssl.evaluation.linear import linear_predict
 from eqssl.evaluation.mlp import mlp_predict
 from eqssl.evaluation.pairs import Pairs, encode_binary_pairs, encode_pairs, subset
-from eqssl.evaluation.r2 import auroc, factor_figures
+from eqssl.evaluation.predictions import Prediction, class_prediction, figures_of, predictions_of, prefix
 from eqssl.evaluation.ridge import Moments, fit, moments
 
 BINARY_SHARE = 4  # one pair in four is seen again with binary factors
@@ -47,7 +49,12 @@ class Views:
 
 
 def evaluate(
-    encoder: nn.Module, dataset: Dataset, *, config: EvaluateConfig | None = None, device: torch.device | None = None
+    encoder: nn.Module,
+    dataset: Dataset,
+    *,
+    config: EvaluateConfig | None = None,
+    device: torch.device | None = None,
+    predictions: list[Prediction] | None = None,
 ) -> dict[str, float]:
     """Return the figures of a frozen encoder: fitted on training images, scored on the held-out split.
 
@@ -57,10 +64,12 @@ def evaluate(
         dataset: whose train split and `config.split` are used.
         config: level, split, numbers of images; default: `EvaluateConfig()`.
         device: where the encoder is moved to; default: where it lies.
+        predictions: takes what the probes say of every held-out example; default: it is not kept.
 
     Returns:
         Figure -> value. Quick: `knn`, `r2/<factor>`, `r2_mean`, `r2_pooled`, `geodesic_deg`, `auroc/<factor>`, `std`,
-        `std_min`, `rank`. Full adds `linear`, `mlp_r2/<factor>`, `mlp_r2_mean`, `invariance`, `equivariance`,
+        `std_min`, `rank`. Full adds `linear`; the R2 of an MLP, `mlp_r2/<factor>`, and of `extrapolate`,
+        `extrapolation_r2/<factor>`, each with `_mean` and `geodesic_deg`; `invariance`, `equivariance`,
         `equivariance/<factor>`, `hit1`. What a dataset cannot give (accuracy without labels, colour of grey images) is
         absent.
     """
@@ -70,19 +79,19 @@ def evaluate(
     with frozen(encoder):
         views = _encode(encoder, dataset, config)
     dim = views.held.first.shape[1]
-    dim_inv = getattr(encoder, "dim_inv", dim)
-    parts = {"": slice(dim)}
-    if dim_inv < dim:
-        parts |= {"inv/": slice(dim_inv), "equi/": slice(dim_inv, dim)}
     shared = moments(views.train.joint, views.train.theta) if views.train.targets else None
-    figures = {}
-    for prefix, channels in parts.items():
+    figures, kept = {}, [] if predictions is None else predictions
+    for name, channels in parts(encoder, dim).items():
         columns = torch.arange(2 * dim).view(2, dim)[:, channels].flatten()
         part = views.part(channels)
-        found = _quick(part, shared and shared.select(columns))
+        said = _quick_probes(part, shared and shared.select(columns))
+        found = collapse_figures(part.held.first)
         if config.level == "full":
-            found |= _full(part)
-        figures |= {prefix + name: value for name, value in found.items()}
+            said += _full_probes(part)
+            found |= _geometry(part)
+        said = [dataclasses.replace(prediction, part=name) for prediction in said]
+        figures |= figures_of(said) | {prefix(part=name) + figure: value for figure, value in found.items()}
+        kept += said
     return figures
 
 
@@ -101,35 +110,34 @@ def _encode(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> Vie
     return Views(*pairs, tuple(binary) or None, bank)
 
 
-def _quick(views: Views, shared: Moments | None) -> dict[str, float]:
+def _quick_probes(views: Views, shared: Moments | None) -> list[Prediction]:
     train, held = views.train, views.held
-    figures = {}
+    said = []
     if train.labels is not None:
-        figures["knn"] = knn_accuracy(train.first, train.labels, held.first, held.labels)
+        said += class_prediction("knn", held.ids, held.labels, knn_predict(train.first, train.labels, held.first))
     if shared:
-        figures |= factor_figures(held.targets, _by_factor(fit(shared).predict(held.joint), held.targets))
+        said += predictions_of("r2", held.ids, held.targets, fit(shared).predict(held.joint))
     if views.binary:
         seen, asked = views.binary
         scores = fit(moments(seen.joint, seen.theta)).predict(asked.joint)
-        for name, score in _by_factor(scores, asked.targets).items():
-            figures[f"auroc/{name}"] = auroc(asked.targets[name][:, 0], score[:, 0])
-    return figures | collapse_figures(held.first)
+        said += predictions_of("auroc", asked.ids, asked.targets, scores)
+    return said
 
 
-def _full(views: Views) -> dict[str, float]:
-    train, held, bank = views.train, views.held, views.bank
-    figures = {}
+def _full_probes(views: Views) -> list[Prediction]:
+    train, held = views.train, views.held
+    said = []
     if train.labels is not None:
-        figures["linear"] = linear_accuracy(train.first, train.labels, held.first, held.labels)
-    if bank:
-        predicted = _by_factor(mlp_predict(train.joint, train.theta, held.joint), held.targets)
-        read = factor_figures(held.targets, predicted)
-        figures |= {f"mlp_{name}": value for name, value in read.items() if name.startswith("r2")}
-        moved, motion = equivariance_figures(train, held)
-        figures |= moved | {"hit1": bank.hit1(motion), "invariance": bank.invariance()}
-    return figures
+        classes = linear_predict(train.first, train.labels, held.first)
+        said += class_prediction("linear", held.ids, held.labels, classes)
+    if train.targets:
+        predicted = mlp_predict(train.joint, train.theta, held.joint)
+        said += predictions_of("mlp_r2", held.ids, held.targets, predicted) + extrapolate(train, held)
+    return said
 
 
-def _by_factor(columns: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Cut (N, sum of k) into factor -> (N, k)."""
-    return dict(zip(targets, columns.split([value.shape[1] for value in targets.values()], dim=1), strict=True))
+def _geometry(views: Views) -> dict[str, float]:
+    if not views.bank:
+        return {}
+    moved, motion = equivariance_figures(views.train, views.held)
+    return moved | {"hit1": views.bank.hit1(motion), "invariance": views.bank.invariance()}

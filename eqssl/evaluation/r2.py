@@ -52,13 +52,16 @@ def factor_figures(targets: dict[str, Tensor], predicted: dict[str, Tensor]) -> 
         targets, predicted: factor -> (N, k).
 
     Returns:
-        `r2/<factor>`, the mean over its components; `r2_mean` over factors, a vector counting once; for a relative
-        quaternion SIE's `r2_pooled`; for rotations in space or in the plane `geodesic_deg`, the mean angle missed.
+        `r2/<factor>`, the mean over its components; `r2_mean` over factors, a vector counting once; for vectors SIE's
+        definition as well, `r2_pooled` for a relative quaternion and `r2_pooled/<factor>` for any other; for rotations
+        in space or in the plane `geodesic_deg`, the mean angle missed.
     """
     figures = {f"r2/{name}": float(r2(target, predicted[name]).mean()) for name, target in targets.items()}
     figures["r2_mean"] = sum(figures.values()) / len(figures)
+    for name, target in targets.items():
+        if target.shape[1] > 1:
+            figures["r2_pooled" if name == ROTATION else f"r2_pooled/{name}"] = r2_pooled(target, predicted[name])
     if ROTATION in targets:
-        figures["r2_pooled"] = r2_pooled(targets[ROTATION], predicted[ROTATION])
         figures["geodesic_deg"] = geodesic_deg(targets[ROTATION], predicted[ROTATION])
     if ANGLE in targets:
         figures["geodesic_deg"] = float((targets[ANGLE] - predicted[ANGLE]).abs().mean())

@@ -1,5 +1,7 @@
 """The rows of a table that need no training: raw pixels and the floor of a constant."""
 
+import dataclasses
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,6 +9,7 @@ from torch import Tensor, nn
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
 from eqssl.evaluation.pairs import subset
+from eqssl.evaluation.predictions import LABEL, Prediction, figures_of
 from eqssl.evaluation.protocol import evaluate
 
 MAX_VALUES = 1024
@@ -28,21 +31,28 @@ class Constant(nn.Module):
         return torch.zeros(len(images), 1, device=images.device)
 
 
-def constant_figures(dataset: Dataset, config: EvaluateConfig | None = None) -> dict[str, float]:
+def constant_figures(
+    dataset: Dataset, config: EvaluateConfig | None = None, predictions: list[Prediction] | None = None
+) -> dict[str, float]:
     """Return the floor: what the figures are for an encoder that sees nothing.
 
     Accuracy is that of naming the most frequent training class every time; a vote among equally near neighbours would
     depend on their order.
 
     Args:
-        dataset, config: as `evaluate` takes them.
+        dataset, config, predictions: as `evaluate` takes them.
     """
     config = config or EvaluateConfig()
-    figures = evaluate(Constant(), dataset, config=config)
+    said: list[Prediction] = []
+    figures = evaluate(Constant(), dataset, config=config, predictions=said)
     if dataset.train.labels is not None:
-        held = getattr(dataset, config.split)
-        labels = held.labels[subset(held, config.images)]
         majority = dataset.train.labels[subset(dataset.train, config.train_images)].mode().values
-        accuracy = float((labels == majority).double().mean())
-        figures |= {name: accuracy for name in ("knn", "linear") if name in figures}
-    return figures
+        said = [
+            dataclasses.replace(one, predicted=majority.float().expand_as(one.predicted))
+            if one.factor == LABEL
+            else one
+            for one in said
+        ]
+    if predictions is not None:
+        predictions += said
+    return figures | figures_of(said)

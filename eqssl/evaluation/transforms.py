@@ -43,7 +43,7 @@ def draw(ids: Tensor, channels: int, image_size: int, stream: int = PAIR_STREAM)
     uniform = counter_uniform(SEED, 0, ids, stream, len(RANGES))
     params = {}
     for column, (name, (low, high)) in zip(uniform.unbind(1), RANGES.items(), strict=True):
-        if _has_effect(name, channels, image_size):
+        if has_effect(name, channels, image_size):
             params[name] = (low + (high - low) * column) * (image_size if name == "blur" else 1)
     return params
 
@@ -77,7 +77,8 @@ def digest() -> str:
     return hashlib.sha256(values.numpy().tobytes()).hexdigest()[:16]
 
 
-def _has_effect(name: str, channels: int, image_size: int) -> bool:
+def has_effect(name: str, channels: int, image_size: int) -> bool:
+    """Return whether a factor, in its range, alters images of this kind."""
     if name in COLOUR:
         return channels == 3
     if name == "blur":

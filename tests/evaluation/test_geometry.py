@@ -24,7 +24,13 @@ def moved(first, theta):
 
 def pairs(count, move):
     first, theta = draw(count, 8), draw(count, 2) * SPREAD
-    return Pairs(first, move(first, theta), {name: theta[:, i : i + 1] for i, name in enumerate(FACTORS)}, None)
+    return Pairs(
+        first,
+        move(first, theta),
+        {name: theta[:, i : i + 1] for i, name in enumerate(FACTORS)},
+        None,
+        torch.arange(count),
+    )
 
 
 def bank(move):

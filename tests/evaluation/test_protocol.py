@@ -90,8 +90,9 @@ def test_full_adds_its_figures_and_alters_none(flat_images):
     assert quick == {name: full[name] for name in quick}
     added = {name for name in full.keys() - quick.keys() if not name.startswith(("inv/", "equi/"))}
     factors = [name.removeprefix("r2/") for name in quick if name.startswith("r2/")]
-    named = {f"{figure}/{name}" for figure in ("mlp_r2", "equivariance") for name in factors}
-    assert added == named | {"linear", "mlp_r2_mean", "invariance", "equivariance", "hit1"}
+    named = {f"{figure}/{name}" for figure in ("mlp_r2", "extrapolation_r2", "equivariance") for name in factors}
+    named |= {f"{probe}_{name}" for probe in ("mlp", "extrapolation") for name in ("r2_mean", "geodesic_deg")}
+    assert added == named | {"linear", "invariance", "equivariance", "hit1"}
     assert all(type(value) is float and math.isfinite(value) for value in full.values())
     assert full["linear"] > 0.95 and full["mlp_r2/brightness"] > 0.9
     # All that moves the level is the brightness, and knowing it predicts the level.

@@ -1,0 +1,49 @@
+"""Beyond the fitted range: a linear feature holds, a saturating one does not, and a constant is the floor."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from eqssl.evaluation.extrapolation import extrapolate
+from eqssl.evaluation.pairs import Pairs
+from eqssl.evaluation.predictions import figures_of
+
+
+def pairs(count, feature, low=-1.0, high=1.0):
+    generator = torch.Generator().manual_seed(count)
+    theta = low + (high - low) * torch.rand(count, 1, generator=generator)
+    return Pairs(torch.zeros(count, 1), feature(theta), {"dx": theta}, None, torch.arange(count))
+
+
+def scored(feature, **bounds):
+    return figures_of(extrapolate(pairs(1000, feature, **bounds), pairs(500, feature, **bounds)))["extrapolation_r2/dx"]
+
+
+def test_a_linear_feature_holds_and_a_saturating_one_does_not():
+    assert scored(lambda theta: 3 * theta + 1) > 0.999
+    assert scored(lambda theta: theta.clamp(-0.5, 0.5)) == pytest.approx(1 - 0.0833 / 0.5833, abs=0.03)
+    assert scored(torch.zeros_like) == pytest.approx(0, abs=0.05)
+
+
+def test_the_inner_half_is_about_the_middle_of_the_range():
+    said = extrapolate(pairs(1000, torch.clone, 2, 6), held := pairs(500, torch.clone, 2, 6))[0]
+    outer = (held.targets["dx"] - 4).abs()[:, 0] > 1
+    assert (said.target[:, 0] - 4).abs().min() > 0.98 and 0.95 < len(said.examples) / int(outer.sum()) < 1.05
+    assert torch.equal(said.target[:, 0], held.targets["dx"][said.examples, 0])
+
+
+def test_rotations_are_split_by_their_angle():
+    def turned(count):
+        angles = np.random.default_rng(count).uniform(-np.pi / 2, np.pi / 2, (2, count, 3))
+        one, two = (Rotation.from_euler("xyz", view) for view in angles)
+        rotation = one.inv() * two
+        quaternion = torch.tensor(rotation.as_quat(), dtype=torch.float32)
+        pair = Pairs(quaternion, quaternion, {"rotation": quaternion}, None, torch.arange(count))
+        return pair, torch.tensor(rotation.magnitude())
+
+    (train, seen), (held, asked) = turned(1000), turned(500)
+    said = extrapolate(train, held)
+    assert torch.equal(said[0].examples, (asked > seen.median()).nonzero()[:, 0])
+    figures = figures_of(said)
+    assert figures["extrapolation_r2/rotation"] > 0.999 and figures["extrapolation_geodesic_deg"] < 1
