@@ -18,7 +18,7 @@ from eqssl.config import DataConfig, RunConfig, digest, flatten, from_dict, get,
         ({"data.views_per_object": 1}, r"--data.views-per-object is 1; allowed: 2 or more"),
         ({"encoder.split": 0.0}, r"--encoder.split is 0, so there is no equivariant part"),
         ({"method.name": "none", "recon.weight": 0.0}, r"leaves no loss"),
-        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, view, roles, width"),
+        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, view, roles, tokens, width"),
         ({"train.epochs": -1}, r"--train.epochs is -1; allowed: 0 or more"),
     ],
 )

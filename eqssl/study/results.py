@@ -105,13 +105,13 @@ class Table:
         Empty where the evaluation was quick or the seeds are too few.
         """
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
-        evaluated = self.values("invariance")[0]
+        evaluated, having_parts = self.values("invariance")[0], self.values("inv/invariance")[0]
         found = {}
-        for name in self.values("inv/invariance")[0]:
+        for name in having_parts:
             controls = [control for control in self.controls(name) if control in evaluated and control != name]
             if not controls or name in CONTROLS:
                 continue
-            others = [row for row in evaluated if row not in (*controls, name)]  # they tell about the noise
+            others = [row for row in having_parts if row not in (*controls, name)]  # they tell about the noise
             rows = [*controls, name, *others]
             tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
             # Without a split all features are the method's.
