@@ -114,19 +114,25 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
 
 
 def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
-    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives."""
+    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives, or to no effect."""
     magnification = (1 - MAX_AREA_LOST * strengths["crop"]) ** -0.5
     shift = (magnification - 1) / 2 + MAX_SHIFT * strengths["translation"]
+    sigma = MAX_SIGMA * image_size * strengths["blur"]
     return {
         "dx": shift,
         "dy": shift,
         "log_scale": math.log(magnification),
         "angle_deg": MAX_ANGLE_DEG * strengths["rotation"],
         "hue": MAX_HUE * strengths["hue"],
-        "blur": MAX_SIGMA * image_size * strengths["blur"],
+        "blur": sigma if blurs(sigma) else 0.0,
         **{name: MAX_JITTER * strengths[name] for name in ("brightness", "contrast", "saturation")},
         **{name: float(strengths[name] > 0) for name in MAX_PROBABILITY},
     }
+
+
+def blurs(sigma: float) -> bool:
+    """Return whether a blur of sigma px can move a pixel by one of 255 levels: what its four neighbours weigh."""
+    return sigma > 0 and 4 * math.exp(-0.5 / sigma**2) >= 1 / 255
 
 
 def relative(first: Params, second: Params) -> Params:

@@ -38,6 +38,10 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
         self.grid, self.dim = self._probe()
         self.dim_inv = self.dim - round(self.dim * config.split)
+        if config.split > 0 and not 0 < self.dim_inv < self.dim:
+            raise ValueError(
+                f"--encoder.split is {config.split}; allowed: 0, or what leaves both parts a channel of {self.dim}"
+            )
 
     def _probe(self) -> tuple[tuple[int, int], int]:
         """Ask the backbone for its map once: no table of names can know it."""

@@ -104,12 +104,17 @@ class Reconstruction(nn.Module):
     def __init__(self, config: ReconConfig, dim: int, grid: tuple[int, int], channels: int, image_size: int):
         super().__init__()
         tokens = grid[0] * grid[1]
-        if tokens < MIN_TOKENS:
+        if tokens < MIN_TOKENS and config.tokens == "map":
             raise ValueError(
                 f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
                 "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
         self.view, self.roles, self.vector = config.view, config.roles, config.tokens == "vector"
+        if self.vector and dim % MIN_TOKENS:
+            raise ValueError(
+                f"--recon.tokens vector cuts the equivariant part into {MIN_TOKENS}, and it has {dim} channels: take "
+                f"--encoder.split so that it has a multiple of {MIN_TOKENS}"
+            )
         dim = dim * (2 if self.roles == "concat" else 1)
         targets = STOPS if self.view == "intermediate" else 1
         sizes = (dim, grid, channels, image_size, config.width, self.vector)
@@ -140,7 +145,7 @@ class Reconstruction(nn.Module):
         return assign(self.view, equi, pixels, pick_second)
 
     def decode(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return the images that the decoders make of the target's own tokens and the other view's."""
+        """Return the images (B', C, S, S) made of the tokens (B, T, D) of the target's own view and of the other."""
         tokens = blend(own, other, self.roles)
         return torch.cat([decoder(tokens) for decoder in self.decoders])
 

@@ -180,6 +180,8 @@ class Run:
             raise FloatingPointError(
                 f"the loss is not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
             )
+        if not all(parameter.isfinite().all() for parameter in self.model.parameters()):
+            raise FloatingPointError(f"a weight is not finite after the last step of epoch {self.epoch + 1}")
         dim_inv = self.model.encoder.dim_inv
         std = losses.representation.std(0)
         metrics = {"loss": loss, "ssl": ssl, "recon": recon, "lr": self.optimizer.param_groups[0]["lr"]}
@@ -214,6 +216,7 @@ class Run:
         return {
             "config": self.identity,
             "threads": torch.get_num_threads(),
+            "autocast": self.autocast,
             "epoch": self.epoch,
             "metrics": metrics,
             "model": self.model.state_dict(),
@@ -232,7 +235,9 @@ class Run:
             return {}
         if state["config"] != self.identity:
             raise ValueError("the checkpoint belongs to another configuration or other data; take another --output")
-        torch.set_num_threads(state["threads"])  # another number would round sums differently
+        # Another number of threads, or another precision where `auto` chooses it, would round sums differently.
+        torch.set_num_threads(state["threads"])
+        self.autocast = state["autocast"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])

@@ -3,8 +3,9 @@
     python studies/baselines.py            every method that needs no tokens, on a small ResNet and rendered solids
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
 
-Every entrant has three settings of one knob, compared on val with one seed (`baselines_tuning`); the best of them is
-trained again with fresh seeds and reported on test (`baselines`).
+Every method alone has three learning rates, compared on val with one seed (`baselines_alone`); at its best rate, every
+entrant that builds on it has three settings of one knob (`baselines_tuning`). What is best is trained again with fresh
+seeds and reported on test (`baselines`); an entrant whose settings all failed is left out.
 """
 
 import dataclasses
@@ -20,7 +21,7 @@ from eqssl.study import REFERENCE_ROWS, Study, StudyOptions, main, run_study
 METHODS = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino")
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
 RATES, WEIGHTS, SHARES = (2e-3, 4e-3, 8e-3), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
-FRESH = {"train.seed": 1000, "evaluate.split": "test"}
+Rows = dict[str, dict]
 STUDY = Study(
     name="baselines",
     question="Does reconstruction help every method, and how does it stand beside the equivariant ones?",
@@ -31,49 +32,74 @@ STUDY = Study(
 )
 
 
-def entrants(run: RunConfig) -> dict[str, tuple[str, dict, str, tuple]]:
-    """Return name -> the method it is compared with, what it overrides, its knob and the knob's settings."""
-    paired = run.data.source in ("solids", "3diebench") and run.data.pairs != "image"
+def settings(name: str, overrides: dict, knob: str, values: tuple) -> Rows:
+    """Return the rows of an entrant, one for each setting of its knob."""
+    return {f"{name}, {knob} {value:g}": overrides | {knob: value} for value in values}
+
+
+def entrants(alone: Rows, paired: bool) -> dict[str, tuple[str, Rows]]:
+    """Return name -> the method it builds on and its settings, for the methods that `alone` has."""
     found = {}
-    for method in (*METHODS, *["ibot"] * ("vit" in run.encoder.name)):
-        of = {"method.name": method}
-        found[method] = (method, of | PLAIN, "train.lr", RATES)
-        found[f"{method}, split-0"] = (method, of | SPLIT, "train.lr", RATES)
-        found[f"{method} + reconstruction"] = (method, of, "recon.weight", WEIGHTS)
-    if not paired:
-        view = {"method.name": "vicreg", "recon.view": "intermediate", "recon.roles": "concat"}
-        found["vicreg + intermediate"] = ("vicreg", view, "recon.weight", WEIGHTS)
-    for name, factors in (("sie, all", "all"), ("sie, one", "rotation" if paired else "angle_deg")):
-        sie = {"method.name": "sie", "method.options.factors": factors} | SPLIT
-        found[name] = ("vicreg", sie, "method.options.equi_coeff", tuple(4.5 * share for share in SHARES))
-    for name in ("augself", "equimod"):
-        found[name] = ("simclr", {"method.name": name} | PLAIN, "method.options.weight", SHARES)
+    for method, row in alone.items():
+        at = {"method.name": method, "train.lr": row["train.lr"]}
+        found[f"{method}, split-0"] = (method, {f"{method}, split-0": at | SPLIT})
+        found[f"{method} + reconstruction"] = (
+            method,
+            settings(f"{method} + reconstruction", at, "recon.weight", WEIGHTS),
+        )
+    if "vicreg" in alone:
+        at = {"train.lr": alone["vicreg"]["train.lr"]}
+        for name, factors in (("sie, all", "all"), ("sie, one", "rotation" if paired else "angle_deg")):
+            sie = at | SPLIT | {"method.name": "sie", "method.options.factors": factors}
+            found[name] = ("vicreg", settings(name, sie, "method.options.equi_coeff", tuple(4.5 * s for s in SHARES)))
+        stops = at | {"method.name": "vicreg", "recon.view": "intermediate", "recon.roles": "concat"}
+        if not paired:  # no image lies between two views of an object
+            found["vicreg + intermediate"] = (
+                "vicreg",
+                settings("vicreg + intermediate", stops, "recon.weight", WEIGHTS),
+            )
+    for name in ("augself", "equimod") if "simclr" in alone else ():
+        peer = PLAIN | {"method.name": name, "train.lr": alone["simclr"]["train.lr"]}
+        found[name] = ("simclr", settings(name, peer, "method.options.weight", SHARES))
     return found
 
 
-def best(means: dict[str, dict], settings: list[str], floor: float) -> str:
-    """Return the setting with the highest R² of those that are accurate enough; if none is, the most accurate."""
-    good = [name for name in settings if means[name]["knn"] >= floor]
-    return max(good, key=lambda name: means[name]["r2_mean"]) if good else max(settings, key=lambda n: means[n]["knn"])
+def best(summary: dict, rows: Rows, floor: float) -> str | None:
+    """Return the row with the highest R² of those that are accurate enough; if none is, the most accurate."""
+    done = {
+        c["name"]: c["metrics"] for c in summary["configurations"] if c["name"] in rows and "r2_mean" in c["metrics"]
+    }
+    accuracy = {name: m["knn"]["estimate"] if "knn" in m else 0.0 for name, m in done.items()}
+    good = [name for name in done if accuracy[name] >= floor]
+    return (
+        max(good, key=lambda n: done[n]["r2_mean"]["estimate"]) if good else max(done, key=accuracy.get, default=None)
+    )
 
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
-    who, settings, rows = entrants(options.run), {}, {}
-    for name, (_, overrides, knob, values) in who.items():
-        settings[name] = [f"{name}, {knob} {value:g}" for value in values]
-        rows |= {setting: overrides | {knob: value} for setting, value in zip(settings[name], values, strict=True)}
-    tuning = dataclasses.replace(study, name="baselines_tuning", rows=rows)
-    found = run_study(tuning, dataclasses.replace(options, seeds=1), **shown)
-    means = {c["name"]: {f: m["estimate"] for f, m in c["metrics"].items()} for c in found["configurations"]}
-    chosen, controls = {}, {}
-    for name, (method, *_) in who.items():
-        alone = max(means[setting]["knn"] for setting in settings[method])
-        chosen[name] = rows[best(means, settings[name], alone - (name != method) * ACCURACY_MARGIN)]
-        controls[name] = (method, f"{method}, split-0")
-    references = {name: REFERENCE_ROWS[name] for name in ("constant", "pixels", "random", "supervised", "recon-only")}
-    final = dataclasses.replace(study, rows=references | chosen, controls=controls)
-    return run_study(final, dataclasses.replace(options, run=replace(options.run, FRESH)), **shown)
+    on_val = dataclasses.replace(options, seeds=1, run=replace(options.run, {"evaluate.split": "val"}))
+    methods = (*METHODS, *["ibot"] * ("vit" in options.run.encoder.name))
+    rates = {m: settings(m, PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
+    tuning = dataclasses.replace(
+        study, name="baselines_alone", rows={k: v for r in rates.values() for k, v in r.items()}
+    )
+    found = run_study(tuning, on_val, **shown)
+    chosen = {m: rows[name] for m, rows in rates.items() if (name := best(found, rows, 2.0))}  # the most accurate
+    others = entrants(chosen, found["data"]["paired"])
+    accuracy = {c["name"]: c["metrics"].get("knn", {}).get("estimate", 0.0) for c in found["configurations"]}
+    floors = {m: max(accuracy[name] for name in rates[m]) - ACCURACY_MARGIN for m in chosen}
+    tuning = dataclasses.replace(
+        tuning, name="baselines_tuning", rows={k: v for _, r in others.values() for k, v in r.items()}
+    )
+    found = run_study(tuning, on_val, **shown)
+    chosen |= {e: rows[name] for e, (m, rows) in others.items() if (name := best(found, rows, floors[m]))}
+    controls = {e: (m, f"{m}, split-0") for e, (m, _) in others.items()} | {m: (m, f"{m}, split-0") for m in rates}
+    rows = {n: REFERENCE_ROWS[n] for n in ("constant", "pixels", "random", "supervised", "recon-only")} | chosen
+    fresh = replace(options.run, {"train.seed": options.run.train.seed + 1000, "evaluate.split": "test"})
+    return run_study(
+        dataclasses.replace(study, rows=rows, controls=controls), dataclasses.replace(options, run=fresh), **shown
+    )
 
 
 if __name__ == "__main__":

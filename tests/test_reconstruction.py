@@ -12,8 +12,8 @@ def tokens(seed, batch=3, count=16, dim=8):
     return torch.randn(batch, count, dim, generator=torch.Generator().manual_seed(seed))
 
 
-def inputs(batch=6):
-    equi = (tokens(0, batch), tokens(1, batch))
+def inputs(batch=6, dim=8):
+    equi = (tokens(0, batch, dim=dim), tokens(1, batch, dim=dim))
     counts = {"first": batch, "second": batch, "clean": batch, "partway": 2 * batch}
     pixels = {
         name: torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
@@ -22,9 +22,9 @@ def inputs(batch=6):
     return equi, pixels, torch.arange(batch) % 2 == 0
 
 
-def branch(**options):
+def branch(dim=8, **options):
     torch.manual_seed(0)
-    return Reconstruction(ReconConfig(**options), 8, (4, 4), 1, 16)
+    return Reconstruction(ReconConfig(**options), dim, (4, 4), 1, 16)
 
 
 def test_attention_is_the_softmax_of_scaled_products_and_has_no_parameters():
@@ -64,12 +64,13 @@ def test_every_view_has_its_target_and_its_roles():
         assert torch.equal(own[i], equi[int(second)][i]) and torch.equal(other[i], equi[1 - int(second)][i])
 
 
+@pytest.mark.parametrize("kind", ["map", "vector"])
 @pytest.mark.parametrize("view", RECON_VIEWS)
 @pytest.mark.parametrize("roles", RECON_ROLES)
-def test_the_branch_learns_from_every_pairing(view, roles):
-    equi, *rest = inputs()
+def test_the_branch_learns_from_every_pairing(view, roles, kind):
+    equi, *rest = inputs(dim=32)
     equi = tuple(e.requires_grad_() for e in equi)
-    image, target = branch(view=view, roles=roles)(equi, *rest)
+    image, target = branch(dim=32, view=view, roles=roles, tokens=kind)(equi, *rest)
     assert image.shape == target.shape
     (image - target).square().mean().backward()
     assert all(e.grad.abs().sum() > 0 for e in equi)
@@ -84,6 +85,21 @@ def test_decoder_meets_the_image_size(grid, size):
 def test_few_tokens_are_refused_with_the_way_out():
     with pytest.raises(ValueError, match=r"4 tokens at 64 px.*--encoder.stem small.*--data.image-size"):
         Reconstruction(ReconConfig(), 8, (2, 2), 3, 64)
+
+
+def test_parts_of_the_vector_know_nothing_of_places_and_both_views_reach_them():
+    (own, other), *rest = inputs(dim=32)
+    made = branch(dim=32, view="first", tokens="vector")
+    image = made((own, other), *rest)[0]
+    shuffled = own[:, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    torch.testing.assert_close(made((shuffled, other), *rest)[0], image)
+    assert not torch.allclose(made((own.roll(1, 0), other), *rest)[0], image)
+    assert not torch.allclose(made((own, other.roll(1, 0)), *rest)[0], image)
+
+
+def test_a_vector_that_cannot_be_cut_is_refused():
+    with pytest.raises(ValueError, match=r"--recon.tokens vector cuts the equivariant part into 16.*24 channels"):
+        branch(dim=24, tokens="vector")
 
 
 @pytest.mark.parametrize("same", [0, 1])

@@ -50,3 +50,9 @@ def test_theta_holds_what_is_known_of_objects_and_what_augmentations_change():
     assert views.theta_sizes() == dict.fromkeys(expected, 1)
     theta = views.batch(toy().train, torch.arange(8), 0).theta
     assert set(theta) == expected and all(values.abs().max() <= 4 for values in theta.values())
+
+
+def test_a_blur_without_effect_is_no_part_of_theta():
+    dataset = toy()
+    assert "blur" in Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 1.0}), dataset).theta_sizes()
+    assert "blur" not in Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 0.4}), dataset).theta_sizes()

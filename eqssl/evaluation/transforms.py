@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from eqssl.augment import COLOUR, PARAMETERS, Params
+from eqssl.augment import COLOUR, PARAMETERS, Params, blurs
 from eqssl.random import counter_uniform
 
 SEED = 241203314
@@ -82,7 +82,5 @@ def has_effect(name: str, channels: int, image_size: int) -> bool:
     if name in COLOUR:
         return channels == 3
     if name == "blur":
-        # The four neighbours' weight must be able to move a pixel by one of 255 levels; below about 30 px it cannot.
-        sigma = RANGES["blur"][1] * image_size
-        return 4 * math.exp(-0.5 / sigma**2) >= 1 / 255
+        return blurs(RANGES["blur"][1] * image_size)  # not below about 30 px
     return True

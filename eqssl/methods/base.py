@@ -63,7 +63,7 @@ class Method(nn.Module):
     The loss is that of all workers together: from gathered embeddings, or a mean over workers.
 
     Attributes:
-        sees_theta: it is told the transformation between the views; tables mark it.
+        sees_theta: it is told the transformation between the views.
         masks: it hides patches from the student.
         momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.

@@ -68,7 +68,7 @@ def caption(summary: dict[str, Any]) -> str:
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
         f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
         f"Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
-        + (f" Collapsed, with an effective rank below 2: {', '.join(collapsed)}." if collapsed else "")
+        + (f" Collapsed, to a line or a point: {', '.join(collapsed)}." if collapsed else "")
     )
 
 

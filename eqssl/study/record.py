@@ -18,7 +18,7 @@ from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
 Status = Literal["COMPLETE", "FAILED"]
-LEAST_RANK = 2.0  # features on one line, or at one point, are below
+LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +53,13 @@ class TrialRecord:
 
 
 def collapsed_parts(metrics: dict[str, float]) -> list[str]:
-    """Return which parts of the features (all, inv, equi) have an effective rank below 2."""
-    ranks = {"all": "rank", "inv": "inv/rank", "equi": "equi/rank"}
-    return [part for part, rank in ranks.items() if metrics.get(rank, LEAST_RANK) < LEAST_RANK]
+    """Return which parts of the features (all, inv, equi) lie at one point or on one line."""
+    prefixes = {"all": "", "inv": "inv/", "equi": "equi/"}
+    return [
+        part
+        for part, prefix in prefixes.items()
+        if any(metrics.get(prefix + figure, least) < least for figure, least in LEAST.items())
+    ]
 
 
 class Record(Listener):

@@ -26,7 +26,7 @@ from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
 from eqssl.study.record import TrialRecord, write_json
 
 CLOCKS = {"epoch", "lr", "train_s", "evaluate_s"}  # metrics that say nothing about an encoder
-LOWER_IS_BETTER = {"geodesic_deg", "error", "loss", "ssl", "recon"}
+LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
 PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
 
@@ -106,10 +106,11 @@ class Table:
         """
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
         evaluated, having_parts = self.values("invariance")[0], self.values("inv/invariance")[0]
+        every_control = {control for name in evaluated for control in self.controls(name)}
         found = {}
         for name in having_parts:
             controls = [control for control in self.controls(name) if control in evaluated and control != name]
-            if not controls or name in CONTROLS:
+            if not controls or name in every_control:
                 continue
             others = [row for row in having_parts if row not in (*controls, name)]  # they tell about the noise
             rows = [*controls, name, *others]
@@ -138,7 +139,7 @@ class Table:
 
 def _sign(figure: str) -> int:
     """Return 1 for a figure that is better when larger, else -1."""
-    return -1 if figure.rpartition("/")[2] in LOWER_IS_BETTER else 1
+    return -1 if figure.endswith(LOWER_IS_BETTER) else 1
 
 
 RULE = (

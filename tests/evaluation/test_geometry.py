@@ -109,4 +109,6 @@ def test_effective_rank():
 
 
 def test_collapse_to_a_point():
-    assert collapse_figures(torch.full((1000, 4), 0.1)) == pytest.approx({"std": 0, "std_min": 0, "rank": 0})
+    assert collapse_figures(torch.full((1000, 4), 0.1)) == pytest.approx(
+        dict.fromkeys(("std", "std_min", "spread", "rank"), 0.0)
+    )

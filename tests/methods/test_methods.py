@@ -9,6 +9,7 @@ from eqssl.config import MethodConfig
 from eqssl.methods import METHODS, build_method, find_method, register_method
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.simsiam import simsiam_loss
+from eqssl.views import Batch
 from tests.toy import make_batch, make_model
 
 SIZES = Sizes(inv=16, num_classes=4)
@@ -134,3 +135,20 @@ def test_a_method_of_ones_own_needs_no_fork(monkeypatch):
     register_method("mine", Mine)
     method = build_method(MethodConfig(name="mine", options={"scale": 3.0}), Sizes(inv=16))
     assert method(Pair(torch.tensor([[1.0], [0.0]]).expand(2, 16))) == 3.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_in_bf16_with_a_loss_in_float32(name):
+    model, batch = make_model(name), make_batch(name)
+    exact = model(batch).total.item()
+    model, batch = model.float(), Batch(*map(as_float, batch))
+    losses = model(batch, autocast=True)
+    losses.total.backward()
+    assert losses.total.dtype == torch.float32 and losses.total.item() == pytest.approx(exact, rel=0.05, abs=0.02)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+def as_float(value):
+    if isinstance(value, dict):
+        return {key: as_float(part) for key, part in value.items()}
+    return value.float() if isinstance(value, torch.Tensor) and value.is_floating_point() else value

@@ -21,20 +21,37 @@ def baselines():
     return module
 
 
-def test_every_entrant_has_equally_many_settings_and_knows_what_it_is_compared_with(baselines):
-    images = replace(RunConfig(), {"data.source": "parquet", "encoder.name": "test_vit"})
-    for config in (RunConfig(), images):
-        who = baselines.entrants(config)
-        assert all(len(values) == 3 and method in who for method, _, _, values in who.values())
-        assert ("ibot" in who) == (config is images) == ("vicreg + intermediate" in who)
-        for name, (_, overrides, knob, values) in who.items():
-            assert all(replace(config, overrides | {knob: value}) for value in values), name
+ALONE = {"simclr": {"train.lr": 2e-3}, "vicreg": {"train.lr": 8e-3}}
+
+
+def of(name: str, **metrics: float) -> dict:
+    return {"name": name, "metrics": {figure: {"estimate": value} for figure, value in metrics.items()}}
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_an_entrant_has_three_settings_at_the_rate_of_the_method_it_builds_on(baselines, paired):
+    who = baselines.entrants(ALONE, paired)
+    assert ("vicreg + intermediate" in who) != paired
+    for name, (method, rows) in who.items():
+        assert len(rows) == (1 if name.endswith("split-0") else 3)
+        for overrides in rows.values():
+            assert replace(RunConfig(), overrides).train.lr == ALONE[method]["train.lr"], name
+    assert not any("sie" in name for name in baselines.entrants({"simclr": ALONE["simclr"]}, paired))
 
 
 def test_the_best_setting_is_accurate_enough_or_else_the_most_accurate(baselines):
-    means = {"a": {"knn": 0.8, "r2_mean": 0.3}, "b": {"knn": 0.79, "r2_mean": 0.5}, "c": {"knn": 0.5, "r2_mean": 0.9}}
-    assert baselines.best(means, list(means), 0.78) == "b"
-    assert baselines.best(means, list(means), 0.9) == "a"
+    rows = {name: {} for name in "abc"}
+    means = {"a": (0.8, 0.3), "b": (0.79, 0.5), "c": (0.5, 0.9)}
+    summary = {"configurations": [of(name, knn=knn, r2_mean=r2) for name, (knn, r2) in means.items()]}
+    assert baselines.best(summary, rows, 0.78) == "b"
+    assert baselines.best(summary, rows, 0.9) == "a"
+
+
+def test_settings_that_failed_are_passed_over_and_data_without_labels_go_by_r2(baselines):
+    rows = {name: {} for name in "ab"}
+    assert baselines.best({"configurations": [of("a"), of("b", knn=0.5, r2_mean=0.1)]}, rows, 0.9) == "b"
+    assert baselines.best({"configurations": [of("a"), of("b")]}, rows, 0.9) is None
+    assert baselines.best({"configurations": [of("a", r2_mean=0.2), of("b", r2_mean=0.1)]}, rows, -0.01) == "a"
 
 
 @pytest.mark.slow
@@ -49,11 +66,13 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
         summary = baselines.run(dataclasses.replace(baselines.STUDY, base=run), options)
     finally:
         ray.shutdown()
-    tuned = json.loads((tmp_path / "baselines_tuning" / "summary.json").read_text())
-    who = baselines.entrants(run)
-    assert {t["status"] for t in (*tuned["trials"], *summary["trials"])} == {"COMPLETE"}
-    assert len(tuned["configurations"]) == 3 * len(who)
+    stages = [json.loads((tmp_path / f"baselines_{n}" / "summary.json").read_text()) for n in ("alone", "tuning")]
+    assert {t["status"] for stage in (*stages, summary) for t in stage["trials"]} == {"COMPLETE"}
+    assert {stage["options"]["evaluate.split"] for stage in stages} == {"val"}
     rows = {c["name"]: c for c in summary["configurations"]}
-    assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", *who}
+    who = baselines.entrants(ALONE, paired=True)
+    assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", "simclr", "vicreg", *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
-    assert rows["simclr + reconstruction"]["params"]["recon.weight"] in baselines.WEIGHTS
+    with_recon = rows["simclr + reconstruction"]["params"]
+    assert with_recon["recon.weight"] in baselines.WEIGHTS
+    assert with_recon["train.lr"] == rows["simclr"]["params"]["train.lr"]

@@ -47,7 +47,8 @@ def test_a_failed_trial_keeps_its_last_good_checkpoint(tmp_path):
 
 def test_features_on_a_line_have_collapsed():
     assert collapsed_parts({"rank": 30.0, "inv/rank": 1.2, "equi/rank": 0.0}) == ["inv", "equi"]
-    assert collapsed_parts({"rank": 2.0}) == collapsed_parts({}) == []
+    assert collapsed_parts({"rank": 2.0, "spread": 0.5}) == collapsed_parts({}) == []
+    assert collapsed_parts({"rank": 60.0, "spread": 1e-4}) == ["all"]  # noise around one point has full rank
 
 
 def test_nothing_is_written_before_create(tmp_path):

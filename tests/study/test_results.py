@@ -85,9 +85,10 @@ def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():
     assert table.behind("knn")["a split"].estimate == pytest.approx(-0.4)
 
 
-def test_the_better_error_is_the_smaller_one():
-    records = [record(n, s, **{"geodesic_deg": v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]
-    assert Table(records).better_control("geodesic_deg") == Table(records).best("geodesic_deg") == "split-0"
+@pytest.mark.parametrize("figure", ["geodesic_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
+def test_the_better_error_is_the_smaller_one(figure):
+    records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]
+    assert Table(records).better_control(figure) == Table(records).best(figure) == "split-0"
 
 
 def test_one_seed_gives_estimates_without_bounds():
