@@ -72,7 +72,7 @@ def test_protocols_and_predictions(command, tmp_path):
     assert {"r2/brightness", "augself/r2/crop", "finetune_1pct/accuracy"} <= metrics.keys()
     again = figures_of(load_predictions(path))
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6)
-    assert metrics.keys() - again.keys() == {"std", "std_min", "rank"}
+    assert metrics.keys() - again.keys() == {"std", "std_min", "spread", "rank"}
 
 
 def test_a_protocol_that_the_data_cannot_serve_is_refused(command, objects):

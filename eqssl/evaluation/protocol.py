@@ -68,7 +68,7 @@ def evaluate(
 
     Returns:
         Figure -> value. Quick: `knn`, `r2/<factor>`, `r2_mean`, `r2_pooled`, `geodesic_deg`, `auroc/<factor>`, `std`,
-        `std_min`, `rank`. Full adds `linear`; the R2 of an MLP, `mlp_r2/<factor>`, and of `extrapolate`,
+        `std_min`, `spread`, `rank`. Full adds `linear`; the R2 of an MLP, `mlp_r2/<factor>`, and of `extrapolate`,
         `extrapolation_r2/<factor>`, each with `_mean` and `geodesic_deg`; `invariance`, `equivariance`,
         `equivariance/<factor>`, `hit1`. What a dataset cannot give (accuracy without labels, colour of grey images) is
         absent.

@@ -12,7 +12,7 @@ from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.rows import Pixels, constant_figures
 
 CONFIG = EvaluateConfig(level="full", train_images=150, images=150)
-NOT_OF_PROBES = ("std", "rank", "invariance", "equivariance", "hit1")
+NOT_OF_PROBES = ("std", "spread", "rank", "invariance", "equivariance", "hit1")
 
 
 class Halves(torch.nn.Module):

@@ -11,7 +11,7 @@ from eqssl.config import EvaluateConfig
 from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.rows import Constant, Pixels, constant_figures
 
-COLLAPSE = {"std", "std_min", "rank"}
+COLLAPSE = {"std", "std_min", "spread", "rank"}
 
 
 class Level(nn.Module):
