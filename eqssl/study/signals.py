@@ -4,6 +4,8 @@ import signal
 from types import FrameType
 from typing import Any
 
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupted(Exception):
     """The study was stopped by a signal; what has ended is on record, the rest goes on with `--resume`."""
@@ -23,13 +25,14 @@ class StopSignals:
         self.number: int | None = None
 
     def __enter__(self) -> "StopSignals":
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # SIGUSR1 too, which Tune keeps after its run: the next study would be stopped in a Tune that has ended.
+        self._before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
         self.arm()
         return self
 
     def arm(self) -> None:
         """Take the signals over; to be called again after `ray.init`, which takes SIGTERM for itself."""
-        for number in self._before:
+        for number in STOPPING:
             signal.signal(number, self._stop)
 
     def __exit__(self, *raised: Any) -> None:

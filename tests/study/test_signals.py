@@ -34,3 +34,10 @@ def test_handlers_are_put_back():
     with StopSignals():
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_tune_leaves_behind_does_not_stop_the_next_study():
+    with StopSignals():
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    with pytest.raises(Interrupted), StopSignals():
+        signal.raise_signal(signal.SIGTERM)
