@@ -8,14 +8,14 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 AUGMENTATIONS = (
     "crop", "translation", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
 )  # fmt: skip
-RECON_VIEWS = ("first", "second", "both", "random", "clean", "intermediate")
-RECON_ROLES = ("target-queries", "other-queries", "residual", "concat")
+ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
+ReconRoles = Literal["target-queries", "other-queries", "residual", "concat"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +113,10 @@ class ReconConfig:
 
     weight: float = 1.0
     """Factor of the reconstruction's mean squared error (of standardised pixels) in the loss; 0: no branch."""
-    view: Literal["first", "second", "both", "random", "clean", "intermediate"] = "second"
+    view: ReconView = "second"
     """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
     intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
-    roles: Literal["target-queries", "other-queries", "residual", "concat"] = "target-queries"
+    roles: ReconRoles = "target-queries"
     """Who queries whom in the cross-attention; residual adds the query to what it read, concat skips attention."""
     tokens: Literal["map", "vector"] = "map"
     """What attention works on: the tokens of the map, or the pooled vector cut into 16 parts."""
@@ -195,6 +195,11 @@ def check(config: RunConfig) -> None:
         if not ok:
             raise ValueError(f"--{option.replace('_', '-')} is {get(config, option)!r}; allowed: {allowed}")
 
+    for section in dataclasses.fields(config):
+        for f in dataclasses.fields(section.type):
+            if get_origin(f.type) is Literal:
+                option = f"{section.name}.{f.name}"
+                require(get(config, option) in get_args(f.type), option, ", ".join(get_args(f.type)))
     for family in AUGMENTATIONS:
         strength = getattr(config.augment, family)
         require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
@@ -215,8 +220,6 @@ def check(config: RunConfig) -> None:
     require(config.train.lr > 0, "train.lr", "above 0")
     require(config.train.batch_size >= 2, "train.batch_size", "2 or more")
     require(0 <= config.recon.weight < float("inf"), "recon.weight", "0 or more, finite")
-    require(config.recon.view in RECON_VIEWS, "recon.view", ", ".join(RECON_VIEWS))
-    require(config.recon.roles in RECON_ROLES, "recon.roles", ", ".join(RECON_ROLES))
     require(0 <= config.encoder.split < 1, "encoder.split", "0 (no split) to below 1")
     if config.encoder.split == 0 and config.recon.weight > 0:
         raise ValueError("--encoder.split is 0, so there is no equivariant part to reconstruct from: "

@@ -160,6 +160,8 @@ class Run:
                 predictions=self.predictions,
             )
             metrics |= self._use_of_views()
+            metrics["parameters"] = float(sum(p.numel() for p in self.model.parameters() if p.requires_grad))
+            metrics["sees_theta"] = float(self.model.method.sees_theta)
             metrics["evaluate_s"] = time.perf_counter() - start
         return metrics
 

@@ -5,26 +5,25 @@
 
 Every method alone has three learning rates, compared on val with one seed (`baselines_alone`); at its best rate, every
 entrant that builds on it has three settings of one knob (`baselines_tuning`). What is best is trained again with fresh
-seeds and reported on test (`baselines`); an entrant whose settings all failed is left out.
+seeds and reported on test (`baselines`); each method also alone for as long as it takes with reconstruction.
 """
 
-import dataclasses
+import math
 import sys
+from dataclasses import replace as change
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import RunConfig, TrainConfig, replace
-from eqssl.evaluation.statistics import ACCURACY_MARGIN
-from eqssl.study import REFERENCE_ROWS, Study, StudyOptions, main, run_study
+from eqssl.study import REFERENCE_ROWS, Entrant, Setting, Study, StudyOptions, main, run_study, tune
 
-METHODS = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino")
+ALL = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
 RATES, WEIGHTS, SHARES = (2e-3, 4e-3, 8e-3), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
-Rows = dict[str, dict]
 STUDY = Study(
     name="baselines",
-    question="Does reconstruction help every method, and how does it stand beside the equivariant ones?",
+    question=__doc__.partition("\n")[0],
     space={},
     configurations=0,
     seeds=5,
@@ -32,74 +31,44 @@ STUDY = Study(
 )
 
 
-def settings(name: str, overrides: dict, knob: str, values: tuple) -> Rows:
-    """Return the rows of an entrant, one for each setting of its knob."""
-    return {f"{name}, {knob} {value:g}": overrides | {knob: value} for value in values}
-
-
-def entrants(alone: Rows, paired: bool) -> dict[str, tuple[str, Rows]]:
-    """Return name -> the method it builds on and its settings, for the methods that `alone` has."""
-    found = {}
-    for method, row in alone.items():
-        at = {"method.name": method, "train.lr": row["train.lr"]}
-        found[f"{method}, split-0"] = (method, {f"{method}, split-0": at | SPLIT})
-        found[f"{method} + reconstruction"] = (
-            method,
-            settings(f"{method} + reconstruction", at, "recon.weight", WEIGHTS),
-        )
-    if "vicreg" in alone:
-        at = {"train.lr": alone["vicreg"]["train.lr"]}
-        for name, factors in (("sie, all", "all"), ("sie, one", "rotation" if paired else "angle_deg")):
-            sie = at | SPLIT | {"method.name": "sie", "method.options.factors": factors}
-            found[name] = ("vicreg", settings(name, sie, "method.options.equi_coeff", tuple(4.5 * s for s in SHARES)))
-        stops = at | {"method.name": "vicreg", "recon.view": "intermediate", "recon.roles": "concat"}
-        if not paired:  # no image lies between two views of an object
-            found["vicreg + intermediate"] = (
-                "vicreg",
-                settings("vicreg + intermediate", stops, "recon.weight", WEIGHTS),
-            )
-    for name in ("augself", "equimod") if "simclr" in alone else ():
-        peer = PLAIN | {"method.name": name, "train.lr": alone["simclr"]["train.lr"]}
-        found[name] = ("simclr", settings(name, peer, "method.options.weight", SHARES))
+def entrants(paired: bool) -> dict[str, Entrant]:
+    """Return what builds on the methods: their reconstruction and the peers."""
+    found = {f"{m} + reconstruction": Entrant({"method.name": m}, "recon.weight", WEIGHTS, m) for m in ALL}
+    if not paired:  # no image lies between two views of an object
+        stops = {"method.name": "vicreg", "recon.view": "intermediate", "recon.roles": "concat"}
+        found["vicreg + intermediate"] = Entrant(stops, "recon.weight", WEIGHTS, "vicreg")
+    for name, factors in (("sie, all", "all"), ("sie, one", "rotation" if paired else "angle_deg")):
+        sie = SPLIT | {"method.name": "sie", "method.options.factors": factors}
+        found[name] = Entrant(sie, "method.options.equi_coeff", tuple(4.5 * share for share in SHARES), "vicreg")
+    for name in ("augself", "equimod"):
+        found[name] = Entrant(PLAIN | {"method.name": name}, "method.options.weight", SHARES, "simclr")
     return found
 
 
-def best(summary: dict, rows: Rows, floor: float) -> str | None:
-    """Return the row with the highest R² of those that are accurate enough; if none is, the most accurate."""
-    done = {
-        c["name"]: c["metrics"] for c in summary["configurations"] if c["name"] in rows and "r2_mean" in c["metrics"]
-    }
-    accuracy = {name: m["knn"]["estimate"] if "knn" in m else 0.0 for name, m in done.items()}
-    good = [name for name in done if accuracy[name] >= floor]
-    return (
-        max(good, key=lambda n: done[n]["r2_mean"]["estimate"]) if good else max(done, key=accuracy.get, default=None)
-    )
+def rows_on_test(alone: dict[str, Setting], tuned: dict[str, Setting], on: dict[str, str], epochs: int) -> tuple:
+    """Return the rows of the final table, and what each is compared with."""
+    rows = {name: REFERENCE_ROWS[name] for name in ("constant", "pixels", "random", "supervised", "recon-only")}
+    for m, setting in alone.items():
+        longer = tuned.get(f"{m} + reconstruction", setting).epoch_s / setting.epoch_s
+        rows[m] = setting.overrides
+        rows[f"{m}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
+        rows[f"{m}, split-0"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+    rows |= {entrant: setting.overrides for entrant, setting in tuned.items()}
+    builds_on = on | {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}
+    return rows, {row: (m, f"{m}, split-0") for row, m in builds_on.items()}
 
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
-    on_val = dataclasses.replace(options, seeds=1, run=replace(options.run, {"evaluate.split": "val"}))
-    methods = (*METHODS, *["ibot"] * ("vit" in options.run.encoder.name))
-    rates = {m: settings(m, PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
-    tuning = dataclasses.replace(
-        study, name="baselines_alone", rows={k: v for r in rates.values() for k, v in r.items()}
-    )
-    found = run_study(tuning, on_val, **shown)
-    chosen = {m: rows[name] for m, rows in rates.items() if (name := best(found, rows, 2.0))}  # the most accurate
-    others = entrants(chosen, found["data"]["paired"])
-    accuracy = {c["name"]: c["metrics"].get("knn", {}).get("estimate", 0.0) for c in found["configurations"]}
-    floors = {m: max(accuracy[name] for name in rates[m]) - ACCURACY_MARGIN for m in chosen}
-    tuning = dataclasses.replace(
-        tuning, name="baselines_tuning", rows={k: v for _, r in others.values() for k, v in r.items()}
-    )
-    found = run_study(tuning, on_val, **shown)
-    chosen |= {e: rows[name] for e, (m, rows) in others.items() if (name := best(found, rows, floors[m]))}
-    controls = {e: (m, f"{m}, split-0") for e, (m, _) in others.items()} | {m: (m, f"{m}, split-0") for m in rates}
-    rows = {n: REFERENCE_ROWS[n] for n in ("constant", "pixels", "random", "supervised", "recon-only")} | chosen
+    methods = [m for m in ALL if m != "ibot" or "vit" in options.run.encoder.name]
+    rates = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
+    alone, data = tune(change(study, name="baselines_alone"), options, rates, {}, **shown)
+    who = entrants(data["paired"])
+    tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
+    on = {name: who[name].on for name in tuned}
+    rows, controls = rows_on_test(alone, tuned, on, options.run.train.epochs)
     fresh = replace(options.run, {"train.seed": options.run.train.seed + 1000, "evaluate.split": "test"})
-    return run_study(
-        dataclasses.replace(study, rows=rows, controls=controls), dataclasses.replace(options, run=fresh), **shown
-    )
+    return run_study(change(study, rows=rows, controls=controls), change(options, run=fresh), **shown)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """The reconstruction branch: attention against NumPy, roles, views, use of each view."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 
-from eqssl.config import RECON_ROLES, RECON_VIEWS, ReconConfig
+from eqssl.config import ReconConfig, ReconRoles, ReconView
 from eqssl.reconstruction import Reconstruction, assign, blend, cross_attention, use_of_views
 
 
@@ -35,7 +37,7 @@ def test_attention_is_the_softmax_of_scaled_products_and_has_no_parameters():
     np.testing.assert_allclose(cross_attention(query, source).numpy(), expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("roles", RECON_ROLES)
+@pytest.mark.parametrize("roles", get_args(ReconRoles))
 def test_both_views_reach_the_decoder(roles):
     own, other = tokens(0), tokens(1)
     blended = blend(own, other, roles)
@@ -55,7 +57,7 @@ def test_every_view_has_its_target_and_its_roles():
     equi, pixels, pick = inputs()
     views = pixels["first"], pixels["second"]
     expected = {**pixels, "both": torch.cat(views), "intermediate": pixels["partway"]}
-    for view in RECON_VIEWS:
+    for view in get_args(ReconView):
         if view != "random":
             assert torch.equal(assign(view, equi, pixels, pick)[2], expected[view])
     own, other, target = assign("random", equi, pixels, pick)
@@ -65,8 +67,8 @@ def test_every_view_has_its_target_and_its_roles():
 
 
 @pytest.mark.parametrize("kind", ["map", "vector"])
-@pytest.mark.parametrize("view", RECON_VIEWS)
-@pytest.mark.parametrize("roles", RECON_ROLES)
+@pytest.mark.parametrize("view", get_args(ReconView))
+@pytest.mark.parametrize("roles", get_args(ReconRoles))
 def test_the_branch_learns_from_every_pairing(view, roles, kind):
     equi, *rest = inputs(dim=32)
     equi = tuple(e.requires_grad_() for e in equi)

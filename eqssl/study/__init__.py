@@ -4,5 +4,18 @@ from eqssl.study.command import main, run_study
 from eqssl.study.definition import REFERENCE_ROWS, Study
 from eqssl.study.options import StudyOptions
 from eqssl.study.space import choice, log_uniform, uniform
+from eqssl.study.tuning import Entrant, Setting, tune
 
-__all__ = ["REFERENCE_ROWS", "Study", "StudyOptions", "choice", "log_uniform", "main", "run_study", "uniform"]
+__all__ = [
+    "REFERENCE_ROWS",
+    "Entrant",
+    "Setting",
+    "Study",
+    "StudyOptions",
+    "choice",
+    "log_uniform",
+    "main",
+    "run_study",
+    "tune",
+    "uniform",
+]

@@ -25,7 +25,8 @@ from eqssl.files import write_atomically
 from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER, Study
 from eqssl.study.record import TrialRecord, write_json
 
-CLOCKS = {"epoch", "lr", "train_s", "evaluate_s"}  # metrics that say nothing about an encoder
+# Metrics that say nothing about an encoder.
+COSTS = {"epoch", "lr", "train_s", "evaluate_s", "parameters", "sees_theta"}
 LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
 PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 
@@ -181,7 +182,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     table = Table(records, study.controls)
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
-    figures = sorted({figure for record in records for figure in record.metrics} - CLOCKS)
+    figures = sorted({figure for record in records for figure in record.metrics} - COSTS)
     means = {figure: table.means(figure) for figure in figures}
     gains = {figure: table.gains(figure) for figure in figures}
     behind = {figure: table.behind(figure) for figure in figures}

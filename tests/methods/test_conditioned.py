@@ -9,7 +9,7 @@ import torch
 from eqssl.config import MethodConfig, RunConfig, replace
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.methods import METHODS, build_method, find_method
-from eqssl.methods.base import Method, Sizes
+from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.training import Result, train
 
 TOLD = [name for name in METHODS if find_method(name).sees_theta]
@@ -31,6 +31,18 @@ def run(dataset: Dataset, **values) -> Result:
     return train(replace(RunConfig(), small | values), dataset=dataclasses.replace(dataset, train=few))
 
 
+def losses_after_training(method: Method, pair: Pair, steps: int) -> tuple[float, float]:
+    """Return the loss once the method was trained on the pair, and the one with every pair told another's theta."""
+    optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        method(pair).backward()
+        optimizer.step()
+    others = {name: values.roll(1, 0) for name, values in pair.theta.items()}
+    with torch.no_grad():
+        return method(pair).item(), method(Pair(pair.inv, pair.equi, theta=others)).item()
+
+
 @pytest.mark.parametrize("recon_weight", [0.0, 1.0])
 @pytest.mark.parametrize("source", ["textured_images", "objects"])
 @pytest.mark.parametrize("method", TOLD)
@@ -50,6 +62,17 @@ def test_at_weight_zero_it_is_bit_for_bit_its_base(method, textured_images):
     expected = weights(**{"method.name": "vicreg"})
     assert all(map(torch.equal, expected, weights(**told | {"method.options.weight": 0.0})))
     assert not all(map(torch.equal, expected, weights(**told)))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+@pytest.mark.parametrize("method", ["augself", "equimod"])
+def test_its_own_loss_reaches_both_parts_and_the_bases_only_the_invariant_one(method, weight):
+    torch.manual_seed(0)
+    inv, equi = torch.randn(64, 8, requires_grad=True), torch.randn(64, 4, requires_grad=True)
+    theta = {name: torch.randn(32, components) for name, components in SIZES.theta.items()}
+    build(method, weight=weight)(Pair(inv, equi, theta=theta)).backward()
+    assert inv.grad.abs().sum() > 0
+    assert (equi.grad.abs().sum() > 0) == (weight > 0)
 
 
 @pytest.mark.parametrize("method", ["augself", "equimod"])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eqssl.config import RunConfig, replace
-from eqssl.study import StudyOptions
+from eqssl.config import replace
+from eqssl.study import Setting, StudyOptions
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "baselines.py"
 
@@ -21,37 +21,22 @@ def baselines():
     return module
 
 
-ALONE = {"simclr": {"train.lr": 2e-3}, "vicreg": {"train.lr": 8e-3}}
-
-
-def of(name: str, **metrics: float) -> dict:
-    return {"name": name, "metrics": {figure: {"estimate": value} for figure, value in metrics.items()}}
-
-
 @pytest.mark.parametrize("paired", [False, True])
-def test_an_entrant_has_three_settings_at_the_rate_of_the_method_it_builds_on(baselines, paired):
-    who = baselines.entrants(ALONE, paired)
+def test_an_entrant_has_three_settings_and_is_compared_with_what_it_builds_on(baselines, paired):
+    who = baselines.entrants(paired)
     assert ("vicreg + intermediate" in who) != paired
-    for name, (method, rows) in who.items():
-        assert len(rows) == (1 if name.endswith("split-0") else 3)
-        for overrides in rows.values():
-            assert replace(RunConfig(), overrides).train.lr == ALONE[method]["train.lr"], name
-    assert not any("sie" in name for name in baselines.entrants({"simclr": ALONE["simclr"]}, paired))
+    assert {len(entrant.values) for entrant in who.values()} == {3}
+    assert {"sie, all", "sie, one"} < {name for name, entrant in who.items() if entrant.on == "vicreg"}
 
 
-def test_the_best_setting_is_accurate_enough_or_else_the_most_accurate(baselines):
-    rows = {name: {} for name in "abc"}
-    means = {"a": (0.8, 0.3), "b": (0.79, 0.5), "c": (0.5, 0.9)}
-    summary = {"configurations": [of(name, knn=knn, r2_mean=r2) for name, (knn, r2) in means.items()]}
-    assert baselines.best(summary, rows, 0.78) == "b"
-    assert baselines.best(summary, rows, 0.9) == "a"
-
-
-def test_settings_that_failed_are_passed_over_and_data_without_labels_go_by_r2(baselines):
-    rows = {name: {} for name in "ab"}
-    assert baselines.best({"configurations": [of("a"), of("b", knn=0.5, r2_mean=0.1)]}, rows, 0.9) == "b"
-    assert baselines.best({"configurations": [of("a"), of("b")]}, rows, 0.9) is None
-    assert baselines.best({"configurations": [of("a", r2_mean=0.2), of("b", r2_mean=0.1)]}, rows, -0.01) == "a"
+def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction(baselines):
+    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5, 10.0)}
+    tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5, 11.5)}
+    rows, controls = baselines.rows_on_test(alone, tuned, {"byol + reconstruction": "byol"}, epochs=6)
+    assert rows["byol, equal time"]["train.epochs"] == 7
+    assert rows["byol, split-0"] == {"method.name": "byol", "recon.weight": 0.0}
+    names = "byol", "byol, equal time", "byol, split-0", "byol + reconstruction"
+    assert controls == dict.fromkeys(names, ("byol", "byol, split-0"))
 
 
 @pytest.mark.slow
@@ -59,7 +44,7 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     import ray
 
     ray.init(num_cpus=2, log_to_driver=False)
-    monkeypatch.setattr(baselines, "METHODS", ("simclr", "vicreg"))
+    monkeypatch.setattr(baselines, "ALL", ("simclr", "vicreg"))
     run = replace(base, {"train.epochs": 1})
     options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     try:
@@ -70,8 +55,9 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     assert {t["status"] for stage in (*stages, summary) for t in stage["trials"]} == {"COMPLETE"}
     assert {stage["options"]["evaluate.split"] for stage in stages} == {"val"}
     rows = {c["name"]: c for c in summary["configurations"]}
-    who = baselines.entrants(ALONE, paired=True)
-    assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", "simclr", "vicreg", *who}
+    who = [name for name, entrant in baselines.entrants(paired=True).items() if entrant.on in ("simclr", "vicreg")]
+    methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", split-0")]
+    assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", *methods, *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
     with_recon = rows["simclr + reconstruction"]["params"]
     assert with_recon["recon.weight"] in baselines.WEIGHTS
