@@ -20,7 +20,7 @@ from eqssl.views import Batch, Views
 
 
 class Losses(NamedTuple):
-    """The loss and its two terms, scalars; `representation` (2 B, D) is detached, for the collapse metrics."""
+    """The loss and its two terms, scalars with gradients; `representation` (2 B, D) is detached, for the collapse."""
 
     total: Tensor
     ssl: Tensor
@@ -69,10 +69,10 @@ class Model(nn.Module):
         representation = tokens.mean(1)
         ssl = self.method(self._pair(tokens, representation, images, batch, autocast))
         if self.reconstruction is None:
-            return Losses(ssl, ssl.detach(), ssl.new_zeros(()), representation.detach())
+            return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
         image, target = self.reconstruction(*self.reconstruction_inputs(tokens, batch))
         recon = F.mse_loss(image, target)
-        return Losses(ssl + self.weight * recon, ssl.detach(), recon.detach(), representation.detach())
+        return Losses(ssl + self.weight * recon, ssl, recon, representation.detach())
 
     def _tokens(self, images: Tensor, autocast: bool, encoder: Encoder | None = None, **masked: Tensor) -> Tensor:
         """Return tokens (2 B, T, D), never narrower than the losses' float32."""

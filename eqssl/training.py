@@ -23,7 +23,7 @@ from eqssl.distributed import mean_over_workers, synchronise_batch_norm
 from eqssl.encoder import Encoder
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
-from eqssl.model import Model
+from eqssl.model import Losses, Model
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
 from eqssl.reconstruction import use_of_views
@@ -173,8 +173,10 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             for batch in parts:
                 losses = self.parallel(batch, self.autocast)
+                if self.model.reconstruction is not None and step == self.steps_per_epoch - 1:
+                    share = self._share_in_gradient(losses)
                 (losses.total / len(parts)).backward()
-                total += torch.stack([losses.total.detach(), losses.ssl, losses.recon]) / len(parts)
+                total += torch.stack(losses[:3]).detach() / len(parts)
             self.optimizer.step()
             self.model.update_teachers()
         loss, ssl, recon = (mean_over_workers(total) / self.steps_per_epoch).tolist()
@@ -190,7 +192,22 @@ class Run:
         metrics["train_std/inv"] = float(std[:dim_inv].mean())
         if dim_inv < len(std):
             metrics["train_std/equi"] = float(std[dim_inv:].mean())
+        if self.model.reconstruction is not None:
+            metrics["recon_share/loss"] = self.model.weight * recon / (abs(ssl) + self.model.weight * recon)
+            metrics["recon_share/gradient"] = share
         return metrics
+
+    def _share_in_gradient(self, losses: Losses) -> float:
+        """Return the norm of the reconstruction's gradient of the encoder over the sum of both terms' norms."""
+        parameters = [p for p in self.model.encoder.parameters() if p.requires_grad]
+        norms = []
+        for term in (losses.ssl, self.model.weight * losses.recon):
+            if not term.requires_grad:
+                norms.append(0.0)
+                continue
+            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+            norms.append(float(mean_over_workers(torch.cat([g.flatten() for g in grads if g is not None])).norm()))
+        return norms[1] / (sum(norms) or 1.0)
 
     def _set_clock(self, step: int) -> None:
         """Set what follows a schedule, a function of the step alone, so that a resumed run needs no other state."""

@@ -19,7 +19,7 @@ from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.vicreg import VICReg
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
-from eqssl.training import Alone, _of_different_objects, train
+from eqssl.training import Alone, Run, _of_different_objects, train
 from tests.workers import run_workers
 
 SMALL = {
@@ -46,6 +46,39 @@ def toy(labels: bool = True) -> Dataset:
 
 def configuration(**values) -> RunConfig:
     return replace(RunConfig(), {**SMALL, **values})
+
+
+class WithNorms(Run):
+    """A run that keeps the norms of both terms' gradients of the encoder, each by a backward pass of its own."""
+
+    def _share_in_gradient(self, losses) -> float:
+        self.norms = [self._norm(term) for term in losses[1:3]]
+        return super()._share_in_gradient(losses)
+
+    def _norm(self, term: torch.Tensor) -> float:
+        if not term.requires_grad:
+            return 0.0
+        self.optimizer.zero_grad()
+        term.backward(retain_graph=True)
+        squares = [p.grad.square().sum() for p in self.model.encoder.parameters() if p.grad is not None]
+        self.optimizer.zero_grad()
+        return float(sum(squares) ** 0.5)
+
+
+@pytest.mark.parametrize("method", ["vicreg", "none"])
+def test_share_of_reconstruction_in_loss_and_gradient(method):
+    shares = []
+    for weight in (0.1, 10.0):
+        values = {"method.name": method, "recon.weight": weight, "train.batch_size": 16, "train.precision": "fp32"}
+        run = WithNorms(replace(RunConfig(), values), Alone(), toy())
+        metrics = run.next_epoch()
+        ssl, recon = run.norms
+        assert metrics["recon_share/gradient"] == pytest.approx(weight * recon / (ssl + weight * recon), rel=1e-4)
+        terms = abs(metrics["ssl"]), weight * metrics["recon"]
+        assert metrics["recon_share/loss"] == pytest.approx(terms[1] / sum(terms))
+        shares.append(metrics["recon_share/gradient"])
+    assert shares == [1, 1] if method == "none" else 0 < shares[0] < shares[1] < 1
+    assert "recon_share/gradient" not in train(configuration(**{"recon.weight": 0.0}), dataset=toy()).metrics
 
 
 class Stop(Exception):
