@@ -229,9 +229,9 @@ def check(config: RunConfig) -> None:
 
 
 def get(config: Any, option: str) -> Any:
-    """Return the value of a dotted option, such as `recon.weight` or `method.options.temperature`."""
+    """Return the value of a dotted option, such as `recon.weight`; None for a method's option that is not given."""
     for name in option.split("."):
-        config = config[name] if isinstance(config, dict) else getattr(config, name)
+        config = config.get(name) if isinstance(config, dict) else getattr(config, name)
     return config
 
 

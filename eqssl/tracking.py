@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
 QUEUE = 10_000  # jobs that wait for a server that is away
-FINAL_STATUS = {"COMPLETE": "FINISHED", "FAILED": "FAILED"}
+FINAL_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAILED": "FAILED"}
 
 
 def connect(uri: str, experiment: str) -> tuple[Any, str]:
@@ -234,6 +234,7 @@ class StudyTracker(Listener):
         run_id = self._run_of(trial)
         if self._client.get_run(run_id).info.status != "RUNNING":
             return
+        self._client.set_tag(run_id, "outcome", record.status)  # MLflow has no word for what was stopped early
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
         _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)

@@ -4,6 +4,7 @@ Randomness belongs to the sample: every view is drawn from (seed, epoch, image, 
 views, and a resumed run sees what an uninterrupted one would have seen.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Iterator
@@ -151,11 +152,11 @@ class Run:
         every = self.config.train.eval_every
         if self.context.rank == 0 and (self.is_last or (every and self.epoch % every == 0)):
             start = time.perf_counter()
-            self.predictions = []
+            self.predictions, config = [], self.config.evaluate
             metrics |= evaluate(
                 self.model.encoder,
                 self.dataset,
-                config=self.config.evaluate,
+                config=config if self.is_last else dataclasses.replace(config, level="quick"),
                 device=self.device,
                 predictions=self.predictions,
             )

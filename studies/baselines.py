@@ -15,8 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
-from eqssl.config import RunConfig, TrainConfig, replace
-from eqssl.study import REFERENCE_ROWS, Entrant, Setting, Study, StudyOptions, main, run_study, tune
+from eqssl.config import RunConfig, TrainConfig
+from eqssl.study import REFERENCE_ROWS, Entrant, Setting, Study, StudyOptions, main, on_test, run_study, tune
 
 ALL = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
@@ -67,8 +67,7 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
     on = {name: who[name].on for name in tuned}
     rows, controls = rows_on_test(alone, tuned, on, options.run.train.epochs)
-    fresh = replace(options.run, {"train.seed": options.run.train.seed + 1000, "evaluate.split": "test"})
-    return run_study(change(study, rows=rows, controls=controls), change(options, run=fresh), **shown)
+    return run_study(change(study, rows=rows, controls=controls), on_test(options, options.seeds), **shown)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Studies: one question each, over a space of options, with several seeds a configuration."""
 
 from eqssl.study.command import main, run_study
+from eqssl.study.confirm import on_test, run_confirmed
 from eqssl.study.definition import REFERENCE_ROWS, Study
 from eqssl.study.options import StudyOptions
 from eqssl.study.space import choice, log_uniform, uniform
@@ -15,6 +16,8 @@ __all__ = [
     "choice",
     "log_uniform",
     "main",
+    "on_test",
+    "run_confirmed",
     "run_study",
     "tune",
     "uniform",

@@ -14,8 +14,9 @@ from eqssl.config import flatten, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.study import preflight
 from eqssl.study.definition import Study
-from eqssl.study.options import StudyOptions, parse
+from eqssl.study.options import StudyOptions, default_options, parse
 from eqssl.study.plugins import registered
+from eqssl.study.race import stages_of, trials_of
 from eqssl.study.record import Record
 from eqssl.study.signals import Interrupted, StopSignals
 from eqssl.study.space import Trial
@@ -32,16 +33,18 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     Args:
         study: with its defaults.
         arguments: default: those of this process.
-        run: in the place of `run_study`, for a question that takes several.
+        run: in the place of `run_confirmed`, for a question that takes several studies.
 
     Returns:
         0; 1 if nothing of what was asked for was completed; 2 for options that cannot work; 130 or 143 after SIGINT
         or SIGTERM.
     """
+    from eqssl.study.confirm import run_confirmed
+
     try:
         study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
         width = None if sys.stdout.isatty() else 140
-        summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
+        summary = (run or run_confirmed)(study, options, console=Console(highlight=False, width=width))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
@@ -64,7 +67,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
         ValueError: for options that cannot work, before anything is trained or written.
         Interrupted: after SIGINT or SIGTERM, with all that has ended on record.
     """
-    options = options or StudyOptions(run=study.base, seeds=study.seeds, sampler=study.sampler)
+    options = options or default_options(study)
     return _Run(study, options, console or Console(quiet=True)).go()
 
 
@@ -78,7 +81,7 @@ class _Run:
         self.study, self.options, self.console = study, options, console
         preflight.check_options(study, options)
         configurations = study.configurations if study.space else min(1, study.configurations)
-        self.trials = options.trials or configurations * options.seeds
+        self.trials = options.trials or trials_of(configurations, stages_of(options.seeds, options.race))
         self.seeds = options.seeds if study.space else self.trials or options.seeds
         self.folder = Path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
@@ -97,7 +100,7 @@ class _Run:
             "objectives": dict(self.study.objectives),
             "trials": self.trials,
             "seeds": self.seeds,
-            "sampler": self.options.sampler,
+            **{name: getattr(self.options, name) for name in ("sampler", "race", "stopping", "warm_start")},
             **run,
         }
 
@@ -139,15 +142,27 @@ class _Run:
 
     def _run_trials(self, room: "Room") -> None:
         from eqssl.study import runner
+        from eqssl.study.halving import Halving
         from eqssl.study.progress import StudyProgress
         from eqssl.study.suggestions import Suggestions
 
         base = self.options.run
         suggestions = Suggestions(
-            self.study, trials=self.trials, seeds=self.seeds, sampler=self.options.sampler, seed=base.train.seed
+            self.study,
+            trials=self.trials,
+            seeds=self.seeds,
+            sampler=self.options.sampler,
+            seed=base.train.seed,
+            race=self.options.race,
         )
+        if self.options.warm_start:
+            suggestions.search.warm_start(self.record.warm_start(self.options.warm_start, self.study.objectives))
         asked, done = self.record.asked_trials(), self.record.records()
         suggestions.restore(asked, done)
+        halving = Halving(base.train.epochs, self.study.objectives) if self.options.stopping == "halving" else None
+        for record in done.values() if halving else ():
+            for epoch, seen in record.history.items():
+                halving.add(record.trial_id, record.seed, int(epoch), seen)
         self.tracker.begin(self.record.study_id, flatten(base), list(done.values()), asked)
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
@@ -158,11 +173,12 @@ class _Run:
 
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
-            runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray")
+            runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray", figures, halving)
 
     def _finish(self, about: dict[str, Any], signal_number: int | None) -> dict[str, Any]:
         from eqssl.report.tables import result_table
         from eqssl.study.results import summarise, write_results
+        from eqssl.study.search import write_journal
 
         records = list(self.record.records().values())
         about |= {
@@ -173,6 +189,8 @@ class _Run:
         }
         summary = summarise(self.study, records, about)
         files = write_results(summary, records, self.folder)
+        if self.study.space:
+            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
         self.tracker.close("KILLED" if signal_number else "FINISHED", files, patience_s=2 if signal_number else 30)
         if signal_number:
             raise Interrupted(signal_number)

@@ -22,7 +22,8 @@ CONTROLS = ("base", "split-0")
 NEED_LABELS = ("knn", "linear")
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 
-Sampler = Literal["grid", "random", "tpe"]
+Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
+Stopping = Literal["none", "halving"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,10 @@ class Study:
         space: dotted option -> what it may be.
         configurations: how many points of the space are tried by default; 0: the rows are the whole study.
         seeds: how many trials a configuration gets by default.
-        sampler: which of Optuna's samplers draws the points.
+        sampler: a design, or which of Optuna's samplers draws the points.
+        race: whether configurations start with one seed and only the best get all, see `suggestions`.
+        stopping: whether trials that are behind are ended early, see `halving`.
+        confirm: fresh seeds with which what was chosen is trained again and reported on test; 0: not.
         objectives: metric of the evaluation -> maximize or minimize; the first is the accuracy, which the choice
             guards, the second is what the choice maximises.
         rows: name -> overrides, the reference rows of the tables.
@@ -50,6 +54,9 @@ class Study:
     configurations: int = 5
     seeds: int = 2
     sampler: Sampler = "grid"
+    race: bool = False
+    stopping: Stopping = "none"
+    confirm: int = 0
     objectives: Mapping[str, Literal["maximize", "minimize"]] = field(
         default_factory=lambda: {"knn": "maximize", "r2_mean": "maximize"}
     )

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import tyro
 
-from eqssl.config import RunConfig, replace
-from eqssl.study.definition import Sampler, Study
+from eqssl.config import RunConfig, get, replace
+from eqssl.study.definition import Sampler, Stopping, Study
+from eqssl.study.space import fix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,17 @@ class StudyOptions:
     seeds: int = 2
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
     sampler: Sampler = "grid"
-    """Optuna's sampler: grid, random or tpe."""
+    """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
+    objectives: tuple[str, ...] = ("knn", "r2_mean")
+    """Figures of the evaluation, FIGURE or FIGURE:minimize; the choice guards the first and takes the best last."""
+    race: bool = False
+    """Start every configuration with one seed; the best third gets 3, the best third of these --seeds."""
+    stopping: Stopping = "none"
+    """halving: end trials that are not among the best third after a ninth and a third of the epochs."""
+    warm_start: str | None = None
+    """OUTPUT/STUDY of an earlier study of the same options, whose results the sampler is told first."""
+    confirm: int = 0
+    """Fresh seeds with which the chosen configuration and its controls are trained again for test; 0: none."""
     workers_per_trial: int = 1
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train."""
     gpus_per_trial: float | None = None
@@ -40,6 +51,8 @@ class StudyOptions:
     """Tiny data and one epoch, to see that everything works; other options still hold."""
 
     def __post_init__(self) -> None:
+        if self.confirm < 0:
+            raise ValueError(f"--confirm is {self.confirm}; allowed: 0 or more")
         for name in ("trials", "seeds", "workers_per_trial", "concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -63,7 +76,7 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
     names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
     given = {name.removeprefix("--").replace("-", "_") for name in names}
     base = replace(study.base, dict(study.smoke)) if "smoke" in given else study.base
-    default = StudyOptions(run=base, seeds=study.seeds, sampler=study.sampler)
+    default = default_options(dataclasses.replace(study, base=base))
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
@@ -72,5 +85,24 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         prog=f"studies/{study.name}.py",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
-    space = {option: values for option, values in study.space.items() if option not in given}
-    return dataclasses.replace(study, space=space), options
+    fixed = {option: get(options.run, option) for option in study.space.keys() & given}
+    return dataclasses.replace(study, space=fix(study.space, fixed), objectives=directions(options)), options
+
+
+def default_options(study: Study) -> StudyOptions:
+    """Return the options that a study has when none is given."""
+    objectives = tuple(f if way == "maximize" else f"{f}:{way}" for f, way in study.objectives.items())
+    same = {name: getattr(study, name) for name in ("seeds", "sampler", "race", "stopping", "confirm")}
+    return StudyOptions(run=study.base, objectives=objectives, **same)
+
+
+def directions(options: StudyOptions) -> dict[str, str]:
+    """Return figure -> maximize or minimize.
+
+    Raises:
+        ValueError: for another word, or no objective at all.
+    """
+    found = {figure: way or "maximize" for figure, _, way in (o.partition(":") for o in options.objectives)}
+    if not found or not set(found.values()) <= {"maximize", "minimize"}:
+        raise ValueError(f"--objectives is {options.objectives}; allowed: figures, each FIGURE or FIGURE:minimize")
+    return found

@@ -60,7 +60,9 @@ class StudyProgress(Listener):
             self._live.remove_task(self._bars.pop(trial.id))
             self._live.update(self._overall, completed=self._ended, note=self._left())
         figures = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._figures if name in record.metrics)
-        outcome = figures if record.status == "COMPLETE" else f"FAILED: {record.error}"
+        if record.status == "STOPPED":
+            figures = f"stopped after epoch {record.epochs}: {figures}"
+        outcome = f"FAILED: {record.error}" if record.status == "FAILED" else figures
         counted = f"[{self._ended}/{self._total}]"
         self._say(f"{counted} {trial.name}: {outcome} ({record.wall_s:.1f} s); {self._left()}")
 

@@ -9,6 +9,7 @@
 import json
 import shutil
 import uuid
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from eqssl.files import write_atomically
 from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
-Status = Literal["COMPLETE", "FAILED"]
+Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
 
 
@@ -27,13 +28,14 @@ class TrialRecord:
 
     Args:
         trial_id, configuration, number, params, seed: which trial it was.
-        status: COMPLETE or FAILED.
+        status: COMPLETE, STOPPED before its last epoch since it was behind, or FAILED.
         epochs: trained.
         metrics: of the last epoch, the evaluation included.
         wall_s: seconds in training and evaluation, over all attempts.
         overhead_s: seconds that the last attempt held its process beyond that.
         warm: whether the process had run a trial before.
         error: why it failed.
+        history: epoch -> the study's objectives, of epochs before the last that had an evaluation.
         collapsed: parts of the features (all, inv, equi) that have collapsed; the choice passes over such a trial.
     """
 
@@ -49,6 +51,7 @@ class TrialRecord:
     overhead_s: float = 0.0
     warm: bool = False
     error: str | None = None
+    history: dict[str, dict[str, float]] = field(default_factory=dict)
     collapsed: list[str] = field(default_factory=list)
 
 
@@ -108,6 +111,27 @@ class Record(Listener):
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 
+    def warm_start(self, earlier: str, objectives: Iterable[str]) -> list[tuple[dict[str, Any], list[float]]]:
+        """Return options and objectives of an earlier study's configurations, the same after every resume.
+
+        Args:
+            earlier: its folder; only the first time is it read.
+            objectives: figures that a configuration must have.
+
+        Raises:
+            ValueError: for a folder without a study's summary, or one with nothing to learn from.
+        """
+        path, source = self.folder / "warm_start.json", Path(earlier) / "summary.json"
+        if not path.exists():
+            if not source.is_file():
+                raise ValueError(f"--warm-start is {earlier!r}; allowed: OUTPUT/STUDY of a study that has ended")
+            found = [c for c in json.loads(source.read_text())["configurations"] if c["number"] is not None]
+            found = [c for c in found if all(figure in c["metrics"] for figure in objectives)]
+            if not found:
+                raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")
+            write_json(path, [[c["params"], [c["metrics"][f]["estimate"] for f in objectives]] for c in found])
+        return [(params, values) for params, values in json.loads(path.read_text())]
+
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / "trials" / trial.id
 
@@ -120,7 +144,7 @@ class Record(Listener):
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         """Note how the trial ended; its checkpoint is kept only where it shows what came before a failure."""
         write_json(self.trial_folder(trial) / "result.json", asdict(record))
-        if record.status == "COMPLETE":
+        if record.status != "FAILED":
             shutil.rmtree(self.trial_folder(trial) / "checkpoint", ignore_errors=True)
 
     def asked_trials(self) -> list[Trial]:

@@ -5,6 +5,7 @@ import math
 import platform
 import shutil
 import statistics as middle
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -144,7 +145,7 @@ def _sign(figure: str) -> int:
 
 
 RULE = (
-    "on the val split: of the searched configurations that did not collapse and whose {accuracy} is at most {margin} "
+    "of the searched configurations with the most seeds that did not collapse and whose {accuracy} is at most {margin} "
     "below the better control's, the one with the best {goal}; if there is none, the one with the best {accuracy}; "
     "of its seeds the first"
 )
@@ -155,6 +156,8 @@ def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
     records = list(records)
     searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
     searched -= {r.configuration for r in records if r.collapsed}
+    seeds = Counter(r.configuration for r in records)
+    searched = {name for name in searched if seeds[name] == max(map(seeds.__getitem__, searched))}
     table = Table(records, study.controls)
     signs = {name: 1 if direction == "maximize" else -1 for name, direction in study.objectives.items()}
     means = {figure: {n: sign * i.estimate for n, i in table.means(figure).items()} for figure, sign in signs.items()}

@@ -1,24 +1,28 @@
 """All trials of a study as one Tune run whose processes are kept from one trial to the next."""
 
+import math
 import shutil
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from eqssl.config import to_dict
+from eqssl.config import replace, to_dict
 from eqssl.study.cluster import Room, cpus_per_worker
+from eqssl.study.halving import Halving, first_rung
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
 from eqssl.study.record import TrialRecord, collapsed_parts
 from eqssl.study.space import Trial
 from eqssl.study.suggestions import Suggestions
-from eqssl.study.trial import ERROR, FINAL, METRICS, run_trial
+from eqssl.study.trial import ERROR, FINAL, HISTORY, METRICS, run_trial
 
 RETRIES = 2  # of a trial whose process died
 
@@ -26,10 +30,13 @@ RETRIES = 2  # of a trial whose process died
 def trial_spec(trial: Trial, options: StudyOptions, folder: Path, gpus: float) -> dict[str, Any]:
     """Return what a trial's process must know, as plain values."""
     row = trial.configuration.name if trial.configuration.overrides is None else None
+    run = trial.run_config(options.run)
+    if options.stopping == "halving" and trial.configuration.number is not None:
+        run = replace(run, {"train.eval_every": first_rung(run.train.epochs)})
     return {
         "id": trial.id,
         "row": row,
-        "run": to_dict(trial.run_config(options.run)),
+        "run": to_dict(run),
         "folder": str((folder / "trials" / trial.id).absolute()),
         "workers": options.workers_per_trial,
         "cpus": cpus_per_worker(options),
@@ -53,10 +60,10 @@ class _Searcher(_Unsaved, Searcher):
         self._suggestions, self._spec = suggestions, spec
         self.trials: dict[str, Trial] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         trial = self._suggestions.next()
-        if trial is None:
-            return self.FINISHED
+        if trial is None:  # until another has ended, or for good
+            return self.FINISHED if self._suggestions.finished else None
         self.trials[trial_id] = trial
         return {"trial": self._spec(trial)}
 
@@ -70,11 +77,33 @@ class _Searcher(_Unsaved, Searcher):
         """Nothing, see `_Unsaved`."""
 
 
+class _Scheduler(_Unsaved, FIFOScheduler):
+    """Ends trials that are behind; reference rows are never ended."""
+
+    def __init__(self, searcher: _Searcher, halving: Halving):
+        super().__init__()
+        self._searcher, self._halving = searcher, halving
+
+    def on_trial_result(self, controller: Any, tune_trial: TuneTrial, result: dict[str, Any]) -> str:
+        trial = self._searcher.trials[tune_trial.trial_id]
+        if trial.configuration.number is None or f"{METRICS}/epoch" not in result:  # Tune gives it flat
+            return self.CONTINUE
+        seen: dict[int, dict[str, float]] = defaultdict(dict)
+        for key, value in result.items():
+            if key.startswith(f"{HISTORY}/"):
+                _, epoch, figure = key.split("/", 2)
+                seen[int(epoch)][figure] = value
+        for epoch, figures in seen.items():
+            self._halving.add(trial.id, trial.seed, epoch, figures)
+        goes_on = self._halving.goes_on(trial.id, trial.seed, int(result[f"{METRICS}/epoch"]))
+        return self.CONTINUE if goes_on else self.STOP
+
+
 class _Events(_Unsaved, tune.Callback):
     """Tune's events, as records for the listeners."""
 
-    def __init__(self, searcher: _Searcher, listeners: list[Listener]):
-        self._searcher, self._listeners = searcher, listeners
+    def __init__(self, searcher: _Searcher, listeners: list[Listener], objectives: Collection[str]):
+        self._searcher, self._listeners, self._objectives = searcher, listeners, objectives
         self._started: dict[str, float] = {}
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -90,46 +119,57 @@ class _Events(_Unsaved, tune.Callback):
                 listener.epoch_ended(self._searcher.trials[trial.trial_id], result[METRICS])
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        final = trial.last_result.get(FINAL, {"error": "the trial's process ended without a result"})
-        self._end(trial, final)
+        last = trial.last_result  # of a trial that was ended early, an epoch's
+        self._end(trial, last[FINAL]) if FINAL in last else self._end(trial, last, stopped=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         path = Path(trial.config["trial"]["folder"]) / ERROR
         last_line = path.read_text().strip().rpartition("\n")[2] if path.exists() else "its process died"
         self._end(trial, {"error": f"{last_line} ({RETRIES + 1} attempts)"})
 
-    def _end(self, tune_trial: TuneTrial, final: dict[str, Any]) -> None:
+    def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
         trial = self._searcher.trials[tune_trial.trial_id]
         held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())
-        record = trial_record(trial, final, held_s)
+        record = trial_record(trial, final, held_s, self._objectives, stopped)
         for listener in self._listeners:
             listener.trial_ended(trial, record)
 
 
-def trial_record(trial: Trial, final: dict[str, Any], held_s: float) -> TrialRecord:
+def trial_record(
+    trial: Trial, final: dict[str, Any], held_s: float, objectives: Collection[str], stopped: bool = False
+) -> TrialRecord:
     """Return the record of a trial from its last report.
 
     Args:
-        final: `metrics` and `epochs`, or `error`; `attempt_s`, `wall_s` and `warm`.
+        final: `metrics`, `history` and `epochs`, or `error`; `attempt_s`, `wall_s` and `warm`.
         held_s: seconds from Tune's start of the last attempt to its end.
+        objectives: the figures that are kept of earlier epochs.
+        stopped: whether it was ended before its last epoch.
     """
     configuration = trial.configuration
-    metrics = {k: float(v) for k, v in final.get("metrics", {}).items() if v == v and abs(v) != float("inf")}
+    metrics = _finite(final.get(METRICS, {}))
+    epochs = int(final.get("epochs", metrics.get("epoch", 0)))
+    earlier = {epoch: _finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if stopped or int(epoch) < epochs}
     return TrialRecord(
         trial_id=trial.id,
         configuration=configuration.name,
         number=configuration.number,
         params=configuration.overrides or {},
         seed=trial.seed,
-        status="FAILED" if "error" in final else "COMPLETE",
-        epochs=final.get("epochs", 0),
+        status="STOPPED" if stopped else "FAILED" if "error" in final else "COMPLETE",
+        epochs=epochs,
         metrics=metrics,
         wall_s=final.get("wall_s", 0.0),
         overhead_s=max(0.0, held_s - final.get("attempt_s", 0.0)),
         warm=final.get("warm", False),
         error=final.get("error"),
+        history={epoch: {f: seen[f] for f in objectives if f in seen} for epoch, seen in earlier.items()},
         collapsed=collapsed_parts(metrics),
     )
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def run_trials(
@@ -138,6 +178,8 @@ def run_trials(
     listeners: list[Listener],
     room: Room,
     folder: Path,
+    objectives: Collection[str],
+    halving: Halving | None = None,
 ) -> None:
     """Run all trials to their ends, or until SIGUSR1 comes.
 
@@ -147,12 +189,15 @@ def run_trials(
         listeners: told of every start, epoch and end.
         room: how many at a time, and what each reserves.
         folder: for what Ray writes, removed at the end.
+        objectives: of the study.
+        halving: ends trials that are behind; None: all are trained to their ends.
     """
     searcher = _Searcher(suggestions, spec)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, plugins=registered()), room.resources),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=_Scheduler(searcher, halving) if halving else None,
             num_samples=-1,
             max_concurrent_trials=room.trials,
             reuse_actors=True,
@@ -162,7 +207,7 @@ def run_trials(
             name="tune",
             storage_path=str(folder.absolute()),
             verbose=0,
-            callbacks=[_Events(searcher, listeners)],
+            callbacks=[_Events(searcher, listeners, objectives)],
             failure_config=tune.FailureConfig(max_failures=RETRIES),
         ),
     )

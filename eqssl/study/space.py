@@ -3,20 +3,37 @@
 A configuration is a point of the space (or a reference row of the tables); a trial is one seed of it.
 """
 
+import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from eqssl.config import RunConfig, replace
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+    from optuna.trial import Trial as OptunaTrial
 
 
 @dataclass(frozen=True)
-class Choice:
+class _Values:
+    """What a parameter may be, always or only where an earlier parameter has one of some values."""
+
+    only: tuple[str, tuple[Any, ...]] | None = field(default=None, kw_only=True)
+
+    def when(self, option: str, *values: Any) -> Self:
+        """Return the same parameter, which exists only where another one, earlier in the space, has such a value."""
+        return dataclasses.replace(self, only=(option, values))
+
+    def holds(self, chosen: Mapping[str, Any]) -> bool:
+        """Return whether the parameter exists beside values chosen earlier."""
+        return self.only is None or chosen.get(self.only[0]) in self.only[1]
+
+
+@dataclass(frozen=True)
+class Choice(_Values):
     """One of several values."""
 
     values: tuple[Any, ...]
@@ -29,10 +46,12 @@ class Choice:
         """Return all values; a list has no finer grid."""
         return list(self.values)
 
-    def distribution(self) -> "BaseDistribution":
-        from optuna.distributions import CategoricalDistribution
+    def at(self, place: float) -> Any:
+        """Return the value at a place in [0, 1), evenly over all."""
+        return self.values[int(place * len(self.values))]
 
-        return CategoricalDistribution(self.values)
+    def suggest(self, trial: "OptunaTrial", option: str) -> Any:
+        return trial.suggest_categorical(option, self.values)
 
     def edges(self) -> list[Any]:
         """Return values such that a base configuration that takes each takes them all."""
@@ -40,7 +59,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(_Values):
     """A real number from `low` to `high`, on a logarithmic scale if `log`."""
 
     low: float
@@ -53,15 +72,16 @@ class Range:
 
     def grid(self, count: int) -> list[float]:
         """Return `count` evenly spaced values, both ends among them, rounded to 4 digits."""
+        return [self.at(i / max(count - 1, 1)) for i in range(count)]
+
+    def at(self, place: float) -> float:
+        """Return the value at a place in [0, 1], rounded to 4 digits."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        steps = [low + (high - low) * i / max(count - 1, 1) for i in range(count)]
-        values = [float(f"{math.exp(v) if self.log else v:.4g}") for v in steps]
-        return [min(max(v, self.low), self.high) for v in values]
+        value = low + (high - low) * place
+        return min(max(float(f"{math.exp(value) if self.log else value:.4g}"), self.low), self.high)
 
-    def distribution(self) -> "BaseDistribution":
-        from optuna.distributions import FloatDistribution
-
-        return FloatDistribution(self.low, self.high, log=self.log)
+    def suggest(self, trial: "OptunaTrial", option: str) -> float:
+        return trial.suggest_float(option, self.low, self.high, log=self.log)
 
     def edges(self) -> list[float]:
         """Return values such that a base configuration that takes each takes them all."""
@@ -86,13 +106,37 @@ def log_uniform(low: float, high: float) -> Range:
     return Range(low, high, log=True)
 
 
+def chosen_by(space: Space, pick: Callable[[str, Choice | Range], Any]) -> dict[str, Any]:
+    """Return option -> picked value of every parameter that exists beside those picked before it."""
+    chosen: dict[str, Any] = {}
+    for option, values in space.items():
+        if values.holds(chosen):
+            chosen[option] = pick(option, values)
+    return chosen
+
+
+def fix(space: Space, fixed: Mapping[str, Any]) -> Space:
+    """Return the space without the options that have a fixed value, and without what these rule out."""
+    left = {}
+    for option, values in space.items():
+        if option not in fixed and (values.only is None or values.only[0] not in fixed):
+            left[option] = values
+        elif option not in fixed and values.holds(fixed):
+            left[option] = dataclasses.replace(values, only=None)
+    return left
+
+
 def check_space(space: Space, base: RunConfig) -> None:
     """Refuse a space with a name that is no option or a value that the option cannot take.
 
     Raises:
         ValueError: naming the option, the value and what is allowed.
     """
+    earlier: set[str] = set()
     for option, values in space.items():
+        if values.only and values.only[0] not in earlier:
+            raise ValueError(f"{option} exists only for some values of {values.only[0]}, which must come before it")
+        earlier.add(option)
         for value in values.edges():
             replace(base, {option: value})
 

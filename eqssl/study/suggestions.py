@@ -1,25 +1,22 @@
-"""Which trial comes next: the reference rows, then Optuna's suggestions, every configuration with all its seeds.
+"""Which trial comes next: the reference rows, then the search's configurations with their seeds.
 
-Optuna is told the truth: the mean over the seeds once all have ended, or that the configuration failed.
+Without a race every configuration gets all its seeds at once. In a race all start with one; the best third, by
+non-dominated rank, gets three, and the best third of these all.
 """
 
-import math
 from collections import defaultdict, deque
-from functools import partial
 from typing import Any
 
 import numpy as np
-import optuna
-from optuna.samplers import BaseSampler, GridSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState
 
 from eqssl.config import RunConfig
 from eqssl.study.definition import Sampler, Study
 from eqssl.study.listener import Listener
+from eqssl.study.race import REDUCTION, stages_of, trials_of
+from eqssl.study.ranking import best_first
 from eqssl.study.record import TrialRecord
-from eqssl.study.space import Configuration, Range, Space, Trial
-
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+from eqssl.study.search import Search
+from eqssl.study.space import Configuration, Trial
 
 
 class Suggestions(Listener):
@@ -28,29 +25,33 @@ class Suggestions(Listener):
     Args:
         study: its space, rows and objectives.
         trials: how many trials the search may have, all seeds counted.
-        seeds: how many a configuration gets.
+        seeds: how many a configuration gets, in a race if it survives all stages.
+        sampler: a design or one of Optuna's samplers.
         seed: of the sampler.
+        race: whether configurations start with one seed.
     """
 
-    def __init__(self, study: Study, *, trials: int, seeds: int, sampler: Sampler, seed: int):
-        self._study, self._seeds, self._left = study, seeds, trials
-        self._distributions = {option: values.distribution() for option, values in study.space.items()}
-        if sampler == "grid":
-            grid = grid_of(study.space, -(-trials // seeds))
-            self._left = min(trials, seeds * math.prod(len(values) for values in grid.values()))
-            whole = _Grid(grid, seed=seed)
-            self._sampler = lambda number: whole
-        else:
-            self._sampler = partial(make_sampler, sampler, seed)
-        self.optuna = optuna.create_study(directions=list(study.objectives.values()))
-        self._queue: deque[Trial] = deque()
-        for row in study.reference_configurations():
-            self._queue.extend(Trial(row, seed) for seed in range(seeds if row.overrides is not None else 1))
+    def __init__(self, study: Study, *, trials: int, seeds: int, sampler: Sampler, seed: int, race: bool = False):
+        self._stages, self._objectives = stages_of(seeds, race), study.objectives
+        # Of the first stage; a last configuration may have fewer seeds than the others, but not in a race.
+        count = next(n for n in range(trials, -1, -1) if trials_of(n, self._stages) <= trials)
+        self._left = count if len(self._stages) > 1 else trials
+        count = -(-self._left // self._stages[0])
+        self.search = Search(study.space, study.objectives, sampler=sampler, seed=seed, count=count)
+        if self.search.points is not None:
+            self._left = min(self._left, self._stages[0] * len(self.search.points))
+        rows = study.reference_configurations()
+        self._queue = deque(Trial(row, s) for row in rows for s in range(seeds if row.overrides is not None else 1))
+        further = trials_of(count, self._stages) - count * self._stages[0]
+        self.total = len(self._queue) + self._left + further
         self.ended = 0
-        self._expected: dict[int, set[str]] = {}
-        self._ended: dict[int, list[TrialRecord]] = defaultdict(list)
+        self._stage = 0
+        self._running: list[int] = []  # configurations of this stage
+        self._configurations: list[tuple[Configuration, int]] = []  # with its first seed
+        self._expected: dict[int, list[str]] = defaultdict(list)
+        self._untold: dict[int, list[str]] = {}  # the trials of those whose end the search does not know
+        self._ended: dict[int, dict[str, TrialRecord]] = defaultdict(dict)
         self._times_suggested: dict[str, int] = defaultdict(int)
-        self.total = len(self._queue) + self._left
 
     def restore(self, asked: list[Trial], records: dict[str, TrialRecord]) -> None:
         """Take up where an earlier process was killed: its suggestions again, its finished trials told, not repeated.
@@ -62,8 +63,7 @@ class Suggestions(Listener):
         suggested = {t.configuration.number: t.configuration.overrides for t in asked}
         suggested.pop(None, None)  # the reference rows
         for number, overrides in sorted(suggested.items()):
-            self.optuna.enqueue_trial(overrides)
-            self._ask()
+            self._suggest(overrides)
             for record in records.values():
                 if record.number == number:
                     self.tell(record)
@@ -72,62 +72,72 @@ class Suggestions(Listener):
 
     def work(self, base: RunConfig) -> int:
         """Return the epochs and evaluations of all trials to come; what is not suggested yet counts as the base."""
-        return sum(trial.work(base) for trial in self._queue) + self._left * (base.train.epochs + 1)
+        later = self.total - self.ended - len(self._queue)
+        return sum(trial.work(base) for trial in self._queue) + later * (base.train.epochs + 1)
 
     def next(self) -> Trial | None:
-        """Return the next trial, or None where there is no more."""
-        if not self._queue and self._left > 0:
-            self._ask()
+        """Return the next trial, or None where there is none: for good if `finished`, else until a trial has ended."""
+        if not self._queue:
+            self._suggest() if self._left else self._promote()
         return self._queue.popleft() if self._queue else None
 
-    def _ask(self) -> None:
-        self.optuna.sampler = self._sampler(len(self._expected))
-        suggestion = self.optuna.ask(self._distributions)
-        configuration = Configuration.suggested(dict(suggestion.params), suggestion.number)
-        first = self._times_suggested[configuration.name] * self._seeds  # a repeated suggestion gets fresh seeds
+    @property
+    def finished(self) -> bool:
+        """Whether no further trial can come, however those that run may end."""
+        return not (self._queue or self._left) and (self._stage == len(self._stages) - 1 or not self._running)
+
+    def _suggest(self, overrides: dict[str, Any] | None = None) -> None:
+        number = len(self._configurations)
+        configuration = Configuration.suggested(self.search.suggest(overrides), number)
+        first = self._times_suggested[configuration.name] * self._stages[-1]  # a repeated suggestion gets fresh seeds
         self._times_suggested[configuration.name] += 1
-        count = min(self._seeds, self._left)
-        self._left -= count
-        trials = [Trial(configuration, first + i) for i in range(count)]
-        self._expected[suggestion.number] = {trial.id for trial in trials}
-        self._queue.extend(trials)
+        self._configurations.append((configuration, first))
+        self._running.append(number)
+        seeds = min(self._stages[0], self._left)
+        self._left -= seeds
+        self._enqueue(number, range(seeds))
+        self._untold[number] = self._expected[number].copy()
+
+    def _enqueue(self, number: int, seeds: range) -> None:
+        configuration, first = self._configurations[number]
+        trials = [Trial(configuration, first + seed) for seed in seeds]
+        self._expected[number] += [trial.id for trial in trials]
+        self._queue.extend(trial for trial in trials if trial.id not in self._ended[number])
+
+    def _promote(self) -> None:
+        """Give the best of a stage their further seeds, once all of it has ended."""
+        if self._stage == len(self._stages) - 1 or not all(map(self._settled, self._running)):
+            return
+        means = {n: mean for n in self._running if (mean := self._mean(n)) is not None}
+        survivors = -(-len(self._running) // REDUCTION)
+        order = best_first(list(means.values()))[:survivors]
+        self._running = sorted(list(means)[i] for i in order)
+        before, self._stage = self._stages[self._stage], self._stage + 1
+        for number in self._running:
+            self._enqueue(number, range(before, self._stages[self._stage]))
+        if not self._queue:
+            self._promote()
+
+    def _settled(self, number: int) -> bool:
+        return all(trial_id in self._ended[number] for trial_id in self._expected[number])
+
+    def _mean(self, number: int) -> np.ndarray | None:
+        """Return a configuration's objectives, all better when larger; None if a trial has none."""
+        expected = [self._ended[number][trial_id] for trial_id in self._expected[number]]
+        values = [self.search.values(record) for record in expected]
+        signs = [1 if way == "maximize" else -1 for way in self._objectives.values()]
+        return None if None in values else np.mean(values, axis=0) * signs
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         self.tell(record)
 
     def tell(self, record: TrialRecord) -> None:
-        """Take the end of a trial; the last seed of a configuration settles Optuna's trial."""
+        """Take the end of a trial; the last of a configuration's first seeds settles what the sampler is told."""
         number = record.number
         if number is None:
             return
-        self._ended[number].append(record)
-        if {r.trial_id for r in self._ended[number]} != self._expected[number]:
-            return
-        values = [self._values(r) for r in self._ended[number]]
-        if any(v is None for v in values):
-            self.optuna.tell(number, state=TrialState.FAIL)
-        else:
-            self.optuna.tell(number, [sum(column) / len(column) for column in zip(*values, strict=True)])
-
-    def _values(self, record: TrialRecord) -> list[float] | None:
-        if record.status != "COMPLETE" or any(name not in record.metrics for name in self._study.objectives):
-            return None
-        return [record.metrics[name] for name in self._study.objectives]
-
-
-class _Grid(GridSampler):
-    def after_trial(self, *ended: Any) -> None:
-        """Nothing: at the last point the original stops `study.optimize`, and fails without it."""
-
-
-def grid_of(space: Space, configurations: int) -> dict[str, list]:
-    """Return option -> values of a grid with up to `configurations` points if no option is a list of values."""
-    ranges = sum(isinstance(values, Range) for values in space.values())
-    per_range = max(1, int(configurations ** (1 / max(ranges, 1)) + 1e-9))
-    return {option: values.grid(per_range) for option, values in space.items()}
-
-
-def make_sampler(name: Sampler, seed: int, number: int) -> BaseSampler:
-    """Return one of Optuna's samplers, seeded for one suggestion, so that a resumed study goes on as it would have."""
-    numbered = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return RandomSampler(seed=numbered) if name == "random" else TPESampler(seed=numbered)
+        ended = self._ended[number]
+        ended[record.trial_id] = record
+        first = self._untold.get(number)
+        if first and all(trial_id in ended for trial_id in first):
+            self.search.tell(number, [ended[trial_id] for trial_id in self._untold.pop(number)])

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from eqssl.evaluation.predictions import Prediction
 
 Report = Callable[[dict[str, Any]], None]
-METRICS, FINAL = "metrics", "final"  # the one key of an epoch's report, and of a trial's last report
+METRICS, HISTORY = "metrics", "history"  # keys of an epoch's report: its metrics, and those of evaluated epochs
+FINAL = "final"  # the one key of a trial's last report
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
 PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
@@ -43,6 +44,7 @@ class TrialContext:
         self.device = torch.device("cuda" if gpu else "cpu")
         self.rank, self.world_size = rank, world_size
         self._earlier_s = 0.0
+        self.history: dict[str, dict[str, float]] = {}  # epoch -> metrics, where there was an evaluation
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -60,17 +62,22 @@ class TrialContext:
         state = checkpoint.load(self.folder / "checkpoint")
         if state is None:
             return None
-        self._earlier_s = state["wall_s"]
-        self._report({METRICS: state["metrics"]})  # a kill may have come between saving and telling
+        self._earlier_s, self.history = state["wall_s"], state["history"]
+        self._tell(state["metrics"])  # a kill may have come between saving and telling
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         from eqssl import checkpoint
 
+        if "evaluate_s" in metrics:
+            self.history[str(int(metrics["epoch"]))] = metrics
         if state is not None:
-            saved = {"run": state, "metrics": metrics, "wall_s": self.seconds()["wall_s"]}
+            saved = {"run": state, "metrics": metrics, "history": self.history, "wall_s": self.seconds()["wall_s"]}
             checkpoint.save(saved, self.folder / "checkpoint")
-        self._report({METRICS: metrics})
+        self._tell(metrics)
+
+    def _tell(self, metrics: dict[str, float]) -> None:
+        self._report({METRICS: metrics, HISTORY: self.history, **self.seconds()})
 
 
 @functools.lru_cache(maxsize=1)
@@ -137,7 +144,7 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
                 said = []
                 evaluate(result.encoder, data, config=config.evaluate, device=context.device, predictions=said)
             save_predictions(said, context.folder / PREDICTIONS)
-    return {"metrics": result.metrics, "epochs": result.epochs, **seconds}
+    return {METRICS: result.metrics, HISTORY: context.history, "epochs": result.epochs, **seconds}
 
 
 def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import replace
-from eqssl.evaluation.statistics import ACCURACY_MARGIN
 from eqssl.study.command import run_study
 from eqssl.study.definition import Study
 from eqssl.study.options import StudyOptions
@@ -61,6 +60,8 @@ def tune(
         earlier: what entrants build on: they have its learning rate, and are left out where it is missing.
         shown: what `run_study` takes beside.
     """
+    from eqssl.evaluation.statistics import ACCURACY_MARGIN
+
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
     entrants = {name: entrant for name, entrant in entrants.items() if entrant.on in {None, *earlier}}
     settings = {name: _settings(name, entrant, earlier) for name, entrant in entrants.items()}

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from eqssl.config import RunConfig
-from eqssl.study.space import Configuration, Trial, check_space, choice, log_uniform, uniform
+from eqssl.study.space import Configuration, Trial, check_space, choice, fix, log_uniform, uniform
 
 
 def test_grid_is_even_on_its_scale_and_has_both_ends():
@@ -12,10 +12,23 @@ def test_grid_is_even_on_its_scale_and_has_both_ends():
     assert choice("first", "second").grid(7) == ["first", "second"]
 
 
-def test_values_of_a_grid_lie_in_the_distribution():
-    space = log_uniform(0.37, 7.3)
-    distribution = space.distribution()
-    assert all(distribution.low <= value <= distribution.high for value in space.grid(9))
+def test_values_of_a_grid_lie_in_the_range():
+    values = log_uniform(0.37, 7.3).grid(9)
+    assert values == sorted(values) and (values[0], values[-1]) == (0.37, 7.3)
+
+
+VIEW = {"recon.view": choice("first", "second"), "recon.width": choice(8, 16).when("recon.view", "first")}
+
+
+def test_what_is_fixed_decides_what_exists():
+    assert fix(VIEW, {"recon.view": "second"}) == {}
+    assert fix(VIEW, {"recon.view": "first"}) == {"recon.width": choice(8, 16)}
+    assert fix(VIEW, {"recon.width": 8}) == {"recon.view": VIEW["recon.view"]}
+
+
+def test_a_condition_must_come_first():
+    with pytest.raises(ValueError, match=r"recon\.view, which must come before"):
+        check_space(dict(reversed(VIEW.items())), RunConfig())
 
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, 1.0)])

@@ -3,15 +3,15 @@ from optuna.trial import TrialState
 
 from eqssl.study import Study, choice, log_uniform
 from eqssl.study.record import TrialRecord
-from eqssl.study.suggestions import Suggestions, grid_of
+from eqssl.study.suggestions import Suggestions
 
 STUDY = Study(
     name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)}, rows={"base": {}, "pixels": None}
 )
 
 
-def make(trials=10, seeds=2, sampler="grid", study=STUDY) -> Suggestions:
-    return Suggestions(study, trials=trials, seeds=seeds, sampler=sampler, seed=0)
+def make(trials=10, seeds=2, sampler="grid", study=STUDY, race=False) -> Suggestions:
+    return Suggestions(study, trials=trials, seeds=seeds, sampler=sampler, seed=0, race=race)
 
 
 def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:
@@ -58,9 +58,9 @@ def test_optuna_is_told_the_mean_over_seeds_once_all_have_ended():
     suggestions = make()
     first, second = drain(suggestions)[3:5]
     suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
-    assert suggestions.optuna.trials[0].state == TrialState.RUNNING
+    assert suggestions.search.optuna.trials[0].state == TrialState.RUNNING
     suggestions.trial_ended(second, ended(second, knn=0.6, r2_mean=0.3))
-    told = suggestions.optuna.trials[0]
+    told = suggestions.search.optuna.trials[0]
     assert told.state == TrialState.COMPLETE
     assert told.values == pytest.approx([0.5, 0.2])
 
@@ -71,17 +71,17 @@ def test_a_failed_seed_or_a_missing_objective_is_told_as_failure(bad):
     first, second = drain(suggestions)[3:5]
     suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
     suggestions.trial_ended(second, ended(second, **bad))
-    assert suggestions.optuna.trials[0].state == TrialState.FAIL
+    assert suggestions.search.optuna.trials[0].state == TrialState.FAIL
 
 
 def test_nothing_stays_running_when_all_trials_have_ended():
     suggestions = make()
     for trial in drain(suggestions):
         suggestions.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
-    assert all(t.state == TrialState.COMPLETE for t in suggestions.optuna.trials)
+    assert all(t.state == TrialState.COMPLETE for t in suggestions.search.optuna.trials)
 
 
-@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc", "nsga2", "gp"])
 def test_restored_study_suggests_what_the_uninterrupted_one_would(sampler):
     whole = make(sampler=sampler)
     expected = []
@@ -106,6 +106,56 @@ def test_repeated_suggestion_gets_fresh_seeds():
     assert len({t.id for t in trials}) == 12
 
 
-def test_grid_of_several_ranges_has_no_more_points_than_asked():
-    space = {"recon.weight": log_uniform(0.1, 10.0), "augment.crop": log_uniform(0.1, 1.0)}
-    assert {name: len(values) for name, values in grid_of(space, 9).items()} == {"recon.weight": 3, "augment.crop": 3}
+def race(suggestions) -> list:
+    """Run a race one trial at a time: the larger a weight, the better."""
+    trials = []
+    while (trial := suggestions.next()) is not None:
+        trials.append(trial)
+        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
+        suggestions.trial_ended(trial, ended(trial, knn=weight, r2_mean=weight))
+    assert suggestions.finished
+    return trials
+
+
+def test_in_a_race_only_the_best_get_more_seeds():
+    suggestions = make(trials=50, seeds=5, sampler="random", race=True)
+    trials = race(suggestions)
+    assert len(trials) == suggestions.total == 6 + 50  # 26 + 9 x 2 + 3 x 2; with 27 it would be one too many
+    seeds = {}
+    for trial in trials[6:]:  # after five of base and one of pixels
+        seeds.setdefault(trial.configuration.overrides["recon.weight"], []).append(trial.seed)
+    assert [len(seeds[weight]) for weight in sorted(seeds, reverse=True)] == [5] * 3 + [3] * 6 + [1] * 17
+    assert all(given == list(range(len(given))) for given in seeds.values())
+
+
+def test_a_race_waits_for_the_stage_to_end():
+    suggestions = make(trials=9, seeds=3, sampler="random", race=True)
+    running = drain(suggestions)
+    assert not suggestions.finished and suggestions.next() is None
+    for trial in running[:-1]:
+        suggestions.trial_ended(trial, ended(trial, knn=0.5, r2_mean=0.5))
+    assert suggestions.next() is None
+    suggestions.trial_ended(running[-1], ended(running[-1], knn=0.9, r2_mean=0.9))
+    assert running[-1].configuration in {trial.configuration for trial in drain(suggestions)}
+
+
+def test_a_race_without_survivors_ends():
+    suggestions = make(trials=20, seeds=5, sampler="random", race=True)
+    for trial in drain(suggestions):
+        suggestions.trial_ended(trial, ended(trial, status="FAILED"))
+    assert suggestions.next() is None and suggestions.finished
+
+
+@pytest.mark.parametrize("cut", [3, 10, 20, 26, 33, 35])
+def test_a_race_that_was_killed_goes_on_as_it_would_have(cut):
+    def make_race():
+        return make(trials=30, seeds=5, sampler="tpe", race=True)
+
+    whole = race(make_race())
+    done = {}
+    for trial in whole[:cut]:
+        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
+        done[trial.id] = ended(trial, knn=weight, r2_mean=weight)
+    restored = make_race()
+    restored.restore(whole[: cut + 1], done)
+    assert [t.id for t in race(restored)] == [t.id for t in whole[cut:]]

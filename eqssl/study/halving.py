@@ -1,0 +1,54 @@
+"""Asynchronous successive halving for one figure or several (ASHA, Li et al., arXiv 1810.05934, by non-dominated rank).
+
+At a rung, an epoch at which every trial is evaluated, a trial goes on if it is among the best third of all that came
+there under the same seed. Nothing here knows Ray; the clock is the epoch.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+
+from eqssl.study.race import REDUCTION
+from eqssl.study.ranking import best_first
+
+WORST = -1e12  # stands for a figure that is missing; finite, so that distances are
+
+
+def first_rung(epochs: int) -> int:
+    """Return the epochs before the first rung, a ninth of all; each further rung is at three times the epochs."""
+    return max(1, round(epochs / REDUCTION**2))
+
+
+def rungs_of(epochs: int) -> list[int]:
+    """Return the epochs at which trials are compared."""
+    rungs = [first_rung(epochs) * REDUCTION**k for k in range(2)]
+    return [rung for rung in rungs if rung < epochs]
+
+
+class Halving:
+    """What has been seen at every rung.
+
+    Args:
+        epochs: of a whole trial.
+        objectives: figure -> maximize or minimize.
+    """
+
+    def __init__(self, epochs: int, objectives: Mapping[str, str]):
+        self._rungs = set(rungs_of(epochs))
+        self._signs = {figure: 1 if way == "maximize" else -1 for figure, way in objectives.items()}
+        self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)
+
+    def add(self, trial_id: str, seed: int, epoch: int, figures: Mapping[str, float]) -> None:
+        """Take a trial's figures after an epoch; other epochs than the rungs, and other figures, are ignored."""
+        if epoch in self._rungs:
+            values = (sign * figures.get(figure, math.nan) for figure, sign in self._signs.items())
+            self._seen[epoch, seed][trial_id] = [value if math.isfinite(value) else WORST for value in values]
+
+    def goes_on(self, trial_id: str, seed: int, epoch: int) -> bool:
+        """Return whether a trial is good enough to go on, among those that came to this epoch so far."""
+        seen = self._seen.get((epoch, seed), {})
+        if trial_id not in seen:
+            return True
+        names = list(seen)
+        best = best_first([seen[name] for name in names])[: -(-len(names) // REDUCTION)]
+        return names.index(trial_id) in best

@@ -1,0 +1,47 @@
+"""Successive halving: rungs, who goes on, and that only the same seed is compared."""
+
+import pytest
+
+from eqssl.study.halving import Halving, first_rung, rungs_of
+
+TWO = {"knn": "maximize", "geodesic_deg": "minimize"}
+
+
+@pytest.mark.parametrize(("epochs", "rungs"), [(1, []), (2, [1]), (3, [1]), (9, [1, 3]), (10, [1, 3]), (90, [10, 30])])
+def test_rungs_are_a_ninth_and_a_third_of_the_epochs(epochs, rungs):
+    assert rungs_of(epochs) == rungs
+    assert all(rung % first_rung(epochs) == 0 for rung in rungs)
+
+
+def test_the_best_third_goes_on():
+    halving = Halving(9, {"knn": "maximize"})
+    went_on = []
+    for place, knn in enumerate((0.5, 0.6, 0.4, 0.45, 0.7, 0.1)):
+        halving.add(str(place), 0, 1, {"knn": knn})
+        went_on.append(halving.goes_on(str(place), 0, 1))
+    # The first has nobody beside it; .6 beats it; .4 and .45 are not among the best one and two; .7 leads; .1 is last.
+    assert went_on == [True, True, False, False, True, False]
+
+
+def test_what_is_best_in_either_figure_is_on_the_front():
+    halving = Halving(9, TWO)
+    for name, knn, error in (("a", 0.9, 50.0), ("b", 0.1, 10.0), ("c", 0.1, 60.0), ("d", 0.1, 61.0), ("e", 0.1, 62.0)):
+        halving.add(name, 0, 3, {"knn": knn, "geodesic_deg": error})
+    assert [halving.goes_on(name, 0, 3) for name in "abcde"] == [True, True, False, False, False]
+
+
+def test_other_epochs_and_other_seeds_are_no_comparison():
+    halving = Halving(9, {"knn": "maximize"})
+    halving.add("good", 0, 1, {"knn": 0.9})
+    halving.add("bad", 1, 1, {"knn": 0.1})
+    halving.add("bad", 1, 2, {"knn": 0.1})
+    assert halving.goes_on("bad", 1, 1) and halving.goes_on("bad", 1, 2)
+    halving.add("bad", 0, 1, {"knn": 0.1})
+    assert not halving.goes_on("bad", 0, 1)
+
+
+def test_a_missing_figure_is_the_worst():
+    halving = Halving(9, {"knn": "maximize"})
+    halving.add("a", 0, 1, {})
+    halving.add("b", 0, 1, {"knn": 0.1})
+    assert halving.goes_on("b", 0, 1) and not halving.goes_on("a", 0, 1)

@@ -1,0 +1,102 @@
+"""The search: Optuna is told the truth, learns, and its journal says the same."""
+
+from statistics import mean
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from eqssl.study.record import TrialRecord
+from eqssl.study.search import Search, write_journal
+from eqssl.study.space import choice, log_uniform, uniform
+
+SPACE = {
+    "recon.roles": choice("target-queries", "concat"),
+    "recon.weight": log_uniform(0.1, 10.0),
+    "augment.crop": uniform(0.0, 1.0).when("recon.roles", "concat"),
+}
+BOTH = {"knn": "maximize", "r2_mean": "maximize"}
+ONE = {"knn": "maximize"}
+
+
+def record(number=0, status="COMPLETE", params=None, **values) -> TrialRecord:
+    metrics = values.pop("metrics", {"knn": 0.5, "r2_mean": 0.2})
+    return TrialRecord(
+        trial_id=f"t{number}", configuration=f"c{number}", number=number, params=params or {}, seed=0, status=status,
+        metrics=metrics, **values,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "gp", "nsga2", "nsga3", "qmc", "grid"])
+def test_a_parameter_exists_only_where_its_condition_holds(sampler):
+    search = Search(SPACE, BOTH, sampler=sampler, count=16)
+    for number in range(16):
+        params = search.suggest()
+        assert ("augment.crop" in params) == (params["recon.roles"] == "concat")
+        search.tell(number, [record(number, metrics={"knn": params["recon.weight"], "r2_mean": 0.1})])
+    assert {t.state for t in search.optuna.trials} == {TrialState.COMPLETE}
+
+
+@pytest.mark.parametrize(
+    ("ended", "state"),
+    [
+        ({}, TrialState.COMPLETE),
+        ({"status": "FAILED"}, TrialState.FAIL),
+        ({"collapsed": ["inv"]}, TrialState.FAIL),
+        ({"metrics": {"knn": 0.5}}, TrialState.FAIL),
+        ({"status": "STOPPED", "history": {"1": {"knn": 0.3, "r2_mean": 0.1}}}, TrialState.PRUNED),
+    ],
+)
+def test_optuna_is_told_how_it_ended(ended, state):
+    search = Search(SPACE, BOTH)
+    search.suggest()
+    search.tell(0, [record(**ended)])
+    assert search.optuna.trials[0].state == state
+    if state == TrialState.PRUNED:
+        assert search.optuna.trials[0].user_attrs == {"seed 0, epoch 1": {"knn": 0.3, "r2_mean": 0.1}}
+
+
+def test_a_single_objective_has_its_intermediate_values():
+    search = Search(SPACE, ONE)
+    search.suggest()
+    search.tell(0, [record(status="STOPPED", history={"1": {"knn": 0.3}, "3": {"knn": 0.4}})])
+    assert search.optuna.trials[0].intermediate_values == {1: 0.3, 3: 0.4}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_goes_by_what_it_was_told(sampler):
+    space = {"augment.crop": uniform(0.0, 1.0)}
+    search = Search(space, ONE, sampler=sampler)
+    misses = []
+    for number in range(30):
+        misses.append(abs(search.suggest()["augment.crop"] - 0.8))
+        search.tell(number, [record(number, metrics={"knn": -misses[-1]})])
+    assert mean(misses[15:]) < 0.6 * mean(misses[:10])
+
+
+def test_a_warm_start_saves_the_random_points():
+    space = {"augment.crop": uniform(0.0, 1.0)}
+    search = Search(space, ONE, sampler="tpe", seed=1)
+    places = [i / 20 for i in range(21)]
+    search.warm_start([({"augment.crop": p}, [-abs(p - 0.3)]) for p in places] + [({"recon.weight": 1.0}, [9.0])])
+    assert len(search.optuna.trials) == 21  # a point of another space is passed over
+    misses = []
+    for number in range(5):
+        misses.append(abs(search.suggest()["augment.crop"] - 0.3))
+        search.tell(number, [record(number, metrics={"knn": -misses[-1]})])
+    assert mean(misses) < 0.15  # random points: .29
+
+
+def test_the_journal_says_what_optuna_was_told(tmp_path):
+    ends = [{}, {"status": "FAILED"}, {"status": "STOPPED", "history": {"1": {"knn": 0.3, "r2_mean": 0.1}}}]
+    points = [{"recon.roles": "concat", "recon.weight": 1.0, "augment.crop": 0.5}, *2 * [{"recon.weight": 3.0}]]
+    records = [record(n, params=p, **end) for n, (p, end) in enumerate(zip(points, ends, strict=True))]
+    path = tmp_path / "optuna.journal"
+    for _ in range(2):  # it is made anew every time
+        write_journal(SPACE, BOTH, [*records, record(None)], path)
+    study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(path))))
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED]
+    assert study.trials[0].params == points[0] and study.trials[0].values == [0.5, 0.2]
+    assert study.best_trials[0].number == 0
