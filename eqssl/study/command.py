@@ -81,7 +81,8 @@ class _Run:
         self.study, self.options, self.console = study, options, console
         preflight.check_options(study, options)
         configurations = study.configurations if study.space else min(1, study.configurations)
-        self.trials = options.trials or trials_of(configurations, stages_of(options.seeds, options.race))
+        self.stages = stages_of(options.seeds, options.race)
+        self.trials = options.trials or trials_of(configurations, self.stages)
         self.seeds = options.seeds if study.space else self.trials or options.seeds
         self.folder = Path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
@@ -159,10 +160,10 @@ class _Run:
             suggestions.search.warm_start(self.record.warm_start(self.options.warm_start, self.study.objectives))
         asked, done = self.record.asked_trials(), self.record.records()
         suggestions.restore(asked, done)
-        halving = Halving(base.train.epochs, self.study.objectives) if self.options.stopping == "halving" else None
-        for record in done.values() if halving else ():
-            for epoch, seen in record.history.items():
-                halving.add(record.trial_id, record.seed, int(epoch), seen)
+        halving = None
+        if self.options.stopping == "halving":
+            halving = Halving(base.train.epochs, self.study.objectives, self.stages[0])
+            halving.restore(done.values())
         self.tracker.begin(self.record.study_id, flatten(base), list(done.values()), asked)
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)

@@ -6,10 +6,11 @@ there under the same seed. Nothing here knows Ray; the clock is the epoch.
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from eqssl.study.race import REDUCTION
 from eqssl.study.ranking import best_first
+from eqssl.study.record import TrialRecord
 
 WORST = -1e12  # stands for a figure that is missing; finite, so that distances are
 
@@ -31,9 +32,11 @@ class Halving:
     Args:
         epochs: of a whole trial.
         objectives: figure -> maximize or minimize.
+        seeds: of the first stage of a race, or all; later ones belong to survivors, which are never ended.
     """
 
-    def __init__(self, epochs: int, objectives: Mapping[str, str]):
+    def __init__(self, epochs: int, objectives: Mapping[str, str], seeds: int):
+        self._seeds = seeds
         self._rungs = set(rungs_of(epochs))
         self._signs = {figure: 1 if way == "maximize" else -1 for figure, way in objectives.items()}
         self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)
@@ -44,10 +47,16 @@ class Halving:
             values = (sign * figures.get(figure, math.nan) for figure, sign in self._signs.items())
             self._seen[epoch, seed][trial_id] = [value if math.isfinite(value) else WORST for value in values]
 
+    def restore(self, records: Iterable[TrialRecord]) -> None:
+        """Take what finished trials had shown on their way."""
+        for record in records:
+            for epoch, figures in record.history.items():
+                self.add(record.trial_id, record.seed, int(epoch), figures)
+
     def goes_on(self, trial_id: str, seed: int, epoch: int) -> bool:
         """Return whether a trial is good enough to go on, among those that came to this epoch so far."""
         seen = self._seen.get((epoch, seed), {})
-        if trial_id not in seen:
+        if trial_id not in seen or seed >= self._seeds:
             return True
         names = list(seen)
         best = best_first([seen[name] for name in names])[: -(-len(names) // REDUCTION)]

@@ -26,6 +26,8 @@ def check_options(study: Study, options: StudyOptions) -> None:
     path = options.run.data.path
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
+    if options.warm_start and not (Path(options.warm_start) / "summary.json").is_file():
+        raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
     output = Path(options.output).absolute()
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):

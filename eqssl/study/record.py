@@ -119,13 +119,12 @@ class Record(Listener):
             objectives: figures that a configuration must have.
 
         Raises:
-            ValueError: for a folder without a study's summary, or one with nothing to learn from.
+            ValueError: for a study with nothing to learn from.
         """
-        path, source = self.folder / "warm_start.json", Path(earlier) / "summary.json"
+        path = self.folder / "warm_start.json"
         if not path.exists():
-            if not source.is_file():
-                raise ValueError(f"--warm-start is {earlier!r}; allowed: OUTPUT/STUDY of a study that has ended")
-            found = [c for c in json.loads(source.read_text())["configurations"] if c["number"] is not None]
+            summary = json.loads((Path(earlier) / "summary.json").read_text())
+            found = [c for c in summary["configurations"] if c["number"] is not None]
             found = [c for c in found if all(figure in c["metrics"] for figure in objectives)]
             if not found:
                 raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")

@@ -89,6 +89,7 @@ class Range(_Values):
 
 
 Space = dict[str, Choice | Range]
+NAMED = 3  # a configuration of more options is called by its number
 
 
 def choice(*values: Any) -> Choice:
@@ -157,9 +158,10 @@ class Configuration:
 
     @classmethod
     def suggested(cls, overrides: dict[str, Any], number: int) -> "Configuration":
-        """Return the configuration of one of Optuna's suggestions."""
-        parts = (f"{option.rpartition('.')[2]} {_text(value)}" for option, value in overrides.items())
-        return cls(", ".join(parts) or "default", overrides, number)
+        """Return the configuration of a suggestion, named by its values where these are few."""
+        parts = [f"{option.rpartition('.')[2]} {_text(value)}" for option, value in overrides.items()]
+        name = f"configuration {number}" if len(parts) > NAMED else ", ".join(parts) or "default"
+        return cls(name, overrides, number)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,109 @@
+"""A study whose trials are ended early and whose configurations race, on one real Ray, then confirmed on test."""
+
+import dataclasses
+import json
+import os
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from eqssl.config import replace
+from eqssl.study import Study, StudyOptions, log_uniform, run_confirmed, run_study
+
+pytestmark = pytest.mark.slow
+ROWS = {"pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
+SPACE = {"recon.weight": log_uniform(0.1, 10.0)}
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory, base):
+    """Return folder, summary, study and options: 7 configurations, 3 of them with three seeds."""
+    import ray
+
+    ray.init(num_cpus=2, log_to_driver=False)
+    folder = tmp_path_factory.mktemp("raced")
+    run = replace(base, {"train.epochs": 3})
+    study = Study(name="toy", question="?", space=SPACE, rows=ROWS, base=run)
+    options = StudyOptions(
+        run=run,
+        seeds=3,
+        trials=13,
+        sampler="tpe",
+        race=True,
+        stopping="halving",
+        confirm=2,
+        output=str(folder),
+        tracking_uri=f"sqlite:///{folder}/mlflow.db",
+    )
+    os.environ["OMP_NUM_THREADS"] = "1"
+    yield folder, run_confirmed(study, options), study, options
+    ray.shutdown()
+
+
+def searched(summary) -> list[dict]:
+    return [t for t in summary["trials"] if t["number"] is not None]
+
+
+def test_trials_that_are_behind_end_at_a_rung_and_the_rows_never(raced):
+    _, summary, _, _ = raced
+    ends = {status: [t for t in searched(summary) if t["status"] == status] for status in ("STOPPED", "COMPLETE")}
+    assert ends["STOPPED"] and ends["COMPLETE"] and sum(map(len, ends.values())) == len(searched(summary))
+    assert {t["epochs"] for t in ends["STOPPED"]} == {1} and {t["epochs"] for t in ends["COMPLETE"]} == {3}
+    assert all(t["history"].keys() == {"1"} and t["wall_s"] > 0 for t in ends["STOPPED"])
+    assert all(t["history"].keys() == {"1", "2"} for t in ends["COMPLETE"])
+    assert {t["status"] for t in summary["trials"] if t["number"] is None} == {"COMPLETE"}
+
+
+def test_only_what_was_trained_to_its_end_is_in_the_table_and_gets_more_seeds(raced):
+    _, summary, _, _ = raced
+    whole = {t["configuration"] for t in searched(summary) if t["status"] == "COMPLETE"}
+    rows = {c["name"]: c for c in summary["configurations"] if c["number"] is not None}
+    assert {name for name, row in rows.items() if row["metrics"]} == whole
+    seeds = {name: row["seeds"] for name, row in rows.items() if name in whole}
+    assert [0, 1, 2] in seeds.values() and {len(s) for s in seeds.values()} <= {1, 3}
+    assert seeds[summary["chosen"]["configuration"]] == [0, 1, 2]
+
+
+def test_a_process_that_ended_a_trial_early_takes_the_next(raced):
+    _, summary, _, _ = raced
+    assert summary["overhead_s"]["warm_trials"] >= len(summary["trials"]) - 2
+    assert summary["overhead_s"]["median_warm"] < 0.5
+
+
+def test_mlflow_and_the_journal_know_what_was_stopped(raced):
+    from mlflow import MlflowClient
+
+    folder, summary, _, options = raced
+    client = MlflowClient(options.tracking_uri)
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id], "tags.kind = 'trial'")
+    outcomes = {run.data.tags["trial_id"]: (run.data.tags["outcome"], run.info.status) for run in runs}
+    words = {"STOPPED": ("STOPPED", "KILLED"), "COMPLETE": ("COMPLETE", "FINISHED")}
+    assert outcomes == {t["trial_id"]: words[t["status"]] for t in summary["trials"]}
+    storage = JournalStorage(JournalFileBackend(str(folder / "toy" / "optuna.journal")))
+    states = [t.state.name for t in optuna.load_study(study_name=None, storage=storage).trials]
+    first = {t["number"]: t["status"] for t in searched(summary) if t["seed"] == 0}
+    assert states == [{"STOPPED": "PRUNED", "COMPLETE": "COMPLETE"}[first[n]] for n in sorted(first)]
+
+
+def test_the_choice_is_confirmed_on_test_with_fresh_seeds(raced):
+    folder, summary, _, _ = raced
+    last = json.loads((folder / "toy_test" / "summary.json").read_text())
+    assert {c["name"] for c in last["configurations"]} == {"pixels", "base", summary["chosen"]["configuration"]}
+    assert last["options"]["evaluate.split"] == "test" and last["options"]["train.seed"] == 1000
+    trained = [t for t in last["trials"] if t["configuration"] != "pixels"]
+    assert len(trained) == 4 and all(t["epochs"] == 3 for t in trained)
+
+
+def test_an_earlier_study_gives_a_warm_start(raced, tmp_path):
+    folder, summary, study, options = raced
+    more = dataclasses.replace(
+        options, trials=1, seeds=1, race=False, confirm=0, output=str(tmp_path), warm_start=str(folder / "toy")
+    )
+    found = run_study(dataclasses.replace(study, rows={}), more)
+    assert [t["status"] for t in found["trials"]] == ["COMPLETE"]
+    known = json.loads((tmp_path / "toy" / "warm_start.json").read_text())
+    assert len(known) == len([c for c in summary["configurations"] if c["number"] is not None and c["metrics"]])
+    with pytest.raises(ValueError, match="--warm-start is 'nowhere'"):
+        run_study(study, dataclasses.replace(more, warm_start="nowhere", output=str(tmp_path / "b")))
