@@ -107,7 +107,7 @@ def _check_views(dataset: "Dataset", source: str) -> None:
         if len(alone := objects[views < 2]):
             raise ValueError(
                 f"--data.source {source}: {len(alone)} of {len(objects)} objects of {name} have a single view "
-                f"({_few(alone.tolist())}), and a pair is two; allowed: two or more views of each, or --data.pairs image"
+                f"({_few(alone.tolist())}), and a pair is two; allowed: two or more of each, or --data.pairs image"
             )
 
 

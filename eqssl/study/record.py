@@ -4,6 +4,8 @@
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
 - OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
+- OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
+- OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
 """
 
 import json
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from eqssl.files import write_atomically
+from eqssl.study import lease
 from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
@@ -31,7 +34,8 @@ class TrialRecord:
         epochs: trained.
         metrics: of the last epoch, the evaluation included.
         wall_s: seconds in training and evaluation, over all attempts.
-        overhead_s: seconds that the last attempt held its process beyond that.
+        resumed_s: of these, seconds of earlier attempts, before a resume.
+        overhead_s: seconds that the last attempt held its process beyond training and evaluation.
         warm: whether the process had run a trial before.
         error: why it failed.
         collapsed: parts of the features (all, inv, equi) that have collapsed; the choice passes over such a trial.
@@ -46,6 +50,7 @@ class TrialRecord:
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
+    resumed_s: float = 0.0
     overhead_s: float = 0.0
     warm: bool = False
     error: str | None = None
@@ -86,7 +91,7 @@ class Record(Listener):
             known = json.loads(path.read_text())
             check_same(folder, known["identity"], identity, resume=resume)
             return cls(folder, known["study_id"], identity)
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != lease.FILE for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
