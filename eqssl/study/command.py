@@ -110,12 +110,8 @@ class _Run:
     def go(self) -> dict[str, Any]:
         from eqssl.study import cluster
 
-        with (
-            StopSignals() as signals,
-            self.lease.kept(beat=self.attempts.note, lost=signals.stop),
-            signals.after(self.options.max_hours),
-        ):
-            with cluster.ray_running() as resources:
+        with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
+            with signals.after(self.options.max_hours), cluster.ray_running() as resources:
                 signals.arm()
                 room = cluster.room(self.options, resources)
                 self.console.print(room.text)
@@ -152,7 +148,7 @@ class _Run:
         if timing := found.pop("timing"):
             starts = 1 if options.workers_per_trial == 1 else -(-work.trials // work.at_once)
             expected = forecast(work, timing, starts=starts)
-            self.console.print(expected.text)
+            self.console.print(expected.text, soft_wrap=True)
             approve(expected.wall_s, options, self.console)
         return found
 
@@ -220,6 +216,6 @@ class _Run:
         if self.tracker.dropped:
             self.console.print(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
         self.console.print(result_table(summary))
-        self.console.print(ledger_line(summary["ledger"]))
+        self.console.print(ledger_line(summary["ledger"]), soft_wrap=True)
         self.console.print(f"results: {self.folder}", soft_wrap=True)
         return summary

@@ -45,7 +45,7 @@ class Holder:
 
 
 class Lease:
-    """Holds a study's folder while entered.
+    """Holds a study's folder while entered; `lost` tells whether another process has taken it since.
 
     Args:
         folder: OUTPUT/STUDY; made, and removed again if nothing was written to it.
@@ -102,8 +102,8 @@ class Lease:
             with suppress(OSError):  # a disk that is away for a moment ends nothing
                 with _locked(self._path) as file:
                     if other := self._taken(file):
-                        self.lost = True
                         lost(f"process {other.pid} on {other.host}, which took over {self._path.parent}")
+                        self.lost = True
                         return
                     _write(file, self.holder)
                 beat()

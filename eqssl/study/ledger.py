@@ -48,7 +48,7 @@ def ledger(
     Args:
         records: of the trials.
         device: CPU or GPU, whichever a trial's time is counted in.
-        devices_per_trial: how many of them a trial reserves.
+        devices_per_trial: how many of them a trial reserves now, and is taken to have reserved before a resume.
         attempts_s: seconds of every run of the command.
 
     Returns:
