@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import importlib
+import logging
 from typing import TYPE_CHECKING
 
 from eqssl.config import DataConfig
@@ -12,7 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "register_source"]
 
+logger = logging.getLogger(__name__)
+
 SUBSET_SEED = 0
+SPLITS = ("train", "val", "test")
+NAMED = 5  # objects or classes in a message; more are counted
 # Modules rather than functions, so that a source costs its imports only where it is used.
 SOURCES: dict[str, "str | Source"] = {
     "solids": "eqssl.data.solids",
@@ -48,13 +53,15 @@ def load(config: DataConfig) -> "Dataset":
     dataset = loader(config)
     if config.pairs != "auto":
         dataset = dataclasses.replace(dataset, paired=config.pairs == "object")
-    if dataset.paired and any(split.objects is None for split in (dataset.train, dataset.val, dataset.test)):
+    if dataset.paired and any(getattr(dataset, name).objects is None for name in SPLITS):
         raise ValueError(f"--data.pairs is 'object', but {config.source} does not say which images show one object; "
                          "allowed: auto, image")  # fmt: skip
     if config.image_size not in (None, dataset.image_size):
         dataset = _resized(dataset, config.image_size)
     if config.train_images is not None:
         dataset = _reduced(dataset, config.train_images)
+    _check_views(dataset, config.source)
+    _name_missing_classes(dataset)
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
 
@@ -64,7 +71,7 @@ def _resized(dataset: "Dataset", size: int) -> "Dataset":
 
     splits = {
         name: dataclasses.replace(split, images=ResizedImages(split.images, size))
-        for name in ("train", "val", "test")
+        for name in SPLITS
         for split in (getattr(dataset, name),)
     }
     return dataclasses.replace(dataset, image_size=size, **splits)
@@ -87,3 +94,35 @@ def _reduced(dataset: "Dataset", count: int) -> "Dataset":
         raise ValueError(f"--data.train-images is {count}; allowed: at least the views of one object")
     kept = torch.isin(unit, chosen).nonzero()[:, 0]
     return dataclasses.replace(dataset, train=select(train, kept))
+
+
+def _check_views(dataset: "Dataset", source: str) -> None:
+    """Refuse objects with a single view where these make the pairs.
+
+    Raises:
+        ValueError: naming the source, the split and some of the objects.
+    """
+    for name in SPLITS if dataset.paired else ():
+        objects, views = getattr(dataset, name).objects.unique(return_counts=True)
+        if len(alone := objects[views < 2]):
+            raise ValueError(
+                f"--data.source {source}: {len(alone)} of {len(objects)} objects of {name} have a single view "
+                f"({_few(alone.tolist())}), and a pair is two; allowed: two or more of each, or --data.pairs image"
+            )
+
+
+def _name_missing_classes(dataset: "Dataset") -> None:
+    """Warn of classes that only other splits have: no accuracy speaks of what is never seen or never asked."""
+    import torch
+
+    labels = {name: getattr(dataset, name).labels for name in SPLITS}
+    classes = {name: of_split.unique() for name, of_split in labels.items() if of_split is not None}
+    every = torch.cat([*classes.values(), torch.empty(0, dtype=torch.int64)]).unique()
+    lacks = {name: every[~torch.isin(every, known)].tolist() for name, known in classes.items()}
+    if any(lacks.values()):
+        parts = (f"{name} lacks {len(missing)} ({_few(missing)})" for name, missing in lacks.items() if missing)
+        logger.warning("%s: of %d classes, %s", dataset.name, len(every), ", ".join(parts))
+
+
+def _few(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:NAMED])) + (", ..." if len(numbers) > NAMED else "")

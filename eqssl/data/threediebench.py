@@ -102,7 +102,6 @@ def load(config: DataConfig) -> Dataset:
     splits = {
         name: select(whole, torch.isin(whole.objects, chosen).nonzero()[:, 0]) for name, chosen in members.items()
     }
-    _name_missing_classes(splits, synsets)
     mean, std = channel_statistics(splits["train"].images)
     known = (views, size, {name: chosen.tolist() for name, chosen in members.items()})
     return Dataset(
@@ -229,11 +228,3 @@ def _whole(images: ImageFiles, synsets: list[str], latents: np.ndarray) -> Split
         objects=images.object,
         factors={name: values.float() for name, values in factors.items()},
     )
-
-
-def _name_missing_classes(splits: dict[str, Split], synsets: list[str]) -> None:
-    """Warn of classes that a split has no object of: no accuracy speaks of what is never seen or never asked."""
-    for name, split in splits.items():
-        counts = split.labels.bincount(minlength=len(synsets))
-        if missing := [synset for synset, count in zip(synsets, counts.tolist(), strict=True) if not count]:
-            logger.warning("%s has no object of %d of %d classes: %s", name, len(missing), len(synsets), missing)

@@ -18,12 +18,13 @@ class Room:
 
     Args:
         trials: at a time.
-        gpus: of each trial, over all its workers.
+        cpus, gpus: of each trial, over all its workers.
         resources: that Ray reserves for a trial's own process, in Tune's names.
         text: the arithmetic in words.
     """
 
     trials: int
+    cpus: int
     gpus: float
     resources: dict[str, float]
     text: str
@@ -80,9 +81,9 @@ def room(options: StudyOptions, cluster: dict[str, float]) -> Room:
     text = f"{cluster[scarce]:g} {scarce} / {needs[scarce]:g} a trial = {fits[scarce]} at a time"
     if options.concurrency:
         text += f", at most {options.concurrency} by --concurrency"
-    return Room(min(fits[scarce], options.concurrency or fits[scarce]), gpus, own, text)
+    return Room(min(fits[scarce], options.concurrency or fits[scarce]), needs["CPU"], gpus, own, text)
 
 
-def start_in_worker(function: Callable[..., Any], cpus: int, *arguments: Any) -> ray.ObjectRef:
+def start_in_worker(function: Callable[..., Any], cpus: int, gpus: float, *arguments: Any) -> ray.ObjectRef:
     """Start a function in a process of the cluster; `ray.get` waits for what it returns."""
-    return ray.remote(num_cpus=cpus, max_retries=0)(function).remote(*arguments)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)

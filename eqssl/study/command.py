@@ -14,6 +14,9 @@ from eqssl.config import flatten, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.study import preflight
 from eqssl.study.definition import Study
+from eqssl.study.forecast import Work, approve, forecast
+from eqssl.study.lease import Lease
+from eqssl.study.ledger import Attempts, ledger, ledger_line
 from eqssl.study.options import StudyOptions, default_options, parse
 from eqssl.study.plugins import registered
 from eqssl.study.race import stages_of, trials_of
@@ -23,6 +26,7 @@ from eqssl.study.space import Trial
 
 if TYPE_CHECKING:
     from eqssl.study.cluster import Room
+    from eqssl.study.suggestions import Suggestions
 
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 
@@ -36,8 +40,8 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
         run: in the place of `run_confirmed`, for a question that takes several studies.
 
     Returns:
-        0; 1 if nothing of what was asked for was completed; 2 for options that cannot work; 130 or 143 after SIGINT
-        or SIGTERM.
+        0; 1 if nothing of what was asked for was completed; 2 for options that cannot work, a folder in use or a
+        forecast that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder.
     """
     from eqssl.study.confirm import run_confirmed
 
@@ -65,27 +69,30 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
 
     Raises:
         ValueError: for options that cannot work, before anything is trained or written.
-        Interrupted: after SIGINT or SIGTERM, with all that has ended on record.
+        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
     """
     options = options or default_options(study)
-    return _Run(study, options, console or Console(quiet=True)).go()
+    preflight.check_options(study, options)
+    with Lease(Path(options.output) / study.name) as lease:
+        return _Run(study, options, console or Console(quiet=True), lease).go()
 
 
 class _Run:
     """One process's part in a study."""
 
-    def __init__(self, study: Study, options: StudyOptions, console: Console):
+    def __init__(self, study: Study, options: StudyOptions, console: Console, lease: Lease):
         from eqssl.tracking import StudyTracker
 
         self.start = time.perf_counter()
-        self.study, self.options, self.console = study, options, console
-        preflight.check_options(study, options)
+        self.study, self.options, self.console, self.lease = study, options, console, lease
         configurations = study.configurations if study.space else min(1, study.configurations)
         self.stages = stages_of(options.seeds, options.race)
         self.trials = options.trials or trials_of(configurations, self.stages)
         self.seeds = options.seeds if study.space else self.trials or options.seeds
         self.folder = Path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
+        self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
+        self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), options.run, self.folder)
 
@@ -108,30 +115,34 @@ class _Run:
     def go(self) -> dict[str, Any]:
         from eqssl.study import cluster
 
-        with StopSignals() as signals:
-            with cluster.ray_running() as resources:
+        with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
+            with signals.after(self.options.max_hours), cluster.ray_running() as resources:
                 signals.arm()
                 room = cluster.room(self.options, resources)
                 self.console.print(room.text)
-                data = self._try_in_worker()
+                data = self._try_in_worker(room)
                 self.tracker.ready()
-                self.record.create(data["digest"])
+                self.record.create(data["digest"], self.warm_points)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0)
                 self._run_trials(room)
-            return self._finish({"data": data, "concurrency": room.text}, signals.number)
+            return self._finish({"data": data, "concurrency": room.text}, room, signals)
 
-    def _try_in_worker(self) -> dict[str, Any]:
-        """Return what the data are, after a worker has loaded them and set up a run.
+    def _try_in_worker(self, room: "Room") -> dict[str, Any]:
+        """Return what the data are, after a worker has loaded them, set up a run and told how long all will take.
 
         Raises:
-            ValueError: for what the worker found to be impossible.
+            ValueError: for what the worker found to be impossible, or a forecast that is not approved.
         """
         import ray
 
         from eqssl.study.cluster import cpus_per_worker, start_in_worker
 
-        arguments = to_dict(self.options.run), self.options.workers_per_trial, registered()
-        started = start_in_worker(preflight.try_run, cpus_per_worker(self.options), *arguments)
+        options, cpus = self.options, cpus_per_worker(self.options)
+        gpus = room.gpus / options.workers_per_trial
+        # The steps of --smoke are so few that timing them would take as long.
+        work = None if options.smoke else self._work(room)
+        arguments = to_dict(options.run), options.workers_per_trial, cpus, gpus > 0, work, registered()
+        started = start_in_worker(preflight.try_run, cpus, gpus, *arguments)
         import eqssl.study.runner  # noqa: F401 (Tune takes seconds to import: meanwhile)
 
         found = ray.get(started)
@@ -139,32 +150,53 @@ class _Run:
             raise ValueError(found["error"])
         for warning in found["warnings"]:
             self.console.print(f"warning: {warning}", markup=False)
+        if timing := found.pop("timing"):
+            starts = 1 if options.workers_per_trial == 1 else -(-work.trials // work.at_once)
+            expected = forecast(work, timing, starts=starts)
+            self.console.print(expected.text, soft_wrap=True)
+            approve(expected.wall_s, options, self.console)
         return found
+
+    def _work(self, room: "Room") -> Work | None:
+        """Return what is left to do; None where that is nothing."""
+        suggestions = self._suggestions()
+        trials = suggestions.total - suggestions.ended
+        epochs = suggestions.work(self.options.run) - trials  # that counts an evaluation as one more
+        every = self.options.run.train.eval_every
+        evaluations = max(trials, epochs // every if every else 0)
+        done = self.record.records()
+        begun = [trial for trial in self.record.asked_trials() if trial.id not in done]
+        checkpoints = [str((self.record.trial_folder(trial) / "checkpoint").absolute()) for trial in begun]
+        return Work(trials, epochs, evaluations, checkpoints, min(room.trials, trials)) if epochs else None
+
+    def _suggestions(self) -> "Suggestions":
+        from eqssl.study.suggestions import Suggestions
+
+        options = self.options
+        suggestions = Suggestions(
+            self.study,
+            trials=self.trials,
+            seeds=self.seeds,
+            sampler=options.sampler,
+            seed=options.run.train.seed,
+            race=options.race,
+        )
+        suggestions.search.warm_start(self.warm_points)
+        suggestions.restore(self.record.asked_trials(), self.record.records())
+        return suggestions
 
     def _run_trials(self, room: "Room") -> None:
         from eqssl.study import runner
         from eqssl.study.halving import Halving
         from eqssl.study.progress import StudyProgress
-        from eqssl.study.suggestions import Suggestions
 
-        base = self.options.run
-        suggestions = Suggestions(
-            self.study,
-            trials=self.trials,
-            seeds=self.seeds,
-            sampler=self.options.sampler,
-            seed=base.train.seed,
-            race=self.options.race,
-        )
-        if self.options.warm_start:
-            suggestions.search.warm_start(self.record.warm_start(self.options.warm_start, self.study.objectives))
-        asked, done = self.record.asked_trials(), self.record.records()
-        suggestions.restore(asked, done)
+        base, suggestions = self.options.run, self._suggestions()
+        earlier = list(self.record.records().values())
         halving = None
         if self.options.stopping == "halving":
             halving = Halving(base.train.epochs, self.study.objectives, self.stages[0])
-            halving.restore(done.values())
-        self.tracker.begin(self.record.study_id, flatten(base), list(done.values()), asked)
+            halving.restore(earlier)
+        self.tracker.begin(self.record.study_id, flatten(base), earlier, self.record.asked_trials())
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
 
@@ -176,17 +208,22 @@ class _Run:
         with progress:
             runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray", figures, halving)
 
-    def _finish(self, about: dict[str, Any], signal_number: int | None) -> dict[str, Any]:
+    def _finish(self, about: dict[str, Any], room: "Room", signals: StopSignals) -> dict[str, Any]:
         from eqssl.report.tables import result_table
         from eqssl.study.results import summarise, write_results
         from eqssl.study.search import write_journal
 
+        signal_number = signals.number
+        if self.lease.lost:  # what is in the folder is another process's now
+            raise Interrupted(signal_number, signals.reason)
         records = list(self.record.records().values())
+        device, devices = ("GPU", room.gpus) if room.gpus else ("CPU", room.cpus)
         about |= {
             "study_id": self.record.study_id,
             "status": "stopped" if signal_number else "complete",
             "options": flatten(self.options.run),
             "wall_s": time.perf_counter() - self.start,
+            "ledger": ledger(records, device, devices, self.attempts.note()),
         }
         summary = summarise(self.study, records, about)
         files = write_results(summary, records, self.folder)
@@ -194,9 +231,10 @@ class _Run:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
         self.tracker.close("KILLED" if signal_number else "FINISHED", files, patience_s=2 if signal_number else 30)
         if signal_number:
-            raise Interrupted(signal_number)
+            raise Interrupted(signal_number, signals.reason)
         if self.tracker.dropped:
             self.console.print(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
         self.console.print(result_table(summary))
+        self.console.print(ledger_line(summary["ledger"]), soft_wrap=True)
         self.console.print(f"results: {self.folder}", soft_wrap=True)
         return summary

@@ -47,8 +47,14 @@ class StudyOptions:
     """Where MLflow keeps the runs: sqlite:///FILE or http(s)://SERVER."""
     resume: bool = False
     """Go on with the study in OUTPUT/STUDY: finished trials are kept, unfinished ones continue."""
+    max_hours: float | None = None
+    """Hours that this run of the command may take, those before a --resume not counted: a longer forecast is refused
+    at the start, and a study that takes longer all the same is stopped as by SIGTERM, to go on with --resume. Where a
+    command runs several studies, of each."""
+    yes: bool = False
+    """Do not ask before a study that is forecast to take more than half an hour; asked on a terminal only."""
     smoke: bool = False
-    """Tiny data and one epoch, to see that everything works; other options still hold."""
+    """Tiny data and one epoch, to see that everything works, without a forecast; other options still hold."""
 
     def __post_init__(self) -> None:
         if self.confirm < 0:
@@ -57,6 +63,8 @@ class StudyOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
+        if self.max_hours is not None and not self.max_hours > 0:
+            raise ValueError(f"--max-hours is {self.max_hours}; allowed: above 0")
         gpus, workers = self.gpus_per_trial, self.workers_per_trial
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")

@@ -2,14 +2,21 @@
 
 import logging
 import os
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
 from eqssl.study.definition import Study
+from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.space import Trial, check_space
+
+if TYPE_CHECKING:
+    from eqssl.data.dataset import Dataset
+
+logger = logging.getLogger(__name__)
 
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
@@ -34,30 +41,42 @@ def check_options(study: Study, options: StudyOptions) -> None:
         raise ValueError(f"--output is {options.output!r}: {existing} is no folder that can be written")
 
 
-def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str, Any]:
-    """Load the data and set up a run in a worker, so that what cannot work is known before anything is trained.
+def try_run(
+    run: dict[str, Any], workers: int, cpus: int, gpu: bool, work: Work | None, plugins: Plugins
+) -> dict[str, Any]:
+    """Load the data, set up a run and train a few steps in a worker, so that what cannot work is known beforehand.
 
     Args:
         run: `to_dict` of the configuration.
-        world_size: workers of a trial.
+        workers: of a trial.
+        cpus: of each worker.
+        gpu: whether a worker has one.
+        work: what is to come; None: nothing is timed.
         plugins: sources and methods that the study's own file registered.
 
     Returns:
-        What the data are, and `warnings` about them; or `error`.
+        What the data are, `warnings` about them and `timing`, None where nothing was timed; or `error`.
     """
+    start = time.perf_counter()
+    import torch
+
     from eqssl.data import load
     from eqssl.evaluation.transforms import digest
     from eqssl.model import Model
     from eqssl.training import check_fits
 
     register(plugins)
+    torch.set_num_threads(cpus)
     config = from_dict(RunConfig, run)
     warnings = _Messages(logging.WARNING)
     logging.getLogger("eqssl").addHandler(warnings)
     try:
+        begun = time.perf_counter()
         data = load(config.data)
-        check_fits(config, data, world_size)
+        load_s = time.perf_counter() - begun
+        check_fits(config, data, workers)
         Model(config, data)
+        timing = work and _timed(config, data, work, workers, gpu, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
     finally:
@@ -65,7 +84,15 @@ def try_run(run: dict[str, Any], world_size: int, plugins: Plugins) -> dict[str,
     about = {name: getattr(data, name) for name in DESCRIPTION}
     about["transforms"] = digest()  # of the evaluation
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
-    return about | {"warnings": warnings.texts}
+    return about | {"warnings": warnings.texts, "timing": timing}
+
+
+def _timed(config: RunConfig, data: "Dataset", work: Work, workers: int, gpu: bool, earlier_s: float) -> Timing | None:
+    try:
+        return time_run(config, data, work, workers=workers, gpu=gpu, earlier_s=earlier_s)
+    except Exception as error:  # the trials meet it too and tell of themselves
+        logger.warning("no forecast, since a step of the base failed: %s: %s", type(error).__name__, error)
+        return None
 
 
 class _Messages(logging.Handler):

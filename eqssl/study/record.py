@@ -4,20 +4,25 @@
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
 - OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
+- OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
+- OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
 """
 
 import json
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from eqssl.files import write_atomically
+from eqssl.study import lease
 from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
+WARM_START = "warm_start.json"
+Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
 
@@ -32,7 +37,8 @@ class TrialRecord:
         epochs: trained.
         metrics: of the last epoch, the evaluation included.
         wall_s: seconds in training and evaluation, over all attempts.
-        overhead_s: seconds that the last attempt held its process beyond that.
+        resumed_s: of these, seconds of earlier attempts, before a resume.
+        overhead_s: seconds that the last attempt held its process beyond training and evaluation.
         warm: whether the process had run a trial before.
         error: why it failed.
         history: epoch -> the study's objectives, of epochs before the last that had an evaluation.
@@ -48,6 +54,7 @@ class TrialRecord:
     epochs: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     wall_s: float = 0.0
+    resumed_s: float = 0.0
     overhead_s: float = 0.0
     warm: bool = False
     error: str | None = None
@@ -89,15 +96,16 @@ class Record(Listener):
             known = json.loads(path.read_text())
             check_same(folder, known["identity"], identity, resume=resume)
             return cls(folder, known["study_id"], identity)
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(path.name != lease.FILE for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
-    def create(self, data: str) -> None:
+    def create(self, data: str, warm_points: Sequence[Point] = ()) -> None:
         """Make the folder, unless it is there.
 
         Args:
             data: digest of the images.
+            warm_points: what the search was told first, kept for a resume.
 
         Raises:
             ValueError: for a folder that cannot be written, or whose trials were trained on other data.
@@ -107,29 +115,35 @@ class Record(Listener):
         if known != data:
             raise ValueError(f"--resume: {self.folder} was trained on other data ({known} there, {data} now)")
         try:
+            if warm_points:
+                write_json(self.folder / WARM_START, list(warm_points))
             write_json(path, {"study_id": self.study_id, "identity": self.identity, "data": data})
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 
-    def warm_start(self, earlier: str, objectives: Iterable[str]) -> list[tuple[dict[str, Any], list[float]]]:
+    def warm_points(self, earlier: str | None, objectives: Iterable[str]) -> list[Point]:
         """Return options and objectives of an earlier study's configurations, the same after every resume.
 
         Args:
-            earlier: its folder; only the first time is it read.
-            objectives: figures that a configuration must have.
+            earlier: its folder, only read the first time; None: nothing.
+            objectives: figures of which a configuration must have one.
 
         Raises:
             ValueError: for a study with nothing to learn from.
         """
-        path = self.folder / "warm_start.json"
-        if not path.exists():
-            summary = json.loads((Path(earlier) / "summary.json").read_text())
-            found = [c for c in summary["configurations"] if c["number"] is not None]
-            found = [c for c in found if all(figure in c["metrics"] for figure in objectives)]
-            if not found:
-                raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")
-            write_json(path, [[c["params"], [c["metrics"][f]["estimate"] for f in objectives]] for c in found])
-        return [(params, values) for params, values in json.loads(path.read_text())]
+        if earlier is None:
+            return []
+        if (path := self.folder / WARM_START).exists():
+            return [(params, values) for params, values in json.loads(path.read_text())]
+        summary = json.loads((Path(earlier) / "summary.json").read_text())
+        points = [
+            (c["params"], {f: c["metrics"][f]["estimate"] for f in objectives if f in c["metrics"]})
+            for c in summary["configurations"]
+            if c["number"] is not None
+        ]
+        if not any(values for _, values in points):
+            raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")
+        return points
 
     def trial_folder(self, trial: Trial) -> Path:
         return self.folder / "trials" / trial.id

@@ -160,6 +160,7 @@ def trial_record(
         epochs=epochs,
         metrics=metrics,
         wall_s=final.get("wall_s", 0.0),
+        resumed_s=final.get("wall_s", 0.0) - final.get("attempt_s", 0.0),
         overhead_s=max(0.0, held_s - final.get("attempt_s", 0.0)),
         warm=final.get("warm", False),
         error=final.get("error"),

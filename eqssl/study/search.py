@@ -1,6 +1,6 @@
 """The search: points of a design, or of Optuna's samplers, which are told the truth about every configuration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from optuna.trial import TrialState
 from eqssl.files import write_atomically
 from eqssl.study.definition import Sampler
 from eqssl.study.designs import make_sampler, planned
-from eqssl.study.record import TrialRecord
+from eqssl.study.record import Point, TrialRecord
 from eqssl.study.space import Space, chosen_by
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,15 +45,16 @@ class Search:
         self.optuna = optuna.create_study(storage=storage, study_name="study", directions=list(objectives.values()))
         self._trials: list[optuna.Trial] = []
 
-    def warm_start(self, points: Sequence[tuple[dict[str, Any], list[float]]]) -> None:
+    def warm_start(self, points: Iterable[Point]) -> None:
         """Tell the sampler what an earlier study found; to be called before the first suggestion.
 
         Args:
-            points: options -> values, and the objectives' values; points of another space are passed over.
+            points: options and objectives; those of another space, or without an objective, are passed over.
         """
         for params, values in points:
-            if params.keys() == chosen_by(self._space, lambda option, _, params=params: params.get(option)).keys():
-                self.optuna.tell(self._replay(params)[0], values)
+            exists = chosen_by(self._space, lambda option, _, params=params: params.get(option))
+            if params.keys() == exists.keys() and values.keys() >= self._objectives.keys():
+                self.optuna.tell(self._replay(params)[0], [values[figure] for figure in self._objectives])
 
     def suggest(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return the next configuration's overrides.

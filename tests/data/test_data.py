@@ -59,6 +59,50 @@ def test_train_images_of_a_paired_source_keeps_objects_whole(solids_config):
     assert (data.train.objects.unique(return_counts=True)[1] == 3).all()
 
 
+def paired_toy(views: dict[str, list[int]]) -> Dataset:
+    """Return pairs of objects that have these numbers of views in each split."""
+    data = toy(50)
+    splits, first = {}, 0
+    for name, counts in views.items():
+        objects = torch.arange(first, first + len(counts)).repeat_interleave(torch.tensor(counts))
+        pixels = torch.zeros(len(objects), 1, 20, 20, dtype=torch.uint8)
+        splits[name] = Split(MemoryImages(pixels), torch.arange(len(objects)), objects=objects)
+        first += len(counts)
+    return replace(data, paired=True, **splits)
+
+
+def test_an_object_with_a_single_view_is_named_with_its_split_and_source():
+    register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2, 2, 2], "test": [3, 1, 2]}))
+    with pytest.raises(ValueError, match=r"source toy: 1 of 3 objects of test have a single view \(6\)"):
+        load(DataConfig(source="toy"))
+    assert not load(DataConfig(source="toy", pairs="image")).paired
+    register_source("toy", lambda config: paired_toy({"train": [1] * 9, "val": [2], "test": [2]}))
+    with pytest.raises(ValueError, match=r"9 of 9 objects of train .*\(0, 1, 2, 3, 4, \.\.\.\)"):
+        load(DataConfig(source="toy"))
+    register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2], "test": [3, 2]}))
+    assert load(DataConfig(source="toy")).paired
+
+
+def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
+    def labelled(**labels: list[int] | None) -> Dataset:
+        data = toy(50)
+        known = {name: classes and torch.tensor(classes) for name, classes in labels.items()}
+        return replace(data, **{name: replace(getattr(data, name), labels=of) for name, of in known.items()})
+
+    register_source("toy", lambda config: labelled(train=[0, 1] * 25, val=[0, 0, 1, 2], test=[1] * 4))
+    load(DataConfig(source="toy"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "toy: of 3 classes, train lacks 1 (2), test lacks 2 (0, 2)"
+    ]
+    caplog.clear()
+    for test in ([0, 1, 0, 1], None):
+        register_source("toy", lambda config, test=test: labelled(train=[1, 0] * 25, val=[0, 0, 1, 1], test=test))
+        load(DataConfig(source="toy"))
+    register_source("toy", lambda config: labelled(train=None, val=None, test=None))
+    load(DataConfig(source="toy"))
+    assert not caplog.records
+
+
 def test_any_source_is_resized_and_cut_to_the_centre():
     register_source("toy", lambda config: toy(50, side=(20, 30)))
     data = load(DataConfig(source="toy", image_size=10))

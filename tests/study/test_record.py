@@ -75,6 +75,12 @@ def test_folder_of_something_else_is_left_alone(tmp_path):
         Record.open(tmp_path, IDENTITY, resume=True)
 
 
+def test_a_lease_alone_is_no_study(tmp_path):
+    (tmp_path / "lease.json").write_text("{}")  # of a study that was killed before it was written
+    Record.open(tmp_path, IDENTITY, resume=False).create("data")
+    assert (tmp_path / "study.json").exists()
+
+
 def test_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--output"):

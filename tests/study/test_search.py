@@ -80,8 +80,9 @@ def test_a_warm_start_saves_the_random_points():
     space = {"augment.crop": uniform(0.0, 1.0)}
     search = Search(space, ONE, sampler="tpe", seed=1)
     places = [i / 20 for i in range(21)]
-    search.warm_start([({"augment.crop": p}, [-abs(p - 0.3)]) for p in places] + [({"recon.weight": 1.0}, [9.0])])
-    assert len(search.optuna.trials) == 21  # a point of another space is passed over
+    others = [({"recon.weight": 1.0}, {"knn": 9.0}), ({"augment.crop": 0.9}, {"r2_mean": 9.0})]
+    search.warm_start([({"augment.crop": p}, {"knn": -abs(p - 0.3)}) for p in places] + others)
+    assert len(search.optuna.trials) == 21  # of another space and without the objective: passed over
     misses = []
     for number in range(5):
         misses.append(abs(search.suggest()["augment.crop"] - 0.3))

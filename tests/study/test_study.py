@@ -113,6 +113,27 @@ def test_resuming_a_finished_study_trains_nothing(finished):
     again = run_study(study, dataclasses.replace(options, resume=True))
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")} == before
     assert again["trials"] == summary["trials"]
+    assert again["ledger"]["attempts"] == 2
+    assert again["ledger"]["wall_s"] == pytest.approx(summary["wall_s"] + again["wall_s"], rel=0.01)
+    assert again["ledger"]["total"] == summary["ledger"]["total"]
+
+
+def test_the_ledger_has_every_trial(finished):
+    _, summary, _, _ = finished
+    costs = summary["ledger"]
+    assert [costs[status]["trials"] for status in ("complete", "failed", "total")] == [6, 2, 8]
+    assert (costs["device"], costs["devices_per_trial"], costs["total"]["resumed_s"]) == ("CPU", 1, 0.0)
+    held_s = sum(trial["wall_s"] + trial["overhead_s"] for trial in summary["trials"])
+    assert costs["total"]["device_hours"] == pytest.approx(held_s / 3600)
+    assert held_s / 2 < costs["wall_s"]
+
+
+def test_a_forecast_above_the_limit_is_refused_before_training(tmp_path, base, tracking):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)}, rows={}, base=base)
+    options = StudyOptions(run=base, output=str(tmp_path), tracking_uri=tracking, max_hours=1e-6)
+    with pytest.raises(ValueError, match=r"--max-hours is 1e-06, and the forecast is \d+ s"):
+        run_study(study, options)
+    assert not list(Path(tmp_path).iterdir())
 
 
 def test_two_workers_train_by_ray_train(tmp_path, base, tracking):
