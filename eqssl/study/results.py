@@ -18,7 +18,7 @@ from eqssl.evaluation.statistics import (
     Interval,
     mean_intervals,
     minimum_detectable_difference,
-    paired_difference,
+    paired_differences,
     verdict,
 )
 from eqssl.files import write_atomically
@@ -55,14 +55,18 @@ class Table:
 
     def means(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> mean and its 95 % bounds; NaN for bounds without seeds to judge by."""
-        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
-        means = {n: Interval(m[figure], math.nan, math.nan) for n, m in fixed.items() if figure in m}
+        unsure = {name: Interval(mean, math.nan, math.nan) for name, mean in self._estimates(figure).items()}
         names, values = self.values(figure)
         try:
-            return means | dict(zip(names, mean_intervals(values), strict=True))
+            return unsure | dict(zip(names, mean_intervals(values), strict=True))
         except ValueError:
-            unsure = zip(names, values, strict=True)
-            return means | {name: Interval(float(np.nanmean(row)), math.nan, math.nan) for name, row in unsure}
+            return unsure
+
+    def _estimates(self, figure: str) -> dict[str, float]:
+        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
+        names, values = self.values(figure)
+        trained = {name: float(np.nanmean(row)) for name, row in zip(names, values, strict=True)}
+        return {name: metrics[figure] for name, metrics in fixed.items() if figure in metrics} | trained
 
     def controls(self, name: str) -> Sequence[str]:
         """Return what a configuration is compared with."""
@@ -70,9 +74,11 @@ class Table:
 
     def better_control(self, figure: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the better mean."""
-        means, sign = self.means(figure), _sign(figure)
+        return self._better(figure, name, self._estimates(figure))
+
+    def _better(self, figure: str, name: str, means: dict[str, float]) -> str | None:
         known = (control for control in self.controls(name) if control in means)
-        return max(known, key=lambda control: sign * means[control].estimate, default=None)
+        return max(known, key=lambda control: _sign(figure) * means[control], default=None)
 
     def best(self, figure: str) -> str | None:
         """Return the trained configuration with the best mean."""
@@ -81,7 +87,8 @@ class Table:
 
     def gains(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
-        return self._differences(figure, lambda name: self.better_control(figure, name))
+        means = self._estimates(figure)
+        return self._differences(figure, lambda name: self._better(figure, name, means))
 
     def behind(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from the best one; empty where there are too few seeds."""
@@ -91,12 +98,10 @@ class Table:
     def _differences(self, figure: str, other: Callable[[str], str | None]) -> dict[str, Interval]:
         names, values = self.values(figure)
         compared = {name: other(name) for name in names}
+        compared = {name: control for name, control in compared.items() if control not in (None, name)}
+        pairs = [(names.index(name), names.index(control)) for name, control in compared.items()]
         try:
-            return {
-                name: paired_difference(values, names.index(name), names.index(control))
-                for name, control in compared.items()
-                if control not in (None, name)
-            }
+            return dict(zip(compared, paired_differences(values, pairs), strict=True))
         except ValueError:
             return {}
 
