@@ -5,6 +5,7 @@ import math
 import platform
 import shutil
 import statistics as middle
+import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
@@ -16,6 +17,7 @@ import numpy as np
 from eqssl.evaluation.statistics import (
     ACCURACY_MARGIN,
     Interval,
+    front_probability,
     mean_intervals,
     minimum_detectable_difference,
     paired_differences,
@@ -135,6 +137,23 @@ class Table:
         found = {name: row for rows in known.values() for name, row in rows.items()}
         return np.stack([found[name] for name in names])
 
+    def front_probability(self, objectives: Mapping[str, str]) -> dict[str, float]:
+        """Return trained configuration -> probability that none of the others is better in all objectives at once.
+
+        Empty where there are too few seeds.
+
+        Args:
+            objectives: figure -> maximize or minimize.
+        """
+        having = [self.values(figure)[0] for figure in objectives]
+        names = [name for name in having[0] if all(name in others for others in having)]
+        signs = [1 if direction == "maximize" else -1 for direction in objectives.values()]
+        try:
+            columns = [sign * self._rows(names, figure) for sign, figure in zip(signs, objectives, strict=True)]
+            return dict(zip(names, front_probability(np.stack(columns, axis=2)).tolist(), strict=True))
+        except ValueError:
+            return {}
+
     def detectable(self, figure: str) -> float | None:
         """Return the minimum detectable difference; None where there are too few seeds."""
         try:
@@ -192,6 +211,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     gains = {figure: table.gains(figure) for figure in figures}
     behind = {figure: table.behind(figure) for figure in figures}
     chosen = choose(study, records)
+    on_front = table.front_probability(study.objectives)
     verdicts = table.verdicts(next(iter(study.objectives)))
     accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
     warm = [record.overhead_s for record in records if record.warm]
@@ -214,6 +234,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
                 "params": record.params,
                 "seeds": [r.seed for r in records if r.configuration == name and r.status == "COMPLETE"],
                 "metrics": {figure: _bounds(means[figure][name]) for figure in figures if name in means[figure]},
+                "front_probability": on_front.get(name),
                 "equivariant_without_loss": verdicts.get(name),
                 "gains": {figure: _bounds(gains[figure][name]) for figure in figures if name in gains[figure]},
                 "behind": {figure: _bounds(behind[figure][name]) for figure in figures if name in behind[figure]},
@@ -230,7 +251,7 @@ def _bounds(interval: Interval) -> dict[str, float | None]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that the results rest on."""
+    """Return the versions that the results rest on, and the commit where the package is a checkout."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -239,7 +260,20 @@ def environment() -> dict[str, str]:
             from eqssl import __version__  # a checkout that is not installed
 
             versions[name] = __version__
-    return versions | {"python": platform.python_version(), "platform": platform.platform()}
+    versions |= {"python": platform.python_version(), "platform": platform.platform()}
+    return versions | ({"commit": found} if (found := commit(Path(__file__).parent)) else {})
+
+
+def commit(folder: Path) -> str | None:
+    """Return the commit of a folder under version control, with `-dirty` after it where a known file was changed."""
+    git = ["git", "-C", str(folder)]
+    try:
+        if not subprocess.run([*git, "ls-files"], capture_output=True, check=True).stdout:
+            return None  # a package installed inside another project's checkout
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_parquet(records: list[TrialRecord], path: Path) -> None:
