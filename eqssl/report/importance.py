@@ -14,11 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eqssl.report.figures import COLOURS, style
+from eqssl.report.tables import COLUMNS
+
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from optuna.trial import FrozenTrial
     from sklearn.ensemble import RandomForestRegressor
 
 RESAMPLES, TREES, PERMUTATIONS = 100, 200, 10
+ENOUGH = 10  # configurations to learn from
 INTERACTING = 5  # the options that matter most are paired
 POINTS = 60  # at which partial dependence is taken, and over which it is averaged
 
@@ -60,6 +65,28 @@ class Importances:
     forest: dict[str, float]
     oob_r2: float
     interactions: list[Interaction]
+
+
+def study_importances(summary: dict[str, Any]) -> list[Importances]:
+    """Return the importances for every objective of a study.
+
+    Empty where fewer than two options were varied, or an objective is known of fewer than 10 configurations.
+
+    Args:
+        summary: what summary.json holds.
+    """
+    if len(summary["space"]) < 2:
+        return []
+    found = []
+    for objective, direction in summary["objectives"].items():
+        known = [c for c in summary["configurations"] if c["number"] is not None and objective in c["metrics"]]
+        values = np.array([c["metrics"][objective]["estimate"] for c in known])
+        if len(known) >= ENOUGH:
+            params = [
+                {option: c["params"][option] for option in summary["space"] if option in c["params"]} for c in known
+            ]
+            found.append(importances(objective, params, values, summary["space"], maximize=direction == "maximize"))
+    return found
 
 
 def importances(
@@ -224,3 +251,27 @@ def _partial_dependence(forest: "RandomForestRegressor", points: NDArray, option
 
 def _r2(values: NDArray, predictions: NDArray) -> float:
     return 1 - float(np.mean((values - predictions) ** 2)) / (float(np.var(values)) or 1.0)
+
+
+def importance_figure(found: Sequence[Importances]) -> "Figure":
+    """Return a row of two panels for every objective: PED-ANOVA and the forest.
+
+    Args:
+        found: from `study_importances`.
+    """
+    from matplotlib.figure import Figure
+
+    options = list(found[0].forest)
+    figure = Figure(figsize=(9.6, len(found) * (1.0 + 0.3 * len(options))), layout="constrained")
+    for (left, right), i in zip(figure.subplots(len(found), 2, sharey=True, squeeze=False), found, strict=True):
+        places = range(len(options))
+        shares = np.array([i.ped_anova[option] for option in options])
+        errors = np.clip([shares[:, 0] - shares[:, 1], shares[:, 2] - shares[:, 0]], 0, None)
+        left.barh(places, shares[:, 0], xerr=errors, color=COLOURS[0], height=0.6, capsize=3, ecolor="#333333")
+        right.barh(places, list(i.forest.values()), color=COLOURS[2], height=0.6)
+        left.set_yticks(places, options)
+        left.invert_yaxis()
+        name = COLUMNS.get(i.objective, i.objective)
+        style(left, "share of all importances", title=f"{name}: PED-ANOVA, {i.resamples} resamples")
+        style(right, "loss of out-of-bag R²", title=f"{name}: random forest, out-of-bag R² {i.oob_r2:.2f}")
+    return figure

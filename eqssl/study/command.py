@@ -111,10 +111,12 @@ class _Run:
                 self.console.print(room.text)
                 data = self._try_in_worker()
                 self.tracker.ready()
-                self.record.create(data["digest"])
+                about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
+                shown = {"question": self.study.question, "controls": dict(self.study.controls)}
+                self.record.create(data["digest"], about | shown)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0)
                 self._run_trials(room)
-            return self._finish({"data": data, "concurrency": room.text}, signals.number)
+            return self._finish(about, signals.number)
 
     def _try_in_worker(self) -> dict[str, Any]:
         """Return what the data are, after a worker has loaded them and set up a run.
@@ -168,7 +170,6 @@ class _Run:
         about |= {
             "study_id": self.record.study_id,
             "status": "stopped" if signal_number else "complete",
-            "options": flatten(self.options.run),
             "wall_s": time.perf_counter() - self.start,
         }
         summary = summarise(self.study, records, about)
