@@ -44,6 +44,7 @@ def style(axes: "Axes", x: str, y: str = "", title: str = "", *, log: bool = Fal
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=8)

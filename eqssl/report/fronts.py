@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-OFFSETS = ((7, -3), (-7, -3), (0, 7), (0, -13), (7, 7), (-7, 7), (7, -13), (-7, -13))  # of a label, in points
+OFFSETS = ((7, 4), (-7, 4), (7, -11), (-7, -11), (0, 8), (0, -15))  # of a label, in points
+UNLIKELY_TO_SURE = ("#cfcfcf", "#56B4E9", "#0072B2", "#002b4d")
 
 
 def competing(summary: dict[str, Any]) -> list[dict[str, Any]]:
@@ -72,32 +73,36 @@ def _points(rows: list[dict[str, Any]], *figures: str) -> tuple[NDArray, NDArray
 
 
 def _draw(axes: "Axes", rows: list[dict[str, Any]], members: set[str], first: str, other: str) -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
     means, half = _points(rows, first, other)
     axes.errorbar(*means.T, half[:, 1], half[:, 0], fmt="none", ecolor="#888888", elinewidth=0.6, alpha=0.45, zorder=1)
     probability = np.array([c["front_probability"] or 0.0 for c in rows])
     searched = np.array([c["number"] is not None for c in rows])
     member = np.array([c["name"] in members for c in rows])
-    style_of = {"cmap": "viridis_r", "vmin": 0, "vmax": 1}
+    shades = LinearSegmentedColormap.from_list("probability", UNLIKELY_TO_SURE)
+    style_of = {"cmap": shades, "vmin": 0, "vmax": 1}
     for is_member, size, edge in ((False, 26, "none"), (True, 62, "black")):
         picked = searched & (member == is_member)
         drawn = axes.scatter(
             *means[picked].T, size, probability[picked], edgecolors=edge, zorder=2 + is_member, **style_of
         )
-    axes.scatter(
-        *means[~searched].T, 46, marker="s", facecolors="none", edgecolors=COLOURS[1], linewidths=1.4, zorder=4
-    )
+    widths = np.where(member[~searched], 2.6, 1.2)
+    axes.scatter(*means[~searched].T, 46, marker="s", fc="none", ec=COLOURS[1], linewidths=widths, zorder=4)
     return drawn
 
 
 def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: NDArray) -> None:
     """Label the reference rows, and members of the front as far as there is room."""
-    scale = axes.figure.dpi / 72
+    from matplotlib.patheffects import withStroke
+
+    scale, halo = axes.figure.dpi / 72, [withStroke(linewidth=2.5, foreground="white")]
     pixels = axes.transData.transform(means) / scale
-    taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), c in zip(pixels, rows, strict=True) if c["name"] in members]
+    named = [c["number"] is None or c["name"] in members for c in rows]
+    taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), shown in zip(pixels, named, strict=True) if shown]
     frame = axes.get_window_extent()
-    for point, at, c in sorted(zip(means, pixels, rows, strict=True), key=lambda item: item[2]["number"] is not None):
-        if c["number"] is not None and c["name"] not in members:
-            continue
+    shown = [item for item, show in zip(zip(means, pixels, rows, strict=True), named, strict=True) if show]
+    for point, at, c in sorted(shown, key=lambda item: item[2]["number"] is not None):
         for dx, dy in OFFSETS:
             width = 4.6 * len(label(c))
             left = at[0] + dx - (width if dx < 0 else width / 2 if dx == 0 else 0)
@@ -105,8 +110,8 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
             inside = box[0] > frame.x0 / scale and box[2] < frame.x1 / scale
             if inside and not any(_overlap(box, other) for other in taken):
                 side = {-1: "right", 0: "center", 1: "left"}[int(np.sign(dx))]
-                colour = COLOURS[1] if c["number"] is None else "black"
-                axes.annotate(label(c), point, (dx, dy), textcoords="offset points", ha=side, fontsize=8, color=colour)
+                text = axes.annotate(label(c), point, (dx, dy), textcoords="offset points", ha=side, fontsize=8)
+                text.set(color=COLOURS[1] if c["number"] is None else "black", path_effects=halo, zorder=5)
                 taken.append(box)
                 break
 

@@ -47,13 +47,14 @@ def heatmap_figure(rows: list[dict[str, Any]]) -> "Figure":
     grid = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
     for axes, (title, values) in zip(grid, maps.items(), strict=True):
         drawn = axes.imshow(values, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
+        axes.set_facecolor("#eeeeee")  # where a configuration has no such part
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xticks(range(len(factors)), factors, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
         axes.set_yticks(range(len(rows)), [label(c) for c in rows], fontsize=8)
         axes.tick_params(length=0)
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.65 * highest else "white"
-            text = "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1)
+            text = "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(drawn, ax=list(grid), label="R²", shrink=0.8, pad=0.02)
     return figure

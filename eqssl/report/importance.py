@@ -263,7 +263,7 @@ def importance_figure(found: Sequence[Importances]) -> "Figure":
 
     options = list(found[0].forest)
     figure = Figure(figsize=(9.6, len(found) * (1.0 + 0.3 * len(options))), layout="constrained")
-    for (left, right), i in zip(figure.subplots(len(found), 2, sharey=True, squeeze=False), found, strict=True):
+    for (left, right), i in zip(figure.subplots(len(found), 2, sharey="row", squeeze=False), found, strict=True):
         places = range(len(options))
         shares = np.array([i.ped_anova[option] for option in options])
         errors = np.clip([shares[:, 0] - shares[:, 1], shares[:, 2] - shares[:, 0]], 0, None)
@@ -271,6 +271,7 @@ def importance_figure(found: Sequence[Importances]) -> "Figure":
         right.barh(places, list(i.forest.values()), color=COLOURS[2], height=0.6)
         left.set_yticks(places, options)
         left.invert_yaxis()
+        left.set_xlim(0, 1)
         name = COLUMNS.get(i.objective, i.objective)
         style(left, "share of all importances", title=f"{name}: PED-ANOVA, {i.resamples} resamples")
         style(right, "loss of out-of-bag R²", title=f"{name}: random forest, out-of-bag R² {i.oob_r2:.2f}")

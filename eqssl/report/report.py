@@ -21,8 +21,9 @@ SHOWN = 3  # configurations along a range whose reconstructions are shown: lowes
 
 FRONT = (
     "Each point is a configuration's mean over seeds, its cross the 95 % intervals (standard deviation pooled over "
-    "configurations). Edged: on the front of the means. Colour: the probability of being on the front, by parametric "
-    "draws of the means. Squares: reference rows with an encoder, which take part; they are labelled where there is room."
+    "configurations). Edged: on the front of the means. Colour: probability of being on the front, by parametric "
+    "draws of the means. Squares: reference rows with an encoder, which take part; "
+    "thick on the front. Named where there is room."
 )
 DOSE = "Points: means over seeds, bars and shaded bands: 95 % (pooled standard deviation); lines: reference rows."
 FACTOR = "Line: mean over seeds, band: 95 % (pooled standard deviation); dashed: the better control."

@@ -35,17 +35,25 @@ def dose_response(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, (doses, bounds)) in zip(grid, panels.items(), strict=True):
-        for colour, (row, (mean, low, high)) in zip(COLOURS[1:], references.get(name, {}).items(), strict=False):
-            axes.axhline(mean, color=colour, lw=1.3, ls="--" if row in bands else ":", label=row)
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.4 * columns, 3.4 * rows + 0.5), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    shown = dict.fromkeys(row for of_panel in references.values() for row in of_panel)
+    colours = dict(zip(shown, COLOURS[1:], strict=False))
+    handles = {}
+    for axes, (name, (doses, bounds)) in zip(grid, panels.items(), strict=False):
+        for row, (mean, low, high) in references.get(name, {}).items():
+            handles[row] = axes.axhline(mean, color=colours[row], lw=1.4, ls="--" if row in bands else ":")
             if row in bands:
-                axes.axhspan(low, high, color=colour, alpha=0.1, lw=0)
+                axes.axhspan(low, high, color=colours[row], alpha=0.1, lw=0)
         errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-        axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", capsize=3, color=COLOURS[0], label="with reconstruction")
+        searched = axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", capsize=3, color=COLOURS[0])
         style(axes, option, title=name, log=log)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=9)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    handles = {"with reconstruction": searched, **{row: handles[row] for row in shown}}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
     return figure
 
 
@@ -64,14 +72,14 @@ def factor_response(
     columns = min(4, len(factors))
     rows = -(-len(factors) // columns)
     figure = Figure(figsize=(2.9 * columns, 2.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
     for axes, (name, (bounds, control)) in zip(grid, factors.items(), strict=False):
         axes.fill_between(doses, bounds[:, 1], bounds[:, 2], color=COLOURS[0], alpha=0.2, lw=0)
         axes.plot(doses, bounds[:, 0], "o-", ms=4, color=COLOURS[0])
         if control is not None:
             axes.axhline(control, color=COLOURS[1], lw=1.2, ls="--")
         style(axes, option, title=name, log=log)
-    for axes in list(grid)[len(factors) :]:
+    for axes in grid[len(factors) :]:
         axes.remove()
     figure.suptitle("R² per factor; dashed: the better control", fontsize=10)
     return figure
@@ -116,17 +124,16 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
     figure = Figure(figsize=(2.9 * columns, 2.5 * rows * len(objectives)), layout="constrained")
     grid = figure.subplots(rows * len(objectives), columns, squeeze=False)
     for block, objective in enumerate(objectives):
-        panels = grid[block * rows : (block + 1) * rows].flat
+        panels = list(grid[block * rows : (block + 1) * rows].flat)
         for place, (axes, (option, values)) in enumerate(zip(panels, space.items(), strict=False)):
             points = [(c["params"][option], c["metrics"]) for c in searched if option in c["params"]]
             doses = [dose for dose, metrics in points if objective in metrics]
             figures = np.array([metrics[objective]["estimate"] for _, metrics in points if objective in metrics])
             draw = _range_panel if "low" in values else _choice_panel
+            name = "" if place % columns else COLUMNS.get(objective, objective)
+            style(axes, option, name, log=values.get("log", False))
             draw(axes, doses, figures, values)
-            style(
-                axes, option, "" if place % columns else COLUMNS.get(objective, objective), log=values.get("log", False)
-            )
-        for axes in list(panels)[len(space) :]:
+        for axes in panels[len(space) :]:
             axes.remove()
     return figure
 

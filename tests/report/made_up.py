@@ -1,6 +1,7 @@
 """Records of a study that never ran, whose effects are known."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -46,23 +47,17 @@ def records(trials: int, seeds: int = 3) -> list[TrialRecord]:
         }
         made += [Trial(Configuration.suggested(params, number), seed) for seed in range(seeds)]
         number += 1
-    return [_record(trial, rng) for trial in made[:trials]]
+    made = made[:trials]
+    return [record(t.configuration.name, t.configuration.overrides or {}, t.seed, t.configuration.number) for t in made]
 
 
-def _record(trial: Trial, rng: np.random.Generator) -> TrialRecord:
-    configuration = trial.configuration
+def record(name: str, params: dict, seed: int, number: int | None, **values: Any) -> TrialRecord:
+    """Return a trial that ended well."""
+    rng = np.random.default_rng([seed, *name.encode()])
+    values = {"status": "COMPLETE", "metrics": _metrics(params, rng), "wall_s": rng.uniform(50, 60), **values}
+    trial_id = Trial(Configuration(name, params, number), seed).id
     return TrialRecord(
-        trial_id=trial.id,
-        configuration=configuration.name,
-        number=configuration.number,
-        params=configuration.overrides or {},
-        seed=trial.seed,
-        status="COMPLETE",
-        epochs=3,
-        metrics=_metrics(configuration.overrides or {}, rng),
-        wall_s=rng.uniform(50, 60),
-        overhead_s=0.1,
-        warm=True,
+        trial_id=trial_id, configuration=name, number=number, params=params, seed=seed, overhead_s=0.1, **values
     )
 
 
