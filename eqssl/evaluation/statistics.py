@@ -80,7 +80,7 @@ def mean_intervals(values: ArrayLike, level: float = LEVEL) -> list[Interval]:
         ValueError: where no configuration has two seeds, or one has none.
     """
     fit = _fit(values, paired=False)
-    return [_interval(fit, row, level) for row in np.eye(len(fit.effects))]
+    return _intervals(fit, np.eye(len(fit.effects)), level)
 
 
 def paired_difference(values: ArrayLike, candidate: int, control: int, level: float = LEVEL) -> Interval:
@@ -94,19 +94,25 @@ def paired_difference(values: ArrayLike, candidate: int, control: int, level: fl
     Raises:
         ValueError: where there are too few trials for an interval.
     """
+    return paired_differences(values, [(candidate, control)], level)[0]
+
+
+def paired_differences(values: ArrayLike, pairs: Sequence[tuple[int, int]], level: float = LEVEL) -> list[Interval]:
+    """Return `paired_difference` of every pair (candidate, control), from one fit."""
     fit = _fit(values, paired=True)
-    contrast = np.zeros(len(fit.effects))
-    contrast[candidate] += 1
-    contrast[control] -= 1
-    return _interval(fit, contrast, level)
+    rows = np.eye(len(fit.effects))
+    candidates, controls = np.reshape(np.array(pairs, dtype=int), (-1, 2)).T
+    return _intervals(fit, rows[candidates] - rows[controls], level)
 
 
-def _interval(fit: _Fit, contrast: NDArray, level: float) -> Interval:
+def _intervals(fit: _Fit, contrasts: NDArray, level: float) -> list[Interval]:
     from scipy import stats
 
-    estimate = float(contrast @ fit.effects)
-    half = stats.t.ppf((1 + level) / 2, fit.dof) * _noise_std(fit) * np.sqrt(contrast @ fit.spread @ contrast)
-    return Interval(estimate, float(estimate - half), float(estimate + half))
+    estimates = contrasts @ fit.effects
+    spread = np.sqrt(np.einsum("ij,ij->i", contrasts @ fit.spread, contrasts))
+    half = stats.t.ppf((1 + level) / 2, fit.dof) * _noise_std(fit) * spread
+    bounds = np.stack([estimates, estimates - half, estimates + half], axis=1).tolist()
+    return [Interval(*values) for values in bounds]
 
 
 def minimum_detectable_difference(values: ArrayLike, power: float = 0.8, level: float = LEVEL) -> float:

@@ -1,28 +1,23 @@
-"""`python -m eqssl.report FOLDER`: a study's report and figures again, and its tables as Markdown."""
+"""`python -m eqssl.report FOLDER`: a study's report, figures and tables, while it runs or again."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from eqssl.report.markdown import markdown
-from eqssl.report.report import write_report
-
 
 def report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
-    """Write report.html and the figures of a study from its summary.json, and print its tables as Markdown.
+    """Write the report of a study, finished or running, and print its tables as Markdown.
 
     Args:
         folder: OUTPUT/STUDY.
     """
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no summary.json; give the folder of a study, OUTPUT/STUDY")
-    summary = json.loads(path.read_text())
-    write_report(summary, folder)
-    print(markdown(summary))
+    from eqssl.report.live import current_summary
+    from eqssl.report.report import write_report
+
+    write_report(current_summary(folder), folder)
+    print((folder / "tables.md").read_text(), end="")
 
 
 def main() -> int:

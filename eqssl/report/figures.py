@@ -1,78 +1,60 @@
-"""Figures of a study: data in, matplotlib figure out; numbers are made elsewhere."""
+"""What all figures share, and pictures of reconstructions: data in, matplotlib figure out."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
 
 
-def dose_response(
-    panels: Mapping[str, tuple[Sequence[float], NDArray]],
-    references: Mapping[str, Mapping[str, tuple[float, float, float]]],
-    *,
-    bands: Sequence[str],
-    option: str,
-    log: bool,
-) -> "Figure":
-    """Return one panel a figure of the evaluation: its value against the varied option, beside the reference rows.
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report.
 
     Args:
-        panels: figure -> (doses (N,), mean, low, high (N, 3)); bounds may be NaN.
-        references: figure -> row -> (mean, low, high), lines over the whole width.
-        bands: rows whose interval is shown as well.
-        option: what is varied, the label of the horizontal axis.
-        log: whether that axis is logarithmic.
+        name: of its file.
+        title, caption: above and below it; the caption says what bands and bars are.
+        figure: what is drawn.
     """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(panels), 4.2), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, (doses, bounds)) in zip(grid, panels.items(), strict=True):
-        for colour, (row, (mean, low, high)) in zip(COLOURS[1:], references.get(name, {}).items(), strict=False):
-            axes.axhline(mean, color=colour, lw=1.3, ls="--" if row in bands else ":", label=row)
-            if row in bands:
-                axes.axhspan(low, high, color=colour, alpha=0.1, lw=0)
-        errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-        axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", capsize=3, color=COLOURS[0], label="with reconstruction")
-        _label(axes, option, name, log)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=8, frameon=False, fontsize=9)
-    return figure
+    name: str
+    title: str
+    caption: str
+    figure: "Figure"
 
 
-def factor_response(
-    doses: Sequence[float], factors: Mapping[str, tuple[NDArray, float | None]], *, option: str, log: bool
-) -> "Figure":
-    """Return R2 of every factor against the varied option, a small panel each.
+def style(axes: "Axes", x: str, y: str = "", title: str = "", *, log: bool = False) -> None:
+    """Label axes and make them quiet.
 
     Args:
-        doses: (N,), the option's values.
-        factors: factor -> (mean, low, high (N, 3); the better control's mean or None).
-        option, log: as in `dose_response`.
+        x, y, title: labels.
+        log: whether the horizontal axis is logarithmic.
     """
-    from matplotlib.figure import Figure
+    axes.set_xscale("log" if log else "linear")
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_axisbelow(True)
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=8)
 
-    columns = min(4, len(factors))
-    rows = -(-len(factors) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.5 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).flat
-    for axes, (name, (bounds, control)) in zip(grid, factors.items(), strict=False):
-        axes.fill_between(doses, bounds[:, 1], bounds[:, 2], color=COLOURS[0], alpha=0.2, lw=0)
-        axes.plot(doses, bounds[:, 0], "o-", ms=4, color=COLOURS[0])
-        if control is not None:
-            axes.axhline(control, color=COLOURS[1], lw=1.2, ls="--")
-        _label(axes, option, name, log)
-    for axes in list(grid)[len(factors) :]:
-        axes.remove()
-    figure.suptitle("R² per factor; dashed: the better control", fontsize=10)
-    return figure
+
+def png(figure: "Figure") -> bytes:
+    """Return the figure as a PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
 
 
 def reconstruction_figure(images: Mapping[str, NDArray]) -> "Figure":
@@ -94,15 +76,6 @@ def reconstruction_figure(images: Mapping[str, NDArray]) -> "Figure":
         axes.spines[:].set_visible(False)
         axes.set_title(name, fontsize=9, loc="left")
     return figure
-
-
-def _label(axes: Any, option: str, name: str, log: bool) -> None:
-    axes.set_xscale("log" if log else "linear")
-    axes.set_xlabel(option, fontsize=9)
-    axes.set_title(name, fontsize=10, loc="left")
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
 
 
 def image_grid(images: NDArray) -> NDArray:

@@ -1,31 +1,49 @@
-"""The report of a study, from its summary.json alone: figures as PNG and one self-contained report.html."""
+"""The report of a study, from its summary alone: report.html, its figures as PNG, its tables for papers."""
 
-import base64
-import html
-import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from eqssl.report.figures import dose_response, factor_response, reconstruction_figure
-from eqssl.report.tables import COLUMNS, caption, in_order, table_rows
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from eqssl.report import page, render
+from eqssl.report.figures import Picture, png, reconstruction_figure
+from eqssl.report.fronts import front_figure
+from eqssl.report.heatmap import heatmap_figure, heatmap_rows
+from eqssl.report.importance import Importances, importance_figure, study_importances
+from eqssl.report.responses import dose_response, factor_response, option_responses
+from eqssl.report.tables import COLUMNS, Table, caption, in_order, report_tables
 
 REFERENCES = ("base", "split-0", "pixels", "random", "supervised", "recon-only")
 BANDS = REFERENCES[:2]
-SHOWN = 3  # configurations whose reconstructions are shown: lowest, middle, highest
+SHOWN = 3  # configurations along a range whose reconstructions are shown: lowest, middle, highest
 
-STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; }
-table { border-collapse: collapse; } td, th { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-td:first-child, th:first-child { text-align: left; } img { max-width: 100%; } dt { font-weight: 600; }"""
+FRONT = (
+    "Each point is a configuration's mean over seeds, its cross the 95 % intervals (standard deviation pooled over "
+    "configurations). Edged: on the front of the means. Colour: probability of being on the front, by parametric "
+    "draws of the means. Squares: reference rows with an encoder, which take part; "
+    "thick on the front. Named where there is room."
+)
+DOSE = "Points: means over seeds, bars and shaded bands: 95 % (pooled standard deviation); lines: reference rows."
+FACTOR = "Line: mean over seeds, band: 95 % (pooled standard deviation); dashed: the better control."
+OPTIONS = (
+    "Grey: a point a configuration (mean over seeds), all other options varied as well. Blue: means of at least 8 "
+    "neighbours, or of all with the same value; band and bars: 95 % of that mean, over configurations."
+)
+IMPORTANCE = (
+    "PED-ANOVA: what sets the best tenth of the configurations apart; bars: percentiles 2.5 and 97.5 over bootstrap "
+    "resamples of the configurations. Random forest: how much of its out-of-bag R² is lost when an option's values are "
+    "permuted; it says little where that R² is low."
+)
+INTERACTION = (
+    "Friedman's H: share (square root) of a pair's joint effect that is more than the sum of the two; beside it the "
+    "variance of that part over the variance of all predictions."
+)
 
 
 def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
-    """Write the figures and report.html of a study, and return the files.
+    """Write report.html, the figures, tables.md and the tables as CSV and LaTeX; return the files.
 
     Args:
         summary: what summary.json holds.
@@ -33,31 +51,52 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
     """
     from eqssl.files import write_atomically
 
-    pictures = {name: _png(figure) for name, figure in study_figures(summary, folder).items()}
-    files = {folder / f"{name}.png": data for name, data in pictures.items()}
-    files[folder / "report.html"] = report_html(summary, pictures).encode()
+    found = study_importances(summary)
+    tables = report_tables(summary, found)
+    pictures = [(picture, png(picture.figure)) for picture in study_pictures(summary, folder, found)]
+    files = {folder / f"{picture.name}.png": data for picture, data in pictures}
+    files |= {folder / "tables" / f"{table.name}.csv": render.csv_text(table).encode() for table in tables}
+    files |= {folder / "tables" / f"{table.name}.tex": render.latex(table).encode() for table in tables}
+    files[folder / "tables.md"] = render.markdown(tables, caption(summary)).encode()
+    files[folder / "report.html"] = report_html(summary, tables, pictures).encode()
     for path, data in files.items():
         write_atomically(path, lambda temporary, data=data: temporary.write_bytes(data))
     return list(files)
 
 
-def study_figures(summary: dict[str, Any], folder: Path) -> dict[str, "Figure"]:
-    """Return name -> figure of all that the summary gives reason to draw."""
-    figures = {}
+def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Importances]) -> list[Picture]:
+    """Return all figures that the summary gives reason to draw.
+
+    Args:
+        summary: what summary.json holds.
+        folder: of the study.
+        found: importances of the options, one an objective.
+    """
+    pictures = []
     searched = [c for c in in_order(summary["configurations"]) if c["number"] is not None and c["seeds"]]
-    for option, values in summary["space"].items():
-        if "low" in values and len(searched) > 1:
-            figures |= _response_figures(summary, searched, option, values["log"])
+    space, objectives = summary["space"], list(summary["objectives"])
+    if len(objectives) > 1 and searched:
+        pictures.append(Picture("front", "Front", FRONT, front_figure(summary)))
+    if len(space) == 1 and len(searched) > 1 and "low" in next(iter(space.values())):
+        pictures += _range_pictures(summary, searched, next(iter(space)))
+    elif space and len(searched) > 1:
+        figure = option_responses(searched, space, objectives)
+        pictures.append(Picture("responses", "Response to every option", OPTIONS, figure))
+    rows, words = heatmap_rows(summary)
+    if rows:
+        title = "R² per factor and part of the features"
+        pictures.append(Picture("heatmap", title, f"Means over seeds on one scale; {words}.", heatmap_figure(rows)))
+    if found:
+        pictures.append(Picture("importances", "Importances of the options", IMPORTANCE, importance_figure(found)))
     images = _reconstructions(summary, searched, folder)
     if images:
-        figures["reconstructions"] = reconstruction_figure(images)
-    return figures
+        text = "First views, targets and reconstructions of a configuration's first seed."
+        pictures.append(Picture("reconstructions", "Reconstructions", text, reconstruction_figure(images)))
+    return pictures
 
 
-def _response_figures(
-    summary: dict[str, Any], searched: list[dict[str, Any]], option: str, log: bool
-) -> dict[str, "Figure"]:
-    doses = [c["params"][option] for c in searched]
+def _range_pictures(summary: dict[str, Any], searched: list[dict[str, Any]], option: str) -> list[Picture]:
+    doses, log = [c["params"][option] for c in searched], summary["space"][option]["log"]
     rows = {c["name"]: c["metrics"] for c in summary["configurations"]}
     shown = [figure for figure in COLUMNS if all(figure in c["metrics"] for c in searched)]
     panels = {COLUMNS[f]: (doses, np.array([_numbers(c["metrics"][f]) for c in searched])) for f in shown}
@@ -67,19 +106,25 @@ def _response_figures(
         control = rows.get(summary["better_control"][figure], {}).get(figure, {}).get("estimate")
         factors[figure.removeprefix("r2/")] = np.array([_numbers(c["metrics"][figure]) for c in searched]), control
     name = option.replace(".", "_")
-    made = {}
+    made = []
     if panels:
-        made[f"response_{name}"] = dose_response(panels, references, bands=BANDS, option=option, log=log)
+        figure = dose_response(panels, references, bands=BANDS, option=option, log=log)
+        made.append(Picture(f"response_{name}", f"Response to {option}", DOSE, figure))
     if factors:
-        made[f"factors_{name}"] = factor_response(doses, factors, option=option, log=log)
+        figure = factor_response(doses, factors, option=option, log=log)
+        made.append(Picture(f"factors_{name}", f"R² per factor against {option}", FACTOR, figure))
     return made
 
 
 def _reconstructions(summary: dict[str, Any], searched: list[dict[str, Any]], folder: Path) -> dict[str, np.ndarray]:
-    """Return configuration -> images of its first seed, for a few configurations along the space."""
+    """Return configuration -> images of its first seed: a few along a range, or the best by each objective."""
     places = sorted({round(i * (len(searched) - 1) / (SHOWN - 1)) for i in range(SHOWN)}) if searched else []
+    shown = [searched[place]["name"] for place in places]
+    if len(summary["space"]) > 1:
+        chosen = summary["chosen"]["configuration"] if summary["chosen"] else None
+        shown = list(dict.fromkeys(filter(None, [chosen, *map(summary["best"].get, summary["objectives"])])))
     found = {}
-    for configuration in (searched[place]["name"] for place in places):
+    for configuration in shown:
         trials = (t["trial_id"] for t in summary["trials"] if t["configuration"] == configuration)
         path = folder / "trials" / next(trials) / "reconstructions.npy"
         if path.exists():
@@ -91,39 +136,29 @@ def _numbers(bounds: dict[str, float | None]) -> tuple[float, float, float]:
     return tuple(math.nan if bounds[key] is None else bounds[key] for key in ("estimate", "low", "high"))
 
 
-def _png(figure: "Figure") -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def report_html(summary: dict[str, Any], pictures: dict[str, bytes]) -> str:
-    """Return the page, with everything it shows inside it.
+def report_html(summary: dict[str, Any], tables: Sequence[Table], pictures: Sequence[tuple[Picture, bytes]]) -> str:
+    """Return the page.
 
     Args:
         summary: what summary.json holds.
-        pictures: name -> PNG.
+        tables: from `report_tables`, the main one first.
+        pictures: figures and their PNGs.
     """
-    head, rows = table_rows(summary)
-    table = _row(head, "th") + "".join(_row(row, "td") for row in rows)
-    images = "".join(
-        f'<h2>{name}</h2><img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode()}">'
-        for name, data in pictures.items()
-    )
+    shown = {picture.name: page.image(picture.name, data, picture.caption) for picture, data in pictures}
+    written = {table.name: page.scrolled(render.html_table(table), text=table.name == "winners") for table in tables}
+    notes = {"results": page.note(caption(summary)), "interactions": page.note(INTERACTION)}
+    sections = [(table.title, written[table.name] + notes.get(table.name, "")) for table in tables]
+    drawn = [(picture.title, shown[picture.name]) for picture, _ in pictures]
     failed = [t for t in summary["trials"] if t["status"] == "FAILED"]
-    lines = [f"{trial['configuration']}, seed {trial['seed']}: {trial['error']}" for trial in failed]
-    failures = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    facts = {"data": summary["data"], "rule of choice": summary["rule"], "concurrency": summary["concurrency"]}
-    facts |= {"wall time, s": f"{summary['wall_s']:.0f}", "environment": summary["environment"]}
-    about = "".join(f"<dt>{name}</dt><dd>{html.escape(str(value))}</dd>" for name, value in facts.items())
-    title = html.escape(summary["question"])
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>'
-        f"<h1>{title}</h1><table>{table}</table><p>{html.escape(caption(summary))}</p>{images}"
-        + (f"<h2>failed trials</h2><ul>{failures}</ul>" if failures else "")
-        + f"<h2>about</h2><dl>{about}</dl></html>\n"
-    )
+    if failed:
+        lines = page.bullets(f"{t['configuration']}, seed {t['seed']}: {t['error']}" for t in failed)
+        sections.append(("Failed trials", lines))
+    about = {"study": summary["study"], "data": _listed(summary["data"]), "rule of choice": summary["rule"]}
+    about |= {"concurrency": summary["concurrency"], "wall time, s": f"{summary['wall_s']:.0f}"}
+    sections.append(("Environment", page.facts(about | summary["environment"])))
+    sections.append(("Options", page.facts(summary["options"])))
+    return page.page(summary["question"], f"Status: {summary['status']}.", [sections[0], *drawn, *sections[1:]])
 
 
-def _row(cells: list[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

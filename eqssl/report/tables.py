@@ -1,8 +1,14 @@
-"""A study's summary as tables: text for a terminal, rows for whatever else shows them."""
+"""What a study's summary says, as tables; how they are written is `eqssl.report.render`'s affair."""
 
-from typing import Any
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
+if TYPE_CHECKING:
+    import rich.table
+
+    from eqssl.report.importance import Importances
 
 # What a table shows where the evaluation gives it: its figure, and how it is called.
 COLUMNS = {
@@ -16,31 +22,166 @@ COLUMNS = {
 WHOLE = {"inv/invariance": "invariance"}  # without a split all features are the method's
 HOLDS = {True: "yes", False: "no", None: ""}
 GAINS = {"knn": "Δ kNN", "r2_mean": "Δ R² mean", "equivariance": "Δ equivariance"}
+# Figures of one factor each, under these prefixes.
+FACTORS = {
+    "r2/": "R² per factor",
+    "mlp_r2/": "R² per factor, MLP",
+    "equivariance/": "equivariance per factor",
+}
+NAMED = 10  # configurations in one cell
+LONG = 40  # letters in a name
 
 
-def table_rows(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the head and the rows of a study's one table: figures, then gains over the better control.
+@dataclass(frozen=True)
+class Estimate:
+    """A number with bounds, None where it has none.
+
+    Args:
+        estimate, low, high: the number and its two-sided bounds.
+        signed: it is a difference.
+    """
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    signed: bool = False
+
+    def __str__(self) -> str:
+        text = f"{self.estimate:+.3f}" if self.signed else f"{self.estimate:.3f}"
+        if self.low is None or self.high is None:
+            return text
+        below, above = self.estimate - self.low, self.high - self.estimate
+        same = abs(below - above) < 5e-4
+        return f"{text} ± {below:.3f}" if same else f"{text} ({self.low:.3f} to {self.high:.3f})"
+
+
+Cell = str | Estimate
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Args:
+        name: of its files.
+        title: above it; what all cells have in common.
+        head: names of the columns; the first names the row.
+        rows: as many cells each.
+    """
+
+    name: str
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def report_tables(summary: dict[str, Any], found: Sequence["Importances"] = ()) -> list[Table]:
+    """Return every table that the summary gives reason to show, the main one first.
 
     Args:
         summary: what summary.json holds.
+        found: importances of the options, one an objective.
     """
-    configurations = summary["configurations"]
+    gains = [gains_table(summary, prefix, title) for prefix, title in FACTORS.items()]
+    tables = [results_table(summary), *gains, winners_table(summary), cost_table(summary)]
+    tables += [importances_table(found), interactions_table(found)]
+    return [table for table in tables if table.rows or table.name == "results"]
+
+
+def results_table(summary: dict[str, Any]) -> Table:
+    """Return the study's one table: figures, gains over the better control, probability of being on the front."""
+    configurations = in_order(summary["configurations"])
     shown = [f for f in COLUMNS if any(f in c["metrics"] for c in configurations)]
     gained = [f for f in GAINS if any(f in c["gains"] for c in configurations)]
     judged = any(c["equivariant_without_loss"] is not None for c in configurations)
+    placed = any(c["front_probability"] is not None for c in configurations)
     head = ["configuration", "seeds", *(COLUMNS[f] for f in shown), *(GAINS[f] for f in gained)]
-    head += ["holds"] * judged
     rows = [
-        [
-            c["name"],
+        (
+            numbered(c),
             str(len(c["seeds"])),
-            *(interval_text(c["metrics"].get(f, c["metrics"].get(WHOLE.get(f)))) for f in shown),
-            *(interval_text(c["gains"].get(f), signed=True) for f in gained),
+            *(estimate(c["metrics"].get(f, c["metrics"].get(WHOLE.get(f)))) for f in shown),
+            *(estimate(c["gains"].get(f), signed=True) for f in gained),
             *[HOLDS[c["equivariant_without_loss"]]] * judged,
-        ]
-        for c in in_order(configurations)
+            *["" if c["front_probability"] is None else f"{c['front_probability']:.2f}"] * placed,
+        )
+        for c in configurations
     ]
-    return head, rows
+    return Table("results", "Results", (*head, *["holds"] * judged, *["on the front"] * placed), tuple(rows))
+
+
+def gains_table(summary: dict[str, Any], prefix: str, title: str) -> Table:
+    """Return the gains in the figures that begin with a prefix, factor by factor."""
+    gaining = [c for c in in_order(summary["configurations"]) if any(f.startswith(prefix) for f in c["gains"])]
+    figures = sorted({figure for c in gaining for figure in c["gains"] if figure.startswith(prefix)})
+    rows = tuple((numbered(c), *(estimate(c["gains"].get(f), signed=True) for f in figures)) for c in gaining)
+    head = ("gain", *(figure.removeprefix(prefix) for figure in figures))
+    return Table(f"gains_{prefix[:-1]}", f"{title}, paired difference from the better control", head, rows)
+
+
+def winners_table(summary: dict[str, Any]) -> Table:
+    """Return the best configuration by each figure, and those whose paired difference from it includes 0."""
+    by_name = {c["name"]: c for c in summary["configurations"]}
+    rows = []
+    for figure in COLUMNS:
+        best = summary["best"].get(figure)
+        if best is None:
+            continue
+        behind = {n: c["behind"][figure] for n, c in by_name.items() if figure in c["behind"]}
+        close = [n for n, bounds in behind.items() if bounds["low"] is None or bounds["low"] <= 0 <= bounds["high"]]
+        close.sort(key=lambda name: abs(behind[name]["estimate"]))
+        others = ", ".join(label(by_name[name]) for name in close[:NAMED])
+        others += f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
+        unknown = "too few seeds to tell"
+        value = estimate(by_name[best]["metrics"][figure])
+        rows.append((COLUMNS[figure], numbered(by_name[best]), value, others or ("none" if behind else unknown)))
+    head = ("figure", "best configuration", "value", "not distinguishable from it")
+    return Table("winners", "The best by each figure", head, tuple(rows))
+
+
+def cost_table(summary: dict[str, Any]) -> Table:
+    """Return what every configuration took."""
+    rows = []
+    for c in in_order(summary["configurations"]):
+        trials = [t for t in summary["trials"] if t["configuration"] == c["name"]]
+        metrics = [t["metrics"] for t in trials]
+        epochs = [m["train_s"] for m in metrics if "train_s" in m]
+        sizes = {m["parameters"] for m in metrics if "parameters" in m}
+        cells = (
+            numbered(c),
+            str(len(trials)),
+            f"{max(sizes):.0f}" if sizes else "",
+            f"{statistics.median(epochs):.1f}" if epochs else "",
+            f"{sum(t['wall_s'] for t in trials):.0f}",
+            f"{sum(t['overhead_s'] for t in trials):.1f}",
+            "yes" if any(m.get("sees_theta") == 1 for m in metrics) else "",
+        )
+        rows.append(cells)
+    head = ("configuration", "trials", "trained parameters", "s an epoch", "wall s", "overhead s", "told the transform")
+    return Table("cost", "Cost", head, tuple(rows))
+
+
+def importances_table(found: Sequence["Importances"]) -> Table:
+    """Return the importance of every option for every objective, by both estimators."""
+    rows = tuple(
+        (option, i.objective, Estimate(*i.ped_anova[option]), Estimate(i.forest[option], signed=True))
+        for i in found
+        for option in i.ped_anova
+    )
+    resamples = f"{found[0].resamples} bootstrap resamples" if found else ""
+    title = f"Importances: share by PED-ANOVA ({resamples}), loss of a random forest's out-of-bag R² by permutation"
+    return Table("importances", title, ("option", "objective", "PED-ANOVA", "random forest"), rows)
+
+
+def interactions_table(found: Sequence["Importances"]) -> Table:
+    """Return the pairs of options that act together most, by Friedman's H in the random forest."""
+    rows = tuple(
+        (" x ".join(pair.options), i.objective, f"{pair.h:.3f}", f"{pair.share:.3f}")
+        for i in found
+        for pair in i.interactions[:NAMED]
+    )
+    head = ("options", "objective", "Friedman's H", "share of the variance")
+    return Table("interactions", "Strongest interactions, in the random forest", head, rows)
 
 
 def in_order(configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -50,34 +191,50 @@ def in_order(configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [c for c in configurations if c["number"] is None] + by_params
 
 
-def interval_text(bounds: dict[str, float | None] | None, *, signed: bool = False) -> str:
-    """Return `.512 ± .034`, the estimate alone without bounds, nothing without an estimate."""
+def label(configuration: dict[str, Any]) -> str:
+    """Return a configuration's name, its number where the name is long."""
+    long = len(configuration["name"]) > LONG and configuration["number"] is not None
+    return f"no. {configuration['number']}" if long else configuration["name"]
+
+
+def numbered(configuration: dict[str, Any]) -> str:
+    """Return a configuration's name, after its number where others show only that."""
+    name, short = configuration["name"], label(configuration)
+    return name if short == name else f"{short}: {name}"
+
+
+def estimate(bounds: dict[str, float | None] | None, *, signed: bool = False) -> Cell:
+    """Return bounds of the summary as a cell, empty without an estimate."""
     if bounds is None or bounds["estimate"] is None:
         return ""
-    text = f"{bounds['estimate']:+.3f}" if signed else f"{bounds['estimate']:.3f}"
-    return text if bounds["low"] is None else f"{text} ± {bounds['estimate'] - bounds['low']:.3f}"
+    return Estimate(**bounds, signed=signed)
 
 
 def caption(summary: dict[str, Any]) -> str:
-    """Return what the numbers of the table mean."""
+    """Return what the numbers of the main table mean."""
     detectable = summary["minimum_detectable_difference"]
     found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in COLUMNS.items() if detectable.get(f) is not None)
     chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
+    known = any(c["front_probability"] is not None for c in summary["configurations"])
+    at_once = " and ".join(COLUMNS.get(f, f) for f in summary["objectives"])
+    placed = f"On the front: probability that no other row is better in {at_once} at once. " if known else ""
     return (
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
         f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
-        f"Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
+        f"{placed}Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
         + (f" Collapsed, to a line or a point: {', '.join(collapsed)}." if collapsed else "")
     )
 
 
-def result_table(summary: dict[str, Any]) -> Table:
-    """Return the study's table for a terminal."""
-    head, rows = table_rows(summary)
-    table = Table(title=summary["question"], caption=caption(summary), caption_justify="left")
-    for index, name in enumerate(head):
+def result_table(summary: dict[str, Any]) -> "rich.table.Table":
+    """Return the study's main table for a terminal."""
+    from rich.table import Table as RichTable
+
+    results = results_table(summary)
+    table = RichTable(title=summary["question"], caption=caption(summary), caption_justify="left")
+    for index, name in enumerate(results.head):
         table.add_column(name, justify="right" if index else "left")
-    for row in rows:
-        table.add_row(*row)
+    for row in results.rows:
+        table.add_row(*map(str, row))
     return table

@@ -122,10 +122,12 @@ class _Run:
                 self.console.print(room.text)
                 data = self._try_in_worker(room)
                 self.tracker.ready()
-                self.record.create(data["digest"], self.warm_points)
+                about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
+                shown = {"question": self.study.question, "controls": dict(self.study.controls)}
+                self.record.create(data["digest"], about | shown, self.warm_points)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0)
                 self._run_trials(room)
-            return self._finish({"data": data, "concurrency": room.text}, room, signals)
+            return self._finish(about, room, signals)
 
     def _try_in_worker(self, room: "Room") -> dict[str, Any]:
         """Return what the data are, after a worker has loaded them, set up a run and told how long all will take.
@@ -221,7 +223,6 @@ class _Run:
         about |= {
             "study_id": self.record.study_id,
             "status": "stopped" if signal_number else "complete",
-            "options": flatten(self.options.run),
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, device, devices, self.attempts.note()),
         }

@@ -100,24 +100,26 @@ class Record(Listener):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
-    def create(self, data: str, warm_points: Sequence[Point] = ()) -> None:
+    def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
         """Make the folder, unless it is there.
 
         Args:
             data: digest of the images.
+            about: plain values that a report shows while the study runs; they may change from start to start.
             warm_points: what the search was told first, kept for a resume.
 
         Raises:
             ValueError: for a folder that cannot be written, or whose trials were trained on other data.
         """
         path = self.folder / "study.json"
-        known = json.loads(path.read_text())["data"] if path.exists() else data
-        if known != data:
-            raise ValueError(f"--resume: {self.folder} was trained on other data ({known} there, {data} now)")
+        earlier = json.loads(path.read_text())["data"] if path.exists() else data
+        if earlier != data:
+            raise ValueError(f"--resume: {self.folder} was trained on other data ({earlier} there, {data} now)")
         try:
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
-            write_json(path, {"study_id": self.study_id, "identity": self.identity, "data": data})
+            known = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
+            write_json(path, known)
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 

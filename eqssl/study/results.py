@@ -5,6 +5,7 @@ import math
 import platform
 import shutil
 import statistics as middle
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -17,9 +18,10 @@ import numpy as np
 from eqssl.evaluation.statistics import (
     ACCURACY_MARGIN,
     Interval,
+    front_probability,
     mean_intervals,
     minimum_detectable_difference,
-    paired_difference,
+    paired_differences,
     verdict,
 )
 from eqssl.files import write_atomically
@@ -56,14 +58,18 @@ class Table:
 
     def means(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> mean and its 95 % bounds; NaN for bounds without seeds to judge by."""
-        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
-        means = {n: Interval(m[figure], math.nan, math.nan) for n, m in fixed.items() if figure in m}
+        unsure = {name: Interval(mean, math.nan, math.nan) for name, mean in self._estimates(figure).items()}
         names, values = self.values(figure)
         try:
-            return means | dict(zip(names, mean_intervals(values), strict=True))
+            return unsure | dict(zip(names, mean_intervals(values), strict=True))
         except ValueError:
-            unsure = zip(names, values, strict=True)
-            return means | {name: Interval(float(np.nanmean(row)), math.nan, math.nan) for name, row in unsure}
+            return unsure
+
+    def _estimates(self, figure: str) -> dict[str, float]:
+        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
+        names, values = self.values(figure)
+        trained = {name: float(np.nanmean(row)) for name, row in zip(names, values, strict=True)}
+        return {name: metrics[figure] for name, metrics in fixed.items() if figure in metrics} | trained
 
     def controls(self, name: str) -> Sequence[str]:
         """Return what a configuration is compared with."""
@@ -71,9 +77,11 @@ class Table:
 
     def better_control(self, figure: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the better mean."""
-        means, sign = self.means(figure), _sign(figure)
+        return self._better(figure, name, self._estimates(figure))
+
+    def _better(self, figure: str, name: str, means: dict[str, float]) -> str | None:
         known = (control for control in self.controls(name) if control in means)
-        return max(known, key=lambda control: sign * means[control].estimate, default=None)
+        return max(known, key=lambda control: _sign(figure) * means[control], default=None)
 
     def best(self, figure: str) -> str | None:
         """Return the trained configuration with the best mean."""
@@ -82,7 +90,8 @@ class Table:
 
     def gains(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
-        return self._differences(figure, lambda name: self.better_control(figure, name))
+        means = self._estimates(figure)
+        return self._differences(figure, lambda name: self._better(figure, name, means))
 
     def behind(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from the best one; empty where there are too few seeds."""
@@ -92,12 +101,10 @@ class Table:
     def _differences(self, figure: str, other: Callable[[str], str | None]) -> dict[str, Interval]:
         names, values = self.values(figure)
         compared = {name: other(name) for name in names}
+        compared = {name: control for name, control in compared.items() if control not in (None, name)}
+        pairs = [(names.index(name), names.index(control)) for name, control in compared.items()]
         try:
-            return {
-                name: paired_difference(values, names.index(name), names.index(control))
-                for name, control in compared.items()
-                if control not in (None, name)
-            }
+            return dict(zip(compared, paired_differences(values, pairs), strict=True))
         except ValueError:
             return {}
 
@@ -130,6 +137,23 @@ class Table:
         known = {figure: dict(zip(*self.values(figure), strict=True)) for figure in reversed(figures)}
         found = {name: row for rows in known.values() for name, row in rows.items()}
         return np.stack([found[name] for name in names])
+
+    def front_probability(self, objectives: Mapping[str, str]) -> dict[str, float]:
+        """Return trained configuration -> probability that none of the others is better in all objectives at once.
+
+        Empty where there are too few seeds.
+
+        Args:
+            objectives: figure -> maximize or minimize.
+        """
+        having = [self.values(figure)[0] for figure in objectives]
+        names = [name for name in having[0] if all(name in others for others in having)]
+        signs = [1 if direction == "maximize" else -1 for direction in objectives.values()]
+        try:
+            columns = [sign * self._rows(names, figure) for sign, figure in zip(signs, objectives, strict=True)]
+            return dict(zip(names, front_probability(np.stack(columns, axis=2)).tolist(), strict=True))
+        except ValueError:
+            return {}
 
     def detectable(self, figure: str) -> float | None:
         """Return the minimum detectable difference; None where there are too few seeds."""
@@ -190,6 +214,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     gains = {figure: table.gains(figure) for figure in figures}
     behind = {figure: table.behind(figure) for figure in figures}
     chosen = choose(study, records)
+    on_front = table.front_probability(study.objectives)
     verdicts = table.verdicts(next(iter(study.objectives)))
     accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
     warm = [record.overhead_s for record in records if record.warm]
@@ -212,6 +237,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
                 "params": record.params,
                 "seeds": [r.seed for r in records if r.configuration == name and r.status == "COMPLETE"],
                 "metrics": {figure: _bounds(means[figure][name]) for figure in figures if name in means[figure]},
+                "front_probability": on_front.get(name),
                 "equivariant_without_loss": verdicts.get(name),
                 "gains": {figure: _bounds(gains[figure][name]) for figure in figures if name in gains[figure]},
                 "behind": {figure: _bounds(behind[figure][name]) for figure in figures if name in behind[figure]},
@@ -228,7 +254,7 @@ def _bounds(interval: Interval) -> dict[str, float | None]:
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that the results rest on."""
+    """Return the versions that the results rest on, and the commit where the package is a checkout."""
     versions = {}
     for name in PACKAGES:
         try:
@@ -237,7 +263,20 @@ def environment() -> dict[str, str]:
             from eqssl import __version__  # a checkout that is not installed
 
             versions[name] = __version__
-    return versions | {"python": platform.python_version(), "platform": platform.platform()}
+    versions |= {"python": platform.python_version(), "platform": platform.platform()}
+    return versions | ({"commit": found} if (found := commit(Path(__file__).parent)) else {})
+
+
+def commit(folder: Path) -> str | None:
+    """Return the commit of a folder under version control, with `-dirty` after it where a known file was changed."""
+    git = ["git", "-C", str(folder)]
+    try:
+        if not subprocess.run([*git, "ls-files"], capture_output=True, check=True).stdout:
+            return None  # a package installed inside another project's checkout
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_parquet(records: list[TrialRecord], path: Path) -> None:

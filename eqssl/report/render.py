@@ -1,0 +1,85 @@
+"""Tables as text: Markdown, HTML, CSV, LaTeX."""
+
+import csv
+import html
+import io
+from collections.abc import Iterable
+
+from eqssl.report.tables import Cell, Estimate, Table
+
+LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "²": r"\textsuperscript{2}",
+    "Δ": r"$\Delta$",
+}
+
+
+def markdown(tables: Iterable[Table], caption: str) -> str:
+    """Return all tables, the first followed by its caption, the others after their titles."""
+    first, *others = tables
+    parts = [_markdown_table(first), caption]
+    for table in others:
+        parts += [f"{table.title}:", _markdown_table(table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(table: Table) -> str:
+    lines = [table.head, ["---"] * len(table.head), *table.rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |" for cells in lines)
+
+
+def html_table(table: Table) -> str:
+    """Return a table as an HTML element."""
+    rows = "".join(_html_row(row, "td") for row in table.rows)
+    return f"<table><thead>{_html_row(table.head, 'th')}</thead><tbody>{rows}</tbody></table>"
+
+
+def _html_row(cells: Iterable[Cell], tag: str) -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+
+def csv_text(table: Table) -> str:
+    """Return a table as CSV, a column of estimates as three: NAME, NAME_low, NAME_high."""
+    bounded = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.head))]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = zip(table.head, bounded, strict=True)
+    writer.writerow(
+        [name for head, three in columns for name in ([head, f"{head}_low", f"{head}_high"][: 1 + 2 * three])]
+    )
+    for row in table.rows:
+        writer.writerow([value for cell, three in zip(row, bounded, strict=True) for value in _values(cell, three)])
+    return text.getvalue()
+
+
+def _values(cell: Cell, three: bool) -> list[str | float | None]:
+    if isinstance(cell, Estimate):
+        return [cell.estimate, cell.low, cell.high]
+    return [cell, None, None] if three else [cell]
+
+
+def latex(table: Table) -> str:
+    """Return a table for LaTeX with booktabs."""
+    lines = [" & ".join(map(_latex_text, cells)) + r" \\" for cells in (table.head, *table.rows)]
+    return "\n".join(
+        [
+            f"% {table.title}",
+            rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )
+
+
+def _latex_text(cell: Cell) -> str:
+    return "".join(LATEX.get(letter, letter) for letter in str(cell))

@@ -1,0 +1,53 @@
+"""The same table for a README, a page, a spreadsheet and a paper."""
+
+import csv
+import io
+import re
+
+from eqssl.report.render import csv_text, html_table, latex, markdown
+from eqssl.report.tables import Estimate, Table, caption, report_tables
+
+TABLE = Table(
+    "toy",
+    "A & B",
+    ("name", "R² 100 %", "note"),
+    (("a_b <c>", Estimate(0.5, 0.4, 0.6), "x|y"), ("$d, e", Estimate(-0.25, signed=True), ""), ("f", "", "")),
+)
+
+
+def test_markdown_has_the_main_table_its_caption_and_the_others_by_title(summary):
+    tables = report_tables(summary)
+    blocks = markdown(tables, caption(summary)).split("\n\n")
+    assert blocks[0].startswith("| configuration | seeds | kNN | R² mean |")
+    assert set(blocks[0].splitlines()[1]) == set("|- ")
+    assert blocks[1] == caption(summary)
+    assert blocks[2] == "R² per factor, paired difference from the better control:"
+    assert len(blocks) == 2 * len(tables)
+
+
+def test_a_bar_in_a_cell_does_not_split_it():
+    assert r"| 0.500 ± 0.100 | x\|y |" in markdown([TABLE], "")
+
+
+def test_csv_keeps_the_digits_and_the_bounds():
+    head, *rows = csv.reader(io.StringIO(csv_text(TABLE)))
+    assert head == ["name", "R² 100 %", "R² 100 %_low", "R² 100 %_high", "note"]
+    assert rows == [
+        ["a_b <c>", "0.5", "0.4", "0.6", "x|y"],
+        ["$d, e", "-0.25", "", "", ""],
+        ["f", "", "", "", ""],
+    ]
+
+
+def test_latex_escapes_what_it_would_read_as_commands():
+    lines = latex(TABLE).splitlines()
+    assert lines[1:3] == [r"\begin{tabular}{lrr}", r"\toprule"]
+    assert lines[3] == r"name & R\textsuperscript{2} 100 \% & note \\"
+    assert lines[5] == r"a\_b \textless{}c\textgreater{} & 0.500 $\pm$ 0.100 & x|y \\"
+    assert lines[6].startswith(r"\$d, e & -0.250 &")
+
+
+def test_html_escapes_and_has_every_cell():
+    text = html_table(TABLE)
+    assert "a_b &lt;c&gt;" in text
+    assert len(re.findall("<td>", text)) == 9 and len(re.findall("<th>", text)) == 3

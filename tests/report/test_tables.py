@@ -1,0 +1,84 @@
+import pytest
+
+from eqssl.report.tables import (
+    Estimate,
+    cost_table,
+    gains_table,
+    in_order,
+    label,
+    numbered,
+    report_tables,
+    results_table,
+    winners_table,
+)
+from eqssl.study.results import summarise
+from tests.report import made_up
+from tests.report.conftest import STUDY, weight_records
+
+
+def test_results_are_ordered_by_the_values_of_the_options(summary):
+    names = [c["name"] for c in in_order(summary["configurations"])]
+    assert names == ["base", "split-0", "weight 0.1", "weight 1", "weight 10"]
+    table = results_table(summary)
+    assert table.head[:4] == ("configuration", "seeds", "kNN", "R² mean") and table.head[-1] == "on the front"
+    assert [row[0] for row in table.rows] == names
+    probability = {c["name"]: c["front_probability"] for c in summary["configurations"]}
+    assert {row[0]: row[-1] for row in table.rows} == {name: f"{p:.2f}" for name, p in probability.items()}
+
+
+def test_one_seed_leaves_no_column_for_the_front():
+    table = results_table(summarise(STUDY, weight_records(seeds=1), made_up.ABOUT))
+    assert "on the front" not in table.head
+
+
+def test_gains_have_a_column_for_every_factor(summary):
+    table = gains_table(summary, "r2/", "R²")
+    assert table.head == ("gain", *made_up.FACTORS)
+    gain = next(c for c in summary["configurations"] if c["name"] == "weight 10")["gains"]["r2/dx"]
+    assert table.rows[-1][1 + made_up.FACTORS.index("dx")] == Estimate(**gain, signed=True)
+
+
+def test_winners_name_those_that_are_not_distinguishable(summary):
+    rows = {row[0]: row for row in winners_table(summary).rows}
+    best = summary["best"]["knn"]
+    close = {
+        c["name"]
+        for c in summary["configurations"]
+        if c["name"] != best and c["behind"]["knn"]["low"] <= 0 <= c["behind"]["knn"]["high"]
+    }
+    assert rows["kNN"][1] == best and set(rows["kNN"][3].split(", ")) == (close or {"none"})
+    alone = winners_table(summarise(STUDY, weight_records(seeds=1), made_up.ABOUT))
+    assert alone.rows[0][3] == "too few seeds to tell"
+
+
+def test_cost_marks_methods_that_are_told_the_transform():
+    told = {"train_s": 30.0, "parameters": 2e6, "sees_theta": 1.0, "knn": 0.5}
+    records = [*weight_records(), made_up.record("sie", {}, 0, None, metrics=told, wall_s=100.0)]
+    records.append(made_up.record("sie", {}, 1, None, metrics=told | {"train_s": 10.0}, wall_s=20.0))
+    rows = {row[0]: row[1:] for row in cost_table(summarise(STUDY, records, made_up.ABOUT)).rows}
+    assert rows["sie"] == ("2", "2000000", "20.0", "120", "0.2", "yes")
+    assert rows["base"][1] == "1000000" and rows["base"][-1] == ""
+
+
+def test_long_names_are_numbered_and_short_ones_are_not(summary, joint_summary):
+    assert [label(c) for c in summary["configurations"]] == [c["name"] for c in summary["configurations"]]
+    last = joint_summary["configurations"][-1]
+    assert label(last) == f"no. {last['number']}" and numbered(last) == f"{label(last)}: {last['name']}"
+
+
+def test_tables_of_a_study_without_results_are_left_out():
+    failed = made_up.record("weight 1", {}, 0, 0, status="FAILED", metrics={}, error="?")
+    names = [table.name for table in report_tables(summarise(STUDY, [failed], made_up.ABOUT))]
+    assert names == ["results", "cost"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Estimate(0.5, 0.4, 0.6), "0.500 ± 0.100"),
+        (Estimate(0.5, signed=True), "+0.500"),
+        (Estimate(0.5, 0.1, 0.6), "0.500 (0.100 to 0.600)"),
+    ],
+)
+def test_estimates_as_text(value, text):
+    assert str(value) == text
