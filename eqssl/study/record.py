@@ -143,7 +143,8 @@ class Record(Listener):
             for c in summary["configurations"]
             if c["number"] is not None
         ]
-        if not any(values for _, values in points):
+        points = [(params, values) for params, values in points if values]
+        if not points:
             raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")
         return points
 

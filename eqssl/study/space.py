@@ -160,7 +160,7 @@ class Configuration:
     def suggested(cls, overrides: dict[str, Any], number: int) -> "Configuration":
         """Return the configuration of a suggestion, named by its values where these are few."""
         parts = [f"{option.rpartition('.')[2]} {_text(value)}" for option, value in overrides.items()]
-        name = f"configuration {number}" if len(parts) > NAMED else ", ".join(parts) or "default"
+        name = f"no. {number}" if len(parts) > NAMED else ", ".join(parts) or "default"
         return cls(name, overrides, number)
 
 

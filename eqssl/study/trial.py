@@ -43,6 +43,7 @@ class TrialContext:
         self.folder, self._report = folder, report
         self.device = torch.device("cuda" if gpu else "cpu")
         self.rank, self.world_size = rank, world_size
+        self.warm = False  # whether the process had run a trial before
         self._earlier_s = 0.0
         self.history: dict[str, dict[str, float]] = {}  # epoch -> metrics, where there was an evaluation
         self.start_clock()
@@ -77,7 +78,7 @@ class TrialContext:
         self._tell(metrics)
 
     def _tell(self, metrics: dict[str, float]) -> None:
-        self._report({METRICS: metrics, HISTORY: self.history, **self.seconds()})
+        self._report({METRICS: metrics, HISTORY: self.history, "warm": self.warm, **self.seconds()})
 
 
 @functools.lru_cache(maxsize=1)
@@ -104,8 +105,9 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
-        final = _attempt(spec, TrialContext(Path(spec["folder"]), tune.report, spec["gpus"] > 0))
-        tune.report({FINAL: {**final, "warm": warm}})
+        context = TrialContext(Path(spec["folder"]), tune.report, spec["gpus"] > 0)
+        context.warm = warm
+        tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
 
 
 def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
