@@ -31,12 +31,13 @@ EPOCHS = 4
 class Process:
     """The study as a command of its own."""
 
-    def __init__(self, folder: Path, cache: str, *more: str):
+    def __init__(self, folder: Path, cache: str, *more: str, **values: str):
         script = folder / "toy.py"
         script.write_text(STUDY.format(root=str(ROOT)))
         options = {"data.cache": cache, "data.objects": 16, "train.batch-size": 32, "train.epochs": EPOCHS}
         options |= {"evaluate.train-images": 64, "evaluate.images": 16, "seeds": 1, "trials": 2}
         options |= {"tracking-uri": f"sqlite:///{folder}/mlflow.db", "output": folder / "results"}
+        options |= {name.replace("_", "-"): value for name, value in values.items()}
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
         self.log = (folder / "log.txt").open("a+")
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
@@ -132,3 +133,28 @@ def test_a_changed_study_is_refused_with_the_difference(story, base):
     other = Process(folder, base.data.cache, "--resume", "--train.lr", "0.5")
     assert other.end() == 2
     assert "train.lr: 0.001 there, 0.5 now" in other.text()
+
+
+SEARCH = {"trials": "10", "seeds": "3", "sampler": "tpe", "stopping": "halving", "concurrency": "1"}
+
+
+def certificate(folder: Path) -> dict[str, tuple]:
+    """Return trial id -> all that a trial gave, but for times."""
+    summary = json.loads((folder / "results" / "toy" / "summary.json").read_text())
+    trials = {t["trial_id"]: t for t in summary["trials"]}
+    assert len(trials) == len(summary["trials"]) == 2 + 10
+    timeless = {i: {f: v for f, v in t["metrics"].items() if not f.endswith("_s")} for i, t in trials.items()}
+    return {i: (t["configuration"], t["status"], t["epochs"], t["history"], timeless[i]) for i, t in trials.items()}
+
+
+def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):
+    whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
+    assert Process(whole, base.data.cache, "--race", **SEARCH).end() == 0
+    for count, number in ((4, signal.SIGKILL), (8, signal.SIGINT), (10, signal.SIGKILL)):
+        process = Process(cut, base.data.cache, "--race", *["--resume"] * (count > 4), **SEARCH)
+        process.wait_for("trials/*/result.json", cut, count)
+        assert process.end(number) in (-number, 128 + number), process.text()
+    last = Process(cut, base.data.cache, "--race", "--resume", **SEARCH)
+    assert last.end() == 0, last.text()
+    assert certificate(cut) == certificate(whole)
+    assert {outcome[1] for outcome in certificate(whole).values()} == {"COMPLETE", "STOPPED"}
