@@ -114,7 +114,8 @@ def test_resuming_a_finished_study_trains_nothing(finished):
     assert {path: path.stat().st_mtime_ns for path in folder.glob("trials/*/*")} == before
     assert again["trials"] == summary["trials"]
     assert again["ledger"]["attempts"] == 2
-    assert again["ledger"]["wall_s"] == pytest.approx(summary["wall_s"] + again["wall_s"], rel=0.01)
+    beyond_s = again["ledger"]["wall_s"] - summary["wall_s"] - again["wall_s"]
+    assert 0 <= beyond_s < 30  # a heartbeat may have come while the results were written
     assert again["ledger"]["total"] == summary["ledger"]["total"]
 
 
@@ -129,9 +130,10 @@ def test_the_ledger_has_every_trial(finished):
 
 
 def test_a_forecast_above_the_limit_is_refused_before_training(tmp_path, base, tracking):
-    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)}, rows={}, base=base)
-    options = StudyOptions(run=base, output=str(tmp_path), tracking_uri=tracking, max_hours=1e-6)
-    with pytest.raises(ValueError, match=r"--max-hours is 1e-06, and the forecast is \d+ s"):
+    run = replace(base, {"train.epochs": 1_000_000})
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)}, rows={}, base=run)
+    options = StudyOptions(run=run, output=str(tmp_path), tracking_uri=tracking, max_hours=1.0)
+    with pytest.raises(ValueError, match=r"--max-hours is 1, and the forecast is \S+ hours"):
         run_study(study, options)
     assert not list(Path(tmp_path).iterdir())
 
