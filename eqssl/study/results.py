@@ -206,9 +206,9 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
         records: of all finished trials.
         about: what the caller knows beside: options, data, wall seconds.
     """
-    table = Table(records, study.controls)
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
+    table = Table(records, study.controls)
     figures = sorted({figure for record in records for figure in record.metrics} - COSTS)
     means = {figure: table.means(figure) for figure in figures}
     gains = {figure: table.gains(figure) for figure in figures}

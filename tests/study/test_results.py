@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import subprocess
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,7 @@ from eqssl.evaluation.statistics import paired_difference
 from eqssl.report.tables import caption
 from eqssl.study import Study, log_uniform
 from eqssl.study.record import TrialRecord
-from eqssl.study.results import Table, choose, summarise, write_parquet
+from eqssl.study.results import Table, choose, commit, summarise, write_parquet
 
 STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
 ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}
@@ -150,3 +151,32 @@ def test_options_that_are_tables_are_written_as_text(tmp_path):
     made = dataclasses.replace(record("supervised", 0, knn=0.5), params={"method.options": {}})
     write_parquet([made], tmp_path / "trials.parquet")
     assert pq.read_table(tmp_path / "trials.parquet").column("method.options").to_pylist() == ["{}", "{}"]
+
+
+def test_the_front_heeds_directions_and_needs_seeds():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.5), "weight 2": (0.6, 0.4)})
+    records = [
+        dataclasses.replace(r, metrics=r.metrics | {"knn": r.metrics["knn"] + 1e-3 * r.seed**2}) for r in records
+    ]
+    table = Table([*records, record("pixels", 0, knn=0.9, r2_mean=0.9)])
+    assert table.front_probability({"knn": "maximize", "r2_mean": "maximize"}) == {
+        "base": 1, "weight 1": 1, "weight 2": 0,
+    }  # fmt: skip
+    assert table.front_probability({"knn": "minimize", "r2_mean": "maximize"})["base"] == 0
+    assert Table(rows({"base": (0.8, 0.3)}, seeds=1)).front_probability({"knn": "maximize"}) == {}
+
+
+def test_a_changed_checkout_is_told_from_its_commit(tmp_path):
+    def git(*arguments):
+        named = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *named, "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    assert commit(tmp_path) is None
+    git("init")
+    (tmp_path / "file").write_text("1")
+    assert commit(tmp_path) is None
+    git("add", "file")
+    git("commit", "-m", "first")
+    assert len(commit(tmp_path)) == 40
+    (tmp_path / "file").write_text("2")
+    assert commit(tmp_path).endswith("-dirty")

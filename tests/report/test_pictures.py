@@ -1,0 +1,80 @@
+"""What the figures draw, from summaries whose numbers are known."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from eqssl.report.fronts import competing, front_figure, front_members
+from eqssl.report.heatmap import MOST, heatmap_figure, heatmap_rows
+from eqssl.report.responses import binned_means, option_responses
+
+
+def toy(objectives, means):
+    configurations = [
+        {
+            "name": name,
+            "number": number if name.startswith("c") else None,
+            "params": {},
+            "front_probability": 0.5,
+            "metrics": {
+                f: {"estimate": v, "low": v - 1, "high": v + 1} for f, v in zip(objectives, values, strict=True)
+            },
+        }
+        for number, (name, values) in enumerate(means.items())
+    ]
+    return {"objectives": objectives, "configurations": configurations, "best": {}}
+
+
+def test_the_front_heeds_directions_and_leaves_out_what_has_no_encoder():
+    summary = toy(
+        {"knn": "maximize", "error": "minimize"}, {"pixels": (9, 0), "c1": (1, 1), "c2": (2, 2), "c3": (1, 3)}
+    )
+    assert [c["name"] for c in competing(summary)] == ["c1", "c2", "c3"]
+    assert front_members(summary) == {"c1", "c2"}
+
+
+def test_each_further_objective_has_a_panel_and_front_members_are_named():
+    objectives = dict.fromkeys(("knn", "r2_mean", "equivariance"), "maximize")
+    summary = toy(objectives, {"base": (1, 1, 1), "c1": (0, 0, 0), "c2": (3, 2, 1)})
+    *panels, bar = front_figure(summary).axes
+    assert [axes.get_ylabel() for axes in panels] == ["R² mean", "equivariance"]
+    assert all({text.get_text() for text in axes.texts} == {"base", "c2"} for axes in panels)
+    assert bar.get_ylabel() == "probability of being on the front"
+
+
+def test_a_large_heat_map_shows_the_front_and_says_so(summary, joint_summary):
+    rows, words = heatmap_rows(summary)
+    assert len(rows) == len(summary["configurations"]) and "all 5" in words
+    rows, words = heatmap_rows(joint_summary)
+    shown = {c["name"] for c in rows}
+    assert len(rows) <= MOST < len(joint_summary["configurations"])
+    assert front_members(joint_summary) <= shown and "base" in shown and f"{len(rows)} of" in words
+
+
+def test_the_heat_map_holds_every_part_and_factor(summary):
+    rows, _ = heatmap_rows(summary)
+    panels = heatmap_figure(rows).axes[:-1]
+    assert [axes.get_title(loc="left") for axes in panels] == ["all features", "invariant part", "equivariant part"]
+    values = panels[1].images[0].get_array()
+    assert values[-1, 3] == rows[-1]["metrics"]["inv/r2/dx"]["estimate"]
+
+
+def test_running_means_have_t_intervals_over_configurations():
+    doses = np.arange(16.0)[::-1]
+    values = doses**2
+    bins = binned_means(doses, values)
+    assert bins[:, 0].tolist() == [3.5, 11.5]
+    first = np.arange(8.0) ** 2
+    half = stats.t.ppf(0.975, 7) * stats.sem(first)
+    assert bins[0, 1:] == pytest.approx([first.mean(), first.mean() - half, first.mean() + half])
+
+
+def test_every_option_and_objective_has_a_panel_with_those_that_have_the_option(joint_summary):
+    searched = [c for c in joint_summary["configurations"] if c["number"] is not None]
+    lacking = [{**c, "params": {o: v for o, v in c["params"].items() if o != "augment.hue"}} for c in searched[:5]]
+    space = joint_summary["space"]
+    panels = option_responses(lacking + searched[5:], space, ["knn", "r2_mean"]).axes
+    assert [axes.get_xlabel() for axes in panels] == list(space) * 2
+    counts = dict(zip(space, (len(axes.lines[0].get_xdata()) for axes in panels), strict=False))
+    assert counts == {option: len(searched) - 5 * (option == "augment.hue") for option in space}
+    assert [text.get_text() for text in panels[1].get_xticklabels()] == ["second", "other", "intermediate"]
