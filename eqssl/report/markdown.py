@@ -19,11 +19,11 @@ def markdown(summary: dict[str, Any]) -> str:
         summary: what summary.json holds.
     """
     head, rows = table_rows(summary)
-    parts = [_table(head, rows), caption(summary)]
+    parts = [table(head, rows), caption(summary)]
     for prefix, title in FACTORS.items():
         head, rows = gain_rows(summary, prefix)
         if rows:
-            parts += [f"{title}, paired difference from the better control:", _table(head, rows)]
+            parts += [f"{title}, paired difference from the better control:", table(head, rows)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -35,6 +35,7 @@ def gain_rows(summary: dict[str, Any], prefix: str) -> tuple[list[str], list[lis
     return ["gain", *(figure.removeprefix(prefix) for figure in figures)], rows
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table in Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
