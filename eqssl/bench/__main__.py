@@ -32,7 +32,7 @@ def bench(options: Options) -> None:
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    rows, about, chosen = [], machine(), {k: str(v) for k, v in dataclasses.asdict(options).items()}
+    rows, about, chosen = [], machine(options.precision), {k: str(v) for k, v in dataclasses.asdict(options).items()}
     for part in options.parts:
         print(f"measuring {part}", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"eqssl.bench.{part}").measure(options)

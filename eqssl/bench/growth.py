@@ -9,7 +9,7 @@ from eqssl.bench.subject import start
 from eqssl.bench.table import Row
 from eqssl.bench.timing import exponent, interleave
 
-VARIED = {"image_size": "growth_sizes", "peer_batch_size": "growth_batches"}
+VARIED = {"image_size": "growth_sizes", "batch_size": "growth_batches"}
 
 
 def measure(options: Options) -> list[Row]:
@@ -27,7 +27,7 @@ def _measure(options: Options, varied: str, values: tuple[int, ...]) -> Row:
     medians = {value: np.median(s) for value, s in seconds.items()}
     return Row(
         part="growth",
-        name=f"{encoder}: step with reconstruction ~ {varied.removeprefix('peer_')}^k",
+        name=f"{encoder}: step with reconstruction ~ {varied}^k",
         value=exponent(values, list(medians.values())),
         unit="= k",
         rounds=len(of_rounds),

@@ -38,5 +38,5 @@ def _measure(name: str, options: Options) -> Row:
 
     run.model.train()
     seconds = interleave({"ours": lambda: step(run, batch), "lightly": theirs}, options.seconds)
-    ours = f"{name}, {encoder}, batch {options.peer_batch_size}"
+    ours = f"{name}, {encoder}, batch {options.batch_size}"
     return row("methods", ours, seconds["ours"], "lightly", seconds["lightly"], at_most=AT_MOST)

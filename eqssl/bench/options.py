@@ -43,10 +43,8 @@ class Options:
     """Methods that are compared with lightly's."""
     image_size: int = 64
     """Height and width in pixels."""
-    batch_size: int = 256
-    """Images (pairs of views) a step of the part step."""
-    peer_batch_size: int = 64
-    """Images a step where whole steps are compared with others'."""
+    batch_size: int = 64
+    """Images (pairs of views) a step."""
     steps: int = 8
     """Steps an epoch of the part pipelines."""
     data_images: int = 512
@@ -59,8 +57,8 @@ class Options:
     """Batches that time is fitted against."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation that is timed."""
-    precision: Literal["auto", "fp32", "bf16"] = "fp32"
-    """Arithmetic of the encoder on all sides."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the encoder, on all sides alike, as in training."""
     threads: int | None = None
     """CPU threads of this process; default: all."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -72,7 +70,7 @@ class Options:
 
     def run(
         self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False,
-        augment: AugmentConfig = SIMCLR_AUGMENT, batch_size: int | None = None,
+        augment: AugmentConfig = SIMCLR_AUGMENT,
     ) -> RunConfig:  # fmt: skip
         """Return a training that never evaluates.
 
@@ -81,7 +79,6 @@ class Options:
             split: share of the channels that is equivariant.
             recon: with the reconstruction branch as it is by default.
             augment: strengths.
-            batch_size: default: that of comparisons with others.
         """
         return RunConfig(
             data=DataConfig(image_size=self.image_size),
@@ -90,7 +87,7 @@ class Options:
             method=MethodConfig(name=method),
             recon=ReconConfig(weight=float(recon)),
             train=TrainConfig(
-                epochs=NEVER_LAST, batch_size=batch_size or self.peer_batch_size,
+                epochs=NEVER_LAST, batch_size=self.batch_size,
                 precision=self.precision, threads=self.threads,
             ),
         )  # fmt: skip

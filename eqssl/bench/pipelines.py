@@ -34,7 +34,7 @@ def measure(options: Options) -> list[Row]:
 
 def _augmentations(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
     split = run.dataset.train
-    indices = torch.arange(options.peer_batch_size)
+    indices = torch.arange(options.batch_size)
     pixels = split.images.take(indices)
 
     def each(transform: Callable[[Tensor], list[Tensor]]) -> None:
@@ -59,7 +59,7 @@ def _augmentations(options: Options, run: Run, peers: dict[str, Loop]) -> list[R
 
 def _trainings(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
     size = options.image_size
-    images = torch.rand(2 * options.peer_batch_size, 3, size, size, device=run.device)
+    images = torch.rand(2 * options.batch_size, 3, size, size, device=run.device)
 
     def encoder() -> None:
         for _ in range(options.steps):
@@ -69,7 +69,7 @@ def _trainings(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
     for name, peer in peers.items():
         subjects |= {name: peer.epoch, f"{name}'s loader": partial(list, peer.loader)}
     seconds = interleave(subjects, options.seconds)
-    rate = {"count": options.steps * options.peer_batch_size, "unit": "images/s"}
+    rate = {"count": options.steps * options.batch_size, "unit": "images/s"}
     ours = partial(row, "pipelines", "ours: training", seconds["ours"], **rate)
     rows = [row("pipelines", f"{name}: training", seconds[name], **rate) for name in peers]
     for name in peers:

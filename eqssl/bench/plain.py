@@ -113,7 +113,7 @@ class Loop:
         self.optimizer = make_optimizer(self.model, run.config.train)
         workers: dict[str, Any] = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
         self.loader = DataLoader(
-            Images(run.dataset.train.images.pixels, transform), options.peer_batch_size,
+            Images(run.dataset.train.images.pixels, transform), options.batch_size,
             shuffle=True, drop_last=True, pin_memory=self.device.type == "cuda", **workers,
         )  # fmt: skip
 

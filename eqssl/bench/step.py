@@ -57,7 +57,7 @@ class Watched:
     def __init__(self, options: Options, encoder: str, recon: bool):
         self.name = "step with reconstruction" if recon else "step"
         self.watch = Stopwatch()
-        config = options.run(encoder, recon=recon, batch_size=options.batch_size)
+        config = options.run(encoder, recon=recon)
         dataset = self.watch.watch(random_dataset(options.batch_size, options.image_size))
         self.run = Run(config, Alone(), dataset)
         self.watch.follow(self.run)

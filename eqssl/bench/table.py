@@ -80,9 +80,15 @@ def row(
     return dataclasses.replace(made, against=against, ratio=ratio, low=low, high=high)
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on beside the options."""
+def machine(precision: str) -> dict[str, Any]:
+    """Return what the figures depend on beside the options.
+
+    Args:
+        precision: of the encoder, as it was asked for.
+    """
     import torch
+
+    from eqssl.training import Alone, multiplies_bf16
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
@@ -94,6 +100,7 @@ def machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "precision": ("bf16" if multiplies_bf16(Alone().device) else "fp32") if precision == "auto" else precision,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

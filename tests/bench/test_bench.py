@@ -15,7 +15,7 @@ from eqssl.bench.subject import fixed_batch, start, step
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import MIN_ROUNDS, exponent, interleave, timed
 
-TINY = {"encoders": ("resnet_tiny",), "image_size": 32, "batch_size": 16, "peer_batch_size": 16, "steps": 2,
+TINY = {"encoders": ("resnet_tiny",), "image_size": 32, "batch_size": 16, "steps": 2,
         "workers": 0, "seconds": 0.0, "growth_sizes": (32, 64), "growth_batches": (8, 16)}  # fmt: skip
 
 
@@ -114,9 +114,11 @@ def test_a_step_on_a_fixed_batch_is_the_trainings_own():
 
 @pytest.mark.parametrize("part", ["step", "evaluation", "growth"])
 def test_parts_that_need_no_other_package(part, tmp_path):
-    arguments = ["--parts", part, "--encoders", "resnet_tiny", "--image-size", "32", "--batch-size", "16",
-                 "--peer-batch-size", "16", "--steps", "2", "--seconds", "0", "--growth-sizes", "32", "64",
-                 "--growth-batches", "8", "16", "--evaluate.train-images", "64", "--evaluate.images", "32", "--output", str(tmp_path)]  # fmt: skip
+    sizes = (
+        "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 --growth-sizes 32 64 "
+        "--growth-batches 8 16 --evaluate.train-images 64 --evaluate.images 32"
+    )
+    arguments = ["--parts", part, *sizes.split(), "--output", str(tmp_path)]
     assert main(arguments) == 0
     made = json.loads((tmp_path / "bench.json").read_text())
     assert made["machine"]["cores"] >= 1 and made["options"]["image_size"] == "32"
