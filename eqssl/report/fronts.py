@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from eqssl.evaluation.statistics import on_front
 from eqssl.report.figures import COLOURS, style
-from eqssl.report.tables import COLUMNS, label
+from eqssl.report.tables import COLUMNS
 from eqssl.study.definition import WITHOUT_ENCODER
 
 if TYPE_CHECKING:
@@ -104,13 +104,13 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
     shown = [item for item, show in zip(zip(means, pixels, rows, strict=True), named, strict=True) if show]
     for point, at, c in sorted(shown, key=lambda item: item[2]["number"] is not None):
         for dx, dy in OFFSETS:
-            width = 4.6 * len(label(c))
+            width = 4.6 * len(c["name"])
             left = at[0] + dx - (width if dx < 0 else width / 2 if dx == 0 else 0)
             box = (left, at[1] + dy - 1, left + width, at[1] + dy + 9)
             inside = box[0] > frame.x0 / scale and box[2] < frame.x1 / scale
             if inside and not any(_overlap(box, other) for other in taken):
                 side = {-1: "right", 0: "center", 1: "left"}[int(np.sign(dx))]
-                text = axes.annotate(label(c), point, (dx, dy), textcoords="offset points", ha=side, fontsize=8)
+                text = axes.annotate(c["name"], point, (dx, dy), textcoords="offset points", ha=side, fontsize=8)
                 text.set(color=COLOURS[1] if c["number"] is None else "black", path_effects=halo, zorder=5)
                 taken.append(box)
                 break

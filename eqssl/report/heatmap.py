@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqssl.report.fronts import front_members
-from eqssl.report.tables import in_order, label
+from eqssl.report.tables import in_order
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,7 @@ def heatmap_figure(rows: list[dict[str, Any]]) -> "Figure":
         axes.set_facecolor("#eeeeee")  # where a configuration has no such part
         axes.set_title(title, fontsize=10, loc="left")
         axes.set_xticks(range(len(factors)), factors, rotation=45, ha="right", rotation_mode="anchor", fontsize=8)
-        axes.set_yticks(range(len(rows)), [label(c) for c in rows], fontsize=8)
+        axes.set_yticks(range(len(rows)), [c["name"] for c in rows], fontsize=8)
         axes.tick_params(length=0)
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.65 * highest else "white"

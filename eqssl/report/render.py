@@ -3,7 +3,7 @@
 import csv
 import html
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from eqssl.report.tables import Cell, Estimate, Table
 
@@ -22,14 +22,15 @@ LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 def markdown(tables: Iterable[Table], caption: str) -> str:
     """Return all tables, the first followed by its caption, the others after their titles."""
     first, *others = tables
-    parts = [_markdown_table(first), caption]
+    parts = [markdown_rows(first.head, first.rows), caption]
     for table in others:
-        parts += [f"{table.title}:", _markdown_table(table)]
+        parts += [f"{table.title}:", markdown_rows(table.head, table.rows)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
-    lines = [table.head, ["---"] * len(table.head), *table.rows]
+def markdown_rows(head: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
+    """Return one table as Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |" for cells in lines)
 
 

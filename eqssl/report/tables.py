@@ -29,7 +29,6 @@ FACTORS = {
     "equivariance/": "equivariance per factor",
 }
 NAMED = 10  # configurations in one cell
-LONG = 40  # letters in a name
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,20 @@ def report_tables(summary: dict[str, Any], found: Sequence["Importances"] = ()) 
         found: importances of the options, one an objective.
     """
     gains = [gains_table(summary, prefix, title) for prefix, title in FACTORS.items()]
-    tables = [results_table(summary), *gains, winners_table(summary), cost_table(summary)]
+    tables = [
+        results_table(summary),
+        configurations_table(summary),
+        *gains,
+        winners_table(summary),
+        cost_table(summary),
+    ]
     tables += [importances_table(found), interactions_table(found)]
     return [table for table in tables if table.rows or table.name == "results"]
 
 
 def results_table(summary: dict[str, Any]) -> Table:
     """Return the study's one table: figures, gains over the better control, probability of being on the front."""
-    configurations = in_order(summary["configurations"])
+    configurations = [c for c in in_order(summary["configurations"]) if c["seeds"]]
     shown = [f for f in COLUMNS if any(f in c["metrics"] for c in configurations)]
     gained = [f for f in GAINS if any(f in c["gains"] for c in configurations)]
     judged = any(c["equivariant_without_loss"] is not None for c in configurations)
@@ -98,7 +103,7 @@ def results_table(summary: dict[str, Any]) -> Table:
     head = ["configuration", "seeds", *(COLUMNS[f] for f in shown), *(GAINS[f] for f in gained)]
     rows = [
         (
-            numbered(c),
+            c["name"],
             str(len(c["seeds"])),
             *(estimate(c["metrics"].get(f, c["metrics"].get(WHOLE.get(f)))) for f in shown),
             *(estimate(c["gains"].get(f), signed=True) for f in gained),
@@ -110,11 +115,24 @@ def results_table(summary: dict[str, Any]) -> Table:
     return Table("results", "Results", (*head, *["holds"] * judged, *["on the front"] * placed), tuple(rows))
 
 
+def configurations_table(summary: dict[str, Any]) -> Table:
+    """Return the values of the searched configurations where these are called by their numbers."""
+    numbered = [c for c in in_order(summary["configurations"]) if c["name"] == f"no. {c['number']}"]
+    numbered.sort(key=lambda c: c["number"])
+    options = list(dict.fromkeys(option for c in numbered for option in c["params"]))
+    rows = tuple((c["name"], *(_value(c["params"].get(option, "")) for option in options)) for c in numbered)
+    return Table("configurations", "Configurations", ("configuration", *options), rows)
+
+
+def _value(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def gains_table(summary: dict[str, Any], prefix: str, title: str) -> Table:
     """Return the gains in the figures that begin with a prefix, factor by factor."""
     gaining = [c for c in in_order(summary["configurations"]) if any(f.startswith(prefix) for f in c["gains"])]
     figures = sorted({figure for c in gaining for figure in c["gains"] if figure.startswith(prefix)})
-    rows = tuple((numbered(c), *(estimate(c["gains"].get(f), signed=True) for f in figures)) for c in gaining)
+    rows = tuple((c["name"], *(estimate(c["gains"].get(f), signed=True) for f in figures)) for c in gaining)
     head = ("gain", *(figure.removeprefix(prefix) for figure in figures))
     return Table(f"gains_{prefix[:-1]}", f"{title}, paired difference from the better control", head, rows)
 
@@ -130,11 +148,11 @@ def winners_table(summary: dict[str, Any]) -> Table:
         behind = {n: c["behind"][figure] for n, c in by_name.items() if figure in c["behind"]}
         close = [n for n, bounds in behind.items() if bounds["low"] is None or bounds["low"] <= 0 <= bounds["high"]]
         close.sort(key=lambda name: abs(behind[name]["estimate"]))
-        others = ", ".join(label(by_name[name]) for name in close[:NAMED])
+        others = ", ".join(close[:NAMED])
         others += f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
         unknown = "too few seeds to tell"
         value = estimate(by_name[best]["metrics"][figure])
-        rows.append((COLUMNS[figure], numbered(by_name[best]), value, others or ("none" if behind else unknown)))
+        rows.append((COLUMNS[figure], best, value, others or ("none" if behind else unknown)))
     head = ("figure", "best configuration", "value", "not distinguishable from it")
     return Table("winners", "The best by each figure", head, tuple(rows))
 
@@ -148,7 +166,7 @@ def cost_table(summary: dict[str, Any]) -> Table:
         epochs = [m["train_s"] for m in metrics if "train_s" in m]
         sizes = {m["parameters"] for m in metrics if "parameters" in m}
         cells = (
-            numbered(c),
+            c["name"],
             str(len(trials)),
             f"{max(sizes):.0f}" if sizes else "",
             f"{statistics.median(epochs):.1f}" if epochs else "",
@@ -189,18 +207,6 @@ def in_order(configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     searched = [c for c in configurations if c["number"] is not None]
     by_params = sorted(searched, key=lambda c: [(str(type(v)), v) for v in c["params"].values()])
     return [c for c in configurations if c["number"] is None] + by_params
-
-
-def label(configuration: dict[str, Any]) -> str:
-    """Return a configuration's name, its number where the name is long."""
-    long = len(configuration["name"]) > LONG and configuration["number"] is not None
-    return f"no. {configuration['number']}" if long else configuration["name"]
-
-
-def numbered(configuration: dict[str, Any]) -> str:
-    """Return a configuration's name, after its number where others show only that."""
-    name, short = configuration["name"], label(configuration)
-    return name if short == name else f"{short}: {name}"
 
 
 def estimate(bounds: dict[str, float | None] | None, *, signed: bool = False) -> Cell:

@@ -2,11 +2,10 @@ import pytest
 
 from eqssl.report.tables import (
     Estimate,
+    configurations_table,
     cost_table,
     gains_table,
     in_order,
-    label,
-    numbered,
     report_tables,
     results_table,
     winners_table,
@@ -60,10 +59,15 @@ def test_cost_marks_methods_that_are_told_the_transform():
     assert rows["base"][1] == "1000000" and rows["base"][-1] == ""
 
 
-def test_long_names_are_numbered_and_short_ones_are_not(summary, joint_summary):
-    assert [label(c) for c in summary["configurations"]] == [c["name"] for c in summary["configurations"]]
-    last = joint_summary["configurations"][-1]
-    assert label(last) == f"no. {last['number']}" and numbered(last) == f"{label(last)}: {last['name']}"
+def test_configurations_of_many_options_are_called_by_number_and_listed(summary, joint_summary):
+    assert not configurations_table(summary).rows
+    table = configurations_table(joint_summary)
+    last = next(c for c in joint_summary["configurations"] if c["name"] == table.rows[-1][0])
+    assert table.head == ("configuration", *last["params"])
+    assert table.rows[-1] == (
+        f"no. {last['number']}",
+        *(v if isinstance(v, str) else f"{v:.4g}" for v in last["params"].values()),
+    )
 
 
 def test_tables_of_a_study_without_results_are_left_out():

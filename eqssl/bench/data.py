@@ -1,0 +1,108 @@
+"""Images a second out of Parquet, against decoding alone and against a folder of images in a DataLoader.
+
+The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw).
+"""
+
+import io
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from eqssl.bench.options import Options
+from eqssl.bench.table import Row, row
+from eqssl.bench.timing import interleave
+from eqssl.config import DataConfig
+from eqssl.data import load
+from eqssl.data.stores import EncodedImages, decode_all
+from eqssl.data.write import image_schema, write_splits
+
+OF_DECODING = 0.9
+FORMATS = {"JPEG": {"quality": 90}, "PNG": {"compress_level": 0}}
+BATCH = 256
+
+
+def measure(options: Options) -> list[Row]:
+    """Return images a second of every size and format."""
+    rows = []
+    for size in options.data_sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            pixels = _rendered(options.data_images, size, folder)
+            for kind in FORMATS:
+                rows += _measure(options, _encoded(pixels, kind), kind, size, Path(folder))
+    return rows
+
+
+def _rendered(count: int, size: int, folder: str) -> np.ndarray:
+    """Return solids, uint8 (N, S, S, 3)."""
+    rendered = load(DataConfig(objects=count // 2, views_per_object=2, image_size=size, cache=folder))
+    return rendered.train.images.take(torch.arange(count)).permute(0, 2, 3, 1).numpy()
+
+
+def _encoded(pixels: np.ndarray, kind: str) -> list[bytes]:
+    files = []
+    for image in pixels:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, kind, **FORMATS[kind])
+        files.append(file.getvalue())
+    return files
+
+
+def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folder: Path) -> list[Row]:
+    """Time reading the file into memory, decoding what does not fit there as it is asked for, and the others' ways."""
+    rows = [{"image": {"bytes": data, "path": None}, "label": 0} for data in encoded]
+    path = folder / kind
+    write_splits(path, {"train": rows, "val": rows[:1], "test": rows[:1]}, image_schema(["solid"]))
+    config = DataConfig(source="parquet", path=str(path), cache=str(folder), image_size=size)
+    column = pq.read_table(path / "train-00000-of-00001.parquet")["image"].combine_chunks().field("bytes")
+    store = EncodedImages(pa.chunked_array([column]), size, channels=3)
+
+    def each_batch(take: Callable[[torch.Tensor], object]) -> None:
+        for indices in torch.randperm(len(encoded)).split(BATCH):
+            take(indices)
+
+    bare, from_folder = "decoding alone", "image folder, DataLoader"
+    loader = _loader(options, encoded, kind, folder / f"{kind} files")
+    seconds = interleave(
+        {
+            bare: lambda: decode_all(encoded, _pixels),
+            "Parquet into memory": lambda: load(config),
+            "Parquet image by image": lambda: each_batch(store.take),
+            from_folder: partial(list, loader),
+        },
+        options.seconds,
+    )
+    rate = {"count": len(encoded), "unit": "images/s"}
+    made = [row("data", f"{kind} {size} px: {name}", seconds[name], **rate) for name in (bare, from_folder)]
+    for name in ("Parquet into memory", "Parquet image by image"):
+        ours = partial(row, "data", f"{kind} {size} px: {name}", seconds[name], **rate)
+        made += [ours(bare, seconds[bare], at_least=OF_DECODING), ours(from_folder, seconds[from_folder])]
+    return made
+
+
+def _pixels(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def _loader(options: Options, encoded: list[bytes], kind: str, folder: Path) -> torch.utils.data.DataLoader:
+    """Return torchvision's way: files in a folder a class, decoded by workers that stay."""
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import PILToTensor
+
+    (folder / "solid").mkdir(parents=True)
+    for i, data in enumerate(encoded):
+        (folder / "solid" / f"{i}.{kind.lower()}").write_bytes(data)
+    return torch.utils.data.DataLoader(
+        ImageFolder(folder, PILToTensor()),
+        BATCH,
+        shuffle=True,
+        num_workers=options.workers,
+        persistent_workers=options.workers > 0,
+    )

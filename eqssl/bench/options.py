@@ -1,0 +1,93 @@
+"""What is measured, at what sizes. Nothing here imports torch."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from eqssl.config import (
+    AugmentConfig,
+    DataConfig,
+    EncoderConfig,
+    EvaluateConfig,
+    MethodConfig,
+    ReconConfig,
+    RunConfig,
+    TrainConfig,
+)
+
+Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+# SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
+# change colour in four of five views and blur every second.
+SIMCLR_AUGMENT = AugmentConfig(
+    crop=1.0, translation=0.0, rotation=0.0, flip=1.0,
+    brightness=1.0, contrast=1.0, saturation=1.0, hue=1.0, grayscale=0.5, blur=1.0, solarize=0.0,
+)  # fmt: skip
+NEVER_LAST = 10**6  # epochs: no epoch of a bench ends with an evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Measure speed and memory side by side with the limit and with peers; ratios, from one run."""
+
+    parts: tuple[Part, ...] = PARTS
+    """step: where a step's time goes; methods: each against lightly's; pipelines: whole trainings against lightly's and
+    a plain loop; data: reading; memory: peak of each; evaluation: against training; growth: with size and batch."""
+    encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
+    """Encoders of the part step; the first also of growth, evaluation, memory, methods and pipelines."""
+    vit: str = "vit_tiny_patch16_224"
+    """Vision transformer for methods that mask patches."""
+    methods: tuple[str, ...] = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
+    """Methods that are compared with lightly's."""
+    image_size: int = 64
+    """Height and width in pixels."""
+    batch_size: int = 64
+    """Images (pairs of views) a step."""
+    steps: int = 8
+    """Steps an epoch of the part pipelines."""
+    data_images: int = 512
+    """Images that the part data renders and reads."""
+    data_sizes: tuple[int, ...] = (64, 224)
+    """Their heights and widths in pixels."""
+    growth_sizes: tuple[int, ...] = (32, 48, 64, 96)
+    """Image sizes that time is fitted against."""
+    growth_batches: tuple[int, ...] = (32, 64, 128, 256)
+    """Batches that time is fitted against."""
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """The evaluation that is timed."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the encoder, on all sides alike, as in training."""
+    threads: int | None = None
+    """CPU threads of this process; default: all."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """DataLoader workers of the peers."""
+    seconds: float = 10.0
+    """Time for a comparison; its rounds, three or more, fill it."""
+    output: Path = Path("results/bench")
+    """Folder for bench.json and bench.md."""
+
+    def run(
+        self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False,
+        augment: AugmentConfig = SIMCLR_AUGMENT,
+    ) -> RunConfig:  # fmt: skip
+        """Return a training that never evaluates.
+
+        Args:
+            encoder, method: names.
+            split: share of the channels that is equivariant.
+            recon: with the reconstruction branch as it is by default.
+            augment: strengths.
+        """
+        return RunConfig(
+            data=DataConfig(image_size=self.image_size),
+            augment=augment,
+            encoder=EncoderConfig(name=encoder, split=split),
+            method=MethodConfig(name=method),
+            recon=ReconConfig(weight=float(recon)),
+            train=TrainConfig(
+                epochs=NEVER_LAST, batch_size=self.batch_size,
+                precision=self.precision, threads=self.threads,
+            ),
+        )  # fmt: skip

@@ -1,0 +1,167 @@
+"""lightly's methods, assembled of its public heads and losses as its examples do: one view after the other.
+
+The backbone is ours on both sides, the widths of the heads are those of our scale `tiny`. Imports lightly, which is in
+the tests' extra, and so 10 s of torchvision and timm.
+"""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from lightly import loss as losses
+from lightly.models.modules import heads
+from lightly.models.utils import deactivate_requires_grad, update_momentum
+from torch import Tensor, nn
+
+from eqssl.encoder import Encoder
+from eqssl.methods.ibot import draw_masks
+
+MakeHead = Callable[[], nn.Module]
+
+WIDTH, EMBEDDING, PROTOTYPES, MOMENTUM, TEMPERATURE = 512, 128, 1024, 0.99, 0.2
+
+
+class Peer(nn.Module):
+    """Encoder and projection head; the loss compares the two views' projections.
+
+    Args:
+        encoder: images -> features, without a split.
+        autocast: bf16 in the encoder.
+        make_head: makes the projection head.
+        criterion: lightly's loss.
+    """
+
+    def __init__(self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module):
+        super().__init__()
+        self.encoder, self.autocast, self.head, self.criterion = encoder, autocast, make_head(), criterion
+
+    def tokens(self, encoder: Encoder, images: Tensor, **masked: Tensor) -> Tensor:
+        """Return tokens (B, T, D) in float32."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            return encoder.tokens(images, **masked).float()
+
+    def project(self, images: Tensor) -> Tensor:
+        """Return the projections of one view."""
+        return self.head(self.tokens(self.encoder, images).mean(1))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return the loss of two views, float (B, C, S, S) each."""
+        return self.criterion(self.project(first), self.project(second))
+
+    def update(self) -> None:
+        """Follow the student, where there is a teacher."""
+
+
+class Predicting(Peer):
+    """SimSiam: a predictor, and the other view's projection without gradient."""
+
+    def __init__(
+        self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module, predictor: nn.Module
+    ):
+        super().__init__(encoder, autocast, make_head, criterion)
+        self.predictor = predictor
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        z1, z2 = self.project(first), self.project(second)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        return (self.criterion(p1, z2.detach()) + self.criterion(p2, z1.detach())) / 2
+
+
+class Taught(Peer):
+    """DINO: a teacher of encoder and head."""
+
+    def __init__(self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module):
+        super().__init__(encoder, autocast, make_head, criterion)
+        self.teacher, self.teacher_head = copy.deepcopy(encoder), make_head()
+        deactivate_requires_grad(self.teacher)
+        deactivate_requires_grad(self.teacher_head)
+
+    @torch.no_grad()
+    def targets(self, images: Tensor) -> Tensor:
+        """Return the teacher's projections of one view."""
+        return self.teacher_head(self.tokens(self.teacher, images).mean(1))
+
+    def forward(self, *views: Tensor) -> Tensor:
+        return self.criterion([self.targets(view) for view in views], [self.project(view) for view in views])
+
+    def update(self) -> None:
+        update_momentum(self.encoder, self.teacher, MOMENTUM)
+        update_momentum(self.head, self.teacher_head, MOMENTUM)
+
+
+class TaughtPredicting(Taught):
+    """BYOL and MoCo v3: a predictor of the teacher's projections."""
+
+    def __init__(
+        self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module, predictor: nn.Module
+    ):
+        super().__init__(encoder, autocast, make_head, criterion)
+        self.predictor = predictor
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        p1, t1 = self.predictor(self.project(first)), self.targets(first)
+        p2, t2 = self.predictor(self.project(second)), self.targets(second)
+        return (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
+
+
+class Masked(Taught):
+    """iBOT as published: the student sees masked views only, the teacher whole ones, one head for views and patches."""
+
+    def __init__(self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module):
+        super().__init__(encoder, autocast, make_head, criterion)
+        self.patch_criterion = losses.IBOTPatchLoss(PROTOTYPES)
+        self.mask_token = nn.Parameter(torch.zeros(encoder.backbone.width))
+
+    def forward(self, first: Tensor, second: Tensor, mask_draws: Tensor) -> Tensor:
+        mask = draw_masks(mask_draws)
+        images = torch.cat([first, second])
+        student = self.tokens(self.encoder, images, mask=mask, mask_token=self.mask_token)
+        with torch.no_grad():
+            teacher = self.tokens(self.teacher, images)
+            views, patches = self.teacher_head(teacher.mean(1)), self.teacher_head(teacher[mask])
+        dino = self.criterion(list(views.chunk(2)), list(self.head(student.mean(1)).chunk(2)))
+        return dino + self.patch_criterion(patches, self.head(student[mask]), mask.unflatten(1, self.encoder.grid))
+
+
+def build_peer(name: str, encoder: Encoder, autocast: bool) -> Peer:
+    """Return lightly's method of our name.
+
+    Args:
+        name: of a method.
+        encoder: without a split; copied.
+        autocast: bf16 in the encoder.
+    """
+    encoder, dim = copy.deepcopy(encoder), encoder.dim
+    if name in ("dino", "ibot"):
+        make_head = partial(heads.DINOProjectionHead, dim, WIDTH, EMBEDDING, PROTOTYPES)
+        return (Taught if name == "dino" else Masked)(encoder, autocast, make_head, losses.DINOLoss(PROTOTYPES))
+    if name in JOINT:
+        return Peer(encoder, autocast, *JOINT[name](dim))
+    make_head, predictor, criterion = PREDICTING[name](dim)
+    return (Predicting if name == "simsiam" else TaughtPredicting)(encoder, autocast, make_head, criterion, predictor)
+
+
+JOINT = {
+    "simclr": lambda dim: (partial(heads.SimCLRProjectionHead, dim, WIDTH, EMBEDDING), losses.NTXentLoss(TEMPERATURE)),
+    "vicreg": lambda dim: (partial(heads.VICRegProjectionHead, dim, WIDTH, WIDTH), losses.VICRegLoss()),
+    "barlow_twins": lambda dim: (partial(heads.BarlowTwinsProjectionHead, dim, WIDTH, WIDTH), losses.BarlowTwinsLoss()),
+}
+PREDICTING = {
+    "byol": lambda dim: (
+        partial(heads.BYOLProjectionHead, dim, WIDTH, EMBEDDING),
+        heads.BYOLPredictionHead(EMBEDDING, WIDTH, EMBEDDING),
+        losses.NegativeCosineSimilarity(),
+    ),
+    "simsiam": lambda dim: (
+        partial(heads.SimSiamProjectionHead, dim, WIDTH, WIDTH),
+        heads.SimSiamPredictionHead(WIDTH, 128, WIDTH),
+        losses.NegativeCosineSimilarity(),
+    ),
+    # lightly has the heads of MoCo v3, but no loss against the batch's keys alone: NT-Xent compares all with all.
+    "moco_v3": lambda dim: (
+        partial(heads.MoCoProjectionHead, dim, WIDTH, EMBEDDING, num_layers=3, batch_norm=True),
+        heads.MoCoProjectionHead(EMBEDDING, WIDTH, EMBEDDING, num_layers=2, batch_norm=True),
+        losses.NTXentLoss(TEMPERATURE),
+    ),
+}

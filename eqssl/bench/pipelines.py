@@ -1,0 +1,80 @@
+"""Augmentation alone, and whole trainings, against lightly's pipeline and a plain PyTorch + torchvision v2 loop.
+
+SimCLR on all sides. Theirs augment image by image in DataLoader workers, ours in batches where the encoder runs.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from eqssl.bench.methods import NO_LIGHTLY
+from eqssl.bench.options import Options
+from eqssl.bench.plain import Loop, loops
+from eqssl.bench.subject import encoder_pass, start
+from eqssl.bench.table import Row, row
+from eqssl.bench.timing import interleave
+from eqssl.training import Run
+
+# Of the views a second of one thread; the plain loop's are torchvision's v2.
+FASTER_THAN = {"lightly": 3.0, "plain loop": 1.8}
+OF_BOUND = 0.9
+
+
+def measure(options: Options) -> list[Row]:
+    """Return views a second on one thread, then the trainings, each against ours."""
+    run = start(options.run(options.encoders[0], split=0.0), options.steps)
+    peers = loops(options, run)
+    skipped = [] if "lightly" in peers else [Row(part="pipelines", name="lightly", note=NO_LIGHTLY)]
+    return [*skipped, *_augmentations(options, run, peers), *_trainings(options, run, peers)]
+
+
+def _augmentations(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
+    split = run.dataset.train
+    indices = torch.arange(options.batch_size)
+    pixels = split.images.take(indices)
+
+    def each(transform: Callable[[Tensor], list[Tensor]]) -> None:
+        for image in pixels:
+            transform(image)
+
+    subjects: dict[str, Callable[[], Any]] = {"ours": lambda: run.views.batch(split, indices, epoch=0)}
+    subjects |= {name: partial(each, peer.loader.dataset.transform) for name, peer in peers.items()}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        seconds = interleave(subjects, options.seconds)
+    finally:
+        torch.set_num_threads(threads)
+    rate = {"count": 2 * len(indices), "unit": "views/s a thread"}
+    ours = partial(row, "pipelines", "ours: views", seconds["ours"], **rate)
+    return [
+        *(row("pipelines", f"{name}: views", seconds[name], **rate) for name in peers),
+        *(ours(name, seconds[name], at_least=FASTER_THAN[name]) for name in peers),
+    ]
+
+
+def _trainings(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
+    size = options.image_size
+    images = torch.rand(2 * options.batch_size, 3, size, size, device=run.device)
+
+    def encoder() -> None:
+        for _ in range(options.steps):
+            encoder_pass(run.model.encoder, images, run.autocast)
+
+    subjects: dict[str, Callable[[], Any]] = {"encoder": encoder, "ours": run.next_epoch}
+    for name, peer in peers.items():
+        subjects |= {name: peer.epoch, f"{name}'s loader": partial(list, peer.loader)}
+    seconds = interleave(subjects, options.seconds)
+    rate = {"count": options.steps * options.batch_size, "unit": "images/s"}
+    ours = partial(row, "pipelines", "ours: training", seconds["ours"], **rate)
+    rows = [row("pipelines", f"{name}: training", seconds[name], **rate) for name in peers]
+    for name in peers:
+        # What can be won at best is the whole of their augmentation.
+        bound = float(np.median(1 + seconds[f"{name}'s loader"] / seconds["encoder"]))
+        note = f"bound {bound:.2f}: (encoder + their loader alone) / encoder"
+        rows.append(ours(name, seconds[name], at_least=round(OF_BOUND * bound, 2), note=note))
+    return rows
