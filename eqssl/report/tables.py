@@ -222,6 +222,7 @@ def caption(summary: dict[str, Any]) -> str:
     found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in COLUMNS.items() if detectable.get(f) is not None)
     chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
+    without = [c["name"] for c in summary["configurations"] if not c["seeds"]]
     known = any(c["front_probability"] is not None for c in summary["configurations"])
     at_once = " and ".join(COLUMNS.get(f, f) for f in summary["objectives"])
     placed = f"On the front: probability that no other row is better in {at_once} at once. " if known else ""
@@ -229,6 +230,7 @@ def caption(summary: dict[str, Any]) -> str:
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
         f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
         f"{placed}Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
+        + (f" Not shown, since no trial came to its end: {', '.join(without)}." if without else "")
         + (f" Collapsed, to a line or a point: {', '.join(collapsed)}." if collapsed else "")
     )
 
