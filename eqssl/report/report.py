@@ -12,6 +12,7 @@ from eqssl.report.figures import Picture, png, reconstruction_figure
 from eqssl.report.fronts import front_figure
 from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.importance import Importances, importance_figure, study_importances
+from eqssl.report.progress import progress_figure
 from eqssl.report.responses import dose_response, factor_response, option_responses
 from eqssl.report.tables import COLUMNS, Table, caption, in_order, report_tables
 
@@ -24,6 +25,10 @@ FRONT = (
     "configurations). Edged: on the front of the means. Colour: probability of being on the front, by parametric "
     "draws of the means. Squares: reference rows with an encoder, which take part; "
     "thick on the front. Named where there is room."
+)
+PROGRESS = (
+    "Volume in the space of the objectives that complete trials dominate, beyond a constant predictor; every trial of "
+    "the search counts with its epochs, those that were stopped too."
 )
 DOSE = "Points: means over seeds, bars and shaded bands: 95 % (pooled standard deviation); lines: reference rows."
 FACTOR = "Line: mean over seeds, band: 95 % (pooled standard deviation); dashed: the better control."
@@ -77,6 +82,7 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
     space, objectives = summary["space"], list(summary["objectives"])
     if len(objectives) > 1 and searched:
         pictures.append(Picture("front", "Front", FRONT, front_figure(summary)))
+        pictures.append(Picture("progress", "What was found for what was trained", PROGRESS, progress_figure(summary)))
     if len(space) == 1 and len(searched) > 1 and "low" in next(iter(space.values())):
         pictures += _range_pictures(summary, searched, next(iter(space)))
     elif space and len(searched) > 1:

@@ -13,8 +13,8 @@ from eqssl.study.results import summarise
 from tests.report import made_up
 from tests.report.conftest import STUDY
 
-RANGE = ["front", "response_recon_weight", "factors_recon_weight", "heatmap", "reconstructions"]
-JOINT = ["front", "responses", "heatmap", "importances", "reconstructions"]
+RANGE = ["front", "progress", "response_recon_weight", "factors_recon_weight", "heatmap", "reconstructions"]
+JOINT = ["front", "progress", "responses", "heatmap", "importances", "reconstructions"]
 
 
 @pytest.mark.parametrize(("which", "figures"), [("summary", RANGE), ("joint_summary", JOINT)])

@@ -9,8 +9,10 @@ import pytest
 from eqssl.evaluation.statistics import paired_difference
 from eqssl.report.tables import caption
 from eqssl.study import Study, log_uniform
+from eqssl.study.environment import commit
 from eqssl.study.record import TrialRecord
-from eqssl.study.results import Table, choose, commit, summarise, write_parquet
+from eqssl.study.results import choose, summarise, write_parquet
+from eqssl.study.table import Table
 
 STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
 ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}

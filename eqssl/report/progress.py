@@ -1,0 +1,49 @@
+"""What a search had found for what it had trained: hypervolume against epochs."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from eqssl.report.figures import COLOURS, style
+from eqssl.study.ranking import hypervolume
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def hypervolume_curve(summary: dict[str, Any]) -> tuple[list[int], list[float]]:
+    """Return, after every trial of the search in the order of suggestions, the epochs and the hypervolume so far.
+
+    The volume is what complete trials dominate beyond the row `constant`, or beyond the worst of each objective where
+    that row is missing; epochs of trials that were stopped or failed count, of reference rows they do not.
+
+    Args:
+        summary: what summary.json holds.
+    """
+    signs = {figure: 1 if way == "maximize" else -1 for figure, way in summary["objectives"].items()}
+    trials = sorted((t for t in summary["trials"] if t["number"] is not None), key=lambda t: (t["number"], t["seed"]))
+    values = [
+        [sign * t["metrics"][f] for f, sign in signs.items()]
+        if t["status"] == "COMPLETE" and signs.keys() <= t["metrics"].keys()
+        else [-np.inf] * len(signs)
+        for t in trials
+    ]
+    points = np.reshape(values, (len(trials), len(signs)))
+    floor = next((c["metrics"] for c in summary["configurations"] if c["name"] == "constant"), {})
+    worst = np.where(np.isinf(points), np.inf, points).min(0, initial=np.inf)
+    reference = [
+        sign * floor[f]["estimate"] if f in floor else low for (f, sign), low in zip(signs.items(), worst, strict=True)
+    ]
+    volumes = [hypervolume(points[: i + 1], reference) for i in range(len(points))]
+    return np.cumsum([t["epochs"] for t in trials]).tolist(), volumes
+
+
+def progress_figure(summary: dict[str, Any]) -> "Figure":
+    """Return the curve of the hypervolume as steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.step(*hypervolume_curve(summary), where="post", color=COLOURS[0])
+    style(axes, "trained epochs of the search", "hypervolume")
+    return figure

@@ -1,0 +1,153 @@
+"""The statistics of a study's trials: what is estimated for every configuration, and how they compare."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+
+from eqssl.evaluation.statistics import (
+    Interval,
+    front_probability,
+    mean_intervals,
+    minimum_detectable_difference,
+    paired_differences,
+    verdict,
+)
+from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER
+from eqssl.study.record import TrialRecord
+
+LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
+
+
+class Table:
+    """Figures of configurations under paired seeds.
+
+    Args:
+        records: of trials; those that failed are left out.
+        controls: configuration -> those it is compared with; default: base and split-0.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord], controls: Mapping[str, Sequence[str]] | None = None):
+        self._controls = controls or {}
+        self._records = [record for record in records if record.status == "COMPLETE"]
+        self.seeds = sorted({record.seed for record in self._records})
+
+    def values(self, figure: str) -> tuple[list[str], np.ndarray]:
+        """Return the trained configurations with a figure and its values (C, S), NaN where a trial is missing."""
+        having = [r for r in self._records if figure in r.metrics and r.configuration not in WITHOUT_ENCODER]
+        names = list(dict.fromkeys(record.configuration for record in having))
+        values = np.full((len(names), len(self.seeds)), np.nan)
+        for record in having:
+            values[names.index(record.configuration), self.seeds.index(record.seed)] = record.metrics[figure]
+        return names, values
+
+    def means(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> mean and its 95 % bounds; NaN for bounds without seeds to judge by."""
+        unsure = {name: Interval(mean, math.nan, math.nan) for name, mean in self._estimates(figure).items()}
+        names, values = self.values(figure)
+        try:
+            return unsure | dict(zip(names, mean_intervals(values), strict=True))
+        except ValueError:
+            return unsure
+
+    def _estimates(self, figure: str) -> dict[str, float]:
+        fixed = {r.configuration: r.metrics for r in self._records if r.configuration in WITHOUT_ENCODER}
+        names, values = self.values(figure)
+        trained = {name: float(np.nanmean(row)) for name, row in zip(names, values, strict=True)}
+        return {name: metrics[figure] for name, metrics in fixed.items() if figure in metrics} | trained
+
+    def controls(self, name: str) -> Sequence[str]:
+        """Return what a configuration is compared with."""
+        return self._controls.get(name, CONTROLS)
+
+    def better_control(self, figure: str, name: str = "") -> str | None:
+        """Return the control of a configuration, or of all that have none of their own, with the better mean."""
+        return self._better(figure, name, self._estimates(figure))
+
+    def _better(self, figure: str, name: str, means: dict[str, float]) -> str | None:
+        known = (control for control in self.controls(name) if control in means)
+        return max(known, key=lambda control: _sign(figure) * means[control], default=None)
+
+    def best(self, figure: str) -> str | None:
+        """Return the trained configuration with the best mean."""
+        names, values = self.values(figure)
+        return names[int(np.argmax(_sign(figure) * np.nanmean(values, axis=1)))] if names else None
+
+    def gains(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
+        means = self._estimates(figure)
+        return self._differences(figure, lambda name: self._better(figure, name, means))
+
+    def behind(self, figure: str) -> dict[str, Interval]:
+        """Return configuration -> paired difference from the best one; empty where there are too few seeds."""
+        best = self.best(figure)
+        return self._differences(figure, lambda name: best)
+
+    def _differences(self, figure: str, other: Callable[[str], str | None]) -> dict[str, Interval]:
+        names, values = self.values(figure)
+        compared = {name: other(name) for name in names}
+        compared = {name: control for name, control in compared.items() if control not in (None, name)}
+        pairs = [(names.index(name), names.index(control)) for name, control in compared.items()]
+        try:
+            return dict(zip(compared, paired_differences(values, pairs), strict=True))
+        except ValueError:
+            return {}
+
+    def verdicts(self, accuracy: str) -> dict[str, bool]:
+        """Return configuration with a split -> whether it is more equivariant than its controls and loses nothing.
+
+        Empty where the evaluation was quick or the seeds are too few.
+        """
+        figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
+        evaluated, having_parts = self.values("invariance")[0], self.values("inv/invariance")[0]
+        every_control = {control for name in evaluated for control in self.controls(name)}
+        found = {}
+        for name in having_parts:
+            controls = [control for control in self.controls(name) if control in evaluated and control != name]
+            if not controls or name in every_control:
+                continue
+            others = [row for row in having_parts if row not in (*controls, name)]  # they tell about the noise
+            rows = [*controls, name, *others]
+            tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
+            # Without a split all features are the method's.
+            tables["inv/invariance"] = self._rows(rows, "inv/invariance", "invariance")
+            try:
+                found[name] = verdict(tables, len(controls), range(len(controls))).holds
+            except ValueError:
+                return {}
+        return found
+
+    def _rows(self, names: list[str], *figures: str) -> np.ndarray:
+        """Return float (C, S) of the first of the figures that each configuration has."""
+        known = {figure: dict(zip(*self.values(figure), strict=True)) for figure in reversed(figures)}
+        found = {name: row for rows in known.values() for name, row in rows.items()}
+        return np.stack([found[name] for name in names])
+
+    def front_probability(self, objectives: Mapping[str, str]) -> dict[str, float]:
+        """Return trained configuration -> probability that none of the others is better in all objectives at once.
+
+        Empty where there are too few seeds.
+
+        Args:
+            objectives: figure -> maximize or minimize.
+        """
+        having = [self.values(figure)[0] for figure in objectives]
+        names = [name for name in having[0] if all(name in others for others in having)]
+        signs = [1 if direction == "maximize" else -1 for direction in objectives.values()]
+        try:
+            columns = [sign * self._rows(names, figure) for sign, figure in zip(signs, objectives, strict=True)]
+            return dict(zip(names, front_probability(np.stack(columns, axis=2)).tolist(), strict=True))
+        except ValueError:
+            return {}
+
+    def detectable(self, figure: str) -> float | None:
+        """Return the minimum detectable difference; None where there are too few seeds."""
+        try:
+            return minimum_detectable_difference(self.values(figure)[1])
+        except ValueError:
+            return None
+
+
+def _sign(figure: str) -> int:
+    """Return 1 for a figure that is better when larger, else -1."""
+    return -1 if figure.endswith(LOWER_IS_BETTER) else 1

@@ -1,0 +1,33 @@
+"""Hypervolume against epochs, by hand."""
+
+import pytest
+
+from eqssl.report.progress import hypervolume_curve
+
+
+def trial(number, knn, error, status="COMPLETE", epochs=9):
+    metrics = {} if status == "FAILED" else {"knn": knn, "geodesic_deg": error}
+    return {"number": number, "seed": 0, "metrics": metrics, "status": status, "epochs": epochs}
+
+
+def test_only_complete_trials_add_volume_and_all_add_epochs():
+    floor = {"knn": {"estimate": 0.1}, "geodesic_deg": {"estimate": 50.0}}
+    trials = [
+        trial(1, 0.3, 40.0),
+        trial(0, 0.2, 30.0),
+        trial(None, 0.9, 0.0),
+        trial(2, 0.9, 10.0, "STOPPED", 1),
+        trial(3, 0, 0, "FAILED", 2),
+        trial(4, 0.05, 10.0),
+    ]
+    summary = {
+        "objectives": {"knn": "maximize", "geodesic_deg": "minimize"},
+        "trials": trials,
+        "configurations": [{"name": "constant", "metrics": floor}],
+    }
+    epochs, volumes = hypervolume_curve(summary)
+    assert epochs == [9, 18, 19, 21, 30]
+    first, both = 0.1 * 20, 0.1 * 20 + 0.1 * 10  # the second is better in accuracy and worse in error
+    assert [round(v, 9) for v in volumes] == [first, both, both, both, both]
+    summary["configurations"] = []
+    assert hypervolume_curve(summary)[1][0] == pytest.approx(0.15 * 10)  # beyond the worst of both
