@@ -134,6 +134,8 @@ class Run:
         self.autocast = precision == "bf16" or (precision == "auto" and multiplies_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
+        # The last step of an epoch goes backward through each term alone as well; a stopwatch does without.
+        self.weighs_terms = self.model.reconstruction is not None
         self.epoch = 0
         self.predictions: list[Prediction] | None = None
 
@@ -174,7 +176,7 @@ class Run:
             self.optimizer.zero_grad(set_to_none=True)
             for batch in parts:
                 losses = self.parallel(batch, self.autocast)
-                if self.model.reconstruction is not None and step == self.steps_per_epoch - 1:
+                if self.weighs_terms and step == self.steps_per_epoch - 1:
                     share = self._share_in_gradient(losses)
                 (losses.total / len(parts)).backward()
                 total += torch.stack(losses[:3]).detach() / len(parts)
@@ -195,6 +197,7 @@ class Run:
             metrics["train_std/equi"] = float(std[dim_inv:].mean())
         if self.model.reconstruction is not None:
             metrics["recon_share/loss"] = self.model.weight * recon / (abs(ssl) + self.model.weight * recon)
+        if self.weighs_terms:
             metrics["recon_share/gradient"] = share
         return metrics
 

@@ -32,7 +32,9 @@ def random_dataset(images: int, size: int, held: int = 2) -> Dataset:
 
 def start(config: RunConfig, steps: int = 1) -> Run:
     """Return a run whose `next_epoch` takes so many steps on random images."""
-    return Run(config, Alone(), random_dataset(steps * config.train.batch_size, config.data.image_size))
+    run = Run(config, Alone(), random_dataset(steps * config.train.batch_size, config.data.image_size))
+    run.weighs_terms = False
+    return run
 
 
 def fixed_batch(run: Run) -> Batch:
