@@ -4,14 +4,19 @@ import dataclasses
 import json
 import math
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from mlflow import MlflowClient
 
 from eqssl.config import replace
 from eqssl.data import load, register_source
+from eqssl.distributed import rank
 from eqssl.export import load_encoder
+from eqssl.methods import register_method
+from eqssl.methods.vicreg import VICReg
 from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
 from eqssl.training import train
 
@@ -85,8 +90,6 @@ def test_best_encoder_loads(finished, base):
 
 
 def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
-    from mlflow import MlflowClient
-
     _, summary, _, _ = finished
     client = MlflowClient(tracking)
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
@@ -146,6 +149,34 @@ def test_two_workers_train_by_ray_train(tmp_path, base, tracking):
     assert trial["status"] == "COMPLETE", trial["error"]
     alone = train(base)
     assert trial["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_process_that_is_killed_costs_an_epoch_and_no_trial(tmp_path, base, tracking, workers):
+    marker = str(tmp_path / "killed")
+
+    class Mortal(VICReg):
+        def __init__(self, sizes):
+            super().__init__(sizes)
+
+        def forward(self, pair):
+            if self.progress >= 0.5 and not os.path.exists(marker) and rank() == 0:
+                Path(marker).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().forward(pair)
+
+    register_method("mortal", Mortal)
+    run = replace(base, {"method.name": "mortal", "train.precision": "fp32"})
+    study = Study(name=f"mortal{workers}", question="?", space={}, rows={}, base=run)
+    options = StudyOptions(run=run, seeds=1, workers_per_trial=workers, output=str(tmp_path), tracking_uri=tracking)
+    (trial,) = run_study(study, dataclasses.replace(options, smoke=True))["trials"]  # without a forecast's steps
+    assert os.path.exists(marker) and trial["status"] == "COMPLETE", trial["error"]
+    unharmed = train(run).metrics
+    assert trial["metrics"]["loss"] == pytest.approx(unharmed["loss"], rel=1e-5)
+    client = MlflowClient(tracking)
+    experiment = client.get_experiment_by_name(study.name).experiment_id
+    (tracked,) = client.search_runs([experiment], "tags.kind = 'trial'")
+    assert [metric.step for metric in client.get_metric_history(tracked.info.run_id, "loss")] == [1, 2]
 
 
 def test_a_source_of_ones_own_reaches_the_trials(tmp_path, base, tracking):
