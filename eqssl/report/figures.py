@@ -41,6 +41,12 @@ def style(axes: "Axes", x: str, y: str = "", title: str = "", *, log: bool = Fal
         log: whether the horizontal axis is logarithmic.
     """
     axes.set_xscale("log" if log else "linear")
+    if log:
+        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     axes.set_title(title, fontsize=10, loc="left")

@@ -133,6 +133,9 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
             name = "" if place % columns else COLUMNS.get(objective, objective)
             style(axes, option, name, log=values.get("log", False))
             draw(axes, doses, figures, values)
+            if len(figures):  # the points fill the frame: the interval of two alone could be many times as high
+                margin = 0.1 * (np.ptp(figures) or 1.0)
+                axes.set_ylim(figures.min() - margin, figures.max() + margin)
         for axes in panels[len(space) :]:
             axes.remove()
     return figure
@@ -157,4 +160,5 @@ def _choice_panel(axes: "Axes", doses: list[Any], values: NDArray, space: Mappin
         mean, low, high = mean_bounds(values[places == place])
         axes.errorbar(place + 0.28, mean, [[mean - low], [high - mean]], fmt="o", ms=5, capsize=3, color=COLOURS[0])
     axes.set_xlim(-0.5, len(names) - 0.5)
-    axes.set_xticks(range(len(names)), names)
+    crowded = {"rotation": 20, "ha": "right"} if sum(map(len, names)) > 24 else {}
+    axes.set_xticks(range(len(names)), names, **crowded)

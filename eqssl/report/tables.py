@@ -118,7 +118,6 @@ def results_table(summary: dict[str, Any]) -> Table:
 def configurations_table(summary: dict[str, Any]) -> Table:
     """Return the values of the searched configurations where these are called by their numbers."""
     numbered = [c for c in in_order(summary["configurations"]) if c["name"] == f"no. {c['number']}"]
-    numbered.sort(key=lambda c: c["number"])
     options = list(dict.fromkeys(option for c in numbered for option in c["params"]))
     rows = tuple((c["name"], *(_value(c["params"].get(option, "")) for option in options)) for c in numbered)
     return Table("configurations", "Configurations", ("configuration", *options), rows)
@@ -203,10 +202,13 @@ def interactions_table(found: Sequence["Importances"]) -> Table:
 
 
 def in_order(configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the reference rows as they are, then the searched configurations by their parameters."""
+    """Return the reference rows as they are, then the searched configurations by number or by parameters."""
     searched = [c for c in configurations if c["number"] is not None]
-    by_params = sorted(searched, key=lambda c: [(str(type(v)), v) for v in c["params"].values()])
-    return [c for c in configurations if c["number"] is None] + by_params
+    if any(c["name"] == f"no. {c['number']}" for c in searched):
+        searched.sort(key=lambda c: c["number"])
+    else:
+        searched.sort(key=lambda c: [(str(type(v)), v) for v in c["params"].values()])
+    return [c for c in configurations if c["number"] is None] + searched
 
 
 def estimate(bounds: dict[str, float | None] | None, *, signed: bool = False) -> Cell:
@@ -222,7 +224,7 @@ def caption(summary: dict[str, Any]) -> str:
     found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in COLUMNS.items() if detectable.get(f) is not None)
     chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
-    without = [c["name"] for c in summary["configurations"] if not c["seeds"]]
+    without = sum(not c["seeds"] for c in summary["configurations"])
     known = any(c["front_probability"] is not None for c in summary["configurations"])
     at_once = " and ".join(COLUMNS.get(f, f) for f in summary["objectives"])
     placed = f"On the front: probability that no other row is better in {at_once} at once. " if known else ""
@@ -230,7 +232,7 @@ def caption(summary: dict[str, Any]) -> str:
         f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
         f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
         f"{placed}Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
-        + (f" Not shown, since no trial came to its end: {', '.join(without)}." if without else "")
+        + (f" Not shown: {without} configurations of which no trial came to its end." if without else "")
         + (f" Collapsed, to a line or a point: {', '.join(collapsed)}." if collapsed else "")
     )
 

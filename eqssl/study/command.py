@@ -143,7 +143,8 @@ class _Run:
         gpus = room.gpus / options.workers_per_trial
         # The steps of --smoke are so few that timing them would take as long.
         work = None if options.smoke else self._work(room)
-        arguments = to_dict(options.run), options.workers_per_trial, cpus, gpus > 0, work, registered()
+        objectives = list(self.study.objectives)
+        arguments = to_dict(options.run), options.workers_per_trial, cpus, gpus > 0, work, objectives, registered()
         started = start_in_worker(preflight.try_run, cpus, gpus, *arguments)
         import eqssl.study.runner  # noqa: F401 (Tune takes seconds to import: meanwhile)
 

@@ -1,13 +1,15 @@
 """What can be found wrong before anything is started, and what a worker finds wrong before anything is trained."""
 
+import dataclasses
 import logging
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
-from eqssl.study.definition import Study
+from eqssl.study.definition import NEED_LABELS, Study
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register
@@ -42,7 +44,13 @@ def check_options(study: Study, options: StudyOptions) -> None:
 
 
 def try_run(
-    run: dict[str, Any], workers: int, cpus: int, gpu: bool, work: Work | None, plugins: Plugins
+    run: dict[str, Any],
+    workers: int,
+    cpus: int,
+    gpu: bool,
+    work: Work | None,
+    objectives: Collection[str],
+    plugins: Plugins,
 ) -> dict[str, Any]:
     """Load the data, set up a run and train a few steps in a worker, so that what cannot work is known beforehand.
 
@@ -52,6 +60,7 @@ def try_run(
         cpus: of each worker.
         gpu: whether a worker has one.
         work: what is to come; None: nothing is timed.
+        objectives: figures that the evaluation should give.
         plugins: sources and methods that the study's own file registered.
 
     Returns:
@@ -76,6 +85,7 @@ def try_run(
         load_s = time.perf_counter() - begun
         check_fits(config, data, workers)
         Model(config, data)
+        _check_objectives(objectives, config, data)
         timing = work and _timed(config, data, work, workers, gpu, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
@@ -85,6 +95,23 @@ def try_run(
     about["transforms"] = digest()  # of the evaluation
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
     return about | {"warnings": warnings.texts, "timing": timing}
+
+
+def _check_objectives(objectives: Collection[str], config: RunConfig, data: "Dataset") -> None:
+    """Refuse a figure that the evaluation does not give on these data, at this level."""
+    if data.num_classes == 0:  # then those that need labels are left out
+        objectives = set(objectives) - set(NEED_LABELS)
+    figures = {f.removeprefix("inv/").removeprefix("equi/") for f in objectives if not f.startswith("recon")}
+    if figures <= {"knn", "r2_mean"}:
+        return
+    from eqssl.evaluation.rows import constant_figures
+
+    given = constant_figures(data, dataclasses.replace(config.evaluate, train_images=256, images=128))
+    if wrong := sorted(figures - given.keys()):
+        raise ValueError(
+            f"--objectives has {', '.join(wrong)}; allowed at level {config.evaluate.level}, each also after "
+            f"inv/ and equi/: {', '.join(sorted(given))}"
+        )
 
 
 def _timed(config: RunConfig, data: "Dataset", work: Work, workers: int, gpu: bool, earlier_s: float) -> Timing | None:

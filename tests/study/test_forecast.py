@@ -161,7 +161,7 @@ def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base):
 
     register_source("broken", lambda config: change(data, train=change(data.train, images=Broken())))
     run = to_dict(replace(base, {"data.source": "broken"}))
-    found = preflight.try_run(run, 1, 1, False, WORK, registered())
+    found = preflight.try_run(run, 1, 1, False, WORK, (), registered())
     assert found["timing"] is None and found["name"] == "solids"
     assert "no forecast" in found["warnings"][-1] and "the disk is on fire" in found["warnings"][-1]
-    assert preflight.try_run(run, 1, 1, False, None, registered())["warnings"] == found["warnings"][:-1]
+    assert preflight.try_run(run, 1, 1, False, None, (), registered())["warnings"] == found["warnings"][:-1]
