@@ -197,7 +197,7 @@ class _Run:
         earlier = list(self.record.records().values())
         halving = None
         if self.options.stopping == "halving":
-            halving = Halving(base.train.epochs, self.study.objectives, self.stages[0])
+            halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
         self.tracker.begin(self.record.study_id, flatten(base), earlier, self.record.asked_trials())
         work, figures = suggestions.work(base), list(self.study.objectives)

@@ -8,6 +8,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+from eqssl.config import TrainConfig
 from eqssl.study.race import REDUCTION
 from eqssl.study.ranking import best_first
 from eqssl.study.record import TrialRecord
@@ -15,29 +16,27 @@ from eqssl.study.record import TrialRecord
 WORST = -1e12  # stands for a figure that is missing; finite, so that distances are
 
 
-def first_rung(epochs: int) -> int:
-    """Return the epochs before the first rung, a ninth of all; each further rung is at three times the epochs."""
-    return max(1, round(epochs / REDUCTION**2))
+def rungs_of(train: TrainConfig) -> list[int]:
+    """Return the epochs at which trials are compared: after a ninth and a third of all, but not in the warm-up.
 
-
-def rungs_of(epochs: int) -> list[int]:
-    """Return the epochs at which trials are compared."""
-    rungs = [first_rung(epochs) * REDUCTION**k for k in range(2)]
-    return [rung for rung in rungs if rung < epochs]
+    Each is a multiple of the first.
+    """
+    first = max(1, round(train.epochs / REDUCTION**2))
+    return [rung for rung in (first, REDUCTION * first) if train.warmup_epochs < rung < train.epochs]
 
 
 class Halving:
     """What has been seen at every rung.
 
     Args:
-        epochs: of a whole trial.
+        train: of a whole trial.
         objectives: figure -> maximize or minimize.
         seeds: of the first stage of a race, or all; later ones belong to survivors, which are never ended.
     """
 
-    def __init__(self, epochs: int, objectives: Mapping[str, str], seeds: int):
+    def __init__(self, train: TrainConfig, objectives: Mapping[str, str], seeds: int):
         self._seeds = seeds
-        self._rungs = set(rungs_of(epochs))
+        self._rungs = set(rungs_of(train))
         self._signs = {figure: 1 if way == "maximize" else -1 for figure, way in objectives.items()}
         self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)
 

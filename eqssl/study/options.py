@@ -30,7 +30,8 @@ class StudyOptions:
     race: bool = False
     """Start every configuration with one seed; the best third gets 3, the best third of these --seeds."""
     stopping: Stopping = "none"
-    """halving: end trials that are not among the best third after a ninth and a third of the epochs."""
+    """halving: end trials that are not among the best third after a ninth (unless it is warm-up) and a third of the
+    epochs."""
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, whose results the sampler is told first."""
     confirm: int = 0

@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from eqssl.config import replace, to_dict
 from eqssl.study.cluster import Room, cpus_per_worker
-from eqssl.study.halving import Halving, first_rung
+from eqssl.study.halving import Halving, rungs_of
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
@@ -32,7 +32,7 @@ def trial_spec(trial: Trial, options: StudyOptions, folder: Path, gpus: float) -
     row = trial.configuration.name if trial.configuration.overrides is None else None
     run = trial.run_config(options.run)
     if options.stopping == "halving" and trial.configuration.number is not None:
-        run = replace(run, {"train.eval_every": first_rung(run.train.epochs)})
+        run = replace(run, {"train.eval_every": next(iter(rungs_of(run.train)), 0)})
     return {
         "id": trial.id,
         "row": row,

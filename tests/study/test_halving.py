@@ -2,19 +2,23 @@
 
 import pytest
 
-from eqssl.study.halving import Halving, first_rung, rungs_of
+from eqssl.config import TrainConfig
+from eqssl.study.halving import Halving, rungs_of
 
+NINE = TrainConfig(epochs=9, warmup_epochs=0.5)
 TWO = {"knn": "maximize", "geodesic_deg": "minimize"}
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(1, []), (2, [1]), (3, [1]), (9, [1, 3]), (10, [1, 3]), (90, [10, 30])])
-def test_rungs_are_a_ninth_and_a_third_of_the_epochs(epochs, rungs):
-    assert rungs_of(epochs) == rungs
-    assert all(rung % first_rung(epochs) == 0 for rung in rungs)
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "rungs"),
+    [(1, 0, []), (2, 0, [1]), (3, 0, [1]), (9, 0.5, [1, 3]), (9, 1, [3]), (10, 1, [3]), (90, 5, [10, 30])],
+)
+def test_rungs_are_a_ninth_and_a_third_of_the_epochs_after_the_warm_up(epochs, warmup, rungs):
+    assert rungs_of(TrainConfig(epochs=epochs, warmup_epochs=warmup)) == rungs
 
 
 def test_the_best_third_goes_on():
-    halving = Halving(9, {"knn": "maximize"}, seeds=2)
+    halving = Halving(NINE, {"knn": "maximize"}, seeds=2)
     went_on = []
     for place, knn in enumerate((0.5, 0.6, 0.4, 0.45, 0.7, 0.1)):
         halving.add(str(place), 0, 1, {"knn": knn})
@@ -24,14 +28,14 @@ def test_the_best_third_goes_on():
 
 
 def test_what_is_best_in_either_figure_is_on_the_front():
-    halving = Halving(9, TWO, seeds=2)
+    halving = Halving(NINE, TWO, seeds=2)
     for name, knn, error in (("a", 0.9, 50.0), ("b", 0.1, 10.0), ("c", 0.1, 60.0), ("d", 0.1, 61.0), ("e", 0.1, 62.0)):
         halving.add(name, 0, 3, {"knn": knn, "geodesic_deg": error})
     assert [halving.goes_on(name, 0, 3) for name in "abcde"] == [True, True, False, False, False]
 
 
 def test_other_epochs_and_other_seeds_are_no_comparison():
-    halving = Halving(9, {"knn": "maximize"}, seeds=2)
+    halving = Halving(NINE, {"knn": "maximize"}, seeds=2)
     halving.add("good", 0, 1, {"knn": 0.9})
     halving.add("bad", 1, 1, {"knn": 0.1})
     halving.add("bad", 1, 2, {"knn": 0.1})
@@ -41,14 +45,14 @@ def test_other_epochs_and_other_seeds_are_no_comparison():
 
 
 def test_the_further_seeds_of_survivors_are_never_ended():
-    halving = Halving(9, {"knn": "maximize"}, seeds=1)
+    halving = Halving(NINE, {"knn": "maximize"}, seeds=1)
     for name, knn in (("good", 0.9), ("bad", 0.1)):
         halving.add(name, 1, 1, {"knn": knn})
     assert halving.goes_on("bad", 1, 1)
 
 
 def test_a_missing_figure_is_the_worst():
-    halving = Halving(9, {"knn": "maximize"}, seeds=2)
+    halving = Halving(NINE, {"knn": "maximize"}, seeds=2)
     halving.add("a", 0, 1, {})
     halving.add("b", 0, 1, {"knn": 0.1})
     assert halving.goes_on("b", 0, 1) and not halving.goes_on("a", 0, 1)

@@ -24,7 +24,7 @@ def raced(tmp_path_factory, base):
 
     ray.init(num_cpus=2, log_to_driver=False)
     folder = tmp_path_factory.mktemp("raced")
-    run = replace(base, {"train.epochs": 3})
+    run = replace(base, {"train.epochs": 3, "train.warmup_epochs": 0.5})
     study = Study(name="toy", question="?", space=SPACE, rows=ROWS, base=run)
     options = StudyOptions(
         run=run,
