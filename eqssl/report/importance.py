@@ -6,6 +6,7 @@ different questions, so neither stands without its name.
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -165,7 +166,9 @@ def _ped_anova(trials: list["FrozenTrial"], options: list[str], maximize: bool) 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(direction="maximize" if maximize else "minimize")
     study.add_trials(trials)
-    found = optuna.importance.PedAnovaImportanceEvaluator().evaluate(study)
+    with warnings.catch_warnings():  # of values that few configurations have: the bootstrap's interval tells that
+        warnings.simplefilter("ignore", UserWarning)
+        found = optuna.importance.PedAnovaImportanceEvaluator().evaluate(study)
     total = sum(found.values()) or 1.0
     return [found.get(option, 0.0) / total for option in options]
 
