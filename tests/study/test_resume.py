@@ -142,7 +142,7 @@ def certificate(folder: Path) -> dict[str, tuple]:
     """Return trial id -> all that a trial gave, but for times."""
     summary = json.loads((folder / "results" / "toy" / "summary.json").read_text())
     trials = {t["trial_id"]: t for t in summary["trials"]}
-    assert len(trials) == len(summary["trials"]) == 2 + 10
+    assert len(trials) == len(summary["trials"]) <= 4 + 10  # fewer if fewer survive than a stage may have
     timeless = {i: {f: v for f, v in t["metrics"].items() if not f.endswith("_s")} for i, t in trials.items()}
     return {i: (t["configuration"], t["status"], t["epochs"], t["history"], timeless[i]) for i, t in trials.items()}
 
