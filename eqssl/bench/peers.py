@@ -54,7 +54,7 @@ class Peer(nn.Module):
 
 
 class Predicting(Peer):
-    """SimSiam: a predictor, and the other view's projection without gradient."""
+    """SimSiam: a predictor of the other view's target."""
 
     def __init__(
         self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module, predictor: nn.Module
@@ -64,8 +64,12 @@ class Predicting(Peer):
 
     def forward(self, first: Tensor, second: Tensor) -> Tensor:
         z1, z2 = self.project(first), self.project(second)
-        p1, p2 = self.predictor(z1), self.predictor(z2)
-        return (self.criterion(p1, z2.detach()) + self.criterion(p2, z1.detach())) / 2
+        t1, t2 = self.target(first, z1), self.target(second, z2)
+        return (self.criterion(self.predictor(z1), t2) + self.criterion(self.predictor(z2), t1)) / 2
+
+    def target(self, images: Tensor, projection: Tensor) -> Tensor:
+        """Return what is predicted of one view: its own projection, without gradient."""
+        return projection.detach()
 
 
 class Taught(Peer):
@@ -90,19 +94,11 @@ class Taught(Peer):
         update_momentum(self.head, self.teacher_head, MOMENTUM)
 
 
-class TaughtPredicting(Taught):
+class TaughtPredicting(Predicting, Taught):
     """BYOL and MoCo v3: a predictor of the teacher's projections."""
 
-    def __init__(
-        self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module, predictor: nn.Module
-    ):
-        super().__init__(encoder, autocast, make_head, criterion)
-        self.predictor = predictor
-
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        p1, t1 = self.predictor(self.project(first)), self.targets(first)
-        p2, t2 = self.predictor(self.project(second)), self.targets(second)
-        return (self.criterion(p1, t2) + self.criterion(p2, t1)) / 2
+    def target(self, images: Tensor, projection: Tensor) -> Tensor:
+        return self.targets(images)
 
 
 class Masked(Taught):

@@ -6,6 +6,7 @@
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 - OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
 - OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
+- OUTPUT/STUDY/warm_start.json: what the search was told first, where it was.
 """
 
 import json
