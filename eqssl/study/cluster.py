@@ -11,6 +11,8 @@ import ray
 
 from eqssl.study.options import StudyOptions
 
+RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
+
 
 @dataclass(frozen=True)
 class Room:
