@@ -5,6 +5,8 @@ ranks. Averaging the gradients over ranks, as DistributedDataParallel does, then
 process with the whole batch. All ranks hold equally many samples.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -51,6 +53,14 @@ class _Sum(torch.autograd.Function):
 def gather(x: Tensor) -> Tensor:
     """Return the rows of all workers, in rank order: (B, ...) -> (world_size x B, ...)."""
     return _Gather.apply(x) if world_size() > 1 else x
+
+
+def objects_of_all(value: Any) -> list[Any]:
+    """Return the value of every worker, any that can be pickled, in rank order."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def mean_over_workers(x: Tensor) -> Tensor:

@@ -48,6 +48,14 @@ class Context(Protocol):
         """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
         ...
 
+    def leaves(self) -> bool:
+        """Return whether the process will soon be gone, so that the state should be saved within an epoch."""
+        ...
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Take the state within an epoch, from rank 0."""
+        ...
+
 
 class Alone:
     """The context of a single process.
@@ -68,6 +76,12 @@ class Alone:
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         if self.folder and state is not None:
             checkpoint.save(state, self.folder)
+
+    def leaves(self) -> bool:
+        return False
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.report({}, state)
 
 
 @dataclass(frozen=True)
@@ -104,17 +118,17 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
     context = context or Alone()
     dataset = dataset or load(config.data)
     run = Run(config, context, dataset)
-    metrics = run.resume(context.load())
-    while run.epoch < config.train.epochs or not metrics:
-        metrics = run.next_epoch()
+    run.resume(context.load())
+    while run.epoch < config.train.epochs or not run.metrics:
+        run.next_epoch()
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
-        context.report(metrics, run.state(metrics) if due and context.rank == 0 else None)
+        context.report(run.metrics, run.state() if due and context.rank == 0 else None)
     reconstructions = run.reconstructions()
-    return Result(run.model.encoder.cpu().eval(), metrics, run.epoch, reconstructions, run.predictions)
+    return Result(run.model.encoder.cpu().eval(), run.metrics, run.epoch, reconstructions, run.predictions)
 
 
 class Run:
-    """A run in progress: model, optimizer and the epoch, which is the only clock."""
+    """A run in progress: model, optimizer, and the epoch and its step, which are the only clock."""
 
     def __init__(self, config: RunConfig, context: Context, dataset: Dataset):
         self.config, self.context, self.dataset = config, context, dataset
@@ -136,7 +150,9 @@ class Run:
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
         # The last step of an epoch goes backward through each term alone as well; a stopwatch does without.
         self.weighs_terms = self.model.reconstruction is not None
-        self.epoch = 0
+        self.epoch, self.step = 0, 0  # what is next
+        self.totals = torch.zeros(3, device=self.device)  # of the losses of this epoch's steps
+        self.metrics: dict[str, float] = {}  # of the epoch before
         self.predictions: list[Prediction] | None = None
 
     @property
@@ -144,7 +160,7 @@ class Run:
         return self.epoch >= self.config.train.epochs
 
     def next_epoch(self) -> dict[str, float]:
-        """Train one epoch (none, if zero are asked for) and return its metrics, with the evaluation where it is due."""
+        """Train what is left of an epoch (none, if zero are asked for) and return its metrics, evaluated where due."""
         start = time.perf_counter()
         metrics: dict[str, float] = {}
         if self.config.train.epochs > 0:
@@ -166,23 +182,27 @@ class Run:
             metrics["parameters"] = float(sum(p.numel() for p in self.model.parameters() if p.requires_grad))
             metrics["sees_theta"] = float(self.model.method.sees_theta)
             metrics["evaluate_s"] = time.perf_counter() - start
+        self.metrics = metrics
         return metrics
 
     def _train_epoch(self) -> dict[str, float]:
         self.parallel.train()
-        total = torch.zeros(3, device=self.device)
-        for step, parts in enumerate(self._batches()):
-            self._set_clock(self.epoch * self.steps_per_epoch + step)
+        for parts in self._batches(self.step):
+            self._set_clock(self.epoch * self.steps_per_epoch + self.step)
             self.optimizer.zero_grad(set_to_none=True)
             for batch in parts:
                 losses = self.parallel(batch, self.autocast)
-                if self.weighs_terms and step == self.steps_per_epoch - 1:
+                if self.weighs_terms and self.step == self.steps_per_epoch - 1:
                     share = self._share_in_gradient(losses)
                 (losses.total / len(parts)).backward()
-                total += torch.stack(losses[:3]).detach() / len(parts)
+                self.totals += mean_over_workers(torch.stack(losses[:3]).detach()) / len(parts)
             self.optimizer.step()
             self.model.update_teachers()
-        loss, ssl, recon = (mean_over_workers(total) / self.steps_per_epoch).tolist()
+            self.step += 1
+            if self.context.rank == 0 and self.step < self.steps_per_epoch and self.context.leaves():
+                self.context.save(self.state())
+        loss, ssl, recon = (self.totals / self.steps_per_epoch).tolist()
+        self.step, self.totals = 0, torch.zeros_like(self.totals)
         if not math.isfinite(loss):  # of all workers together, so that none waits for another
             raise FloatingPointError(
                 f"the loss is not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
@@ -220,11 +240,11 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def _batches(self) -> Iterator[list[Batch]]:
-        """Yield this worker's share of every global batch, in as many parts as gradients are accumulated over."""
+    def _batches(self, first: int) -> Iterator[list[Batch]]:
+        """Yield this worker's share of every global batch from a step on, in the parts that gradients are summed of."""
         train = self.config.train
         order = permutation(train.seed, self.epoch, len(self.dataset.train))
-        for step in range(self.steps_per_epoch):
+        for step in range(first, self.steps_per_epoch):
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
             # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
             shares = [part.chunk(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)]
@@ -234,28 +254,30 @@ class Run:
         rows, columns = self.model.encoder.grid
         return self.views.batch(split, indices, epoch, tokens=rows * columns)
 
-    def state(self, metrics: dict[str, float]) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return everything that `resume` needs."""
         return {
             "config": self.identity,
             "threads": torch.get_num_threads(),
             "autocast": self.autocast,
             "epoch": self.epoch,
-            "metrics": metrics,
+            "step": self.step,
+            "totals": self.totals,
+            "metrics": self.metrics,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all(),
         }
 
-    def resume(self, state: dict[str, Any] | None) -> dict[str, float]:
-        """Go on from a state and return its metrics; from None, start afresh and return {}.
+    def resume(self, state: dict[str, Any] | None) -> None:
+        """Go on from a state; from None, start afresh.
 
         Raises:
             ValueError: for the state of another configuration or other data.
         """
         if state is None:
-            return {}
+            return
         if state["config"] != self.identity:
             raise ValueError("the checkpoint belongs to another configuration or other data; take another --output")
         # Another number of threads, or another precision where `auto` chooses it, would round sums differently.
@@ -266,8 +288,8 @@ class Run:
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
-        self.epoch = state["epoch"]
-        return state["metrics"]
+        self.epoch, self.step, self.metrics = state["epoch"], state["step"], state["metrics"]
+        self.totals = state["totals"].to(self.device)
 
     @torch.no_grad()
     def _held_out(self, count: int) -> tuple[Batch, tuple] | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import RunConfig, TrainConfig
-from eqssl.study import REFERENCE_ROWS, Entrant, Setting, Study, StudyOptions, main, on_test, run_study, tune
+from eqssl.study import REFERENCE_ROWS, Entrant, Study, StudyOptions, main, on_test, relative_times, run_study, tune
 
 ALL = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
@@ -45,13 +45,12 @@ def entrants(paired: bool) -> dict[str, Entrant]:
     return found
 
 
-def rows_on_test(alone: dict[str, Setting], tuned: dict[str, Setting], on: dict[str, str], epochs: int) -> tuple:
+def rows_on_test(alone: dict, tuned: dict, on: dict[str, str], longer: dict[str, float], epochs: int) -> tuple:
     """Return the rows of the final table, and what each is compared with."""
     rows = {name: REFERENCE_ROWS[name] for name in ("constant", "pixels", "random", "supervised", "recon-only")}
     for m, setting in alone.items():
-        longer = tuned.get(f"{m} + reconstruction", setting).epoch_s / setting.epoch_s
         rows[m] = setting.overrides
-        rows[f"{m}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
+        rows[f"{m}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(m, 1.0))}
         rows[f"{m}, split-0"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
     rows |= {entrant: setting.overrides for entrant, setting in tuned.items()}
     builds_on = on | {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}
@@ -66,7 +65,10 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     who = entrants(data["paired"])
     tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
     on = {name: who[name].on for name in tuned}
-    rows, controls = rows_on_test(alone, tuned, on, options.run.train.epochs)
+    both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}
+    pairs = {m: (with_it.overrides, alone[m].overrides) for m, with_it in both.items()}
+    longer = relative_times(pairs, options, Path(options.output) / "baselines_relative_times.json")
+    rows, controls = rows_on_test(alone, tuned, on, longer, options.run.train.epochs)
     return run_study(change(study, rows=rows, controls=controls), on_test(options, options.seeds), **shown)
 
 

@@ -98,6 +98,34 @@ class StopAfter(Alone):
             raise Stop
 
 
+class StopWithin(Alone):
+    """A context whose node leaves at some step."""
+
+    def __init__(self, folder: Path, step: int):
+        super().__init__(folder)
+        self.steps_left = step
+
+    def leaves(self):
+        self.steps_left -= 1
+        return self.steps_left == 0
+
+    def save(self, state):
+        super().save(state)
+        raise Stop
+
+
+@pytest.mark.parametrize("step", [1, 3])  # of two an epoch that may be left after, so within the first and the second
+def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step):
+    whole = train(configuration(), Alone(tmp_path / "whole"), toy())
+    with pytest.raises(Stop):
+        train(configuration(), StopWithin(tmp_path / "cut", step), toy())
+    assert checkpoint.load(tmp_path / "cut")["step"] == 1
+    cut = train(configuration(), Alone(tmp_path / "cut"), toy())
+    assert all(torch.equal(a, b) for a, b in zip(whole.encoder.parameters(), cut.encoder.parameters(), strict=True))
+    timeless = {name for name in whole.metrics if not name.endswith("_s")}
+    assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
+
+
 def test_a_run_reports_losses_and_evaluation_and_returns_the_encoder():
     result = train(configuration(), dataset=toy())
     assert result.epochs == 2 and not result.encoder.training

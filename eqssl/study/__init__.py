@@ -4,6 +4,7 @@ from eqssl.study.command import main, run_study
 from eqssl.study.confirm import on_test, run_confirmed
 from eqssl.study.definition import REFERENCE_ROWS, Study
 from eqssl.study.options import StudyOptions
+from eqssl.study.pace import relative_times
 from eqssl.study.space import choice, log_uniform, uniform
 from eqssl.study.tuning import Entrant, Setting, tune
 
@@ -17,6 +18,7 @@ __all__ = [
     "log_uniform",
     "main",
     "on_test",
+    "relative_times",
     "run_confirmed",
     "run_study",
     "tune",

@@ -206,7 +206,7 @@ class _Run:
 
         def spec(trial: Trial) -> dict[str, Any]:
             self.record.asked(trial)
-            return runner.trial_spec(trial, self.options, self.folder, room.worker)
+            return runner.trial_spec(trial, self.options, self.folder, room.worker, self.lease.holder.token)
 
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:

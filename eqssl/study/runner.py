@@ -23,13 +23,19 @@ from eqssl.study.plugins import registered
 from eqssl.study.record import TrialRecord, collapsed_parts
 from eqssl.study.space import Trial
 from eqssl.study.suggestions import Suggestions
-from eqssl.study.trial import ERROR, FINAL, HISTORY, METRICS, run_trial
-
-RETRIES = 2  # of a trial whose process died
+from eqssl.study.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
 
 
-def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resources) -> dict[str, Any]:
-    """Return what a trial's process must know, as plain values."""
+def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resources, command: str) -> dict[str, Any]:
+    """Return what a trial's process must know, as plain values.
+
+    Args:
+        trial: of the study.
+        options: of the study.
+        folder: of the study.
+        worker: resources of each worker.
+        command: names this run of the study's command.
+    """
     row = trial.configuration.name if trial.configuration.overrides is None else None
     run = trial.run_config(options.run)
     if options.stopping == "halving" and trial.configuration.number is not None:
@@ -41,6 +47,7 @@ def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resour
         "folder": str((folder / "trials" / trial.id).absolute()),
         "workers": options.workers_per_trial,
         "worker": dict(worker),
+        "command": command,
         "ray_folder": str((folder / ".ray").absolute()),
     }
 
@@ -123,9 +130,7 @@ class _Events(_Unsaved, tune.Callback):
         self._end(trial, last[FINAL]) if FINAL in last else self._end(trial, last, stopped=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        path = Path(trial.config["trial"]["folder"]) / ERROR
-        last_line = path.read_text().strip().rpartition("\n")[2] if path.exists() else "its process died"
-        self._end(trial, {"error": f"{last_line} ({RETRIES + 1} attempts)"})
+        self._end(trial, {"error": last_error(Path(trial.config["trial"]["folder"]))})
 
     def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
         trial = self._searcher.trials[tune_trial.trial_id]
@@ -209,7 +214,7 @@ def run_trials(
             storage_path=str(folder.absolute()),
             verbose=0,
             callbacks=[_Events(searcher, listeners, objectives)],
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            failure_config=tune.FailureConfig(max_failures=LOSSES),
         ),
     )
     try:

@@ -5,6 +5,7 @@ imported inside the functions: the thin driver of several workers, and the study
 """
 
 import functools
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -13,15 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
 from eqssl.study.plugins import Plugins, register
+from eqssl.study.record import write_json
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
     from eqssl.evaluation.predictions import Prediction
+    from eqssl.study.leaving import NodeWatch
 
 Report = Callable[[dict[str, Any]], None]
 METRICS, HISTORY = "metrics", "history"  # keys of an epoch's report: its metrics, and those of evaluated epochs
 FINAL = "final"  # the one key of a trial's last report
+CHECKPOINT = "checkpoint"  # in the trial's folder
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
+BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
+ATTEMPTS = 3  # of a trial without progress, after which it has failed
+LOSSES = 1000  # of a trial's processes that Ray makes good: what must not go on for ever is counted in `ATTEMPTS`
 PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
 _trials_in_this_process = 0
@@ -33,14 +40,17 @@ class TrialContext:
     Args:
         folder: of the trial, on storage that all its processes share.
         report: takes the metrics of an epoch.
+        watch: tells whether a node of the trial will soon be gone; ended with the context.
         gpu: whether the trial was given one; Ray hides none from a trial that was not.
         rank, world_size: place among the workers.
     """
 
-    def __init__(self, folder: Path, report: Report, gpu: bool = False, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self, folder: Path, report: Report, watch: "NodeWatch", gpu: bool = False, rank: int = 0, world_size: int = 1
+    ):
         import torch
 
-        self.folder, self._report = folder, report
+        self.folder, self._report, self._watch = folder, report, watch
         self.device = torch.device("cuda" if gpu else "cpu")
         self.rank, self.world_size = rank, world_size
         self.warm = False  # whether the process had run a trial before
@@ -60,22 +70,44 @@ class TrialContext:
     def load(self) -> dict[str, Any] | None:
         from eqssl import checkpoint
 
-        state = checkpoint.load(self.folder / "checkpoint")
+        state = checkpoint.load(self.folder / CHECKPOINT)
         if state is None:
             return None
         self._earlier_s, self.history = state["wall_s"], state["history"]
-        self._tell(state["metrics"])  # a kill may have come between saving and telling
+        if metrics := state["run"]["metrics"]:
+            self._tell(metrics)  # a kill may have come between saving and telling
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-        from eqssl import checkpoint
-
         if "evaluate_s" in metrics:
             self.history[str(int(metrics["epoch"]))] = metrics
         if state is not None:
-            saved = {"run": state, "metrics": metrics, "history": self.history, "wall_s": self.seconds()["wall_s"]}
-            checkpoint.save(saved, self.folder / "checkpoint")
+            self.save(state)
         self._tell(metrics)
+
+    def leaves(self) -> bool:
+        return self._watch.due()
+
+    def save(self, state: dict[str, Any]) -> None:
+        from eqssl import checkpoint
+
+        saved = {"run": state, "history": self.history, "wall_s": self.seconds()["wall_s"]}
+        checkpoint.save(saved, self.folder / CHECKPOINT)
+
+    def attempts(self, command: str) -> int:
+        """Count one more attempt and return how many there were at this place of the training, by rank 0 alone.
+
+        Args:
+            command: names the run of the study's command; what an earlier one met does not count.
+        """
+        from eqssl import checkpoint
+
+        path, saved = self.folder / CHECKPOINT / BEGUN, self.folder / CHECKPOINT / checkpoint.FILE
+        place = [command, saved.stat().st_mtime if saved.exists() else None]
+        known = json.loads(path.read_text()) if path.exists() else {}
+        count = known["count"] + 1 if known.get("place") == place else 1
+        write_json(path, {"place": place, "count": count})
+        return count
 
     def _tell(self, metrics: dict[str, float]) -> None:
         self._report({METRICS: metrics, HISTORY: self.history, "warm": self.warm, **self.seconds()})
@@ -98,6 +130,8 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     """
     from ray import tune
 
+    from eqssl.study.leaving import NodeWatch, this_node
+
     global _trials_in_this_process
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
@@ -105,20 +139,34 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
-        context = TrialContext(Path(spec["folder"]), tune.report, "GPU" in spec["worker"])
-        context.warm = warm
-        tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
+        with NodeWatch({this_node()}) as watch:
+            context = TrialContext(Path(spec["folder"]), tune.report, watch, "GPU" in spec["worker"])
+            context.warm = warm
+            tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
 
 
 def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     """Return how the trial ended; an error that another attempt might mend is noted and raised."""
+    from eqssl.distributed import objects_of_all
+
+    attempt = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
+    if attempt > ATTEMPTS:
+        return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
     try:
         return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
     except (ValueError, FloatingPointError) as error:
         return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
     except Exception:
         (context.folder / ERROR).write_text(traceback.format_exc())
+        if attempt == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
+            return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
         raise
+
+
+def last_error(folder: Path) -> str:
+    """Return the last line of what the latest attempt noted in the trial's folder."""
+    path = folder / ERROR
+    return path.read_text().strip().rpartition("\n")[2] if path.exists() else "its process died"
 
 
 def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
@@ -184,7 +232,7 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
     run = RunConfig(
         name=f"train-{spec['id']}",
         storage_path=spec["ray_folder"],
-        failure_config=FailureConfig(max_failures=3),
+        failure_config=FailureConfig(max_failures=LOSSES),
         callbacks=[TuneReportCallback()],
     )
     config = {"trial": spec, "plugins": plugins}
@@ -197,9 +245,13 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
 def _worker(config: dict[str, Any]) -> None:
     import ray.train
 
+    from eqssl.distributed import objects_of_all
+    from eqssl.study.leaving import NodeWatch, this_node
+
     register(config["plugins"])
     spec = config["trial"]
     place = ray.train.get_context()
     ranks = place.get_world_rank(), place.get_world_size()
-    context = TrialContext(Path(spec["folder"]), ray.train.report, "GPU" in spec["worker"], *ranks)
-    ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})
+    with NodeWatch(set(objects_of_all(this_node()))) as watch:
+        context = TrialContext(Path(spec["folder"]), ray.train.report, watch, "GPU" in spec["worker"], *ranks)
+        ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

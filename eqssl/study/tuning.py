@@ -1,7 +1,6 @@
 """A stage of a study that compares methods: one knob of every entrant is tuned on val, with one seed."""
 
 import math
-import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
 from dataclasses import replace as change
@@ -37,12 +36,10 @@ class Setting:
     Args:
         overrides: of its row.
         accuracy: kNN on val; 0 without labels.
-        epoch_s: seconds of training an epoch, the median over the entrant's settings.
     """
 
     overrides: dict[str, Any]
     accuracy: float
-    epoch_s: float
 
 
 def tune(
@@ -74,8 +71,7 @@ def tune(
         if metrics:
             floor = earlier[entrant.on].accuracy - ACCURACY_MARGIN if entrant.on else math.inf
             row = best_row(metrics, floor)
-            epoch_s = statistics.median(of_row["train_s"] for of_row in metrics.values())
-            best[name] = Setting(rows[row], metrics[row].get("knn", 0.0), epoch_s)
+            best[name] = Setting(rows[row], metrics[row].get("knn", 0.0))
     return best, summary["data"]
 
 

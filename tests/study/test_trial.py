@@ -4,18 +4,26 @@ import pytest
 
 from eqssl.config import replace, to_dict
 from eqssl.evaluation.predictions import figures_of, load_predictions
-from eqssl.study.trial import PREDICTIONS, TrialContext, _attempt
+from eqssl.study.leaving import NodeWatch
+from eqssl.study.trial import ATTEMPTS, ERROR, PREDICTIONS, TrialContext, _attempt
 
 
 @pytest.fixture
 def attempt(base, tmp_path):
     def run(level="full", row=None):
         config = replace(base, {"evaluate.level": level, "evaluate.images": 32, "train.epochs": 1})
-        spec = {"row": row, "run": to_dict(config), "cpus": 1}
-        final = _attempt(spec, TrialContext(tmp_path, report=lambda metrics: None))
+        final = _attempt(spec(config, row), context(tmp_path))
         return final["metrics"], tmp_path / PREDICTIONS
 
     return run
+
+
+def spec(config, row=None, command="first"):
+    return {"row": row, "run": to_dict(config), "worker": {"CPU": 1}, "command": command}
+
+
+def context(folder):
+    return TrialContext(folder, report=lambda metrics: None, watch=NodeWatch(set()))
 
 
 @pytest.mark.parametrize("row", [None, "pixels", "constant"])
@@ -36,3 +44,33 @@ def test_a_trial_killed_after_its_last_checkpoint_has_them_too(attempt):
 
 def test_a_quick_evaluation_keeps_none(attempt):
     assert not attempt(level="quick")[1].exists()
+
+
+class TestAttempts:
+    """A trial goes on as often as its processes are lost, if it only comes further."""
+
+    @pytest.fixture
+    def broken(self, base, monkeypatch):
+        def train(*arguments):
+            raise RuntimeError("out of memory")
+
+        monkeypatch.setattr("eqssl.training.train", train)
+        return replace(base, {"train.epochs": 1})
+
+    def test_the_third_without_progress_is_the_last(self, broken, tmp_path):
+        for _ in range(ATTEMPTS - 1):
+            with pytest.raises(RuntimeError):
+                _attempt(spec(broken), context(tmp_path))
+        assert _attempt(spec(broken), context(tmp_path))["error"] == "RuntimeError: out of memory (3 attempts)"
+
+    def test_processes_that_die_without_a_word_are_counted(self, base, tmp_path):
+        for _ in range(ATTEMPTS):
+            context(tmp_path).attempts("first")
+        assert _attempt(spec(base), context(tmp_path))["error"] == "its process died (3 attempts)"
+        assert not (tmp_path / ERROR).exists()
+
+    def test_progress_and_a_new_command_begin_the_count_again(self, tmp_path):
+        assert [context(tmp_path).attempts("first") for _ in range(2)] == [1, 2]
+        context(tmp_path).save({"metrics": {}})
+        assert [context(tmp_path).attempts("first") for _ in range(2)] == [1, 2]
+        assert context(tmp_path).attempts("second") == 1

@@ -1,0 +1,45 @@
+"""Learn in time that the node one runs on will soon be gone, as a spot node is two minutes after its notice."""
+
+import threading
+import time
+
+import ray
+from ray._private.state import state  # the one place that tells which nodes are drained; Ray Train asks it as well
+
+POLL_S = 5.0
+SAVE_EVERY_S = 10.0  # while the node is still there
+
+
+def this_node() -> str:
+    """Return the id of the node that this process runs on."""
+    return ray.get_runtime_context().get_node_id()
+
+
+class NodeWatch:
+    """Asks Ray every five seconds, while entered, whether one of these nodes is being drained.
+
+    Args:
+        nodes: their ids.
+    """
+
+    def __init__(self, nodes: set[str]):
+        self._nodes, self._drained, self._saved_s = nodes, False, float("-inf")
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "NodeWatch":
+        threading.Thread(target=self._poll, daemon=True).start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended.set()
+
+    def due(self) -> bool:
+        """Return whether the state should be saved now: at the notice, and again while the node stays."""
+        if not self._drained or time.monotonic() - self._saved_s < SAVE_EVERY_S:
+            return False
+        self._saved_s = time.monotonic()
+        return True
+
+    def _poll(self) -> None:
+        while not self._ended.wait(POLL_S):
+            self._drained = not self._nodes.isdisjoint(state.get_draining_nodes())

@@ -1,0 +1,61 @@
+"""How long one run takes beside another, timed in turns, so that whatever else the machine does falls on both."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eqssl.config import RunConfig, from_dict, replace, to_dict
+from eqssl.study.options import StudyOptions
+from eqssl.study.plugins import Plugins, register, registered
+from eqssl.study.record import write_json
+from eqssl.study.trial import cached_data
+
+STEPS, SECONDS = 4, 15.0  # of a round, and of all rounds of a pair
+Overrides = Mapping[str, Any]
+
+
+def relative_times(pairs: Mapping[str, tuple[Overrides, Overrides]], options: StudyOptions, path: Path) -> dict:
+    """Return by how much the first run of each pair takes longer than the second, steps of training alone.
+
+    Args:
+        pairs: by name; what differs from the options.
+        options: of the study.
+        path: file that keeps the ratios, so that a resumed study has the same.
+    """
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if known.keys() != pairs.keys():
+        from eqssl.study import cluster
+
+        runs = {name: [to_dict(replace(options.run, dict(of))) for of in pair] for name, pair in pairs.items()}
+        with cluster.ray_running(options.cluster_config) as nodes:
+            worker = dict(cluster.room(options, nodes).worker)
+            known = cluster.ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))
+        write_json(path, known)
+    return known
+
+
+def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plugins: Plugins) -> dict[str, float]:
+    import numpy as np
+    import torch
+
+    from eqssl.bench.timing import interleave
+    from eqssl.training import Alone, Run
+
+    register(plugins)
+    torch.set_num_threads(worker["CPU"])
+    ratios = {}
+    for name, pair in pairs.items():
+        runs = []
+        for values in pair:
+            config, context = from_dict(RunConfig, values), Alone()
+            context.device = torch.device("cuda" if "GPU" in worker else "cpu")
+            # So many epochs that none is the last, which is evaluated.
+            run = Run(
+                replace(config, {"train.epochs": 10**6, "train.eval_every": 0}), context, cached_data(config.data)
+            )
+            run.steps_per_epoch, run.weighs_terms = min(STEPS, run.steps_per_epoch), False
+            runs.append(run)
+        seconds = interleave({str(place): run.next_epoch for place, run in enumerate(runs)}, SECONDS)
+        ratios[name] = float(np.median(seconds["0"] / seconds["1"]))
+    return ratios
