@@ -5,13 +5,18 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config
 from eqssl.study.options import StudyOptions
 
 RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
+ANSWER_S = 10.0
+TUNES_NAMES = {"CPU": "cpu", "GPU": "gpu"}
 
 
 @dataclass(frozen=True)
@@ -20,34 +25,85 @@ class Room:
 
     Args:
         trials: at a time.
-        cpus, gpus: of each trial, over all its workers.
+        worker: resources of one worker, in Ray's names.
+        workers: of each trial.
         resources: that Ray reserves for a trial's own process, in Tune's names.
         text: the arithmetic in words.
     """
 
     trials: int
-    cpus: int
-    gpus: float
+    worker: Resources
+    workers: int
     resources: dict[str, float]
     text: str
 
+    @property
+    def cpus(self) -> float:
+        """Of one trial."""
+        return self.workers * self.worker["CPU"]
+
+    @property
+    def gpus(self) -> float:
+        """Of one trial."""
+        return self.workers * self.worker.get("GPU", 0.0)
+
 
 @contextmanager
-def ray_running() -> Iterator[dict[str, float]]:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine; yield the resources in all."""
+def ray_running(config: str | None = None) -> Iterator[Cluster]:
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine; yield what the cluster is at most.
+
+    Args:
+        config: file with the cluster's node types; default: that of the autoscaler on its head.
+
+    Raises:
+        ValueError: for a cluster that cannot be joined.
+    """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own record is the only one
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even if told to be silent
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # signals are ours, see `StopSignals`
     ours = not ray.is_initialized()
     if ours:
-        ray.init(log_to_driver=False, logging_level="error")
+        _join_or_start()
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial is told by us, once
     try:
-        yield ray.cluster_resources()
+        yield cluster_at_most(config)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _join_or_start() -> None:
+    try:
+        ray.init(log_to_driver=False, logging_level="error")
+    except (ConnectionError, RuntimeError) as error:  # no cluster there, another Ray or Python, a wrong token
+        address = os.environ.get("RAY_ADDRESS", "not given")
+        raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
+
+
+def cluster_at_most(config: str | None) -> Cluster:
+    """Return what the cluster that was joined can become.
+
+    Args:
+        config: file with its node types; None: the one of the autoscaler that runs on the head, if there is one.
+    """
+    alive = [Nodes(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    types = read_config(config) if config else ray.get(_autoscaler_config.remote())
+    return add_types([node for node in alive if HEAD in node.resources], types) if types else Cluster(alive)
+
+
+@ray.remote(num_cpus=0, resources={HEAD: 0.001})
+def _autoscaler_config() -> dict[str, Any] | None:
+    """Return the configuration of the autoscaler of this head: nothing but its command line says where that is."""
+    address = ray.get_runtime_context().gcs_address
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            options = dict(part.partition("=")[::2] for part in process.read_bytes().decode().split("\0"))
+        except (OSError, UnicodeDecodeError):
+            continue
+        if options.get("--gcs-address") == address and "--autoscaling-config" in options:
+            return read_config(options["--autoscaling-config"])
+    return None
 
 
 def cpus_per_worker(options: StudyOptions) -> int:
@@ -55,37 +111,78 @@ def cpus_per_worker(options: StudyOptions) -> int:
     return options.run.train.threads or 1
 
 
-def room(options: StudyOptions, cluster: dict[str, float]) -> Room:
+def room(options: StudyOptions, cluster: Cluster) -> Room:
     """Return how many trials the cluster holds at a time.
 
     Args:
-        options: workers, GPUs and concurrency asked for.
-        cluster: its resources in all, as `ray.cluster_resources` tells them.
+        options: workers, resources and concurrency asked for.
+        cluster: with all that its autoscaler may add, or it would never grow.
 
     Raises:
         ValueError: for a trial that the cluster can never hold.
     """
     workers, gpus = options.workers_per_trial, options.gpus_per_trial
     if gpus is None:
-        gpus = float(workers) if cluster.get("GPU", 0) >= workers else 0.0
-    needs = {"CPU": workers * cpus_per_worker(options)} | ({"GPU": gpus} if gpus else {})
-    own = {"cpu": needs["CPU"], "gpu": gpus}
+        gpus = float(workers) if cluster.hold({"GPU": 1}) >= workers else 0.0
+    worker = (
+        {"CPU": cpus_per_worker(options)} | ({"GPU": gpus / workers} if gpus else {}) | options.resources_per_worker
+    )
+    driver = {}
     if workers > 1:  # a driver must never hold what its workers wait for
-        driver = {"train_driver": 1.0} if "train_driver" in cluster else {"node:__internal_head__": 0.001}
-        needs, own = needs | driver, driver
-    fits = {name: int(cluster.get(name, 0) / need + 1e-9) for name, need in needs.items()}
-    scarce = min(fits, key=fits.__getitem__)
-    if not fits[scarce]:
+        driver = {"train_driver": 1.0} if cluster.hold({"train_driver": 1}) else {HEAD: 0.001}
+    fits = cluster.hold(worker) // workers
+    trials = min(fits, cluster.hold(driver) if driver else fits, options.concurrency or fits)
+    shown = [name for name in worker | driver if name != HEAD]
+    needs = amounts(worker, shown)
+    if workers > 1:
+        needs = f"{workers} x ({needs})" + (" + 1 train_driver" if "train_driver" in driver else "")
+    if not trials:
         raise ValueError(
-            f"--workers-per-trial is {workers}, --gpus-per-trial {gpus:g}: a trial needs {needs[scarce]:g} {scarce}, "
-            f"and the cluster has {cluster.get(scarce, 0):g}"
+            f"--workers-per-trial is {workers}, --gpus-per-trial {gpus:g}: a trial takes {needs}, and the nodes of the "
+            f"cluster ({cluster.text(shown)}) have room for {cluster.hold(worker)} of its workers, now and later"
         )
-    text = f"{cluster[scarce]:g} {scarce} / {needs[scarce]:g} a trial = {fits[scarce]} at a time"
-    if options.concurrency:
-        text += f", at most {options.concurrency} by --concurrency"
-    return Room(min(fits[scarce], options.concurrency or fits[scarce]), needs["CPU"], gpus, own, text)
+    text = f"nodes: {cluster.text(shown)}; a trial takes {needs}: {trials} at a time"
+    if options.concurrency == trials:
+        text += " by --concurrency"
+    own = driver or {TUNES_NAMES.get(name, name): amount for name, amount in worker.items()}
+    return Room(trials, worker, workers, own, text)
 
 
-def start_in_worker(function: Callable[..., Any], cpus: int, gpus: float, *arguments: Any) -> ray.ObjectRef:
-    """Start a function in a process of the cluster; `ray.get` waits for what it returns."""
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
+def start_in_worker(function: Callable[..., Any], worker: Resources, *arguments: Any) -> ray.ObjectRef:
+    """Start a function in a process of the cluster; `ray.get` waits for what it returns.
+
+    Args:
+        function: with its arguments.
+        worker: resources that it reserves.
+    """
+    others = {name: amount for name, amount in worker.items() if name not in TUNES_NAMES}
+    task = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0), resources=others, max_retries=0)(function)
+    return task.remote(*arguments)
+
+
+def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
+    """Call a function on every other node that is there.
+
+    Args:
+        check: with its arguments; returns what is wrong.
+
+    Raises:
+        ValueError: with what is wrong on a node, or for one that cannot say so within ten seconds.
+    """
+    own = ray.get_runtime_context().get_node_id()
+    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
+    task = ray.remote(num_cpus=0, max_retries=0)(check)
+    asked = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
+        for node in others
+    }
+    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
+    for answer in answered:
+        try:
+            wrong = ray.get(answer)
+        except ray.exceptions.RayError as error:  # the package is not installed there, or the node has just gone
+            wrong = f"node {asked[answer]} cannot run eqssl: {error}"
+        if wrong:
+            raise ValueError(wrong)
+    if silent:
+        raise ValueError(f"nodes that did not answer in {ANSWER_S:g} s: {', '.join(asked[one] for one in silent)}")

@@ -116,9 +116,9 @@ class _Run:
         from eqssl.study import cluster
 
         with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
-            with signals.after(self.options.max_hours), cluster.ray_running() as resources:
+            with signals.after(self.options.max_hours), cluster.ray_running(self.options.cluster_config) as nodes:
                 signals.arm()
-                room = cluster.room(self.options, resources)
+                room = cluster.room(self.options, nodes)
                 self.console.print(room.text)
                 data = self._try_in_worker(room)
                 self.tracker.ready()
@@ -137,15 +137,16 @@ class _Run:
         """
         import ray
 
-        from eqssl.study.cluster import cpus_per_worker, start_in_worker
+        from eqssl.study.cluster import on_every_node, start_in_worker
 
-        options, cpus = self.options, cpus_per_worker(self.options)
-        gpus = room.gpus / options.workers_per_trial
+        options, workers = self.options, self.options.workers_per_trial
         # The steps of --smoke are so few that timing them would take as long.
         work = None if options.smoke else self._work(room)
         objectives = list(self.study.objectives)
-        arguments = to_dict(options.run), options.workers_per_trial, cpus, gpus > 0, work, objectives, registered()
-        started = start_in_worker(preflight.try_run, cpus, gpus, *arguments)
+        output = str(self.folder.absolute()), self.lease.holder.token
+        on_every_node(preflight.check_output, *output)
+        arguments = to_dict(options.run), output, workers, dict(room.worker), work, objectives, registered()
+        started = start_in_worker(preflight.try_run, room.worker, *arguments)
         import eqssl.study.runner  # noqa: F401 (Tune takes seconds to import: meanwhile)
 
         found = ray.get(started)
@@ -154,7 +155,7 @@ class _Run:
         for warning in found["warnings"]:
             self.console.print(f"warning: {warning}", markup=False)
         if timing := found.pop("timing"):
-            starts = 1 if options.workers_per_trial == 1 else -(-work.trials // work.at_once)
+            starts = 1 if workers == 1 else -(-work.trials // work.at_once)
             expected = forecast(work, timing, starts=starts)
             self.console.print(expected.text, soft_wrap=True)
             approve(expected.wall_s, options, self.console)
@@ -205,7 +206,7 @@ class _Run:
 
         def spec(trial: Trial) -> dict[str, Any]:
             self.record.asked(trial)
-            return runner.trial_spec(trial, self.options, self.folder, room.gpus)
+            return runner.trial_spec(trial, self.options, self.folder, room.worker)
 
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:

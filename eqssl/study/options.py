@@ -40,6 +40,11 @@ class StudyOptions:
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train."""
     gpus_per_trial: float | None = None
     """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any."""
+    resources_per_worker: dict[str, float] = field(default_factory=dict)
+    """What each worker reserves of a node beside CPUs (--train.threads) and GPUs: `accelerator 1`."""
+    cluster_config: str | None = None
+    """YAML of the cluster (as for `ray up`, or a RayJob or RayCluster of KubeRay), from which the most nodes that its
+    autoscaler may add are read. Default: the one on the head of a cluster that `ray up` started."""
     concurrency: int | None = None
     """Trials at a time; default: as many as the cluster has room for."""
     output: str = "results"
@@ -66,6 +71,12 @@ class StudyOptions:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
         if self.max_hours is not None and not self.max_hours > 0:
             raise ValueError(f"--max-hours is {self.max_hours}; allowed: above 0")
+        for name, amount in self.resources_per_worker.items():
+            if name in ("CPU", "GPU", "memory") or not amount > 0:
+                raise ValueError(
+                    f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
+                    "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
+                )
         gpus, workers = self.gpus_per_trial, self.workers_per_trial
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")

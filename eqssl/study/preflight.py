@@ -1,16 +1,21 @@
 """What can be found wrong before anything is started, and what a worker finds wrong before anything is trained."""
 
 import dataclasses
+import json
 import logging
 import os
+import socket
 import time
+import uuid
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
+from eqssl.study import lease
 from eqssl.study.definition import NEED_LABELS, Study
 from eqssl.study.forecast import Timing, Work, time_run
+from eqssl.study.nodes import read_config
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.space import Trial, check_space
@@ -30,6 +35,8 @@ def check_options(study: Study, options: StudyOptions) -> None:
         ValueError: naming the option, its value and what is allowed.
     """
     check_space(study.space, options.run)
+    if options.cluster_config:
+        read_config(options.cluster_config)
     for row in study.reference_configurations():
         Trial(row, 0).run_config(options.run)
     path = options.run.data.path
@@ -43,11 +50,32 @@ def check_options(study: Study, options: StudyOptions) -> None:
         raise ValueError(f"--output is {options.output!r}: {existing} is no folder that can be written")
 
 
+def check_output(folder: str, token: str) -> str | None:
+    """Return why a node of the cluster cannot keep a study's results; None where it can.
+
+    Args:
+        folder: OUTPUT/STUDY.
+        token: of the lease, which the study's own process has put there.
+    """
+    here, said = Path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
+    try:
+        if json.loads((here / lease.FILE).read_text())["token"] != token:
+            return f"{said}, is another folder than the study's own; allowed on several nodes: one that all share"
+        probe = here / f".{uuid.uuid4().hex}"
+        probe.write_text("?")
+        probe.unlink()
+    except FileNotFoundError:
+        return f"{said}, is not there; allowed on several nodes: a folder that all share, or a bucket such as s3://..."
+    except OSError as error:
+        return f"{said}, cannot be written: {error}"
+    return None
+
+
 def try_run(
     run: dict[str, Any],
+    output: tuple[str, str],
     workers: int,
-    cpus: int,
-    gpu: bool,
+    worker: dict[str, float],
     work: Work | None,
     objectives: Collection[str],
     plugins: Plugins,
@@ -56,9 +84,9 @@ def try_run(
 
     Args:
         run: `to_dict` of the configuration.
+        output: as `check_output` takes it.
         workers: of a trial.
-        cpus: of each worker.
-        gpu: whether a worker has one.
+        worker: resources of each.
         work: what is to come; None: nothing is timed.
         objectives: figures that the evaluation should give.
         plugins: sources and methods that the study's own file registered.
@@ -67,6 +95,8 @@ def try_run(
         What the data are, `warnings` about them and `timing`, None where nothing was timed; or `error`.
     """
     start = time.perf_counter()
+    if error := check_output(*output):
+        return {"error": error}
     import torch
 
     from eqssl.data import load
@@ -75,7 +105,7 @@ def try_run(
     from eqssl.training import check_fits
 
     register(plugins)
-    torch.set_num_threads(cpus)
+    torch.set_num_threads(worker["CPU"])
     config = from_dict(RunConfig, run)
     warnings = _Messages(logging.WARNING)
     logging.getLogger("eqssl").addHandler(warnings)
@@ -86,7 +116,7 @@ def try_run(
         check_fits(config, data, workers)
         Model(config, data)
         _check_objectives(objectives, config, data)
-        timing = work and _timed(config, data, work, workers, gpu, time.perf_counter() - start - load_s)
+        timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
     finally:

@@ -14,9 +14,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from eqssl.config import replace, to_dict
-from eqssl.study.cluster import Room, cpus_per_worker
+from eqssl.study.cluster import Room
 from eqssl.study.halving import Halving, rungs_of
 from eqssl.study.listener import Listener
+from eqssl.study.nodes import Resources
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
 from eqssl.study.record import TrialRecord, collapsed_parts
@@ -27,7 +28,7 @@ from eqssl.study.trial import ERROR, FINAL, HISTORY, METRICS, run_trial
 RETRIES = 2  # of a trial whose process died
 
 
-def trial_spec(trial: Trial, options: StudyOptions, folder: Path, gpus: float) -> dict[str, Any]:
+def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resources) -> dict[str, Any]:
     """Return what a trial's process must know, as plain values."""
     row = trial.configuration.name if trial.configuration.overrides is None else None
     run = trial.run_config(options.run)
@@ -39,8 +40,7 @@ def trial_spec(trial: Trial, options: StudyOptions, folder: Path, gpus: float) -
         "run": to_dict(run),
         "folder": str((folder / "trials" / trial.id).absolute()),
         "workers": options.workers_per_trial,
-        "cpus": cpus_per_worker(options),
-        "gpus": gpus,
+        "worker": dict(worker),
         "ray_folder": str((folder / ".ray").absolute()),
     }
 

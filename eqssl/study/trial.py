@@ -105,7 +105,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
-        context = TrialContext(Path(spec["folder"]), tune.report, spec["gpus"] > 0)
+        context = TrialContext(Path(spec["folder"]), tune.report, "GPU" in spec["worker"])
         context.warm = warm
         tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
 
@@ -130,7 +130,7 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     from eqssl.export import export_encoder
     from eqssl.training import train
 
-    torch.set_num_threads(spec["cpus"])
+    torch.set_num_threads(spec["worker"]["CPU"])
     config = from_dict(RunConfig, spec["run"])
     data = cached_data(config.data)
     context.start_clock()
@@ -156,7 +156,7 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     from eqssl.evaluation.protocol import evaluate
     from eqssl.evaluation.rows import Pixels, constant_figures
 
-    torch.set_num_threads(spec["cpus"])
+    torch.set_num_threads(spec["worker"]["CPU"])
     config = from_dict(RunConfig, spec["run"])
     data = cached_data(config.data)
     context.start_clock()
@@ -176,11 +176,10 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    gpus = spec["gpus"] / spec["workers"]
     scaling = ScalingConfig(
         num_workers=spec["workers"],
-        use_gpu=gpus > 0,
-        resources_per_worker={"CPU": spec["cpus"]} | ({"GPU": gpus} if gpus else {}),
+        use_gpu="GPU" in spec["worker"],
+        resources_per_worker=spec["worker"],
     )
     run = RunConfig(
         name=f"train-{spec['id']}",
@@ -202,5 +201,5 @@ def _worker(config: dict[str, Any]) -> None:
     spec = config["trial"]
     place = ray.train.get_context()
     ranks = place.get_world_rank(), place.get_world_size()
-    context = TrialContext(Path(spec["folder"]), ray.train.report, spec["gpus"] > 0, *ranks)
+    context = TrialContext(Path(spec["folder"]), ray.train.report, "GPU" in spec["worker"], *ranks)
     ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

@@ -3,41 +3,68 @@ import pytest
 from eqssl.config import RunConfig, TrainConfig
 from eqssl.study import StudyOptions
 from eqssl.study.cluster import room
+from eqssl.study.nodes import HEAD, Cluster, Nodes
+
+
+def one(**resources):
+    return Cluster([Nodes(1, resources | {HEAD: 1.0})])
 
 
 def test_one_trial_a_cpu_by_default():
-    found = room(StudyOptions(), {"CPU": 2.0})
-    assert (found.trials, found.gpus, found.resources) == (2, 0.0, {"cpu": 1, "gpu": 0.0})
-    assert found.text == "2 CPU / 1 a trial = 2 at a time"
+    found = room(StudyOptions(), one(CPU=2.0))
+    assert (found.trials, found.gpus, found.resources) == (2, 0.0, {"cpu": 1})
+    assert found.text == "nodes: 1 x 2 CPU; a trial takes 1 CPU: 2 at a time"
 
 
 def test_threads_take_cpus_and_concurrency_is_a_bound():
     options = StudyOptions(run=RunConfig(train=TrainConfig(threads=4)), concurrency=3)
-    assert room(options, {"CPU": 20.0}).trials == 3
-    assert room(options, {"CPU": 8.0}).trials == 2
+    assert room(options, one(CPU=20.0)).trials == 3
+    assert room(options, one(CPU=8.0)).trials == 2
 
 
 def test_gpus_are_used_where_there_are_any_and_can_be_shared():
-    assert room(StudyOptions(), {"CPU": 16.0, "GPU": 4.0}).trials == 4
-    assert room(StudyOptions(gpus_per_trial=0.25), {"CPU": 16.0, "GPU": 1.0}).trials == 4
-    assert room(StudyOptions(gpus_per_trial=0.0), {"CPU": 16.0, "GPU": 1.0}).trials == 16
+    assert room(StudyOptions(), one(CPU=16.0, GPU=4.0)).trials == 4
+    assert room(StudyOptions(gpus_per_trial=0.25), one(CPU=16.0, GPU=1.0)).trials == 4
+    assert room(StudyOptions(gpus_per_trial=0.0), one(CPU=16.0, GPU=1.0)).trials == 16
 
 
 def test_drivers_of_several_workers_take_no_cpu():
-    cluster = {"CPU": 8.0, "node:__internal_head__": 1.0}
-    found = room(StudyOptions(workers_per_trial=4), cluster)
+    found = room(StudyOptions(workers_per_trial=4), one(CPU=8.0))
     assert found.trials == 2
-    assert "cpu" not in found.resources
-    assert room(StudyOptions(workers_per_trial=2), cluster | {"train_driver": 1.0}).trials == 1
+    assert found.resources == {HEAD: 0.001}
+    assert room(StudyOptions(workers_per_trial=2), one(CPU=8.0, train_driver=1.0)).trials == 1
+
+
+def test_an_autoscaler_is_counted_on():
+    cluster = Cluster([Nodes(1, {"train_driver": 3.0, HEAD: 1.0})], [Nodes(4, {"CPU": 8.0, "GPU": 2.0})])
+    found = room(StudyOptions(workers_per_trial=2), cluster)
+    assert (found.trials, found.worker, found.gpus) == (3, {"CPU": 1, "GPU": 1.0}, 2.0)
+    assert found.text == (
+        "nodes: 1 x 3 train_driver; may come: 4 x 8 CPU + 2 GPU; "
+        "a trial takes 2 x (1 CPU + 1 GPU) + 1 train_driver: 3 at a time"
+    )
+
+
+def test_other_resources_are_reserved_too():
+    options = StudyOptions(resources_per_worker={"accelerator": 1.0})
+    found = room(options, one(CPU=8.0, accelerator=2.0))
+    assert (found.trials, found.resources) == (2, {"cpu": 1, "accelerator": 1.0})
+
+
+@pytest.mark.parametrize("name", ["CPU", "GPU", "memory"])
+def test_resources_with_an_option_of_their_own_are_refused(name):
+    with pytest.raises(ValueError, match=f"--resources-per-worker has {name} 1; allowed"):
+        StudyOptions(resources_per_worker={name: 1.0})
 
 
 @pytest.mark.parametrize(
     ("options", "cluster"),
     [
-        (StudyOptions(workers_per_trial=3), {"CPU": 2.0, "node:__internal_head__": 1.0}),
-        (StudyOptions(gpus_per_trial=1.0), {"CPU": 2.0}),
+        (StudyOptions(workers_per_trial=3), one(CPU=2.0)),
+        (StudyOptions(gpus_per_trial=1.0), one(CPU=2.0)),
+        (StudyOptions(run=RunConfig(train=TrainConfig(threads=3))), Cluster([Nodes(4, {"CPU": 2.0, HEAD: 1.0})])),
     ],
 )
 def test_what_the_cluster_can_never_hold_is_refused_at_once(options, cluster):
-    with pytest.raises(ValueError, match="the cluster has"):
+    with pytest.raises(ValueError, match=r"a trial takes .* and the nodes of the cluster .* have room for"):
         room(options, cluster)
