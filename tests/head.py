@@ -44,6 +44,8 @@ class Head:
             "RAY_ADDRESS": self.address,
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "240",
             "OMP_NUM_THREADS": "1",
         }
         command = [
@@ -57,7 +59,11 @@ class Head:
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=own, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
         )
-        self._wait()
+        try:
+            self._wait()
+        except BaseException:
+            self.end()
+            raise
 
     def get(self, path: str) -> Any:
         """Return what the dashboard answers."""
@@ -67,7 +73,7 @@ class Head:
             return json.load(answer)
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
                 self.get("/api/version")

@@ -29,26 +29,27 @@ def on_this_machine(shipped: dict, address: str) -> dict:
         shipped: the cluster's configuration.
         address: of the head's GCS.
     """
+    from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_TYPE
     from ray.autoscaler._private.util import prepare_config
 
     config = prepare_config(deepcopy(shipped))
-    for kind in config["available_node_types"].values():
+    types = config["available_node_types"]
+    types[FAKE_HEAD_NODE_TYPE] = types.pop(config["head_node_type"])
+    for kind in types.values():
         kind["node_config"] = {}
         kind["max_workers"] = min(kind["max_workers"], MOST)
         kind["resources"]["CPU"] = kind["resources"].pop("GPU")
     commands = {name: [] for name in config if name.endswith("_commands")}
     module = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
     provider = {"type": "external", "module": module, "launch_multiple": True, "head_node_id": HEAD_ID}
-    return (
-        config
-        | commands
-        | {
-            "provider": provider | {"gcs_address": address},
-            "max_workers": MOST,
-            "idle_timeout_minutes": IDLE_S / 60,
-            "file_mounts": {},
-        }
-    )
+    changed = {
+        "provider": provider | {"gcs_address": address},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "max_workers": MOST,
+        "idle_timeout_minutes": IDLE_S / 60,
+        "file_mounts": {},
+    }
+    return config | commands | changed
 
 
 @pytest.fixture(scope="module")
