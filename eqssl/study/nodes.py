@@ -82,7 +82,7 @@ def read_config(path: str) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(Path(path).read_text())
+        config = yaml.safe_load(Path(path).expanduser().read_text())
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"--cluster-config is {path!r}, which cannot be read: {error}") from error
     if not isinstance(config, dict) or not {"available_node_types", "spec"} & config.keys():
