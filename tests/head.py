@@ -1,5 +1,6 @@
 """A Ray head of a test's own, with dashboard and token authentication, ended by its process group."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -36,7 +37,8 @@ class Head:
 
     def __init__(self, options: Sequence[str], port: int | None = None, environment: dict[str, str] | None = None):
         self.folder = tempfile.mkdtemp(prefix="rj")  # short, since sockets lie in it
-        dashboard = free_port()
+        dashboard, port = free_port(), port or free_port()
+        self.gcs = f"127.0.0.1:{port}"
         self.address = f"http://127.0.0.1:{dashboard}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment |= {
@@ -49,7 +51,7 @@ class Head:
             "OMP_NUM_THREADS": "1",
         }
         command = [
-            BIN / "ray", "start", "--head", "--block", "--port", str(port or free_port()),
+            BIN / "ray", "start", "--head", "--block", "--port", str(port),
             "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--temp-dir", self.folder,
             "--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port()), *options,
         ]  # fmt: skip
@@ -86,21 +88,62 @@ class Head:
         self.log.seek(0)
         return self.log.read()
 
-    def submit(self, *arguments: str) -> subprocess.CompletedProcess:
+    def job(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+        """Run `ray job VERB` to its end."""
+        command, own = [BIN / "ray", "job", verb, *arguments], self.environment | (environment or {})
+        return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=500)
+
+    def submit(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
         """Run `ray job submit` to its end."""
-        command = [BIN / "ray", "job", "submit", *arguments]
         deadline = time.monotonic() + 120
         while True:
-            done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=500)
+            done = self.job("submit", *arguments, environment=environment)
             if "No available agent" not in done.stderr or time.monotonic() > deadline:
                 return done
             time.sleep(1)  # the dashboard answers before the head's agent is up
 
-    def end(self) -> None:
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
+    def kill(self) -> None:
+        """End it as a machine that loses its power."""
+        kill_session(self.process)
         self.log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def end(self) -> None:
+        os.killpg(self.process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        self.kill()
+
+
+class Node:
+    """One more node of a head's cluster, with one CPU."""
+
+    def __init__(self, head: Head):
+        known = {node["node_id"] for node in self._nodes(head)}
+        command = [BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1"]
+        own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not (new := {node["node_id"] for node in self._nodes(head)} - known):
+            assert time.monotonic() < deadline and self.process.poll() is None
+            time.sleep(0.5)
+        (self.id,) = new
+
+    @staticmethod
+    def _nodes(head: Head) -> list[dict]:
+        return head.get("/api/v0/nodes?detail=true")["data"]["result"]["result"]
+
+    def kill(self) -> None:
+        """End it as a machine that loses its power."""
+        kill_session(self.process)
+
+
+def kill_session(process: subprocess.Popen) -> None:
+    """Kill a process and all of its session: a raylet gives its workers process groups of their own."""
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if status.read_text().rpartition(")")[2].split()[3] == str(process.pid):
+                os.kill(int(status.parent.name), signal.SIGKILL)
+    process.wait()

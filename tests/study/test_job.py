@@ -1,17 +1,20 @@
 """`ray job submit` against a real head with dashboard and token authentication."""
 
 import json
+import subprocess
+import sys
+import time
 
 import pytest
 
-from tests.head import Head
+from tests.head import ROOT, Head
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def head():
-    head = Head(["--num-cpus", "2"])
+    head = Head(["--num-cpus", "2"], environment={"RAY_JOB_STOP_WAIT_TIME_S": "60"})
     yield head
     head.end()
 
@@ -27,33 +30,61 @@ def study(tmp_path_factory):
     return options, folder / "results" / "loss_weight"
 
 
-def test_the_smoke_study_as_a_job(head, study):
+@pytest.fixture(scope="module")
+def stopped(head, study):
+    """Stop a job after three trials; return what it said."""
     command, folder = study
-    result = head.submit("--working-dir", ".", "--", *command)
+    sent = head.submit("--submission-id", "first", "--no-wait", "--working-dir", ".", "--", *command)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    deadline = time.monotonic() + 300
+    while len(list(folder.glob("trials/*/result.json"))) < 3:
+        assert time.monotonic() < deadline, head.job("logs", "first").stdout
+        time.sleep(0.1)
+    assert head.job("stop", "first").returncode == 0
+    return head.job("logs", "first").stdout
+
+
+def test_a_stopped_job_saves_its_state(stopped, study):
+    _, folder = study
+    assert "stopped by SIGTERM: the same command with --resume goes on" in stopped
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["status"] == "stopped" and len(summary["trials"]) >= 3
+    assert not (folder / "lease.json").exists() and not (folder / ".ray").exists()
+    progress = [line for line in stopped.splitlines() if "seed 0: " in line]
+    assert len(progress) == len(summary["trials"]) and "\x1b" not in stopped
+
+
+def test_a_head_started_in_the_checkout_needs_no_working_dir(head, stopped, study):
+    """The literal `ray job submit -- python studies/loss_weight.py`, here going on with the job before it."""
+    command, folder = study
+    before = {trial["trial_id"]: trial for trial in json.loads((folder / "summary.json").read_text())["trials"]}
+    result = head.submit("--", *command, "--resume")
     assert result.returncode == 0, result.stdout + result.stderr
     summary = json.loads((folder / "summary.json").read_text())
     assert {trial["status"] for trial in summary["trials"]} == {"COMPLETE"}
+    assert before.items() <= {trial["trial_id"]: trial for trial in summary["trials"]}.items()
     names = {configuration["name"] for configuration in summary["configurations"]}
     assert {"constant", "pixels", "random", "supervised", "recon-only", "base", "split-0"} < names
-    assert len(names) == 7 + 5
+    assert len(names) == len(summary["trials"]) == 7 + 5
     assert (folder / "best_encoder" / "model.safetensors").is_file()
-    progress = [line for line in result.stdout.splitlines() if "seed 0: " in line]
-    assert len(progress) == len(names) and not any("\x1b" in line for line in progress)
-
-
-def test_a_head_started_in_the_checkout_needs_no_working_dir(head, study):
-    """The literal `ray job submit -- python studies/loss_weight.py`, here going on with what the job before it did."""
-    command, folder = study
-    before = json.loads((folder / "summary.json").read_text())["trials"]
-    (folder / "trials" / before[-1]["trial_id"] / "result.json").unlink()
-    result = head.submit("--", *command, "--resume")
-    assert result.returncode == 0, result.stdout + result.stderr
-    after = json.loads((folder / "summary.json").read_text())["trials"]
-    assert [trial["trial_id"] for trial in after] == [trial["trial_id"] for trial in before]
-    assert after[:-1] == before[:-1] and after[-1]["metrics"]["r2_mean"] == before[-1]["metrics"]["r2_mean"]
 
 
 def test_the_exit_code_of_an_option_that_cannot_work_comes_back(head):
     result = head.submit("--", "python", "studies/loss_weight.py", "--recon.weight", "-1")
     assert result.returncode != 0
     assert "--recon.weight is -1.0; allowed: 0 or more, finite" in result.stdout + result.stderr
+
+
+def test_another_token_is_refused(head):
+    result = head.submit("--", "true", environment={"RAY_AUTH_TOKEN": "0" * 32})
+    assert result.returncode != 0
+    assert "token" in result.stdout + result.stderr
+
+
+def test_a_study_that_cannot_join_says_so_at_once(head, tmp_path):
+    environment = head.environment | {"RAY_ADDRESS": head.gcs, "RAY_AUTH_TOKEN": "0" * 32}
+    command = [sys.executable, "studies/loss_weight.py", "--smoke", "--output", str(tmp_path / "results")]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "error: Ray" in result.stderr and "token" in result.stderr
+    assert not (tmp_path / "results").exists()
