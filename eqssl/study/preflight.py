@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
+from eqssl.files import as_path, check_storage, read
 from eqssl.study.definition import NEED_LABELS, Study
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.options import StudyOptions
@@ -35,12 +36,26 @@ def check_options(study: Study, options: StudyOptions) -> None:
     path = options.run.data.path
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
-    if options.warm_start and not (Path(options.warm_start) / "summary.json").is_file():
-        raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
-    output = Path(options.output).absolute()
+    if options.warm_start:
+        earlier = as_path(options.warm_start, "--warm-start")
+        check_storage(earlier, "--warm-start", write=False)
+        if not read(earlier / "summary.json"):
+            raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
+    check_output(options.output)
+
+
+def check_output(text: str) -> None:
+    """Refuse an --output that cannot be written.
+
+    Raises:
+        ValueError: naming the option, its value and what is wrong.
+    """
+    output = as_path(text, "--output").absolute()
+    if not isinstance(output, Path):
+        return check_storage(output, "--output", write=True)
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"--output is {options.output!r}: {existing} is no folder that can be written")
+        raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
 
 
 def try_run(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
+from eqssl.files import as_path, ray_storage, write_atomically
 from eqssl.study.plugins import Plugins, register
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
-        context = TrialContext(Path(spec["folder"]), tune.report, spec["gpus"] > 0)
+        context = TrialContext(as_path(spec["folder"]), tune.report, spec["gpus"] > 0)
         context.warm = warm
         tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
 
@@ -117,7 +118,8 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     except (ValueError, FloatingPointError) as error:
         return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
     except Exception:
-        (context.folder / ERROR).write_text(traceback.format_exc())
+        text = traceback.format_exc()
+        write_atomically(context.folder / ERROR, lambda temporary: temporary.write_text(text))
         raise
 
 
@@ -139,7 +141,8 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     if context.rank == 0:
         export_encoder(result.encoder, context.folder / "encoder")
         if result.reconstructions is not None:
-            np.save(context.folder / "reconstructions.npy", result.reconstructions.numpy())
+            images = result.reconstructions.numpy()
+            write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
         if config.evaluate.level == "full":
             said = result.predictions
             if said is None:  # a kill came after the last checkpoint
@@ -184,7 +187,7 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
     )
     run = RunConfig(
         name=f"train-{spec['id']}",
-        storage_path=spec["ray_folder"],
+        **ray_storage(as_path(spec["ray_folder"])),
         failure_config=FailureConfig(max_failures=3),
         callbacks=[TuneReportCallback()],
     )
@@ -202,5 +205,5 @@ def _worker(config: dict[str, Any]) -> None:
     spec = config["trial"]
     place = ray.train.get_context()
     ranks = place.get_world_rank(), place.get_world_size()
-    context = TrialContext(Path(spec["folder"]), ray.train.report, spec["gpus"] > 0, *ranks)
+    context = TrialContext(as_path(spec["folder"]), ray.train.report, spec["gpus"] > 0, *ranks)
     ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})
