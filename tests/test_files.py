@@ -117,15 +117,15 @@ def test_an_endpoint_that_refuses_or_is_silent_is_told_within_the_limit(s3, monk
         check_storage(as_path("s3://studies/x"), "--output", write=True)
     assert time.monotonic() - start < files.ANSWER_S
     monkeypatch.setattr(files, "ANSWER_S", 1.0)
-    with socket.create_server(("127.0.0.1", 0)) as silent, s3_at(silent.getsockname()[1]):
-        with pytest.raises(ValueError, match="does not answer in 1 s"):
-            check_storage(as_path("s3://studies/x"), "--output", write=True)
+    refused = pytest.raises(ValueError, match="does not answer in 1 s")
+    with socket.create_server(("127.0.0.1", 0)) as silent, s3_at(silent.getsockname()[1]), refused:
+        check_storage(as_path("s3://studies/x"), "--output", write=True)
 
 
 def test_wrong_credentials_are_refused(s3):
-    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as port, s3_at(port):
-        with pytest.raises(ValueError, match=r"cannot be written: .*Access Key Id .* \(PermissionError\)"):
-            check_storage(as_path("s3://studies/x"), "--output", write=True)
+    refused = pytest.raises(ValueError, match=r"cannot be written: .*Access Key Id .* \(PermissionError\)")
+    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as port, s3_at(port), refused:
+        check_storage(as_path("s3://studies/x"), "--output", write=True)
 
 
 def test_a_package_that_is_missing_is_named():

@@ -95,10 +95,10 @@ class LeaseObject:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nothing but errors that are a disk's too."""
-        with os_errors():
-            yield
+        """Nothing, see `write`."""
+        yield
 
+    @os_errors()
     def read(self) -> dict[str, Any] | None:
         """Return the holder; None where there is none."""
         try:
@@ -130,6 +130,7 @@ class LeaseObject:
             return False
         return True
 
+    @os_errors()
     def silent_s(self) -> float:
         """Return the seconds since the last heartbeat, both times stamped by the store."""
         probe = f"{self._path}.{uuid.uuid4().hex}"
@@ -139,6 +140,7 @@ class LeaseObject:
         finally:
             self._fs.rm_file(probe)
 
+    @os_errors()
     def remove(self) -> None:
         """Remove the object."""
         self._fs.rm_file(self._path)
