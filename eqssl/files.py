@@ -36,8 +36,11 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
     Raises:
         ValueError: for a URI that no installed package reads.
     """
-    if not isinstance(text, str) or "://" not in text:
-        return Path(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
+    text = text.removeprefix("file://")
+    if "://" not in text:
+        return Path(text)
     from upath import UPath
 
     try:

@@ -30,7 +30,8 @@ BUCKET, OUTAGE_S = "s3://studies/results", 4.0
 def ray_cluster(s3):
     import ray
 
-    ray.init(num_cpus=2, log_to_driver=False)  # its processes know the server from the environment
+    # Its processes know the server from the environment.
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
