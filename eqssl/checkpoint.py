@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from eqssl.files import write_atomically
+from eqssl.files import on_disk, write_atomically
 
 FILE = "checkpoint.pt"
 
@@ -22,7 +22,8 @@ def save(state: dict[str, Any], folder: Path) -> None:
 
 def load(folder: Path) -> dict[str, Any] | None:
     """Return the state last saved, tensors on the CPU; None where there is none."""
-    path = folder / FILE
-    if not path.exists():
+    try:
+        with on_disk(folder / FILE) as path:
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)

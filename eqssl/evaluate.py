@@ -26,7 +26,8 @@ class Command:
     """Evaluate a frozen encoder: kNN and linear accuracy, R2 per factor, invariance, equivariance, collapse."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Folder of an exported encoder, a timm name, resnet_tiny, torchvision/NAME, pixels, or constant (the floor)."""
+    """Folder of an exported encoder or its URI, a timm name, resnet_tiny, torchvision/NAME, pixels, or constant (the
+    floor)."""
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     protocols: tuple[Literal["eqssl", "3diebench", "augself", "finetune"], ...] = ("eqssl",)
@@ -71,7 +72,7 @@ def run(command: Command) -> dict:
     dataset = load(command.data)
     _check_protocols(command.protocols, dataset)
     encoder = load_model(command.model, dataset, command.pretrained)
-    named = not Path(command.model).is_dir() and command.model not in ROWS
+    named = command.model not in ROWS and not _exported(command.model)
     metrics, predictions = measure(command, encoder, dataset)
     if command.predictions:
         save_predictions(predictions, command.predictions)
@@ -143,12 +144,16 @@ def load_model(model: str, dataset: "Dataset", pretrained: bool) -> "nn.Module":
 
     if model in ROWS:
         return {"pixels": Pixels, "constant": Constant}[model]()
-    if not Path(model).is_dir():
+    if not _exported(model):
         config = EncoderConfig(name=model, split=0, pretrained=pretrained)
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
     transferred = Transferred(encoder, dataset.channels, dataset.image_size)
     return transferred if transferred.changes else encoder
+
+
+def _exported(model: str) -> bool:
+    return "://" in model or Path(model).is_dir()
 
 
 def show(result: dict) -> None:

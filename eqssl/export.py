@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from eqssl.backbones import TimmBackbone
 from eqssl.config import EncoderConfig, from_dict
 from eqssl.encoder import Encoder
+from eqssl.files import as_path, check_storage, on_disk, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -22,23 +23,23 @@ def export_encoder(encoder: Encoder, folder: str | Path) -> Path:
 
     Args:
         encoder: any `Encoder`.
-        folder: made if it is not there.
+        folder: or a URI of one; made if it is not there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, about = as_path(folder), json.dumps(_describe(encoder), indent=2) + "\n"
     weights = {name: value.contiguous() for name, value in _weights_owner(encoder).state_dict().items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(_describe(encoder), indent=2) + "\n")
+    write_atomically(folder / WEIGHTS, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
+    write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(about))
     return folder
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Return the encoder of an exported folder, on the CPU in evaluation mode.
+    """Return the encoder of an exported folder, or of a URI of one, on the CPU in evaluation mode.
 
     Raises:
         ValueError: for a folder that `export_encoder` did not write.
     """
-    folder = Path(folder)
+    folder = as_path(folder)
+    check_storage(folder, "the folder", write=False)
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} is no exported encoder: it needs {CONFIG} and {WEIGHTS}")
     about = json.loads((folder / CONFIG).read_text()).get("eqssl")
@@ -46,7 +47,8 @@ def load_encoder(folder: str | Path) -> Encoder:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
     config = from_dict(EncoderConfig, {**about["encoder"], "pretrained": False, "stem": about["stem"]})
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
-    _weights_owner(encoder).load_state_dict(load_file(folder / WEIGHTS))
+    with on_disk(folder / WEIGHTS) as path:
+        _weights_owner(encoder).load_state_dict(load_file(path))
     return encoder.eval()
 
 

@@ -4,6 +4,7 @@ The study's own process logs everything, so that no trial waits for the tracking
 training has begun, tracking is never fatal: what cannot be logged is tried again, and counted if it is given up.
 """
 
+import io
 import logging
 import os
 import queue
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from eqssl.config import RunConfig, digest, flatten, get
+from eqssl.files import on_disk, read
 from eqssl.report.figures import image_grid
 from eqssl.study.listener import Listener
 from eqssl.study.record import TrialRecord
@@ -238,9 +240,9 @@ class StudyTracker(Listener):
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
         _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
-        images = self._folder / "trials" / trial.id / "reconstructions.npy"
-        if images.exists():
-            self._client.log_image(run_id, image_grid(np.load(images)), artifact_file="reconstructions.png")
+        if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
+            grid = image_grid(np.load(io.BytesIO(images)))
+            self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
         if record.error:
             self._client.set_tag(run_id, "error", record.error[:5000])
         self._client.set_terminated(run_id, FINAL_STATUS[record.status])
@@ -253,7 +255,8 @@ class StudyTracker(Listener):
             self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, time.time_ns() // 1_000_000
         )
         for file in files:
-            self._client.log_artifact(self._parent, str(file))
+            with on_disk(file) as local:
+                self._client.log_artifact(self._parent, str(local))
         self._client.set_terminated(self._parent, status)
 
 

@@ -67,7 +67,7 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     on = {name: who[name].on for name in tuned}
     both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}
     pairs = {m: (with_it.overrides, alone[m].overrides) for m, with_it in both.items()}
-    longer = relative_times(pairs, options, Path(options.output) / "baselines_relative_times.json")
+    longer = relative_times(pairs, options, "baselines_relative_times.json")
     rows, controls = rows_on_test(alone, tuned, on, longer, options.run.train.epochs)
     return run_study(change(study, rows=rows, controls=controls), on_test(options, options.seeds), **shown)
 

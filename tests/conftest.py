@@ -5,6 +5,8 @@ import torch
 
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.rotation import euler_to_quaternion
+from eqssl.files import as_path
+from tests.storage import Proxy, s3_at, s3_server
 
 SIDE = 32
 
@@ -60,3 +62,14 @@ def objects():
         return Split(MemoryImages(pixels), ids, objects=ids // 3, factors=factors)
 
     return as_dataset("objects", [split(0, 300), split(900, 100), split(1200, 100)], channels=3, paired=True)
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Return a way to a real S3 server with a bucket `studies`, that the environment names."""
+    with s3_server() as port:
+        proxy = Proxy(port)
+        with s3_at(proxy.port):
+            as_path("s3://studies").fs.mkdir("studies")
+            yield proxy
+        proxy.away()

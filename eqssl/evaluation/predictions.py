@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from eqssl.evaluation.r2 import auroc, factor_figures
-from eqssl.files import write_atomically
+from eqssl.files import on_disk, write_atomically
 
 LABEL = "label"
 PROTOCOL, PART = "eqssl", "all"  # whose figures have no prefix
@@ -127,7 +127,8 @@ def load_predictions(path: Path) -> list[Prediction]:
     import pyarrow.parquet as pq
 
     values = ("component", "example", "target", "predicted")
-    grouped = pq.read_table(path).group_by(list(KEYS), use_threads=False)
+    with on_disk(path) as local:
+        grouped = pq.read_table(local).group_by(list(KEYS), use_threads=False)
     groups = grouped.aggregate([(name, "list") for name in values])
     said = []
     for row in range(len(groups)):

@@ -1,23 +1,25 @@
 """`python -m eqssl.report FOLDER`: a study's report, figures and tables, while it runs or again."""
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 
-def report(folder: Annotated[Path, tyro.conf.Positional]) -> None:
+def report(folder: Annotated[str, tyro.conf.Positional]) -> None:
     """Write the report of a study, finished or running, and print its tables as Markdown.
 
     Args:
-        folder: OUTPUT/STUDY.
+        folder: OUTPUT/STUDY, on a disk or in a bucket.
     """
+    from eqssl.files import as_path, check_storage
     from eqssl.report.live import current_summary
     from eqssl.report.report import write_report
 
-    write_report(current_summary(folder), folder)
-    print((folder / "tables.md").read_text(), end="")
+    path = as_path(folder, "FOLDER")
+    check_storage(path, "FOLDER", write=False)
+    write_report(current_summary(path), path)
+    print((path / "tables.md").read_text(), end="")
 
 
 def main() -> int:

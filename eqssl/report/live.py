@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eqssl.files import find, read
+from eqssl.study import ledger
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.record import Record
 from eqssl.study.results import summarise
@@ -19,21 +21,20 @@ def current_summary(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: for a folder that holds no study, or one of which no trial has ended.
     """
-    path = folder / "summary.json"
-    summary = json.loads(path.read_text()) if path.is_file() else None
-    ended = list(folder.glob("trials/*/result.json"))
-    if summary and len(ended) <= len(summary["trials"]):
+    text = read(folder / "summary.json")
+    summary = json.loads(text) if text else None
+    ended = len(find(folder, "trials/*/result.json"))
+    if summary and ended <= len(summary["trials"]):
         return summary
-    if not (folder / "study.json").is_file():
+    about = read(folder / "study.json")
+    if not about:
         raise ValueError(f"{folder} holds no study; give the folder of a study, OUTPUT/STUDY")
     if not ended:
         raise ValueError(f"{folder}: no trial has ended yet; come back when one has")
-    return _summary_of_records(folder, max(path.stat().st_mtime for path in ended))
+    return _summary_of_records(folder, json.loads(about))
 
 
-def _summary_of_records(folder: Path, last: float) -> dict[str, Any]:
-    path = folder / "study.json"
-    known = json.loads(path.read_text())
+def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     identity, about = known["identity"], dict(known["about"])
     rows, seeds = identity["rows"], identity["seeds"]
     study = Study(
@@ -47,7 +48,8 @@ def _summary_of_records(folder: Path, last: float) -> dict[str, Any]:
     records = list(Record(folder, known["study_id"], identity).records().values())
     most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else seeds for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
-    about |= {"study_id": known["study_id"], "status": status, "wall_s": last - path.stat().st_mtime}
+    attempts_s = json.loads(read(folder / ledger.FILE) or "{}")
+    about |= {"study_id": known["study_id"], "status": status, "wall_s": list(attempts_s.values() or [0.0])[-1]}
     return summarise(study, records, about)
 
 

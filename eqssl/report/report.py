@@ -1,5 +1,6 @@
 """The report of a study, from its summary alone: report.html, its figures as PNG, its tables for papers."""
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eqssl.files import read, write_atomically
 from eqssl.report import page, render
 from eqssl.report.figures import Picture, png, reconstruction_figure
 from eqssl.report.fronts import front_figure
@@ -54,8 +56,6 @@ def write_report(summary: dict[str, Any], folder: Path) -> list[Path]:
         summary: what summary.json holds.
         folder: of the study; reconstructions are read from its trials.
     """
-    from eqssl.files import write_atomically
-
     found = study_importances(summary)
     tables = report_tables(summary, found)
     pictures = [(picture, png(picture.figure)) for picture in study_pictures(summary, folder, found)]
@@ -132,9 +132,8 @@ def _reconstructions(summary: dict[str, Any], searched: list[dict[str, Any]], fo
     found = {}
     for configuration in shown:
         trials = (t["trial_id"] for t in summary["trials"] if t["configuration"] == configuration)
-        path = folder / "trials" / next(trials) / "reconstructions.npy"
-        if path.exists():
-            found[configuration] = np.load(path)
+        if images := read(folder / "trials" / next(trials) / "reconstructions.npy"):
+            found[configuration] = np.load(io.BytesIO(images))
     return found
 
 

@@ -4,7 +4,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,6 +11,7 @@ from rich.console import Console
 from eqssl import __version__
 from eqssl.config import flatten, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
+from eqssl.files import as_path
 from eqssl.study import preflight
 from eqssl.study.definition import Study
 from eqssl.study.forecast import Work, approve, forecast
@@ -73,7 +73,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """
     options = options or default_options(study)
     preflight.check_options(study, options)
-    with Lease(Path(options.output) / study.name) as lease:
+    with Lease(as_path(options.output) / study.name) as lease:
         return _Run(study, options, console or Console(quiet=True), lease).go()
 
 
@@ -89,7 +89,7 @@ class _Run:
         self.stages = stages_of(options.seeds, options.race)
         self.trials = options.trials or trials_of(configurations, self.stages)
         self.seeds = options.seeds if study.space else self.trials or options.seeds
-        self.folder = Path(options.output) / study.name
+        self.folder = as_path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         self.attempts = Attempts(self.folder, lease.holder.token, self.start)
@@ -144,7 +144,7 @@ class _Run:
         work = None if options.smoke else self._work(room)
         objectives = list(self.study.objectives)
         output = str(self.folder.absolute()), self.lease.holder.token
-        on_every_node(preflight.check_output, *output)
+        on_every_node(preflight.check_node, *output)
         arguments = to_dict(options.run), output, workers, dict(room.worker), work, objectives, registered()
         started = start_in_worker(preflight.try_run, room.worker, *arguments)
         import eqssl.study.runner  # noqa: F401 (Tune takes seconds to import: meanwhile)

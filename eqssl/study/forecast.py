@@ -4,12 +4,12 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from eqssl.config import RunConfig, replace
+from eqssl.files import as_path
 from eqssl.study.options import StudyOptions
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def time_run(config: RunConfig, dataset: "Dataset", work: Work, *, workers: int,
     more_s = run.next_epoch()["train_s"] - one_s  # the difference is of steps alone, without what ends an epoch
     steps = available // workers
     epoch_s = one_s + (steps - 1) * max(0.0, more_s) / max(1, timed - 1)
-    saved = filter(None, (checkpoint.load(Path(folder)) for folder in work.checkpoints))
+    saved = filter(None, (checkpoint.load(as_path(folder)) for folder in work.checkpoints))
     epochs_done = sum(state["run"]["epoch"] for state in saved)
     worth = (work.epochs - epochs_done) * epoch_s / work.at_once > EVALUATE_ABOVE_S
     run.steps_per_epoch = 1

@@ -1,11 +1,8 @@
 """One process at a time in a study's folder: OUTPUT/STUDY/lease.json says which has it, and when it last said so."""
 
-import fcntl
-import json
 import os
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 import uuid
@@ -13,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+
+from eqssl.study.lease_store import LeaseFile, LeaseObject
 
 FILE = "lease.json"
 BEAT_S = 10.0  # between two heartbeats
@@ -55,30 +53,31 @@ class Lease:
     """
 
     def __init__(self, folder: Path):
-        self._path = folder / FILE
+        self._folder = folder
+        self._store = (LeaseFile if isinstance(folder, Path) else LeaseObject)(folder / FILE)
         pid = os.getpid()
         self.holder = Holder(socket.gethostname(), _pid_space(), pid, _born(pid), uuid.uuid4().hex, time.time())
         self.lost = False
 
     def __enter__(self) -> "Lease":
-        folder = self._path.parent
-        self._made = [f for f in (folder, *folder.parents) if not f.exists()]
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with _locked(self._path) as file:
-                refuse_if_held(file, self.holder, self._path)
-                _write(file, self.holder)
+            self._store.make_folder()
+            while not self._taken_over():
+                pass
         except OSError as error:
-            raise ValueError(f"--output: {folder} cannot be written ({error})") from error
+            raise ValueError(f"--output: {self._folder} cannot be written ({error})") from error
         return self
 
+    def _taken_over(self) -> bool:
+        """Take the folder; False if another process did so in the same instant."""
+        with self._store.locked():
+            self._refuse_if_held()
+            return self._store.write(asdict(self.holder))
+
     def __exit__(self, *raised: object) -> None:
-        with suppress(OSError), _locked(self._path) as file:
-            if not self._taken(file):
-                self._path.unlink()
-        for folder in self._made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+        with suppress(OSError), self._store.locked():
+            if not self._other():
+                self._store.remove()
 
     @contextmanager
     def kept(self, *, beat: Callable[[], None], lost: Callable[[str], None]) -> Iterator[None]:
@@ -99,84 +98,49 @@ class Lease:
 
     def _keep(self, ended: threading.Event, beat: Callable[[], None], lost: Callable[[str], None]) -> None:
         while not ended.wait(BEAT_S):
-            with suppress(OSError):  # a disk that is away for a moment ends nothing
-                with _locked(self._path) as file:
-                    if other := self._taken(file):
-                        lost(f"process {other.pid} on {other.host}, which took over {self._path.parent}")
+            with suppress(OSError):  # storage that is away for a moment ends nothing
+                with self._store.locked():
+                    if other := self._other():
+                        lost(f"process {other.pid} on {other.host}, which took over {self._folder}")
                         self.lost = True
                         return
-                    _write(file, self.holder)
+                    self._store.write(asdict(self.holder))
                 beat()
 
-    def _taken(self, file: IO[str]) -> Holder | None:
+    def _known(self) -> Holder | None:
+        """Return who has the lease."""
+        try:
+            return Holder(**self._store.read() or {})
+        except TypeError:
+            return None
+
+    def _other(self) -> Holder | None:
         """Return the other process that has the lease now: this one had been silent for long."""
-        other = _read(file)
+        other = self._known()
         return other if other and other.token != self.holder.token else None
 
+    def _refuse_if_held(self) -> None:
+        """Refuse a folder whose holder lives, or cannot be asked and was heard of lately.
 
-def refuse_if_held(file: IO[str], asking: Holder, path: Path) -> None:
-    """Refuse a folder whose holder lives, or cannot be asked and was heard of lately.
-
-    Raises:
-        ValueError: naming the holder and what to do.
-    """
-    holder = _read(file)
-    if holder is None:
-        return
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-    held = f"--output: process {holder.pid} on {holder.host} has been running the study in {path.parent} since {since}"
-    if holder.is_here(asking.host, asking.pids):
-        if holder.born == _born(holder.pid):
-            raise ValueError(f"{held}; wait for its end, stop it, or take another --output")
-        return
-    silent_s = max(0.0, _age_s(file, path.parent))
-    if silent_s < SILENCE_S:
-        raise ValueError(
-            f"{held} and said so {silent_s:.0f} s ago; wait for its end, stop it, or take another --output; "
-            f"if it is gone, try again in {SILENCE_S - silent_s:.0f} s"
-        )
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[IO[str]]:
-    """Open a file, made if it is not there, for one process at a time."""
-    while True:
-        with path.open("a+") as file:
-            # On a file system without locks, of two that start in one instant the last to write stays, and the other
-            # learns it from its first heartbeat.
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if os.fstat(file.fileno()).st_nlink:  # else it was removed before the lock came
-                yield file
-                return
-
-
-def _read(file: IO[str]) -> Holder | None:
-    """Return the holder; None for a file that is new, or whose writer was killed while it wrote."""
-    file.seek(0)
-    try:
-        return Holder(**json.load(file))
-    except (json.JSONDecodeError, TypeError):
-        return None
-
-
-def _write(file: IO[str], holder: Holder) -> None:
-    """Write the holder in the place of what was there; the file's time is the heartbeat."""
-    file.truncate(0)
-    json.dump(asdict(holder), file, indent=2)
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _age_s(file: IO[str], folder: Path) -> float:
-    """Return the seconds since the last heartbeat.
-
-    Both times are stamped by what keeps the files, so that neither the holder's clock nor ours is believed.
-    """
-    with tempfile.TemporaryFile(dir=folder) as now:
-        now.write(b"?")
-        now.flush()
-        return os.fstat(now.fileno()).st_mtime - os.fstat(file.fileno()).st_mtime
+        Raises:
+            ValueError: naming the holder and what to do.
+        """
+        holder = self._known()
+        if holder is None:
+            return
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
+        held = f"--output: process {holder.pid} on {holder.host} has been running the study in {self._folder}"
+        held += f" since {since}"
+        if holder.is_here(self.holder.host, self.holder.pids):
+            if holder.born == _born(holder.pid):
+                raise ValueError(f"{held}; wait for its end, stop it, or take another --output")
+            return
+        silent_s = max(0.0, self._store.silent_s())
+        if silent_s < SILENCE_S:
+            raise ValueError(
+                f"{held} and said so {silent_s:.0f} s ago; wait for its end, stop it, or take another --output; "
+                f"if it is gone, try again in {SILENCE_S - silent_s:.0f} s"
+            )
 
 
 def _pid_space() -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from eqssl.files import read
 from eqssl.study.record import TrialRecord, write_json
 
 FILE = "attempts.json"
@@ -33,9 +34,9 @@ class Attempts:
         """
         with self._lock:
             path = self._folder / FILE
-            known = json.loads(path.read_text()) if path.exists() else {}
+            known = json.loads(read(path) or "{}")
             known[self._token] = time.perf_counter() - self._start
-            if (self._folder / "study.json").exists():
+            if read(self._folder / "study.json"):
                 write_json(path, known)
             return list(known.values())
 

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from eqssl.config import RunConfig, from_dict, replace, to_dict
+from eqssl.files import as_path, read
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register, registered
 from eqssl.study.record import write_json
@@ -15,15 +15,16 @@ STEPS, SECONDS = 4, 15.0  # of a round, and of all rounds of a pair
 Overrides = Mapping[str, Any]
 
 
-def relative_times(pairs: Mapping[str, tuple[Overrides, Overrides]], options: StudyOptions, path: Path) -> dict:
+def relative_times(pairs: Mapping[str, tuple[Overrides, Overrides]], options: StudyOptions, name: str) -> dict:
     """Return by how much the first run of each pair takes longer than the second, steps of training alone.
 
     Args:
         pairs: by name; what differs from the options.
         options: of the study.
-        path: file that keeps the ratios, so that a resumed study has the same.
+        name: of the file in OUTPUT that keeps the ratios, so that a resumed study has the same.
     """
-    known = json.loads(path.read_text()) if path.exists() else {}
+    path = as_path(options.output, "--output") / name
+    known = json.loads(read(path) or "{}")
     if known.keys() != pairs.keys():
         from eqssl.study import cluster
 

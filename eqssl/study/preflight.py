@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
+from eqssl.files import as_path, check_storage, os_errors, read
 from eqssl.study import lease
 from eqssl.study.definition import NEED_LABELS, Study
 from eqssl.study.forecast import Timing, Work, time_run
@@ -42,30 +43,44 @@ def check_options(study: Study, options: StudyOptions) -> None:
     path = options.run.data.path
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
-    if options.warm_start and not (Path(options.warm_start) / "summary.json").is_file():
-        raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
-    output = Path(options.output).absolute()
+    if options.warm_start:
+        earlier = as_path(options.warm_start, "--warm-start")
+        check_storage(earlier, "--warm-start", write=False)
+        if not read(earlier / "summary.json"):
+            raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
+    check_output(options.output)
+
+
+def check_output(text: str) -> None:
+    """Refuse an --output that cannot be written.
+
+    Raises:
+        ValueError: naming the option, its value and what is wrong.
+    """
+    output = as_path(text, "--output").absolute()
+    if not isinstance(output, Path):
+        return check_storage(output, "--output", write=True)
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"--output is {options.output!r}: {existing} is no folder that can be written")
+        raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
 
 
-def check_output(folder: str, token: str) -> str | None:
+def check_node(folder: str, token: str) -> str | None:
     """Return why a node of the cluster cannot keep a study's results; None where it can.
 
     Args:
         folder: OUTPUT/STUDY.
         token: of the lease, which the study's own process has put there.
     """
-    here, said = Path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
+    here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        if json.loads((here / lease.FILE).read_text())["token"] != token:
-            return f"{said}, is another folder than the study's own; allowed on several nodes: one that all share"
-        probe = here / f".{uuid.uuid4().hex}"
-        probe.write_text("?")
-        probe.unlink()
-    except FileNotFoundError:
-        return f"{said}, is not there; allowed on several nodes: a folder that all share, or a bucket such as s3://..."
+        text = read(here / lease.FILE)
+        if text is None or json.loads(text)["token"] != token:
+            return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
+        with os_errors():
+            probe = here / f".{uuid.uuid4().hex}"
+            probe.write_text("?")
+            probe.unlink()
     except OSError as error:
         return f"{said}, cannot be written: {error}"
     return None
@@ -84,7 +99,7 @@ def try_run(
 
     Args:
         run: `to_dict` of the configuration.
-        output: as `check_output` takes it.
+        output: as `check_node` takes it.
         workers: of a trial.
         worker: resources of each.
         work: what is to come; None: nothing is timed.
@@ -95,7 +110,7 @@ def try_run(
         What the data are, `warnings` about them and `timing`, None where nothing was timed; or `error`.
     """
     start = time.perf_counter()
-    if error := check_output(*output):
+    if error := check_node(*output):
         return {"error": error}
     import torch
 

@@ -10,14 +10,13 @@
 """
 
 import json
-import shutil
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eqssl.files import write_atomically
+from eqssl.files import as_path, find, read, read_all, remove, write_atomically
 from eqssl.study import lease
 from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
@@ -93,11 +92,11 @@ class Record(Listener):
         """
         path = folder / "study.json"
         identity = json.loads(json.dumps(identity))
-        if path.exists():
-            known = json.loads(path.read_text())
+        if text := read(path):
+            known = json.loads(text)
             check_same(folder, known["identity"], identity, resume=resume)
             return cls(folder, known["study_id"], identity)
-        if folder.exists() and any(path.name != lease.FILE for path in folder.iterdir()):
+        if folder.exists() and any(not path.name.startswith(lease.FILE) for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
@@ -113,7 +112,8 @@ class Record(Listener):
             ValueError: for a folder that cannot be written, or whose trials were trained on other data.
         """
         path = self.folder / "study.json"
-        earlier = json.loads(path.read_text())["data"] if path.exists() else data
+        text = read(path)
+        earlier = json.loads(text)["data"] if text else data
         if earlier != data:
             raise ValueError(f"--resume: {self.folder} was trained on other data ({earlier} there, {data} now)")
         try:
@@ -128,7 +128,7 @@ class Record(Listener):
         """Return options and objectives of an earlier study's configurations, the same after every resume.
 
         Args:
-            earlier: its folder, only read the first time; None: nothing.
+            earlier: its folder or a URI of it, only read the first time; None: nothing.
             objectives: figures of which a configuration must have one.
 
         Raises:
@@ -136,9 +136,9 @@ class Record(Listener):
         """
         if earlier is None:
             return []
-        if (path := self.folder / WARM_START).exists():
-            return [(params, values) for params, values in json.loads(path.read_text())]
-        summary = json.loads((Path(earlier) / "summary.json").read_text())
+        if text := read(self.folder / WARM_START):
+            return [(params, values) for params, values in json.loads(text)]
+        summary = json.loads((as_path(earlier, "--warm-start") / "summary.json").read_text())
         points = [
             (c["params"], {f: c["metrics"][f]["estimate"] for f in objectives if f in c["metrics"]})
             for c in summary["configurations"]
@@ -155,27 +155,27 @@ class Record(Listener):
     def asked(self, trial: Trial) -> None:
         """Note that a trial was suggested, before it starts."""
         path = self.trial_folder(trial) / "trial.json"
-        if not path.exists():
+        if not read(path):
             write_json(path, {**asdict(trial.configuration), "seed": trial.seed})
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         """Note how the trial ended; its checkpoint is kept only where it shows what came before a failure."""
         write_json(self.trial_folder(trial) / "result.json", asdict(record))
         if record.status != "FAILED":
-            shutil.rmtree(self.trial_folder(trial) / "checkpoint", ignore_errors=True)
+            remove(self.trial_folder(trial) / "checkpoint")
 
     def asked_trials(self) -> list[Trial]:
         """Return every trial that was suggested, in the order of the suggestions."""
         trials = []
-        for path in self.folder.glob("trials/*/trial.json"):
-            values = json.loads(path.read_text())
+        for text in read_all(find(self.folder, "trials/*/trial.json")):
+            values = json.loads(text)
             seed = values.pop("seed")
             trials.append(Trial(Configuration(**values), seed))
         return sorted(trials, key=lambda t: (-1 if t.configuration.number is None else t.configuration.number, t.seed))
 
     def records(self) -> dict[str, TrialRecord]:
         """Return trial id -> record of every finished trial."""
-        found = (TrialRecord(**json.loads(path.read_text())) for path in self.folder.glob("trials/*/result.json"))
+        found = (TrialRecord(**json.loads(text)) for text in read_all(find(self.folder, "trials/*/result.json")))
         return {record.trial_id: record for record in found}
 
 

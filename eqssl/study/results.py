@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 import statistics as middle
 from collections import Counter
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from eqssl.evaluation.statistics import (
     ACCURACY_MARGIN,
     Interval,
 )
-from eqssl.files import write_atomically
+from eqssl.files import copy_folder, write_atomically
 from eqssl.study.definition import Study
 from eqssl.study.environment import environment
 from eqssl.study.record import TrialRecord, write_json
@@ -138,15 +137,6 @@ def _plain(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
-def keep_encoder(trial_folder: Path, target: Path) -> None:
-    """Copy a trial's encoder to the study's `best_encoder`, in one rename."""
-    temporary = target.with_name(f".{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(trial_folder / "encoder", temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-
-
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
     """Write summary.json, trials.parquet, the best encoder and the report; return the files worth tracking.
 
@@ -160,5 +150,5 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
     write_json(folder / "summary.json", summary)
     write_parquet(records, folder / "trials.parquet")
     if summary["chosen"]:
-        keep_encoder(folder / "trials" / summary["chosen"]["trial_id"], folder / "best_encoder")
+        copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / "best_encoder")
     return [folder / "summary.json", folder / "trials.parquet", *write_report(summary, folder)]

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection
@@ -14,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from eqssl.config import replace, to_dict
+from eqssl.files import as_path, remove
 from eqssl.study.cluster import Room
 from eqssl.study.halving import Halving, rungs_of
 from eqssl.study.listener import Listener
@@ -130,7 +132,7 @@ class _Events(_Unsaved, tune.Callback):
         self._end(trial, last[FINAL]) if FINAL in last else self._end(trial, last, stopped=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._end(trial, {"error": last_error(Path(trial.config["trial"]["folder"]))})
+        self._end(trial, {"error": last_error(as_path(trial.config["trial"]["folder"]))})
 
     def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
         trial = self._searcher.trials[tune_trial.trial_id]
@@ -194,11 +196,12 @@ def run_trials(
         spec: trial -> what its process must know.
         listeners: told of every start, epoch and end.
         room: how many at a time, and what each reserves.
-        folder: for what Ray writes, removed at the end.
+        folder: for what Ray Train writes, removed at the end.
         objectives: of the study.
         halving: ends trials that are behind; None: all are trained to their ends.
     """
     searcher = _Searcher(suggestions, spec)
+    staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, plugins=registered()), room.resources),
         tune_config=tune.TuneConfig(
@@ -211,7 +214,7 @@ def run_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(folder.absolute()),
+            storage_path=staging,
             verbose=0,
             callbacks=[_Events(searcher, listeners, objectives)],
             failure_config=tune.FailureConfig(max_failures=LOSSES),
@@ -220,4 +223,5 @@ def run_trials(
     try:
         tuner.fit()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
+        remove(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
+from eqssl.files import as_path, ray_storage, read, write_atomically
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.record import write_json
 
@@ -104,7 +105,7 @@ class TrialContext:
 
         path, saved = self.folder / CHECKPOINT / BEGUN, self.folder / CHECKPOINT / checkpoint.FILE
         place = [command, saved.stat().st_mtime if saved.exists() else None]
-        known = json.loads(path.read_text()) if path.exists() else {}
+        known = json.loads(read(path) or "{}")
         count = known["count"] + 1 if known.get("place") == place else 1
         write_json(path, {"place": place, "count": count})
         return count
@@ -140,7 +141,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     else:
         register(plugins)
         with NodeWatch({this_node()}) as watch:
-            context = TrialContext(Path(spec["folder"]), tune.report, watch, "GPU" in spec["worker"])
+            context = TrialContext(as_path(spec["folder"]), tune.report, watch, "GPU" in spec["worker"])
             context.warm = warm
             tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
 
@@ -157,7 +158,8 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     except (ValueError, FloatingPointError) as error:
         return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
     except Exception:
-        (context.folder / ERROR).write_text(traceback.format_exc())
+        text = traceback.format_exc()
+        write_atomically(context.folder / ERROR, lambda temporary: temporary.write_text(text))
         if attempt == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
             return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
         raise
@@ -165,8 +167,8 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 
 def last_error(folder: Path) -> str:
     """Return the last line of what the latest attempt noted in the trial's folder."""
-    path = folder / ERROR
-    return path.read_text().strip().rpartition("\n")[2] if path.exists() else "its process died"
+    text = read(folder / ERROR)
+    return text.decode().strip().rpartition("\n")[2] if text else "its process died"
 
 
 def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
@@ -187,7 +189,8 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     if context.rank == 0:
         export_encoder(result.encoder, context.folder / "encoder")
         if result.reconstructions is not None:
-            np.save(context.folder / "reconstructions.npy", result.reconstructions.numpy())
+            images = result.reconstructions.numpy()
+            write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
         if config.evaluate.level == "full":
             said = result.predictions
             if said is None:  # a kill came after the last checkpoint
@@ -231,7 +234,7 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
     )
     run = RunConfig(
         name=f"train-{spec['id']}",
-        storage_path=spec["ray_folder"],
+        **ray_storage(as_path(spec["ray_folder"])),
         failure_config=FailureConfig(max_failures=LOSSES),
         callbacks=[TuneReportCallback()],
     )
@@ -253,5 +256,5 @@ def _worker(config: dict[str, Any]) -> None:
     place = ray.train.get_context()
     ranks = place.get_world_rank(), place.get_world_size()
     with NodeWatch(set(objects_of_all(this_node()))) as watch:
-        context = TrialContext(Path(spec["folder"]), ray.train.report, watch, "GPU" in spec["worker"], *ranks)
+        context = TrialContext(as_path(spec["folder"]), ray.train.report, watch, "GPU" in spec["worker"], *ranks)
         ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

@@ -1,0 +1,136 @@
+"""Files on a disk and in a bucket of a real S3 server."""
+
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from eqssl import files
+from eqssl.files import as_path, check_storage, copy_folder, find, on_disk, read, read_all, remove, write_atomically
+from tests.storage import free_port, s3_at, s3_server
+
+
+@pytest.fixture(params=["disk", "bucket"])
+def folder(request, tmp_path):
+    if request.param == "disk":
+        return tmp_path / "results"
+    request.getfixturevalue("s3")
+    return as_path(f"s3://studies/{tmp_path.name}")
+
+
+def put(path, text: str) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def test_what_is_written_is_read_found_and_removed(folder):
+    for name in ("a/trial.json", "b/trial.json", "b/checkpoint/trial.json", "trial.json"):
+        put(folder / "trials" / name, name)
+    assert read(folder / "trials" / "a" / "trial.json") == b"a/trial.json"
+    assert read(folder / "trials" / "a" / "result.json") is None
+    found = find(folder, "trials/*/trial.json")
+    assert sorted(map(str, found)) == [str(folder / "trials" / name / "trial.json") for name in "ab"]
+    assert sorted(read_all(found)) == [b"a/trial.json", b"b/trial.json"]
+    remove(folder / "trials" / "b")
+    assert [path.parent.name for path in find(folder, "trials/*/trial.json")] == ["a"]
+    remove(folder / "trials" / "b")
+    assert find(folder / "nothing", "*") == read_all([]) == []
+
+
+def test_a_large_file_comes_back_and_none_is_said_to_be_none(folder):
+    data = bytes(range(256)) * (1 << 13)
+    write_atomically(folder / "large.bin", lambda temporary: temporary.write_bytes(data))
+    with on_disk(folder / "large.bin") as path:
+        assert (path.name, path.read_bytes()) == ("large.bin", data)
+    with pytest.raises(FileNotFoundError), on_disk(folder / "none.bin") as path:
+        path.read_bytes()
+
+
+def test_a_folder_takes_the_place_of_another(folder):
+    for name in ("config.json", "model.bin"):
+        put(folder / "old" / name, "old")
+        put(folder / "new" / name, "new")
+    copy_folder(folder / "new", folder / "old")
+    assert read_all(find(folder / "old", "*")) == [b"new", b"new"]
+    assert len(find(folder, "*/*")) == 4
+
+
+def test_a_write_that_fails_leaves_the_old_file(folder):
+    put(folder / "summary.json", "old")
+
+    def fail(temporary):
+        temporary.write_text("half")
+        raise ValueError("the writer failed")
+
+    with pytest.raises(ValueError, match="the writer failed"):
+        write_atomically(folder / "summary.json", fail)
+    assert read(folder / "summary.json") == b"old"
+    assert [path.name for path in find(folder, "*")] == ["summary.json"]
+
+
+def test_a_bucket_that_is_away_is_waited_for(s3, caplog):
+    path = as_path("s3://studies/outage/a.txt")
+    put(path, "before")
+    s3.away()
+    timer = threading.Timer(3, s3.back)
+    timer.start()
+    start = time.monotonic()
+    with caplog.at_level(logging.WARNING, "eqssl"):
+        put(path, "after")
+    assert 2.5 < time.monotonic() - start < 20
+    assert "the storage is away, to be tried again in 0.5 s" in caplog.text
+    assert read(path) == b"after"
+
+
+def test_a_bucket_that_stays_away_is_an_error_of_the_system(s3, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE_S", 1.0)
+    s3.away()
+    try:
+        for request in (lambda path: put(path, "?"), read):
+            with pytest.raises(OSError, match="Could not connect"):
+                request(as_path("s3://studies/outage/b.txt"))
+    finally:
+        s3.back()
+
+
+def test_what_another_attempt_cannot_mend_is_said_at_once(s3):
+    start = time.monotonic()
+    with pytest.raises(FileNotFoundError):
+        put(as_path("s3://no-such-bucket/a.txt"), "?")
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_bucket_that_is_not_there_is_refused(s3, write):
+    with pytest.raises(ValueError, match=r"--output is 's3://no-such-bucket/x', which cannot be .*does not exist"):
+        check_storage(as_path("s3://no-such-bucket/x"), "--output", write=write)
+    check_storage(as_path("s3://studies/x"), "--output", write=True)
+    assert find(as_path("s3://studies/x"), "*") == []
+
+
+def test_an_endpoint_that_refuses_or_is_silent_is_told_within_the_limit(s3, monkeypatch):
+    start = time.monotonic()
+    with s3_at(free_port()), pytest.raises(ValueError, match=r"--output is .* Could not connect"):
+        check_storage(as_path("s3://studies/x"), "--output", write=True)
+    assert time.monotonic() - start < files.ANSWER_S
+    monkeypatch.setattr(files, "ANSWER_S", 1.0)
+    refused = pytest.raises(ValueError, match="does not answer in 1 s")
+    with socket.create_server(("127.0.0.1", 0)) as silent, s3_at(silent.getsockname()[1]), refused:
+        check_storage(as_path("s3://studies/x"), "--output", write=True)
+
+
+def test_wrong_credentials_are_refused(s3):
+    refused = pytest.raises(ValueError, match=r"cannot be written: .*Access Key Id .* \(PermissionError\)")
+    with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as port, s3_at(port), refused:
+        check_storage(as_path("s3://studies/x"), "--output", write=True)
+
+
+def test_a_package_that_is_missing_is_named():
+    code = "import sys; sys.modules['s3fs'] = None; from eqssl.files import as_path; as_path('s3://b/x', '--output')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr
+    assert "ValueError: --output is 's3://b/x': " in said and 'pip install "eqssl[s3]"' in said
+    with pytest.raises(ValueError, match=r"--output is 'tape://x/y': .*tape"):
+        as_path("tape://x/y", "--output")
