@@ -91,7 +91,7 @@ class Head:
     def job(self, verb: str, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
         """Run `ray job VERB` to its end."""
         command, own = [BIN / "ray", "job", verb, *arguments], self.environment | (environment or {})
-        return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=500)
+        return subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True, timeout=1000)
 
     def submit(self, *arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
         """Run `ray job submit` to its end."""

@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 from tests.head import BIN, ROOT, Head, Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-EPOCHS = 16
+EPOCHS = 12
 START = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_commands"][-1]
 SHIPPED = [part for part in shlex.split(START) if part.startswith("--system-config")]
 STUDY = """
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configurations=1)))
 """
 OPTIONS = {
-    "data.objects": 400,
+    "data.objects": 200,
     "train.batch-size": 32,
     "train.epochs": EPOCHS,
     "train.precision": "fp32",
@@ -158,7 +158,7 @@ def test_a_node_is_killed(story):
     story.goes_on_after("node killed", started, epoch)
 
 
-def test_a_node_is_drained_and_nothing_is_trained_twice(story):
+def test_a_node_is_drained_and_the_state_saved_within_an_epoch(story):
     started, epoch = next_fault(story)
     node_id = next(iter(story.cluster.workers()))
     command = [
