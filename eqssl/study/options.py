@@ -1,6 +1,7 @@
 """The options of every study, made from the typed configuration; importing this costs neither torch nor Ray."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -47,10 +48,12 @@ class StudyOptions:
     autoscaler may add are read. Default: the one on the head of a cluster that `ray up` started."""
     concurrency: int | None = None
     """Trials at a time; default: as many as the cluster has room for."""
-    output: str = "results"
-    """Folder for the results, OUTPUT/STUDY; on a cluster one that all nodes share."""
-    tracking_uri: str = "sqlite:///mlflow.db"
-    """Where MLflow keeps the runs: sqlite:///FILE or http(s)://SERVER."""
+    output: str = field(default_factory=lambda: os.environ.get("EQSSL_OUTPUT", "results"))
+    """Folder for the results, OUTPUT/STUDY, or a bucket, s3://BUCKET/FOLDER; on a cluster what all nodes share.
+    Default: the variable EQSSL_OUTPUT, else results."""
+    tracking_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"))
+    """Where MLflow keeps the runs: sqlite:///FILE or http(s)://SERVER. Default: the variable MLFLOW_TRACKING_URI, else
+    sqlite:///mlflow.db."""
     resume: bool = False
     """Go on with the study in OUTPUT/STUDY: finished trials are kept, unfinished ones continue."""
     max_hours: float | None = None

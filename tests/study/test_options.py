@@ -67,3 +67,12 @@ def test_fractions_of_gpus_are_for_single_workers():
     assert StudyOptions(gpus_per_trial=0.25).gpus_per_trial == 0.25
     with pytest.raises(ValueError, match="gpus-per-trial"):
         StudyOptions(gpus_per_trial=1.0, workers_per_trial=2)
+
+
+def test_a_cluster_may_say_where_results_and_runs_go(monkeypatch):
+    monkeypatch.delenv("EQSSL_OUTPUT", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert (StudyOptions().output, StudyOptions().tracking_uri) == ("results", "sqlite:///mlflow.db")
+    monkeypatch.setenv("EQSSL_OUTPUT", "s3://bucket/results")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
+    assert (StudyOptions().output, StudyOptions().tracking_uri) == ("s3://bucket/results", "http://127.0.0.1:5000")
