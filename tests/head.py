@@ -122,12 +122,14 @@ class Node:
         known = {node["node_id"] for node in self._nodes(head)}
         command = [BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1"]
         own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=own, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        log = Path(head.folder, f"node{len(known)}.log")
+        with log.open("w") as said:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, env=own, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+            )
         deadline = time.monotonic() + 120
         while not (new := {node["node_id"] for node in self._nodes(head)} - known):
-            assert time.monotonic() < deadline and self.process.poll() is None
+            assert time.monotonic() < deadline and self.process.poll() is None, log.read_text()
             time.sleep(0.5)
         (self.id,) = new
 

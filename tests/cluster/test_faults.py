@@ -5,6 +5,7 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -122,9 +123,11 @@ class Story:
 
     def __init__(self, folder: Path):
         self.folder, self.cluster = folder, Cluster()
-        self.unharmed = Job(self.cluster, folder, "unharmed").finished()
-        self.job = Job(self.cluster, folder, "harmed")
         self.recovered_s: dict[str, float] = {}
+
+    def begin(self) -> None:
+        self.unharmed = Job(self.cluster, self.folder, "unharmed").finished()
+        self.job = Job(self.cluster, self.folder, "harmed")
 
     def goes_on_after(self, fault: str, started: float, epoch: int) -> None:
         """Wait for the end of an epoch after this one, and note how long it took."""
@@ -135,8 +138,18 @@ class Story:
 @pytest.fixture(scope="module")
 def story(tmp_path_factory):
     story = Story(tmp_path_factory.mktemp("story"))
-    yield story
-    story.cluster.kill()
+    try:
+        story.begin()
+        yield story
+    finally:
+        story.cluster.kill()
+
+
+def test_every_node_is_asked(story):
+    code = "import ray; ray.init(); from eqssl.study.cluster import on_every_node as ask; ask(lambda: 'disk is full')"
+    environment = story.cluster.head.environment | {"RAY_ADDRESS": story.cluster.head.gcs}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.endswith("ValueError: disk is full\n")
 
 
 def next_fault(story: Story) -> tuple[float, int]:
