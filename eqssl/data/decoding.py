@@ -13,7 +13,7 @@ import torch
 
 from eqssl.data.dataset import ImageStore, MemoryImages
 from eqssl.data.parquet_files import ParquetFile
-from eqssl.data.stores import EncodedImages, decode, decode_all, stack
+from eqssl.data.stores import EncodedImages, decode, decode_all
 from eqssl.data.write import atomic
 
 MEMORY_LIMIT_BYTES = 8 << 30  # of a split's decoded images; above it they stay encoded
@@ -78,7 +78,7 @@ class Reader:
         rows = sum(parquet.metadata.num_rows for parquet in map(ParquetFile.open, files))
         batches = chain([first], batches)
         if rows * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
-            return _to_memory(batches)
+            return _to_memory(batches, rows)
         with atomic(cached) as temporary:
             _to_file(batches, temporary)
         return _open(cached)
@@ -103,9 +103,11 @@ class Reader:
                                 f"{image.shape[1]} px): give --data.image-size"
                             )
                     row += len(images)
+                    others = pa.Table.from_batches([batch.drop_columns([self.image_column])])
+                    if len(good) < len(images):
+                        images, encoded, others = [images[i] for i in good], encoded.take(good), others.take(good)
                     if good:
-                        others = pa.Table.from_batches([batch.take(pa.array(good))]).drop([self.image_column])
-                        yield [images[i] for i in good], encoded.take(pa.array(good)), others
+                        yield images, encoded, others
 
     def _try(self, data: bytes) -> np.ndarray | Exception:
         try:
@@ -114,16 +116,22 @@ class Reader:
             return error
 
 
-def _to_memory(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]]) -> tuple[MemoryImages, pa.Table]:
-    pixels, tables = [], []
+def _to_memory(
+    batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]], rows: int
+) -> tuple[MemoryImages, pa.Table]:
+    """Return the images, each decoded into its place, so that the peak is little more than they take themselves."""
+    pixels, tables, count = np.empty(0, np.uint8), [], 0
     for images, _, others in batches:
-        pixels.append(stack(images, max(image.shape[0] for image in images)))
+        shape = rows, max(image.shape[0] for image in images), *images[0].shape[1:]
+        if not tables:
+            pixels = np.empty(shape, np.uint8)
+        elif shape[1] > pixels.shape[1]:  # only grey ones so far
+            pixels = np.broadcast_to(pixels, shape).copy()
+        for image in images:
+            pixels[count] = image
+            count += 1
         tables.append(others)
-    channels = max(part.shape[1] for part in pixels)
-    together = torch.empty(sum(map(len, pixels)), channels, *pixels[0].shape[2:], dtype=torch.uint8)
-    for place in together.split([len(part) for part in pixels]):
-        place.copy_(pixels.pop(0))  # frees each part at once, so that the peak is little more than the images
-    return MemoryImages(together), pa.concat_tables(tables)
+    return MemoryImages(torch.from_numpy(pixels[:count])), pa.concat_tables(tables)
 
 
 def _to_file(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]], path: Path) -> None:
