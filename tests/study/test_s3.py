@@ -11,9 +11,9 @@ import pytest
 import torch
 
 import eqssl
-from eqssl import evaluate
 from eqssl.config import replace
 from eqssl.data import load
+from eqssl.evaluate import Command, run
 from eqssl.files import as_path, find, read
 from eqssl.methods import register_method
 from eqssl.methods.vicreg import VICReg
@@ -31,7 +31,7 @@ def ray_cluster(s3):
     import ray
 
     # Its processes know the server from the environment.
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -138,7 +138,7 @@ def test_encoder_evaluation_and_report_are_read_from_the_bucket(studies, monkeyp
     mine, theirs = (eqssl.load_encoder(f"{folder}/best_encoder") for folder in (local, f"{BUCKET}/toy"))
     assert all(torch.equal(a, b) for a, b in zip(mine.parameters(), theirs.parameters(), strict=True))
     figures = [
-        evaluate.run(evaluate.Command(f"{folder}/best_encoder", options.run.data, options.run.evaluate))["metrics"]
+        run(Command(f"{folder}/best_encoder", options.run.data, options.run.evaluate))["metrics"]
         for folder in (local, f"{BUCKET}/toy")
     ]
     assert without_s(figures[0]) == without_s(figures[1])
@@ -161,9 +161,9 @@ def test_a_search_learns_from_the_bucket(studies, tmp_path):
 
 def test_two_workers_share_the_bucket_and_leave_nothing_of_ray(studies):
     _, _, _, study, options = studies
-    run = replace(options.run, {"train.epochs": 1})
-    study = dataclasses.replace(study, name="two", space={}, rows={}, base=run)
-    options = dataclasses.replace(options, run=run, concurrency=None, workers_per_trial=2)
+    base = replace(options.run, {"train.epochs": 1})
+    study = dataclasses.replace(study, name="two", space={}, rows={}, base=base)
+    options = dataclasses.replace(options, run=base, concurrency=None, workers_per_trial=2)
     (trial,) = run_study(study, options)["trials"]
     assert trial["status"] == "COMPLETE", trial["error"]
     found = names(as_path(BUCKET) / "two")
