@@ -119,33 +119,48 @@ class Node:
     """One more node of a head's cluster, with one CPU."""
 
     def __init__(self, head: Head):
-        known = {node["node_id"] for node in self._nodes(head)}
         command = [BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1"]
         own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
-        log = Path(head.folder, f"node{len(known)}.log")
-        with log.open("w") as said:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, env=own, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
-            )
+        log = tempfile.NamedTemporaryFile("w+", dir=head.folder)  # noqa: SIM115 (closed with the folder)
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         deadline = time.monotonic() + 120
-        while not (new := {node["node_id"] for node in self._nodes(head)} - known):
-            assert time.monotonic() < deadline and self.process.poll() is None, log.read_text()
+        while (self.id := self._raylets_id()) not in self._alive(head):
+            assert time.monotonic() < deadline and self.process.poll() is None, Path(log.name).read_text()
             time.sleep(0.5)
-        (self.id,) = new
+
+    def _raylets_id(self) -> str | None:
+        for pid in session(self.process):
+            with contextlib.suppress(OSError):
+                for part in Path(f"/proc/{pid}/cmdline").read_text().split("\0"):
+                    if part.startswith("--node_id="):
+                        return part.partition("=")[2]
+        return None
 
     @staticmethod
-    def _nodes(head: Head) -> list[dict]:
-        return head.get("/api/v0/nodes?detail=true")["data"]["result"]["result"]
+    def _alive(head: Head) -> set[str]:
+        nodes = head.get("/api/v0/nodes?detail=true")["data"]["result"]["result"]
+        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
 
     def kill(self) -> None:
         """End it as a machine that loses its power."""
         kill_session(self.process)
 
 
-def kill_session(process: subprocess.Popen) -> None:
-    """Kill a process and all of its session: a raylet gives its workers process groups of their own."""
+def session(process: subprocess.Popen) -> list[int]:
+    """Return the processes of a session: a raylet gives its workers process groups of their own."""
+    found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             if status.read_text().rpartition(")")[2].split()[3] == str(process.pid):
-                os.kill(int(status.parent.name), signal.SIGKILL)
+                found.append(int(status.parent.name))
+    return found
+
+
+def kill_session(process: subprocess.Popen) -> None:
+    """Kill a process and all of its session."""
+    for pid in session(process):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
