@@ -126,9 +126,11 @@ class Node:
             command, cwd=ROOT, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         deadline = time.monotonic() + 120
-        while (self.id := self._raylets_id()) not in self._alive(head):
+        self.id = None
+        while self.id not in self._alive(head):
             assert time.monotonic() < deadline and self.process.poll() is None, Path(log.name).read_text()
             time.sleep(0.5)
+            self.id = self._raylets_id()
 
     def _raylets_id(self) -> str | None:
         for pid in session(self.process):
