@@ -121,14 +121,13 @@ class Node:
     def __init__(self, head: Head):
         command = [BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1"]
         own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
-        log = tempfile.NamedTemporaryFile("w+", dir=head.folder)  # noqa: SIM115 (closed with the folder)
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=own, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-        )
-        deadline = time.monotonic() + 120
-        self.id = None
+        self.id, self.process, deadline = None, None, time.monotonic() + 150
         while self.id not in self._alive(head):
-            assert time.monotonic() < deadline and self.process.poll() is None, Path(log.name).read_text()
+            assert time.monotonic() < deadline
+            if self.process is None or self.process.poll() is not None:  # Ray gives a busy machine 30 s
+                self.process = subprocess.Popen(
+                    command, cwd=ROOT, env=own, stdout=head.log, stderr=subprocess.STDOUT, start_new_session=True
+                )
             time.sleep(0.5)
             self.id = self._raylets_id()
 
