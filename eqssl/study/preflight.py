@@ -8,6 +8,7 @@ import socket
 import time
 import uuid
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +75,7 @@ def check_node(folder: str, token: str) -> str | None:
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        text = read(here / lease.FILE)
-        if text is None or json.loads(text)["token"] != token:
+        if _token(here) != token:
             return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
         with os_errors():
             probe = here / f".{uuid.uuid4().hex}"
@@ -83,6 +83,17 @@ def check_node(folder: str, token: str) -> str | None:
             probe.unlink()
     except OSError as error:
         return f"{said}, cannot be written: {error}"
+    return None
+
+
+def _token(folder: Path) -> str | None:
+    """Return the token of the lease in a folder; None where there is none."""
+    for _ in range(20):
+        if (text := read(folder / lease.FILE)) is None:
+            return None
+        with suppress(json.JSONDecodeError):  # a heartbeat is just being written
+            return json.loads(text)["token"]
+        time.sleep(0.05)
     return None
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import pytest
 
@@ -18,6 +19,14 @@ def lease(tmp_path):
 def test_the_study_s_own_folder_is_accepted_and_left_as_it_was(lease, tmp_path):
     assert check_node(str(tmp_path / "study"), lease.holder.token) is None
     assert os.listdir(tmp_path / "study") == ["lease.json"]
+
+
+def test_a_heartbeat_that_is_just_being_written_is_waited_for(lease, tmp_path):
+    path = tmp_path / "study" / "lease.json"
+    text = path.read_text()
+    path.write_text("")
+    threading.Timer(0.2, path.write_text, [text]).start()
+    assert check_node(str(tmp_path / "study"), lease.holder.token) is None
 
 
 def test_a_local_folder_of_the_same_name_is_told_from_a_shared_one(lease, tmp_path):
