@@ -30,7 +30,7 @@ if __name__ == "__main__":
     sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configurations=1)))
 """
 OPTIONS = {
-    "data.objects": 200,
+    "data.objects": 100,
     "train.batch-size": 32,
     "train.epochs": EPOCHS,
     "train.precision": "fp32",
