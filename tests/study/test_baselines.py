@@ -30,9 +30,9 @@ def test_an_entrant_has_three_settings_and_is_compared_with_what_it_builds_on(ba
 
 
 def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction(baselines):
-    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5, 10.0)}
-    tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5, 11.5)}
-    rows, controls = baselines.rows_on_test(alone, tuned, {"byol + reconstruction": "byol"}, epochs=6)
+    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5)}
+    tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5)}
+    rows, controls = baselines.rows_on_test(alone, tuned, {"byol + reconstruction": "byol"}, {"byol": 1.15}, epochs=6)
     assert rows["byol, equal time"]["train.epochs"] == 7
     assert rows["byol, split-0"] == {"method.name": "byol", "recon.weight": 0.0}
     names = "byol", "byol, equal time", "byol, split-0", "byol + reconstruction"
@@ -59,6 +59,8 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", split-0")]
     assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", *methods, *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
+    longer = json.loads((tmp_path / "baselines_relative_times.json").read_text())
+    assert longer.keys() == {"simclr", "vicreg"} and all(0.8 < ratio < 4 for ratio in longer.values())
     with_recon = rows["simclr + reconstruction"]["params"]
     assert with_recon["recon.weight"] in baselines.WEIGHTS
     assert with_recon["train.lr"] == rows["simclr"]["params"]["train.lr"]

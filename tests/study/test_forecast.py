@@ -18,6 +18,7 @@ from eqssl.config import replace, to_dict
 from eqssl.data import load, register_source
 from eqssl.study import StudyOptions, preflight
 from eqssl.study.forecast import Timing, Work, approve, duration, forecast, time_run
+from eqssl.study.lease import Lease
 from eqssl.study.plugins import registered
 from eqssl.training import Alone, Run
 
@@ -134,7 +135,8 @@ def test_the_timing_is_that_of_real_epochs(base):
 def test_epochs_in_checkpoints_are_done(base, tmp_path):
     data = load(base.data)
     run = Run(base, Alone(), data)
-    save({"run": run.state(run.next_epoch()), "metrics": {}, "wall_s": 1.0}, tmp_path / "begun")
+    run.next_epoch()
+    save({"run": run.state(), "wall_s": 1.0}, tmp_path / "begun")
     work = change(WORK, checkpoints=[str(tmp_path / "begun"), str(tmp_path / "none")])
     timing = time_run(base, data, work, workers=1, gpu=False, earlier_s=0.0)
     assert timing.epochs_done == 1
@@ -149,7 +151,7 @@ def test_one_step_an_epoch_can_be_timed(base, epochs):
     assert timing.steps == 1 and timing.epoch_s > 0
 
 
-def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base):
+def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base, tmp_path):
     data = load(base.data)
 
     class Broken:
@@ -161,7 +163,9 @@ def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base):
 
     register_source("broken", lambda config: change(data, train=change(data.train, images=Broken())))
     run = to_dict(replace(base, {"data.source": "broken"}))
-    found = preflight.try_run(run, 1, 1, False, WORK, (), registered())
+    with Lease(tmp_path / "study") as lease:
+        there = str(tmp_path / "study"), lease.holder.token
+        found, untimed = (preflight.try_run(run, there, 1, {"CPU": 1}, work, (), registered()) for work in (WORK, None))
     assert found["timing"] is None and found["name"] == "solids"
     assert "no forecast" in found["warnings"][-1] and "the disk is on fire" in found["warnings"][-1]
-    assert preflight.try_run(run, 1, 1, False, None, (), registered())["warnings"] == found["warnings"][:-1]
+    assert untimed["warnings"] == found["warnings"][:-1]
