@@ -72,9 +72,7 @@ def check_storage(path: Path, option: str, *, write: bool) -> None:
     def request() -> None:
         try:
             if write:
-                probe = (path / f".{uuid.uuid4().hex}").path
-                path.fs.pipe_file(probe, b"?")
-                path.fs.rm_file(probe)
+                try_writing(path)
             else:
                 path.fs.ls(path.path)
         except Exception as error:  # whatever the store's library raises
@@ -90,6 +88,21 @@ def check_storage(path: Path, option: str, *, write: bool) -> None:
             f"{option} is {str(path)!r}, which cannot be {'written' if write else 'read'}: "
             f"{failed[0]} ({type(failed[0]).__name__})"
         ) from failed[0]
+
+
+def try_writing(folder: Path) -> None:
+    """Write a small file into a folder that is there, or a bucket, and remove it again.
+
+    Raises:
+        Exception: whatever the store's library raises; of a disk, OSError.
+    """
+    probe = folder / f".{uuid.uuid4().hex}"
+    if isinstance(probe, Path):
+        probe.write_text("?")
+        probe.unlink()
+    else:
+        probe.fs.pipe_file(probe.path, b"?")
+        probe.fs.rm_file(probe.path)
 
 
 @contextmanager

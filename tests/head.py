@@ -74,6 +74,10 @@ class Head:
         with urllib.request.urlopen(request, timeout=30) as answer:
             return json.load(answer)
 
+    def listed(self, kind: str) -> list[dict]:
+        """Return all nodes or actors that Ray knows of, dead ones too."""
+        return self.get(f"/api/v0/{kind}?detail=true")["data"]["result"]["result"]
+
     def _wait(self) -> None:
         deadline = time.monotonic() + 240
         while True:
@@ -141,8 +145,7 @@ class Node:
 
     @staticmethod
     def _alive(head: Head) -> set[str]:
-        nodes = head.get("/api/v0/nodes?detail=true")["data"]["result"]["result"]
-        return {node["node_id"] for node in nodes if node["state"] == "ALIVE"}
+        return {node["node_id"] for node in head.listed("nodes") if node["state"] == "ALIVE"}
 
     def kill(self) -> None:
         """End it as a machine that loses its power."""

@@ -32,7 +32,7 @@ class Room:
     """
 
     trials: int
-    worker: Resources
+    worker: dict[str, float]
     workers: int
     resources: dict[str, float]
     text: str
@@ -87,12 +87,20 @@ def cluster_at_most(config: str | None) -> Cluster:
     Args:
         config: file with its node types; None: the one of the autoscaler that runs on the head, if there is one.
     """
-    alive = [Nodes(1, node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    types = read_config(config) if config else ray.get(_autoscaler_config.remote())
-    return add_types([node for node in alive if HEAD in node.resources], types) if types else Cluster(alive)
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    head = next(node for node in alive if HEAD in node["Resources"])
+    if config:
+        types = read_config(config)
+    elif head["NodeID"] == ray.get_runtime_context().get_node_id():  # as on a laptop, or in a job: no worker is needed
+        types = _autoscaler_config()
+    else:
+        on_head = ray.remote(num_cpus=0, resources={HEAD: 0.001})(_autoscaler_config)
+        types = ray.get(on_head.remote())
+    if types:
+        return add_types([Nodes(1, head["Resources"])], types)
+    return Cluster([Nodes(1, node["Resources"]) for node in alive])
 
 
-@ray.remote(num_cpus=0, resources={HEAD: 0.001})
 def _autoscaler_config() -> dict[str, Any] | None:
     """Return the configuration of the autoscaler of this head: nothing but its command line says where that is."""
     address = ray.get_runtime_context().gcs_address

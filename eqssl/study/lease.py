@@ -1,5 +1,6 @@
 """One process at a time in a study's folder: OUTPUT/STUDY/lease.json says which has it, and when it last said so."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from eqssl.files import read
 from eqssl.study.lease_store import LeaseFile, LeaseObject
 
 FILE = "lease.json"
@@ -141,6 +143,17 @@ class Lease:
                 f"{held} and said so {silent_s:.0f} s ago; wait for its end, stop it, or take another --output; "
                 f"if it is gone, try again in {SILENCE_S - silent_s:.0f} s"
             )
+
+
+def token_in(folder: Path) -> str | None:
+    """Return the token of the lease in a folder, of whoever holds it; None where there is none."""
+    for _ in range(20):
+        if (text := read(folder / FILE)) is None:
+            return None
+        with suppress(json.JSONDecodeError):  # a heartbeat is just being written
+            return json.loads(text)["token"]
+        time.sleep(0.05)
+    return None
 
 
 def _pid_space() -> str:

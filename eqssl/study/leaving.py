@@ -19,7 +19,7 @@ class NodeWatch:
     """Asks Ray every five seconds, while entered, whether one of these nodes is being drained.
 
     Args:
-        nodes: their ids.
+        nodes: their ids; without any, nothing is asked.
     """
 
     def __init__(self, nodes: set[str]):
@@ -27,7 +27,8 @@ class NodeWatch:
         self._ended = threading.Event()
 
     def __enter__(self) -> "NodeWatch":
-        threading.Thread(target=self._poll, daemon=True).start()
+        if self._nodes:
+            threading.Thread(target=self._poll, daemon=True).start()
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -15,7 +15,9 @@ STEPS, SECONDS = 4, 15.0  # of a round, and of all rounds of a pair
 Overrides = Mapping[str, Any]
 
 
-def relative_times(pairs: Mapping[str, tuple[Overrides, Overrides]], options: StudyOptions, name: str) -> dict:
+def relative_times(
+    pairs: Mapping[str, tuple[Overrides, Overrides]], options: StudyOptions, name: str
+) -> dict[str, float]:
     """Return by how much the first run of each pair takes longer than the second, steps of training alone.
 
     Args:
@@ -26,12 +28,14 @@ def relative_times(pairs: Mapping[str, tuple[Overrides, Overrides]], options: St
     path = as_path(options.output, "--output") / name
     known = json.loads(read(path) or "{}")
     if known.keys() != pairs.keys():
+        import ray
+
         from eqssl.study import cluster
 
         runs = {name: [to_dict(replace(options.run, dict(of))) for of in pair] for name, pair in pairs.items()}
         with cluster.ray_running(options.cluster_config) as nodes:
-            worker = dict(cluster.room(options, nodes).worker)
-            known = cluster.ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))
+            worker = cluster.room(options, nodes).worker
+            known = ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))
         write_json(path, known)
     return known
 

@@ -1,19 +1,16 @@
 """What can be found wrong before anything is started, and what a worker finds wrong before anything is trained."""
 
 import dataclasses
-import json
 import logging
 import os
 import socket
 import time
-import uuid
 from collections.abc import Collection
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import RunConfig, from_dict
-from eqssl.files import as_path, check_storage, os_errors, read
+from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
 from eqssl.study.definition import NEED_LABELS, Study
 from eqssl.study.forecast import Timing, Work, time_run
@@ -75,25 +72,12 @@ def check_node(folder: str, token: str) -> str | None:
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        if _token(here) != token:
+        if lease.token_in(here) != token:
             return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
         with os_errors():
-            probe = here / f".{uuid.uuid4().hex}"
-            probe.write_text("?")
-            probe.unlink()
+            try_writing(here)
     except OSError as error:
         return f"{said}, cannot be written: {error}"
-    return None
-
-
-def _token(folder: Path) -> str | None:
-    """Return the token of the lease in a folder; None where there is none."""
-    for _ in range(20):
-        if (text := read(folder / lease.FILE)) is None:
-            return None
-        with suppress(json.JSONDecodeError):  # a heartbeat is just being written
-            return json.loads(text)["token"]
-        time.sleep(0.05)
     return None
 
 

@@ -19,7 +19,6 @@ from eqssl.files import as_path, remove
 from eqssl.study.cluster import Room
 from eqssl.study.halving import Halving, rungs_of
 from eqssl.study.listener import Listener
-from eqssl.study.nodes import Resources
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
 from eqssl.study.record import TrialRecord, collapsed_parts
@@ -28,7 +27,9 @@ from eqssl.study.suggestions import Suggestions
 from eqssl.study.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
 
 
-def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resources, command: str) -> dict[str, Any]:
+def trial_spec(
+    trial: Trial, options: StudyOptions, folder: Path, worker: dict[str, float], command: str
+) -> dict[str, Any]:
     """Return what a trial's process must know, as plain values.
 
     Args:
@@ -48,7 +49,7 @@ def trial_spec(trial: Trial, options: StudyOptions, folder: Path, worker: Resour
         "run": to_dict(run),
         "folder": str((folder / "trials" / trial.id).absolute()),
         "workers": options.workers_per_trial,
-        "worker": dict(worker),
+        "worker": worker,
         "command": command,
         "ray_folder": str((folder / ".ray").absolute()),
     }

@@ -152,7 +152,7 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 
     attempt = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
     if attempt > ATTEMPTS:
-        return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
+        return _given_up(context)
     try:
         return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
     except (ValueError, FloatingPointError) as error:
@@ -161,8 +161,12 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
         text = traceback.format_exc()
         write_atomically(context.folder / ERROR, lambda temporary: temporary.write_text(text))
         if attempt == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
-            return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
+            return _given_up(context)
         raise
+
+
+def _given_up(context: TrialContext) -> dict[str, Any]:
+    return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
 
 
 def last_error(folder: Path) -> str:
@@ -255,6 +259,7 @@ def _worker(config: dict[str, Any]) -> None:
     spec = config["trial"]
     place = ray.train.get_context()
     ranks = place.get_world_rank(), place.get_world_size()
-    with NodeWatch(set(objects_of_all(this_node()))) as watch:
+    nodes = set(objects_of_all(this_node()))
+    with NodeWatch(nodes if ranks[0] == 0 else set()) as watch:  # it alone saves the state
         context = TrialContext(as_path(spec["folder"]), ray.train.report, watch, "GPU" in spec["worker"], *ranks)
         ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

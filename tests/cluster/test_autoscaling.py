@@ -84,8 +84,7 @@ def head(tmp_path_factory):
 
 
 def workers(head: Head) -> list[dict]:
-    nodes = head.get("/api/v0/nodes?detail=true")["data"]["result"]["result"]
-    return [node for node in nodes if node["state"] == "ALIVE" and not node["is_head_node"]]
+    return [node for node in head.listed("nodes") if node["state"] == "ALIVE" and not node["is_head_node"]]
 
 
 class Watch:

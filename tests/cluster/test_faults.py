@@ -59,7 +59,7 @@ class Cluster:
         return {actor["node_id"]: actor["pid"] for actor in self.actors("RayTrainWorker")}
 
     def actors(self, name: str) -> list[dict]:
-        found = self.head.get("/api/v0/actors?detail=true")["data"]["result"]["result"]
+        found = self.head.listed("actors")
         return [actor for actor in found if actor["state"] == "ALIVE" and name in actor["class_name"]]
 
     def replace(self, node_id: str) -> None:
