@@ -2,7 +2,8 @@
 
 Every rank computes the loss of the whole batch from gathered embeddings; the backward of the gathering sums over
 ranks. Averaging the gradients over ranks, as DistributedDataParallel does, then gives exactly the gradient of one
-process with the whole batch. All ranks hold equally many samples.
+process with the whole batch. Ranks may hold different numbers of samples (`share_out`), so that any number of workers
+can take a batch.
 """
 
 from typing import Any
@@ -22,18 +23,36 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
+_shares: list[int] = []  # like the process group, one fact of the whole process
+
+
+def share_out(batch: int) -> None:
+    """Tell how many images are in every batch from now on; without, all workers are taken to hold equally many."""
+    workers = world_size()
+    _shares[:] = [batch // workers + (r < batch % workers) for r in range(workers)]  # as `tensor_split` cuts it
+
+
+def _all_shares() -> list[int]:
+    return _shares or [1] * world_size()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        parts = [torch.empty_like(x) for _ in range(world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
+        shares = _all_shares()
+        rows_per_image = len(x) // shares[rank()]
+        ctx.rows = [rows_per_image * share for share in shares]
+        missing = max(ctx.rows) - len(x)  # not every backend gathers different lengths
+        padded = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x.contiguous()
+        parts = [torch.empty_like(padded) for _ in shares]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:rows] for part, rows in zip(parts, ctx.rows, strict=True)])
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
-        return grad.chunk(world_size())[rank()]
+        return grad.split(ctx.rows)[rank()]
 
 
 class _Sum(torch.autograd.Function):
@@ -51,7 +70,7 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(x: Tensor) -> Tensor:
-    """Return the rows of all workers, in rank order: (B, ...) -> (world_size x B, ...)."""
+    """Return the rows of all workers, in rank order: (share of B, ...) -> (B, ...)."""
     return _Gather.apply(x) if world_size() > 1 else x
 
 
@@ -63,9 +82,15 @@ def objects_of_all(value: Any) -> list[Any]:
     return values
 
 
+def sum_over_workers(x: Tensor) -> Tensor:
+    """Return the elementwise sum over all workers."""
+    return _Sum.apply(x) if world_size() > 1 else x
+
+
 def mean_over_workers(x: Tensor) -> Tensor:
-    """Return the elementwise mean over all workers."""
-    return _Sum.apply(x) / world_size() if world_size() > 1 else x
+    """Return the mean over the images of all workers of what is a mean over this worker's images."""
+    shares = _all_shares()
+    return sum_over_workers(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
 
 
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -83,11 +108,17 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         mean = mean_over_workers(x.mean(dims))
         centred = x - mean.view(shape)
         var = mean_over_workers(centred.square().mean(dims))
-        self._update_running(mean.detach(), var.detach(), x.numel() // x.shape[1] * world_size())
+        self._update_running(mean.detach(), var.detach(), self._count(x))
         x = centred * torch.rsqrt(var + self.eps).view(shape)
         if self.weight is not None:
             x = x * self.weight.view(shape) + self.bias.view(shape)
         return x.to(dtype)
+
+    @staticmethod
+    def _count(x: Tensor) -> int:
+        """Return how many values a channel has, those of other workers included."""
+        shares = _all_shares()
+        return x.numel() // x.shape[1] // shares[rank()] * sum(shares)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: int) -> None:

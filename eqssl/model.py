@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
+from eqssl.distributed import mean_over_workers
 from eqssl.encoder import Encoder
 from eqssl.methods import build_method
 from eqssl.methods.base import Pair, Sizes
@@ -20,7 +21,8 @@ from eqssl.views import Batch, Views
 
 
 class Losses(NamedTuple):
-    """The loss and its two terms, scalars with gradients; `representation` (2 B, D) is detached, for the collapse."""
+    """The loss and its two terms, of all workers together, scalars with gradients; `representation` (2 B, D) is this
+    worker's, detached, for the collapse."""
 
     total: Tensor
     ssl: Tensor
@@ -71,7 +73,7 @@ class Model(nn.Module):
         if self.reconstruction is None:
             return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
         image, target = self.reconstruction(*self.reconstruction_inputs(tokens, batch))
-        recon = F.mse_loss(image, target)
+        recon = mean_over_workers(F.mse_loss(image, target))
         return Losses(ssl + self.weight * recon, ssl, recon, representation.detach())
 
     def _tokens(self, images: Tensor, autocast: bool, encoder: Encoder | None = None, **masked: Tensor) -> Tensor:

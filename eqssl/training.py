@@ -20,7 +20,7 @@ from eqssl import checkpoint
 from eqssl.config import RunConfig, digest
 from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split
-from eqssl.distributed import mean_over_workers, synchronise_batch_norm
+from eqssl.distributed import share_out, sum_over_workers, synchronise_batch_norm
 from eqssl.encoder import Encoder
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
@@ -48,8 +48,8 @@ class Context(Protocol):
         """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
         ...
 
-    def leaves(self) -> bool:
-        """Return whether the process will soon be gone, so that the state should be saved within an epoch."""
+    def save_due(self) -> bool:
+        """Return whether the state should be saved within an epoch, as before the process is gone."""
         ...
 
     def save(self, state: dict[str, Any]) -> None:
@@ -77,7 +77,7 @@ class Alone:
         if self.folder and state is not None:
             checkpoint.save(state, self.folder)
 
-    def leaves(self) -> bool:
+    def save_due(self) -> bool:
         return False
 
     def save(self, state: dict[str, Any]) -> None:
@@ -141,6 +141,7 @@ class Run:
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
         self.optimizer = make_optimizer(self.model, config.train)
         self.parallel: torch.nn.Module = self.model
+        share_out(config.train.batch_size // config.train.accumulate)
         if context.world_size > 1:
             synchronise_batch_norm(self.model)
             self.parallel = DistributedDataParallel(self.model)
@@ -195,11 +196,11 @@ class Run:
                 if self.weighs_terms and self.step == self.steps_per_epoch - 1:
                     share = self._share_in_gradient(losses)
                 (losses.total / len(parts)).backward()
-                self.totals += mean_over_workers(torch.stack(losses[:3]).detach()) / len(parts)
+                self.totals += torch.stack(losses[:3]).detach() / len(parts)
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
-            if self.context.rank == 0 and self.step < self.steps_per_epoch and self.context.leaves():
+            if self.context.rank == 0 and self.step < self.steps_per_epoch and self.context.save_due():
                 self.context.save(self.state())
         loss, ssl, recon = (self.totals / self.steps_per_epoch).tolist()
         self.step, self.totals = 0, torch.zeros_like(self.totals)
@@ -230,7 +231,7 @@ class Run:
                 norms.append(0.0)
                 continue
             grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            norms.append(float(mean_over_workers(torch.cat([g.flatten() for g in grads if g is not None])).norm()))
+            norms.append(float(sum_over_workers(torch.cat([g.flatten() for g in grads if g is not None])).norm()))
         return norms[1] / (sum(norms) or 1.0)
 
     def _set_clock(self, step: int) -> None:
@@ -247,7 +248,9 @@ class Run:
         for step in range(first, self.steps_per_epoch):
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
             # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
-            shares = [part.chunk(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)]
+            shares = [
+                part.tensor_split(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)
+            ]
             yield [self._batch(self.dataset.train, share, self.epoch) for share in shares]
 
     def _batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
@@ -347,11 +350,11 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
         raise ValueError(
             f"--train.batch-size is {batch}; allowed: up to the {images} training images of {dataset.name}"
         )
-    parts = world_size * config.train.accumulate
-    if batch % parts or batch // parts < 2:
+    parts = config.train.accumulate
+    if batch % parts or batch // parts < 2 * world_size:
         raise ValueError(
-            f"--train.batch-size is {batch}; allowed with {world_size} workers and --train.accumulate "
-            f"{config.train.accumulate}: multiples of {parts}, two or more images a part"
+            f"--train.batch-size is {batch}; allowed with --train.accumulate {parts}: multiples of {parts}, with two "
+            f"or more images a part for each of {world_size} workers"
         )
     if config.method.name == "supervised" and dataset.train.labels is None:
         raise ValueError(f"--method.name supervised needs labels, and {dataset.name} has none")

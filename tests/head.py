@@ -33,12 +33,19 @@ class Head:
         options: of `ray start`, beside ports and folders.
         port: of its GCS.
         environment: beside what is needed here.
+        host: its address; default: what Ray finds.
     """
 
-    def __init__(self, options: Sequence[str], port: int | None = None, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        options: Sequence[str],
+        port: int | None = None,
+        environment: dict[str, str] | None = None,
+        host: str | None = None,
+    ):
         self.folder = tempfile.mkdtemp(prefix="rj")  # short, since sockets lie in it
         dashboard, port = free_port(), port or free_port()
-        self.gcs = f"127.0.0.1:{port}"
+        self.gcs = f"{host or '127.0.0.1'}:{port}"
         self.address = f"http://127.0.0.1:{dashboard}"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
         self.environment |= {
@@ -53,7 +60,8 @@ class Head:
         command = [
             BIN / "ray", "start", "--head", "--block", "--port", str(port),
             "--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard), "--temp-dir", self.folder,
-            "--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port()), *options,
+            "--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port()),
+            *(["--node-ip-address", host] if host else []), *options,
         ]  # fmt: skip
         own = self.environment | (environment or {})
         del own["RAY_ADDRESS"]
@@ -120,10 +128,16 @@ class Head:
 
 
 class Node:
-    """One more node of a head's cluster, with one CPU."""
+    """One more node of a head's cluster, with one CPU.
 
-    def __init__(self, head: Head):
-        command = [BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1"]
+    Args:
+        head: which it joins.
+        on: the command that runs another one on its host.
+        options: of `ray start`, beside.
+    """
+
+    def __init__(self, head: Head, on: Sequence[str] = (), options: Sequence[str] = ()):
+        command = [*on, BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1", *options]
         own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
         self.id, self.process, deadline = None, None, time.monotonic() + 150
         while self.id not in self._alive(head):

@@ -105,7 +105,7 @@ class StopWithin(Alone):
         super().__init__(folder)
         self.steps_left = step
 
-    def leaves(self):
+    def save_due(self):
         self.steps_left -= 1
         return self.steps_left == 0
 
@@ -207,7 +207,7 @@ def test_accumulated_gradients_are_those_of_the_parts():
     ("values", "labels", "message"),
     [
         ({"train.batch_size": 64}, True, r"--train.batch-size is 64; allowed: up to the 48 training images of toy"),
-        ({"train.accumulate": 3}, True, r"--train.batch-size is 16; allowed with 1 workers and --train.accumulate 3"),
+        ({"train.accumulate": 3}, True, r"--train.batch-size is 16; allowed with --train.accumulate 3"),
         ({"method.name": "supervised"}, False, r"--method.name supervised needs labels"),
         ({"method.name": "byo"}, True, r"--method.name is 'byo'; allowed: simclr"),
         ({"augment.hue": 0.5}, True, r"--augment.hue"),

@@ -36,7 +36,7 @@ def make_model(method: str) -> Model:
 
 def make_batch(method: str, rank: int = 0, world_size: int = 1) -> Batch:
     """Return a worker's share of a batch whose views resemble each other, with all that the method asks for."""
-    share = torch.arange(BATCH).chunk(world_size)[rank]
+    share = torch.arange(BATCH).tensor_split(world_size)[rank]
     batch = Views(make_config(method), DATASET).batch(DATASET.train, share, epoch=0, tokens=64)
     generator = torch.Generator().manual_seed(1)
     clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]

@@ -26,7 +26,7 @@ class Room:
     Args:
         trials: at a time.
         worker: resources of one worker, in Ray's names.
-        workers: of each trial.
+        workers: of each trial, at most.
         resources: that Ray reserves for a trial's own process, in Tune's names.
         text: the arithmetic in words.
     """
@@ -129,31 +129,31 @@ def room(options: StudyOptions, cluster: Cluster) -> Room:
     Raises:
         ValueError: for a trial that the cluster can never hold.
     """
-    workers, gpus = options.workers_per_trial, options.gpus_per_trial
+    (least, most), gpus = options.workers, options.gpus_per_trial
     if gpus is None:
-        gpus = float(workers) if cluster.hold({"GPU": 1}) >= workers else 0.0
-    worker = (
-        {"CPU": cpus_per_worker(options)} | ({"GPU": gpus / workers} if gpus else {}) | options.resources_per_worker
-    )
+        gpus = float(most) if cluster.hold({"GPU": 1}) >= least else 0.0
+    worker = {"CPU": cpus_per_worker(options)} | ({"GPU": gpus / most} if gpus else {}) | options.resources_per_worker
+    asked = f"{most}" if least == most else f"{least}:{most}"
     driver = {}
-    if workers > 1:  # a driver must never hold what its workers wait for
+    if most > 1:  # a driver must never hold what its workers wait for
         driver = {"train_driver": 1.0} if cluster.hold({"train_driver": 1}) else {HEAD: 0.001}
-    fits = cluster.hold(worker) // workers
+    hold = cluster.hold(worker)
+    fits = max(hold // most, int(hold >= least))  # where not even one can grow to its most, one runs at a time
     trials = min(fits, cluster.hold(driver) if driver else fits, options.concurrency or fits)
     shown = [name for name in worker | driver if name != HEAD]
     needs = amounts(worker, shown)
-    if workers > 1:
-        needs = f"{workers} x ({needs})" + (" + 1 train_driver" if "train_driver" in driver else "")
+    if most > 1:
+        needs = f"{asked} x ({needs})" + (" + 1 train_driver" if "train_driver" in driver else "")
     if not trials:
         raise ValueError(
-            f"--workers-per-trial is {workers}, --gpus-per-trial {gpus:g}: a trial takes {needs}, and the nodes of the "
-            f"cluster ({cluster.text(shown)}) have room for {cluster.hold(worker)} of its workers, now and later"
+            f"--workers-per-trial is {asked}, --gpus-per-trial {gpus:g}: a trial takes {needs}, and the nodes of the "
+            f"cluster ({cluster.text(shown)}) have room for {hold} of its workers, now and later"
         )
     text = f"nodes: {cluster.text(shown)}; a trial takes {needs}: {trials} at a time"
     if options.concurrency == trials:
         text += " by --concurrency"
     own = driver or {TUNES_NAMES.get(name, name): amount for name, amount in worker.items()}
-    return Room(trials, worker, workers, own, text)
+    return Room(trials, worker, min(most, hold), own, text)
 
 
 def start_in_worker(function: Callable[..., Any], worker: Resources, *arguments: Any) -> ray.ObjectRef:

@@ -139,7 +139,7 @@ class _Run:
 
         from eqssl.study.cluster import on_every_node, start_in_worker
 
-        options, workers = self.options, self.options.workers_per_trial
+        options, workers = self.options, room.workers
         # The steps of --smoke are so few that timing them would take as long.
         work = None if options.smoke else self._work(room)
         objectives = list(self.study.objectives)

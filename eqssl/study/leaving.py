@@ -1,4 +1,4 @@
-"""Learn in time that the node one runs on will soon be gone, as a spot node is two minutes after its notice."""
+"""When to save within an epoch: now and then, and in time before a spot node is gone, two minutes after its notice."""
 
 import threading
 import time
@@ -7,7 +7,8 @@ import ray
 from ray._private.state import state  # the one place that tells which nodes are drained; Ray Train asks it as well
 
 POLL_S = 5.0
-SAVE_EVERY_S = 10.0  # while the node is still there
+SAVE_EVERY_S = 300.0  # what a fault costs at most, however long an epoch is
+SAVE_EVERY_LEAVING_S = 10.0  # while the node is still there
 
 
 def this_node() -> str:
@@ -23,7 +24,7 @@ class NodeWatch:
     """
 
     def __init__(self, nodes: set[str]):
-        self._nodes, self._drained, self._saved_s = nodes, False, float("-inf")
+        self._nodes, self._drained, self._saved_s = nodes, False, time.monotonic()
         self._ended = threading.Event()
 
     def __enter__(self) -> "NodeWatch":
@@ -35,12 +36,13 @@ class NodeWatch:
         self._ended.set()
 
     def due(self) -> bool:
-        """Return whether the state should be saved now: at the notice, and again while the node stays."""
-        if not self._drained or time.monotonic() - self._saved_s < SAVE_EVERY_S:
+        """Return whether the state should be saved now: every five minutes, at the notice, and often from then on."""
+        if time.monotonic() - self._saved_s < (SAVE_EVERY_LEAVING_S if self._drained else SAVE_EVERY_S):
             return False
         self._saved_s = time.monotonic()
         return True
 
     def _poll(self) -> None:
         while not self._ended.wait(POLL_S):
-            self._drained = not self._nodes.isdisjoint(state.get_draining_nodes())
+            if not self._drained and not self._nodes.isdisjoint(state.get_draining_nodes()):
+                self._saved_s, self._drained = float("-inf"), True

@@ -7,10 +7,27 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
+from tyro.constructors import PrimitiveConstructorSpec
 
 from eqssl.config import RunConfig, get, replace
 from eqssl.study.definition import Sampler, Stopping, Study
 from eqssl.study.space import fix
+
+
+def _read_workers(text: str) -> int | tuple[int, int]:
+    if ":" not in text:
+        return int(text)
+    least, most = map(int, text.split(":"))
+    return least, most
+
+
+_WORKERS = PrimitiveConstructorSpec(
+    nargs=1,
+    metavar="INT|MIN:MAX",
+    instance_from_str=lambda words: _read_workers(words[0]),
+    is_instance=lambda value: isinstance(value, int | tuple),
+    str_from_instance=lambda value: [str(value) if isinstance(value, int) else "{}:{}".format(*value)],
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +54,9 @@ class StudyOptions:
     """OUTPUT/STUDY of an earlier study of the same options, whose results the sampler is told first."""
     confirm: int = 0
     """Fresh seeds with which the chosen configuration and its controls are trained again for test; 0: none."""
-    workers_per_trial: int = 1
-    """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train."""
+    workers_per_trial: Annotated[int | tuple[int, int], _WORKERS] = 1
+    """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
+    as there is room for, which changes as nodes come and go; the batch stays what --train.batch-size says."""
     gpus_per_trial: float | None = None
     """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
@@ -68,7 +86,7 @@ class StudyOptions:
     def __post_init__(self) -> None:
         if self.confirm < 0:
             raise ValueError(f"--confirm is {self.confirm}; allowed: 0 or more")
-        for name in ("trials", "seeds", "workers_per_trial", "concurrency"):
+        for name in ("trials", "seeds", "concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
@@ -80,9 +98,18 @@ class StudyOptions:
                     f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
                     "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
                 )
-        gpus, workers = self.gpus_per_trial, self.workers_per_trial
+        least, workers = self.workers
+        if not 1 <= least <= workers:
+            raise ValueError(f"--workers-per-trial is {least}:{workers}; allowed: 1 or more, MIN up to MAX")
+        gpus = self.gpus_per_trial
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")
+
+    @property
+    def workers(self) -> tuple[int, int]:
+        """The least and the most workers of a trial."""
+        count = self.workers_per_trial
+        return (count, count) if isinstance(count, int) else count
 
 
 def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:

@@ -48,7 +48,7 @@ def trial_spec(
         "row": row,
         "run": to_dict(run),
         "folder": str((folder / "trials" / trial.id).absolute()),
-        "workers": options.workers_per_trial,
+        "workers": list(options.workers),
         "worker": worker,
         "command": command,
         "ray_folder": str((folder / ".ray").absolute()),

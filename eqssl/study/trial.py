@@ -29,6 +29,7 @@ CHECKPOINT = "checkpoint"  # in the trial's folder
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
 BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
 ATTEMPTS = 3  # of a trial without progress, after which it has failed
+RESIZE_S = 20.0  # between two looks for more room; whoever starts again loses little, see `leaving`
 LOSSES = 1000  # of a trial's processes that Ray makes good: what must not go on for ever is counted in `ATTEMPTS`
 PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
@@ -41,7 +42,7 @@ class TrialContext:
     Args:
         folder: of the trial, on storage that all its processes share.
         report: takes the metrics of an epoch.
-        watch: tells whether a node of the trial will soon be gone; ended with the context.
+        watch: tells when the state should be saved within an epoch.
         gpu: whether the trial was given one; Ray hides none from a trial that was not.
         rank, world_size: place among the workers.
     """
@@ -86,7 +87,7 @@ class TrialContext:
             self.save(state)
         self._tell(metrics)
 
-    def leaves(self) -> bool:
+    def save_due(self) -> bool:
         return self._watch.due()
 
     def save(self, state: dict[str, Any]) -> None:
@@ -98,13 +99,15 @@ class TrialContext:
     def attempts(self, command: str) -> int:
         """Count one more attempt and return how many there were at this place of the training, by rank 0 alone.
 
+        Another number of workers is another place: it is no failure of the trial.
+
         Args:
             command: names the run of the study's command; what an earlier one met does not count.
         """
         from eqssl import checkpoint
 
         path, saved = self.folder / CHECKPOINT / BEGUN, self.folder / CHECKPOINT / checkpoint.FILE
-        place = [command, saved.stat().st_mtime if saved.exists() else None]
+        place = [command, self.world_size, saved.stat().st_mtime if saved.exists() else None]
         known = json.loads(read(path) or "{}")
         count = known["count"] + 1 if known.get("place") == place else 1
         write_json(path, {"place": place, "count": count})
@@ -136,7 +139,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     global _trials_in_this_process
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
-    if spec["workers"] > 1 and not spec["row"]:
+    if max(spec["workers"]) > 1 and not spec["row"]:
         _train_with_workers(spec, plugins)
     else:
         register(plugins)
@@ -231,10 +234,12 @@ def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
+    least, most = spec["workers"]
     scaling = ScalingConfig(
-        num_workers=spec["workers"],
+        num_workers=most if least == most else (least, most),
         use_gpu="GPU" in spec["worker"],
         resources_per_worker=spec["worker"],
+        elastic_resize_monitor_interval_s=RESIZE_S,
     )
     run = RunConfig(
         name=f"train-{spec['id']}",

@@ -1,57 +1,34 @@
-"""One trial of two workers goes on through every fault that a cluster has, and ends like one that met none."""
+"""One trial of two workers goes on through every fault that a cluster has, and ends like one that met none.
+
+Its results lie in a bucket and its runs on a tracking server, and both are away for a while.
+"""
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
 from mlflow import MlflowClient
+from tests.mlflow_server import mlflow_server
 
+from eqssl.files import read
+from tests.cluster.story import EPOCHS, SHIPPED, Job, assert_trained_the_same
 from tests.head import BIN, ROOT, Head, Node
+from tests.storage import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
-EPOCHS = 12
-START = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_commands"][-1]
-SHIPPED = [part for part in shlex.split(START) if part.startswith("--system-config")]
-STUDY = """
-import sys
-sys.path.insert(0, {root!r})
-from eqssl.study import Study, main
-
-if __name__ == "__main__":
-    sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configurations=1)))
-"""
-OPTIONS = {
-    "data.objects": 100,
-    "train.batch-size": 32,
-    "train.epochs": EPOCHS,
-    "train.precision": "fp32",
-    "evaluate.train-images": 64,
-    "evaluate.images": 16,
-    "workers-per-trial": 2,
-    "seeds": 1,
-}
+STORE_AWAY_S, TRACKING_AWAY_S = 30.0, 60.0
 
 
 class Cluster:
     """A head without CPUs that holds the trial's driver, and three nodes, one more than the trial takes."""
 
     def __init__(self):
-        found_soon = {
-            "health_check_initial_delay_ms": 0,
-            "health_check_period_ms": 500,
-            "health_check_timeout_ms": 1000,
-        }
-        config = json.dumps(found_soon | {"health_check_failure_threshold": 3})
-        self.head = Head(["--num-cpus", "0", "--resources", '{"train_driver": 1}', "--system-config", config])
+        self.head = Head(["--num-cpus", "0", "--resources", '{"train_driver": 1}', *SHIPPED])
         self.nodes = [Node(self.head) for _ in range(3)]
 
     def workers(self) -> dict[str, int]:
@@ -74,60 +51,20 @@ class Cluster:
             part.kill()
 
 
-class Job:
-    """A study of one trial, submitted."""
-
-    def __init__(self, cluster: Cluster, folder: Path, name: str, *more: str):
-        script = folder / f"{name}.py"
-        script.write_text(STUDY.format(root=str(ROOT), name=name))
-        self.folder = folder / "results" / name
-        places = {"output": folder / "results", "tracking-uri": f"sqlite:///{folder}/mlflow.db"}
-        options = OPTIONS | places | {"data.cache": folder / "cache"}
-        arguments = [text for option, value in options.items() for text in (f"--{option}", str(value))]
-        self.result: subprocess.CompletedProcess | None = None
-        self.thread = threading.Thread(
-            target=self._run, args=(cluster.head, ["python", str(script), *arguments, *more])
-        )
-        self.thread.start()
-
-    def _run(self, head: Head, command: list[str]) -> None:
-        self.result = head.submit("--", *command)
-
-    def place(self) -> tuple[int, int]:
-        """Return epochs and steps of the next that the trial's checkpoint holds."""
-        for path in self.folder.glob("trials/*/checkpoint/checkpoint.pt"):
-            state = torch.load(path, weights_only=True)["run"]
-            return state["epoch"], state["step"]
-        return 0, 0
-
-    def wait_for(self, epoch: int) -> None:
-        deadline = time.monotonic() + 240
-        while self.place()[0] < epoch:
-            assert time.monotonic() < deadline
-            assert self.thread.is_alive(), self.text()
-            time.sleep(0.1)
-
-    def finished(self) -> dict:
-        """Return the one trial of the summary, once the job has ended."""
-        self.thread.join()
-        assert self.result.returncode == 0, self.text()
-        (trial,) = json.loads((self.folder / "summary.json").read_text())["trials"]
-        return trial
-
-    def text(self) -> str:
-        return self.result.stdout + self.result.stderr
-
-
 class Story:
     """The study that meets the faults, beside one that does not."""
 
-    def __init__(self, folder: Path):
-        self.folder, self.cluster = folder, Cluster()
+    def __init__(self, folder: Path, store: Proxy, tracking: Proxy):
+        self.folder, self.store, self.tracking, self.cluster = folder, store, tracking, Cluster()
         self.recovered_s: dict[str, float] = {}
 
+    def submit(self, name: str, *more: str, workers: str = "2") -> Job:
+        places = {"output": "s3://studies/faults", "tracking-uri": f"http://127.0.0.1:{self.tracking.port}"}
+        return Job(self.cluster.head, name, self.folder, places | {"workers-per-trial": workers}, *more)
+
     def begin(self) -> None:
-        self.unharmed = Job(self.cluster, self.folder, "unharmed").finished()
-        self.job = Job(self.cluster, self.folder, "harmed")
+        self.unharmed = self.submit("unharmed").finished()
+        self.job = self.submit("harmed")
 
     def goes_on_after(self, fault: str, started: float, epoch: int) -> None:
         """Wait for the end of an epoch after this one, and note how long it took."""
@@ -136,13 +73,15 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory):
-    story = Story(tmp_path_factory.mktemp("story"))
-    try:
-        story.begin()
-        yield story
-    finally:
-        story.cluster.kill()
+def story(tmp_path_factory, s3):
+    folder = tmp_path_factory.mktemp("story")
+    with mlflow_server(folder) as port:
+        story = Story(folder, s3, Proxy(port))
+        try:
+            story.begin()
+            yield story
+        finally:
+            story.cluster.kill()
 
 
 def test_every_node_is_asked(story):
@@ -152,27 +91,20 @@ def test_every_node_is_asked(story):
     assert result.returncode == 1 and result.stderr.endswith("ValueError: disk is full\n")
 
 
-def next_fault(story: Story) -> tuple[float, int]:
-    """Let an epoch be trained, and return the time and the epochs in the checkpoint."""
-    epoch = story.job.place()[0] + 1
-    story.job.wait_for(epoch)
-    return time.monotonic(), epoch
-
-
 def test_a_worker_is_killed(story):
-    started, epoch = next_fault(story)
+    started, epoch = story.job.next_epoch()
     os.kill(next(iter(story.cluster.workers().values())), signal.SIGKILL)
     story.goes_on_after("worker killed", started, epoch)
 
 
 def test_a_node_is_killed(story):
-    started, epoch = next_fault(story)
+    started, epoch = story.job.next_epoch()
     story.cluster.replace(next(iter(story.cluster.workers())))
     story.goes_on_after("node killed", started, epoch)
 
 
 def test_a_node_is_drained_and_the_state_saved_within_an_epoch(story):
-    started, epoch = next_fault(story)
+    started, epoch = story.job.next_epoch()
     node_id = next(iter(story.cluster.workers()))
     command = [
         BIN / "ray", "drain-node", "--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
@@ -187,36 +119,61 @@ def test_a_node_is_drained_and_the_state_saved_within_an_epoch(story):
     story.goes_on_after("node drained, then killed", started, epoch)
 
 
-def test_the_trials_driver_is_killed(story):
-    started, epoch = next_fault(story)
+def test_the_trials_driver_is_killed_while_the_tracking_server_is_away(story):
+    started, epoch = story.job.next_epoch()
+    story.tracking.away()
     (driver,) = story.cluster.actors("ImplicitFunc")
     os.kill(driver["pid"], signal.SIGKILL)
     story.goes_on_after("driver of the trial killed", started, epoch)
+    time.sleep(max(0.0, started + TRACKING_AWAY_S - time.monotonic()))
+    story.tracking.back()
+
+
+def test_the_bucket_is_away(story):
+    started, epoch = story.job.next_epoch()
+    story.store.away()
+    time.sleep(STORE_AWAY_S)
+    story.store.back()
+    story.goes_on_after(f"bucket away for {STORE_AWAY_S:.0f} s", started, epoch)
 
 
 def test_the_head_is_killed_and_the_job_submitted_again(story):
-    started, epoch = next_fault(story)
-    study = json.loads((story.job.folder / "lease.json").read_text())["pid"]
+    started, epoch = story.job.next_epoch()
+    study = json.loads(read(story.job.folder / "lease.json"))["pid"]
     story.cluster.kill()
     os.kill(study, signal.SIGKILL)  # on a machine of its own it would be gone with the head
     story.job.thread.join()
     story.cluster = Cluster()
-    story.job = Job(story.cluster, story.folder, "harmed", "--resume")
+    story.job = story.submit("harmed", "--resume")
     story.goes_on_after("head killed, job submitted again", started, epoch)
 
 
 def test_the_end_is_that_of_the_study_without_faults(story):
     trial = story.job.finished()
-    assert (trial["status"], trial["epochs"]) == ("COMPLETE", EPOCHS)
     assert trial["trial_id"] == story.unharmed["trial_id"]
-    for figure in ("loss", "ssl", "recon"):
-        assert trial["metrics"][figure] == pytest.approx(story.unharmed["metrics"][figure], abs=1e-5)
-    client = MlflowClient(f"sqlite:///{story.folder}/mlflow.db")
+    assert_trained_the_same(trial, story.unharmed)
+    client = MlflowClient(f"http://127.0.0.1:{story.tracking.port}")
     runs = client.search_runs([client.get_experiment_by_name("harmed").experiment_id])
     (child,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
-    assert [metric.step for metric in client.get_metric_history(child.info.run_id, "loss")] == list(
-        range(1, EPOCHS + 1)
-    )
+    steps = [metric.step for metric in client.get_metric_history(child.info.run_id, "loss")]
+    assert steps == list(range(1, EPOCHS + 1))
     print("\nseconds until an epoch had been trained after")
     for fault, seconds in story.recovered_s.items():
         print(f"{seconds:6.1f}  {fault}")
+
+
+def test_an_elastic_trial_has_as_many_workers_as_there_is_room_for(story):
+    cluster = story.cluster
+    for node in cluster.nodes[1:]:
+        node.kill()
+    del cluster.nodes[1:]
+    job = story.submit("elastic", workers="1:2")
+    job.wait_for(1)
+    assert len(cluster.workers()) == 1
+    cluster.nodes.append(Node(cluster.head))
+    while len(cluster.workers()) < 2:
+        assert job.thread.is_alive(), job.text()
+        time.sleep(0.5)
+    job.next_epoch()
+    cluster.nodes.pop().kill()
+    assert_trained_the_same(job.finished(), story.unharmed)

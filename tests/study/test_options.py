@@ -69,6 +69,19 @@ def test_fractions_of_gpus_are_for_single_workers():
         StudyOptions(gpus_per_trial=1.0, workers_per_trial=2)
 
 
+@pytest.mark.parametrize(("text", "workers"), [("1", (1, 1)), ("4", (4, 4)), ("2:8", (2, 8))])
+def test_workers_are_a_number_or_a_range(text, workers):
+    assert parse(STUDY, ["--workers-per-trial", text])[1].workers == workers
+
+
+@pytest.mark.parametrize("text", ["0", "8:2", "0:2", "2:", "few"])
+def test_other_workers_are_refused(text, capsys):
+    with pytest.raises((ValueError, SystemExit)) as refused:
+        parse(STUDY, ["--workers-per-trial", text])
+    shown = capsys.readouterr()
+    assert "workers-per-trial" in str(refused.value) + shown.out + shown.err
+
+
 def test_a_cluster_may_say_where_results_and_runs_go(monkeypatch):
     monkeypatch.delenv("EQSSL_OUTPUT", raising=False)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

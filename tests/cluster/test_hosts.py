@@ -1,0 +1,83 @@
+"""Two hosts with addresses of their own, of which one cannot be reached for a while."""
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.cluster.story import SHIPPED, Job, assert_trained_the_same
+from tests.head import Head, Node
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+LINK, HERE, THERE = "eqssl0", "10.213.77.1", "10.213.77.2"
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextmanager
+def second_host() -> Iterator[list[str]]:
+    """Make a network namespace that one link joins to this one; yield the command that runs another one there."""
+    name = f"eqssl{os.getpid()}"
+    on = ["ip", "netns", "exec", name]
+    try:
+        ip("netns", "add", name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no network namespace can be made here, which takes root and iproute2: {error}")
+    try:
+        ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}p")
+        ip("link", "set", f"{LINK}p", "netns", name)
+        ip("address", "add", f"{HERE}/24", "dev", LINK)
+        ip("link", "set", LINK, "up")
+        for words in (
+            ("link", "set", f"{LINK}p", "name", LINK),
+            ("address", "add", f"{THERE}/24", "dev", LINK),
+            ("link", "set", LINK, "up"),
+            ("link", "set", "lo", "up"),
+        ):
+            ip("-n", name, *words)
+        yield on
+    finally:
+        ip("netns", "delete", name)  # and the link with it
+
+
+@pytest.fixture(scope="module")
+def hosts():
+    """Yield a head with one CPU, and the command for the other host."""
+    with second_host() as on, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GLOO_SOCKET_IFNAME", LINK)  # as where a host has several networks
+        head = Head(["--num-cpus", "1", *SHIPPED], host=HERE)
+        yield head, on
+        head.kill()
+
+
+def join(head: Head, on: list[str]) -> Node:
+    return Node(head, on, ["--node-ip-address", THERE])
+
+
+def test_a_partition_costs_an_epoch_and_no_trial(hosts, tmp_path):
+    head, on = hosts
+    node = join(head, on)
+    places = {"output": tmp_path / "results", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    options = places | {"workers-per-trial": "2"}
+    try:
+        unharmed = Job(head, "whole", tmp_path, options).finished()
+        job = Job(head, "parted", tmp_path, options)
+        job.next_epoch()
+        started = time.monotonic()
+        ip("link", "set", LINK, "down")
+        while any(one["node_id"] == node.id and one["state"] == "ALIVE" for one in head.listed("nodes")):
+            assert time.monotonic() < started + 120
+            time.sleep(0.5)
+        ip("link", "set", LINK, "up")
+        node.kill()  # given up for dead, it would have ended by itself
+        node, (epoch, _) = join(head, on), job.place()
+        job.wait_for(epoch + 1)
+        print(f"\n{time.monotonic() - started:.1f} s from the partition until an epoch had been trained")
+        assert_trained_the_same(job.finished(), unharmed)
+    finally:
+        node.kill()
