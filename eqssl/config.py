@@ -152,6 +152,9 @@ class TrainConfig:
     """Epochs between evaluations on val during training; 0: only at the end."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
+    shard: bool = False
+    """Share parameters, gradients and the optimizer's state out over the workers (FSDP2), for an encoder such as ViT-L
+    whose training does not fit on one GPU; without, every worker holds all (DistributedDataParallel)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,9 +46,10 @@ def _run(options: TrainOptions) -> int:
     except OSError as error:
         raise ValueError(f"--output is {str(options.output)!r}, which cannot be written: {error}") from error
     # torch takes 5 s to import: not before the options are known to be good.
+    from eqssl.context import Alone
     from eqssl.export import export_encoder
     from eqssl.report.figures import save_reconstructions
-    from eqssl.training import Alone, train
+    from eqssl.training import train
 
     class Told(Alone):
         def report(self, metrics, state):

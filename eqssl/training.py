@@ -9,79 +9,27 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
-from eqssl import checkpoint
 from eqssl.config import RunConfig, digest
+from eqssl.context import Alone, Context
 from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split
-from eqssl.distributed import share_out, sum_over_workers, synchronise_batch_norm
+from eqssl.distributed import objects_of_all, share_out, sum_over_workers
 from eqssl.encoder import Encoder
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
 from eqssl.model import Losses, Model
 from eqssl.optim import learning_rate, make_optimizer
+from eqssl.parallel import load_whole_state, spread_out, whole_parameters, whole_state
 from eqssl.random import permutation
 from eqssl.reconstruction import use_of_views
 from eqssl.views import Batch, Views
 
 SHOWN = 8  # images in a grid of reconstructions
-
-
-class Context(Protocol):
-    """What surrounds a run: its place among the workers and where its state and metrics go."""
-
-    rank: int
-    world_size: int
-    device: torch.device
-
-    def load(self) -> dict[str, Any] | None:
-        """Return the state last reported, or None at the start."""
-        ...
-
-    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-        """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
-        ...
-
-    def save_due(self) -> bool:
-        """Return whether the state should be saved within an epoch, as before the process is gone."""
-        ...
-
-    def save(self, state: dict[str, Any]) -> None:
-        """Take the state within an epoch, from rank 0."""
-        ...
-
-
-class Alone:
-    """The context of a single process.
-
-    Args:
-        folder: where checkpoints go; None: nowhere.
-    """
-
-    rank, world_size = 0, 1
-
-    def __init__(self, folder: Path | None = None):
-        self.folder = folder
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def load(self) -> dict[str, Any] | None:
-        return checkpoint.load(self.folder) if self.folder else None
-
-    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-        if self.folder and state is not None:
-            checkpoint.save(state, self.folder)
-
-    def save_due(self) -> bool:
-        return False
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.report({}, state)
 
 
 @dataclass(frozen=True)
@@ -122,9 +70,10 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
     while run.epoch < config.train.epochs or not run.metrics:
         run.next_epoch()
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
-        context.report(run.metrics, run.state() if due and context.rank == 0 else None)
-    reconstructions = run.reconstructions()
-    return Result(run.model.encoder.cpu().eval(), run.metrics, run.epoch, reconstructions, run.predictions)
+        context.report(run.metrics, run.state() if due else None)
+    model = run.whole_model()
+    reconstructions = run.reconstructions(model)
+    return Result(model.encoder.cpu().eval(), run.metrics, run.epoch, reconstructions, run.predictions)
 
 
 class Run:
@@ -139,18 +88,17 @@ class Run:
         self.views = Views(config, dataset, self.device)
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
-        self.optimizer = make_optimizer(self.model, config.train)
-        self.parallel: torch.nn.Module = self.model
         share_out(config.train.batch_size // config.train.accumulate)
-        if context.world_size > 1:
-            synchronise_batch_norm(self.model)
-            self.parallel = DistributedDataParallel(self.model)
+        self.parallel = spread_out(self.model, shard=config.train.shard)
+        self.optimizer = make_optimizer(self.model, config.train)
         precision = config.train.precision
         self.autocast = precision == "bf16" or (precision == "auto" and multiplies_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(dataset.train) // config.train.batch_size
-        # The last step of an epoch goes backward through each term alone as well; a stopwatch does without.
-        self.weighs_terms = self.model.reconstruction is not None
+        self.sharded = config.train.shard and context.world_size > 1
+        # The last step of an epoch goes backward through each term alone as well; a stopwatch does without, and shared
+        # out parameters are no leaves of the graph.
+        self.weighs_terms = self.model.reconstruction is not None and not self.sharded
         self.epoch, self.step = 0, 0  # what is next
         self.totals = torch.zeros(3, device=self.device)  # of the losses of this epoch's steps
         self.metrics: dict[str, float] = {}  # of the epoch before
@@ -169,22 +117,37 @@ class Run:
             self.epoch += 1
         metrics |= {"epoch": float(self.epoch), "train_s": time.perf_counter() - start}
         every = self.config.train.eval_every
-        if self.context.rank == 0 and (self.is_last or (every and self.epoch % every == 0)):
-            start = time.perf_counter()
-            self.predictions, config = [], self.config.evaluate
-            metrics |= evaluate(
-                self.model.encoder,
-                self.dataset,
-                config=config if self.is_last else dataclasses.replace(config, level="quick"),
-                device=self.device,
-                predictions=self.predictions,
-            )
-            metrics |= self._use_of_views()
-            metrics["parameters"] = float(sum(p.numel() for p in self.model.parameters() if p.requires_grad))
-            metrics["sees_theta"] = float(self.model.method.sees_theta)
-            metrics["evaluate_s"] = time.perf_counter() - start
+        if self.is_last or (every and self.epoch % every == 0):
+            model = self.whole_model()
+            if self.context.rank == 0:
+                metrics |= self._evaluate(model)
         self.metrics = metrics
         return metrics
+
+    def _evaluate(self, model: Model) -> dict[str, float]:
+        start = time.perf_counter()
+        self.predictions, config = [], self.config.evaluate
+        metrics = evaluate(
+            model.encoder,
+            self.dataset,
+            config=config if self.is_last else dataclasses.replace(config, level="quick"),
+            device=self.device,
+            predictions=self.predictions,
+        )
+        if held_out := self._held_out(model, 256):
+            metrics |= use_of_views(model.reconstruction, *held_out[1])
+        metrics["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
+        metrics["sees_theta"] = float(model.method.sees_theta)
+        return metrics | {"evaluate_s": time.perf_counter() - start}
+
+    def whole_model(self) -> Model:
+        """Return the model with all its parameters; where they are shared out, a copy for which every worker asks."""
+        if not self.sharded:
+            return self.model
+        with torch.random.fork_rng():
+            model = Model(self.config, self.dataset).to(self.device)
+        model.load_state_dict(whole_parameters(self.model))
+        return model
 
     def _train_epoch(self) -> dict[str, float]:
         self.parallel.train()
@@ -200,8 +163,8 @@ class Run:
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
-            if self.context.rank == 0 and self.step < self.steps_per_epoch and self.context.save_due():
-                self.context.save(self.state())
+            if self.step < self.steps_per_epoch and self._save_due() and (state := self.state()):
+                self.context.save(state)
         loss, ssl, recon = (self.totals / self.steps_per_epoch).tolist()
         self.step, self.totals = 0, torch.zeros_like(self.totals)
         if not math.isfinite(loss):  # of all workers together, so that none waits for another
@@ -221,6 +184,10 @@ class Run:
         if self.weighs_terms:
             metrics["recon_share/gradient"] = share
         return metrics
+
+    def _save_due(self) -> bool:
+        due = self.context.rank == 0 and self.context.save_due()
+        return objects_of_all(due)[0] if self.sharded else due  # then the state is what all workers hold
 
     def _share_in_gradient(self, losses: Losses) -> float:
         """Return the norm of the reconstruction's gradient of the encoder over the sum of both terms' norms."""
@@ -257,8 +224,13 @@ class Run:
         rows, columns = self.model.encoder.grid
         return self.views.batch(split, indices, epoch, tokens=rows * columns)
 
-    def state(self) -> dict[str, Any]:
-        """Return everything that `resume` needs."""
+    def state(self) -> dict[str, Any] | None:
+        """Return everything that `resume` needs, on rank 0; every worker has to ask."""
+        # With any number of workers in the same form, since that may change.
+        spread = whole_state(self.model, self.optimizer) if self.config.train.shard else {}
+        if self.context.rank > 0:
+            return None
+        whole = spread or {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return {
             "config": self.identity,
             "threads": torch.get_num_threads(),
@@ -267,8 +239,7 @@ class Run:
             "step": self.step,
             "totals": self.totals,
             "metrics": self.metrics,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **whole,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all(),
         }
@@ -286,8 +257,11 @@ class Run:
         # Another number of threads, or another precision where `auto` chooses it, would round sums differently.
         torch.set_num_threads(state["threads"])
         self.autocast = state["autocast"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.config.train.shard:
+            load_whole_state(self.model, self.optimizer, state)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
@@ -295,29 +269,25 @@ class Run:
         self.totals = state["totals"].to(self.device)
 
     @torch.no_grad()
-    def _held_out(self, count: int) -> tuple[Batch, tuple] | None:
+    def _held_out(self, model: Model, count: int) -> tuple[Batch, tuple] | None:
         """Return a held-out batch and the inputs of the reconstruction branch for it; None without the branch."""
-        if self.model.reconstruction is None:
+        if model.reconstruction is None:
             return None
-        self.model.eval()
+        model.eval()
         split = getattr(self.dataset, self.config.evaluate.split)
         batch = self._batch(split, _of_different_objects(split)[:count], epoch=0)
-        tokens = self.model.encoder.tokens(torch.cat([batch.first, batch.second]))
-        return batch, self.model.reconstruction_inputs(tokens, batch)
-
-    def _use_of_views(self) -> dict[str, float]:
-        held_out = self._held_out(256)
-        return use_of_views(self.model.reconstruction, *held_out[1]) if held_out else {}
+        tokens = model.encoder.tokens(torch.cat([batch.first, batch.second]))
+        return batch, model.reconstruction_inputs(tokens, batch)
 
     @torch.no_grad()
-    def reconstructions(self) -> Tensor | None:
+    def reconstructions(self, model: Model) -> Tensor | None:
         """Return held-out images as `Result.reconstructions` has them."""
-        held_out = self._held_out(SHOWN)
+        held_out = self._held_out(model, SHOWN)
         if held_out is None:
             return None
         batch, inputs = held_out
-        image, target = (x[-len(batch.first) :] for x in self.model.reconstruction(*inputs))
-        encoder = self.model.encoder
+        image, target = (x[-len(batch.first) :] for x in model.reconstruction(*inputs))
+        encoder = model.encoder
         rows = [batch.first, target * encoder.std + encoder.mean, image * encoder.std + encoder.mean]
         return (torch.stack(rows).clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 

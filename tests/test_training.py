@@ -14,12 +14,13 @@ import torch
 from eqssl import checkpoint
 from eqssl.augment import apply, draw, strengths
 from eqssl.config import RunConfig, replace
+from eqssl.context import Alone
 from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.vicreg import VICReg
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
-from eqssl.training import Alone, Run, _of_different_objects, train
+from eqssl.training import Run, _of_different_objects, train
 from tests.workers import run_workers
 
 SMALL = {

@@ -7,7 +7,8 @@ from eqssl.bench.options import Options
 from eqssl.bench.subject import encoder_pass, random_dataset
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import Stopwatch, interleave
-from eqssl.training import Alone, Run
+from eqssl.context import Alone
+from eqssl.training import Run
 
 AIMED_AT = ("resnet18", 64)  # encoder and image size that the aims are stated for
 EFFICIENCY, EFFICIENCY_RECON, ADDED = 0.85, 0.75, 1.15

@@ -3,9 +3,10 @@
 import torch
 
 from eqssl.config import RunConfig
+from eqssl.context import Alone
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.encoder import Encoder
-from eqssl.training import Alone, Run
+from eqssl.training import Run
 from eqssl.views import Batch
 
 CLASSES = 10

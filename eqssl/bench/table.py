@@ -88,7 +88,8 @@ def machine(precision: str) -> dict[str, Any]:
     """
     import torch
 
-    from eqssl.training import Alone, multiplies_bf16
+    from eqssl.context import Alone
+    from eqssl.training import multiplies_bf16
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():

@@ -81,7 +81,8 @@ def time_run(config: RunConfig, dataset: "Dataset", work: Work, *, workers: int,
     import torch
 
     from eqssl import checkpoint
-    from eqssl.training import Alone, Run
+    from eqssl.context import Alone
+    from eqssl.training import Run
 
     start = time.perf_counter()
     context = Alone()

@@ -45,7 +45,8 @@ def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plug
     import torch
 
     from eqssl.bench.timing import interleave
-    from eqssl.training import Alone, Run
+    from eqssl.context import Alone
+    from eqssl.training import Run
 
     register(plugins)
     torch.set_num_threads(worker["CPU"])

@@ -6,12 +6,13 @@ import torch
 
 from eqssl import checkpoint
 from eqssl.config import MethodConfig
+from eqssl.context import Alone
 from eqssl.methods import build_method
 from eqssl.methods.base import Sizes
 from eqssl.methods.dino import Centre
 from eqssl.methods.ibot import draw_masks, ibot_loss
 from eqssl.model import Model
-from eqssl.training import Alone, train
+from eqssl.training import train
 from tests.test_training import Stop, StopAfter, configuration, toy
 from tests.toy import make_batch, make_model
 
