@@ -16,7 +16,7 @@ from eqssl.config import (
     TrainConfig,
 )
 
-Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth"]
+Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth", "scaling"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
@@ -34,9 +34,10 @@ class Options:
 
     parts: tuple[Part, ...] = PARTS
     """step: where a step's time goes; methods: each against lightly's; pipelines: whole trainings against lightly's and
-    a plain loop; data: reading; memory: peak of each; evaluation: against training; growth: with size and batch."""
+    a plain loop; data: reading; memory: peak of each; evaluation: against training; growth: with size and batch;
+    scaling: what a second worker brings."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
-    """Encoders of the part step; the first also of growth, evaluation, memory, methods and pipelines."""
+    """Encoders of the parts step and scaling; the first also of growth, evaluation, memory, methods and pipelines."""
     vit: str = "vit_tiny_patch16_224"
     """Vision transformer for methods that mask patches."""
     methods: tuple[str, ...] = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
@@ -46,7 +47,7 @@ class Options:
     batch_size: int = 64
     """Images (pairs of views) a step."""
     steps: int = 8
-    """Steps an epoch of the part pipelines."""
+    """Steps an epoch of the parts pipelines and scaling."""
     data_images: int = 512
     """Images that the part data renders and reads."""
     data_sizes: tuple[int, ...] = (64, 224)

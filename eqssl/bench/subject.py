@@ -3,7 +3,7 @@
 import torch
 
 from eqssl.config import RunConfig
-from eqssl.context import Alone
+from eqssl.context import Alone, Context
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.encoder import Encoder
 from eqssl.training import Run
@@ -31,9 +31,9 @@ def random_dataset(images: int, size: int, held: int = 2) -> Dataset:
     return Dataset("noise", *parts, False, 3, size, CLASSES, (0.5,) * 3, (0.29,) * 3, "noise")
 
 
-def start(config: RunConfig, steps: int = 1) -> Run:
+def start(config: RunConfig, steps: int = 1, context: Context | None = None) -> Run:
     """Return a run whose `next_epoch` takes so many steps on random images."""
-    run = Run(config, Alone(), random_dataset(steps * config.train.batch_size, config.data.image_size))
+    run = Run(config, context or Alone(), random_dataset(steps * config.train.batch_size, config.data.image_size))
     run.weighs_terms = False
     return run
 

@@ -109,7 +109,7 @@ def test_a_step_on_a_fixed_batch_is_the_trainings_own():
         assert not all(torch.equal(p, q) for p, q in zip(module.parameters(), old, strict=True))
 
 
-@pytest.mark.parametrize("part", ["step", "evaluation", "growth"])
+@pytest.mark.parametrize("part", ["step", "evaluation", "growth", pytest.param("scaling", marks=pytest.mark.slow)])
 def test_parts_that_need_no_other_package(part, tmp_path):
     sizes = (
         "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 --growth-sizes 32 64 "
