@@ -46,11 +46,12 @@ class Job:
         options: beside those of all.
     """
 
-    def __init__(self, head: Head, name: str, folder: Path, options: dict[str, str], *more: str):
+    def __init__(self, head: Head, name: str, folder: Path, options: dict[str, object], *more: str):
         script = folder / f"{name}.py"
         script.write_text(STUDY.format(root=str(ROOT), name=name))
         self.folder = as_path(str(options["output"])) / name
         options = OPTIONS | {"data.cache": folder / "cache"} | options
+        self.epochs = options["train.epochs"]
         arguments = [text for option, value in options.items() for text in (f"--{option}", str(value))]
         self.result: subprocess.CompletedProcess | None = None
         self.thread = threading.Thread(target=self._run, args=(head, ["python", str(script), *arguments, *more]))
@@ -85,7 +86,7 @@ class Job:
         self.thread.join()
         assert self.result.returncode == 0, self.text()
         (trial,) = json.loads(read(self.folder / "summary.json"))["trials"]
-        assert (trial["status"], trial["epochs"]) == ("COMPLETE", EPOCHS), trial["error"]
+        assert (trial["status"], trial["epochs"]) == ("COMPLETE", self.epochs), trial["error"]
         return trial
 
     def text(self) -> str:

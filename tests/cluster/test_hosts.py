@@ -63,7 +63,7 @@ def test_a_partition_costs_an_epoch_and_no_trial(hosts, tmp_path):
     head, on = hosts
     node = join(head, on)
     places = {"output": tmp_path / "results", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
-    options = places | {"workers-per-trial": "2"}
+    options = places | {"workers-per-trial": 2, "train.epochs": 5}
     try:
         unharmed = Job(head, "whole", tmp_path, options).finished()
         job = Job(head, "parted", tmp_path, options)
