@@ -20,7 +20,7 @@ from eqssl.study.ledger import Attempts, ledger, ledger_line
 from eqssl.study.options import StudyOptions, default_options, parse
 from eqssl.study.plugins import registered
 from eqssl.study.race import stages_of, trials_of
-from eqssl.study.record import Record
+from eqssl.study.record import Record, TrialRecord
 from eqssl.study.signals import Interrupted, StopSignals
 from eqssl.study.space import Trial
 
@@ -126,8 +126,8 @@ class _Run:
                 shown = {"question": self.study.question, "controls": dict(self.study.controls)}
                 self.record.create(data["digest"], about | shown, self.warm_points)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0)
-                self._run_trials(room)
-            return self._finish(about, room, signals)
+                unfinished = self._run_trials(room)
+            return self._finish(about, room, signals, unfinished)
 
     def _try_in_worker(self, room: "Room") -> dict[str, Any]:
         """Return what the data are, after a worker has loaded them, set up a run and told how long all will take.
@@ -189,7 +189,7 @@ class _Run:
         suggestions.restore(self.record.asked_trials(), self.record.records())
         return suggestions
 
-    def _run_trials(self, room: "Room") -> None:
+    def _run_trials(self, room: "Room") -> list[TrialRecord]:
         from eqssl.study import runner
         from eqssl.study.halving import Halving
         from eqssl.study.progress import StudyProgress
@@ -210,9 +210,11 @@ class _Run:
 
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
-            runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray", figures, halving)
+            return runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray", figures, halving)
 
-    def _finish(self, about: dict[str, Any], room: "Room", signals: StopSignals) -> dict[str, Any]:
+    def _finish(
+        self, about: dict[str, Any], room: "Room", signals: StopSignals, unfinished: list[TrialRecord]
+    ) -> dict[str, Any]:
         from eqssl.report.tables import result_table
         from eqssl.study.results import summarise, write_results
         from eqssl.study.search import write_journal
@@ -226,7 +228,7 @@ class _Run:
             "study_id": self.record.study_id,
             "status": "stopped" if signal_number else "complete",
             "wall_s": time.perf_counter() - self.start,
-            "ledger": ledger(records, device, devices, self.attempts.note()),
+            "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
         }
         summary = summarise(self.study, records, about)
         files = write_results(summary, records, self.folder)

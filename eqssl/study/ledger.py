@@ -42,18 +42,23 @@ class Attempts:
 
 
 def ledger(
-    records: Iterable[TrialRecord], device: str, devices_per_trial: float, attempts_s: list[float]
+    records: Iterable[TrialRecord],
+    device: str,
+    devices_per_trial: float,
+    attempts_s: list[float],
+    unfinished: Iterable[TrialRecord] = (),
 ) -> dict[str, Any]:
-    """Return the costs of finished trials.
+    """Return the costs of trials.
 
     Args:
-        records: of the trials.
+        records: of those that have ended.
         device: CPU or GPU, whichever a trial's time is counted in.
         devices_per_trial: how many of them a trial reserves now, and is taken to have reserved before a resume.
         attempts_s: seconds of every run of the command.
+        unfinished: of those that were running when the study was stopped, up to their last epoch.
 
     Returns:
-        `complete`, `stopped`, `failed` (trials by status) and `total`, each with `trials`, `epochs` and
+        `complete`, `stopped`, `failed` (trials by status), `unfinished` and `total`, each with `trials`, `epochs` and
 
         - `trial_s`: seconds of training and evaluation,
         - `resumed_s`: of these, seconds before a resume,
@@ -63,13 +68,13 @@ def ledger(
         `device` and `devices_per_trial`; `attempts` and `wall_s`: how often the command ran, and for how long in all.
     """
     records = list(records)
-    of_status = {status: [r for r in records if r.status == status] for status in STATUSES}
-    costs = {status.lower(): _costs(of, devices_per_trial) for status, of in of_status.items()}
+    kinds = {status.lower(): [r for r in records if r.status == status] for status in STATUSES}
+    kinds["unfinished"] = list(unfinished)
+    kinds["total"] = records + kinds["unfinished"]
     return {
         "device": device,
         "devices_per_trial": devices_per_trial,
-        **costs,
-        "total": _costs(records, devices_per_trial),
+        **{kind: _costs(of, devices_per_trial) for kind, of in kinds.items()},
         "attempts": len(attempts_s),
         "wall_s": sum(attempts_s),
     }
@@ -94,10 +99,10 @@ def ledger_line(costs: Mapping[str, Any]) -> str:
         costs: from `ledger`.
     """
     total, parts = costs["total"], []
-    for status in map(str.lower, STATUSES):
-        of = costs[status]
+    for kind in (*map(str.lower, STATUSES), "unfinished"):
+        of = costs[kind]
         if of["trials"]:
-            parts.append(f"{of['trials']} {status} {of['device_hours']:.3g}")
+            parts.append(f"{of['trials']} {kind} {of['device_hours']:.3g}")
     each_s = (total["trial_s"] + total["overhead_s"]) / max(total["trials"], 1)
     return (
         f"cost: {total['device_hours']:.3g} {costs['device']}-hours ({', '.join(parts) or 'no trial ended'}), "

@@ -115,6 +115,7 @@ class _Events(_Unsaved, tune.Callback):
     def __init__(self, searcher: _Searcher, listeners: list[Listener], objectives: Collection[str]):
         self._searcher, self._listeners, self._objectives = searcher, listeners, objectives
         self._started: dict[str, float] = {}
+        self._last: dict[str, tuple[TuneTrial, dict[str, Any]]] = {}  # reports of trials that run
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._started[trial.trial_id] = time.perf_counter()
@@ -125,6 +126,7 @@ class _Events(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         if METRICS in result and FINAL not in result:
+            self._last[trial.trial_id] = trial, result
             for listener in self._listeners:
                 listener.epoch_ended(self._searcher.trials[trial.trial_id], result[METRICS])
 
@@ -135,12 +137,19 @@ class _Events(_Unsaved, tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         self._end(trial, {"error": last_error(as_path(trial.config["trial"]["folder"]))})
 
+    def unfinished(self) -> list[TrialRecord]:
+        """Return how far the trials have come that have not ended."""
+        return [self._record(trial, result, stopped=True) for trial, result in self._last.values()]
+
     def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
-        trial = self._searcher.trials[tune_trial.trial_id]
-        held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())
-        record = trial_record(trial, final, held_s, self._objectives, stopped)
+        self._last.pop(tune_trial.trial_id, None)
+        record = self._record(tune_trial, final, stopped)
         for listener in self._listeners:
-            listener.trial_ended(trial, record)
+            listener.trial_ended(self._searcher.trials[tune_trial.trial_id], record)
+
+    def _record(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool) -> TrialRecord:
+        held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())
+        return trial_record(self._searcher.trials[tune_trial.trial_id], final, held_s, self._objectives, stopped)
 
 
 def trial_record(
@@ -189,8 +198,8 @@ def run_trials(
     folder: Path,
     objectives: Collection[str],
     halving: Halving | None = None,
-) -> None:
-    """Run all trials to their ends, or until SIGUSR1 comes.
+) -> list[TrialRecord]:
+    """Run all trials to their ends, or until SIGUSR1 comes, and return how far those have come that have not ended.
 
     Args:
         suggestions: which trials.
@@ -202,6 +211,7 @@ def run_trials(
         halving: ends trials that are behind; None: all are trained to their ends.
     """
     searcher = _Searcher(suggestions, spec)
+    events = _Events(searcher, listeners, objectives)
     staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, plugins=registered()), room.resources),
@@ -217,7 +227,7 @@ def run_trials(
             name="tune",
             storage_path=staging,
             verbose=0,
-            callbacks=[_Events(searcher, listeners, objectives)],
+            callbacks=[events],
             failure_config=tune.FailureConfig(max_failures=LOSSES),
         ),
     )
@@ -226,3 +236,4 @@ def run_trials(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         remove(folder)
+    return events.unfinished()

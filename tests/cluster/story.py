@@ -93,7 +93,7 @@ class Job:
         return self.result.stdout + self.result.stderr
 
 
-def assert_trained_the_same(trial: dict, other: dict) -> None:
+def assert_trained_the_same(trial: dict, other: dict, tolerance: float = 1e-5) -> None:
     """Two trials ended with the same losses."""
     for figure in ("loss", "ssl", "recon"):
-        assert trial["metrics"][figure] == pytest.approx(other["metrics"][figure], abs=1e-5)
+        assert trial["metrics"][figure] == pytest.approx(other["metrics"][figure], abs=tolerance)

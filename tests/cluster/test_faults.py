@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from tests.mlflow_server import mlflow_server
 
 from eqssl.files import read
 from tests.cluster.story import EPOCHS, SHIPPED, Job, assert_trained_the_same
 from tests.head import BIN, ROOT, Head, Node
+from tests.mlflow_server import mlflow_server
 from tests.storage import Proxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -176,4 +176,5 @@ def test_an_elastic_trial_has_as_many_workers_as_there_is_room_for(story):
         time.sleep(0.5)
     job.next_epoch()
     cluster.nodes.pop().kill()
-    assert_trained_the_same(job.finished(), story.unharmed)
+    # Another number of workers sums in another order, which training magnifies from epoch to epoch.
+    assert_trained_the_same(job.finished(), story.unharmed, tolerance=0.01)

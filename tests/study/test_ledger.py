@@ -31,7 +31,9 @@ def test_costs_by_status_add_up_to_the_total():
     }
     assert (costs["stopped"]["trial_s"], costs["failed"]["overhead_s"]) == (30.0, 9.0)
     for figure, value in costs["total"].items():
-        assert sum(costs[status][figure] for status in ("complete", "stopped", "failed")) == pytest.approx(value)
+        assert sum(
+            costs[status][figure] for status in ("complete", "stopped", "failed", "unfinished")
+        ) == pytest.approx(value)
     assert (costs["device"], costs["attempts"], costs["wall_s"]) == ("GPU", 2, 130.0)
 
 
@@ -42,6 +44,13 @@ def test_the_line_names_devices_and_what_ended():
     )
     assert "12.5 s overhead, 47.0 s before a resume; 30.0 min, runs of the command: 1" in line
     assert "no trial ended" in ledger_line(ledger([], "CPU", 4, [1.0]))
+
+
+def test_what_was_running_at_a_stop_is_counted_too():
+    costs = ledger(RECORDS, "GPU", 1, [60.0], [record("STOPPED", epochs=2, wall_s=20.0, overhead_s=5.0)])
+    assert (costs["unfinished"]["trials"], costs["unfinished"]["trial_s"], costs["stopped"]["trials"]) == (1, 20.0, 1)
+    assert (costs["total"]["trials"], costs["total"]["trial_s"]) == (5, 237.0)
+    assert "1 unfinished 0.00694" in ledger_line(costs)
 
 
 def test_every_run_of_the_command_counts_as_far_as_it_was_noted(tmp_path):
