@@ -61,6 +61,7 @@ class Watched:
         config = options.run(encoder, recon=recon)
         dataset = self.watch.watch(random_dataset(options.batch_size, options.image_size))
         self.run = Run(config, Alone(), dataset)
+        self.run.weighs_terms = False  # here every step would be an epoch's last
         self.watch.follow(self.run)
         self.rounds: list[dict[str, float]] = []
 

@@ -62,6 +62,7 @@ def test_the_parts_of_a_step_are_the_step(recon):
     expected = {"data", "augmentation", "encoder", "method", "optimizer"} | ({"reconstruction"} if recon else set())
     assert set(parts) == expected and all(seconds > 0 for seconds in parts.values())
     assert sum(parts.values()) == pytest.approx(whole, rel=0.1)
+    assert "recon_share/gradient" not in watched.run.metrics  # further backward passes
 
 
 def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
