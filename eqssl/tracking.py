@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eqssl.config import RunConfig, digest, flatten, get
+from eqssl.config import RunConfig, digest, get, identity
 from eqssl.files import on_disk, read
 from eqssl.report.figures import image_grid
 from eqssl.study.listener import Listener
@@ -284,7 +284,7 @@ def track_run(
     run = found[0] if found else client.create_run(experiment_id, tags=tags)
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
-    _log_params(client, run_id, flatten(config))
+    _log_params(client, run_id, identity(config))
 
     def log(metrics: dict[str, float]) -> None:
         try:

@@ -3,11 +3,13 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, replace
 from eqssl.study.record import TrialRecord
 from eqssl.study.space import Configuration, Trial
 from eqssl.tracking import StudyTracker, connect, track_run
 
+BASE = RunConfig()
+OTHER_CACHE = replace(BASE, {"data.cache": "elsewhere"})
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
 RECORD = TrialRecord(
     trial_id=TRIAL.id,
@@ -139,3 +141,12 @@ def test_a_single_run_is_logged_with_its_whole_configuration(uri):
     assert (done.info.status, failed.info.status) == ("FINISHED", "FAILED")
     assert done.data.metrics["loss"] == 0.5
     assert done.data.params["recon.weight"] == "1.0"
+
+
+def test_a_single_run_goes_on_wherever_its_data_are_cached(uri):
+    with pytest.raises(KeyError), track_run(uri, "again", BASE):
+        raise KeyError
+    with track_run(uri, "again", OTHER_CACHE, resume=True):
+        pass
+    (run,) = runs(uri, "again").values()
+    assert run.info.status == "FINISHED"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from eqssl import __version__
-from eqssl.config import flatten, to_dict
+from eqssl.config import flatten, identity, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
 from eqssl.study import preflight
@@ -98,7 +98,6 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be equal for two runs of a study to be parts of one."""
-        run = {option: value for option, value in flatten(self.options.run).items() if option != "data.cache"}
         return {
             "study": self.study.name,
             "version": __version__,
@@ -109,7 +108,7 @@ class _Run:
             "trials": self.trials,
             "seeds": self.seeds,
             **{name: getattr(self.options, name) for name in ("sampler", "race", "stopping", "warm_start")},
-            **run,
+            **identity(self.options.run),
         }
 
     def go(self) -> dict[str, Any]:
@@ -200,7 +199,7 @@ class _Run:
         if self.options.stopping == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
-        self.tracker.begin(self.record.study_id, flatten(base), earlier, self.record.asked_trials())
+        self.tracker.begin(self.record.study_id, identity(base), earlier, self.record.asked_trials())
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
 
