@@ -85,13 +85,12 @@ class StudyTracker(Listener):
     Args:
         uri: as MLflow has it.
         name: of the study, and of the experiment.
-        varied: options that are logged with every trial; all others belong to the parent.
-        base: the study's base configuration.
+        varied: options that are logged with every trial that has them; all others belong to the parent.
         folder: of the study; a trial's reconstructions lie in `trials/ID/reconstructions.npy`.
     """
 
-    def __init__(self, uri: str, name: str, varied: list[str], base: RunConfig, folder: Path):
-        self._uri, self._name, self._varied, self._base, self._folder = uri, name, varied, base, folder
+    def __init__(self, uri: str, name: str, varied: list[str], folder: Path):
+        self._uri, self._name, self._varied, self._folder = uri, name, varied, folder
         self.dropped = 0
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE)
         self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
@@ -119,17 +118,17 @@ class StudyTracker(Listener):
             raise self._connected
         self._client, self._experiment = self._connected
 
-    def begin(self, study_id: str, params: dict[str, Any], records: list[TrialRecord], trials: list[Trial]) -> None:
+    def begin(self, study_id: str, base: RunConfig, records: list[TrialRecord], trials: list[Trial]) -> None:
         """Open the parent run, and close what an interrupted study has finished and not logged.
 
         Args:
             study_id: the tag under which runs are found again.
-            params: what is the same for all trials.
+            base: the options of all trials, but for what is varied.
             records, trials: of the finished ones, empty for a new study.
         """
-        self._study_id = study_id
+        self._study_id, self._base = study_id, base
         self._worker.start()
-        self._put(partial(self._open_parent, params))
+        self._put(self._open_parent)
         by_id = {trial.id: trial for trial in trials}
         for record in records:
             self._put(partial(self._end_trial, by_id[record.trial_id], record))
@@ -196,14 +195,15 @@ class StudyTracker(Listener):
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0] if found else None
 
-    def _open_parent(self, params: dict[str, Any]) -> None:
+    def _open_parent(self) -> None:
         run = self._find(study_id=self._study_id, kind="study")
         if run is None:
             tags = {"study_id": self._study_id, "kind": "study"}
             run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
-        _log_params(self._client, run.info.run_id, params)  # again, should the first attempt have been cut off
+        # Found or not: the first attempt may have been cut off.
+        _log_params(self._client, run.info.run_id, identity(self._base))
         self._parent = run.info.run_id
 
     def _run_of(self, trial: Trial) -> str:
@@ -221,10 +221,17 @@ class StudyTracker(Listener):
             last_step = max((metric.step for metric in history), default=-1)
             if run.info.status != "FINISHED":
                 self._client.update_run(run.info.run_id, status="RUNNING")
-        config = trial.run_config(self._base)
-        _log_params(self._client, run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
+        _log_params(self._client, run.info.run_id, self._params(trial) | {"seed": trial.seed})
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
+
+    def _params(self, trial: Trial) -> dict[str, Any]:
+        """Return the varied options that the trial has a value of: for one `None`, MLflow takes numbers for words."""
+        if trial.configuration.overrides is None:  # no encoder, so that the base's values would not be true of it
+            return {}
+        config = trial.run_config(self._base)
+        values = {option: get(config, option) for option in self._varied}
+        return {option: value for option, value in values.items() if value is not None}
 
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
