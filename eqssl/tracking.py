@@ -38,9 +38,11 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
     Raises:
         ValueError: for a server that cannot be reached or a URI that MLflow does not take.
     """
-    # MLflow's own patience is minutes; ours is the queue below.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # MLflow's own patience is minutes; ours is the queue below. It looks first whether a run is there: where only the
+    # answer was lost, MLflow would make another one.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):
@@ -169,8 +171,9 @@ class StudyTracker(Listener):
                 if time.monotonic() > self._deadline:
                     self.dropped += 1
                     break
-                self._closing.wait(wait_s)
-                wait_s = 1.0 if self._closing.is_set() else min(2 * wait_s, 30.0)
+                if self._closing.wait(wait_s):
+                    time.sleep(0.5)
+                wait_s = min(2 * wait_s, 30.0)
 
     def _done(self, job: Callable[[], None]) -> bool:
         """Try once; whether the job needs no further attempt."""
@@ -241,12 +244,14 @@ class StudyTracker(Listener):
 
     def _end_trial(self, trial: Trial, record: TrialRecord) -> None:
         run_id = self._run_of(trial)
-        if self._client.get_run(run_id).info.status != "RUNNING":
+        run = self._client.get_run(run_id)
+        if run.info.status != "RUNNING":
             return
         self._client.set_tag(run_id, "outcome", record.status)  # MLflow has no word for what was stopped early
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
-        _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
+        if not final.keys() & run.data.metrics.keys():  # logged before a kill, or only the answer was lost
+            _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
         if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
             grid = image_grid(np.load(io.BytesIO(images)))
             self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
