@@ -288,8 +288,12 @@ def from_dict(kind: type, values: dict[str, Any]) -> Any:
     return kind(**made)
 
 
-def digest(config: Any) -> str:
-    """Return 16 hexadecimal digits that change with any value of the configuration but where data are cached."""
-    values = {option: value for option, value in flatten(config).items() if option != "data.cache"}
-    text = json.dumps(values, sort_keys=True)
+def identity(config: RunConfig) -> dict[str, Any]:
+    """Return the dotted options that results depend on: all but where data are cached."""
+    return {option: value for option, value in flatten(config).items() if option != "data.cache"}
+
+
+def digest(config: RunConfig) -> str:
+    """Return 16 hexadecimal digits that change with any value that results depend on."""
+    text = json.dumps(identity(config), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

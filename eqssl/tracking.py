@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eqssl.config import RunConfig, digest, flatten, get
+from eqssl.config import RunConfig, digest, get, identity
 from eqssl.files import on_disk, read
 from eqssl.report.figures import image_grid
 from eqssl.study.listener import Listener
@@ -38,9 +38,11 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
     Raises:
         ValueError: for a server that cannot be reached or a URI that MLflow does not take.
     """
-    # MLflow's own patience is minutes; ours is the queue below.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # MLflow's own patience is minutes; ours is the queue below. It looks first whether a run is there: where only the
+    # answer was lost, MLflow would make another one.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
     from mlflow import MlflowClient
 
     for name in ("alembic", "mlflow"):
@@ -85,13 +87,12 @@ class StudyTracker(Listener):
     Args:
         uri: as MLflow has it.
         name: of the study, and of the experiment.
-        varied: options that are logged with every trial; all others belong to the parent.
-        base: the study's base configuration.
+        varied: options that are logged with every trial that has them; all others belong to the parent.
         folder: of the study; a trial's reconstructions lie in `trials/ID/reconstructions.npy`.
     """
 
-    def __init__(self, uri: str, name: str, varied: list[str], base: RunConfig, folder: Path):
-        self._uri, self._name, self._varied, self._base, self._folder = uri, name, varied, base, folder
+    def __init__(self, uri: str, name: str, varied: list[str], folder: Path):
+        self._uri, self._name, self._varied, self._folder = uri, name, varied, folder
         self.dropped = 0
         self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(QUEUE)
         self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
@@ -119,17 +120,17 @@ class StudyTracker(Listener):
             raise self._connected
         self._client, self._experiment = self._connected
 
-    def begin(self, study_id: str, params: dict[str, Any], records: list[TrialRecord], trials: list[Trial]) -> None:
+    def begin(self, study_id: str, base: RunConfig, records: list[TrialRecord], trials: list[Trial]) -> None:
         """Open the parent run, and close what an interrupted study has finished and not logged.
 
         Args:
             study_id: the tag under which runs are found again.
-            params: what is the same for all trials.
+            base: the options of all trials, but for what is varied.
             records, trials: of the finished ones, empty for a new study.
         """
-        self._study_id = study_id
+        self._study_id, self._base = study_id, base
         self._worker.start()
-        self._put(partial(self._open_parent, params))
+        self._put(self._open_parent)
         by_id = {trial.id: trial for trial in trials}
         for record in records:
             self._put(partial(self._end_trial, by_id[record.trial_id], record))
@@ -170,8 +171,9 @@ class StudyTracker(Listener):
                 if time.monotonic() > self._deadline:
                     self.dropped += 1
                     break
-                self._closing.wait(wait_s)
-                wait_s = 1.0 if self._closing.is_set() else min(2 * wait_s, 30.0)
+                if self._closing.wait(wait_s):
+                    time.sleep(0.5)
+                wait_s = min(2 * wait_s, 30.0)
 
     def _done(self, job: Callable[[], None]) -> bool:
         """Try once; whether the job needs no further attempt."""
@@ -196,14 +198,15 @@ class StudyTracker(Listener):
         found = self._client.search_runs([self._experiment], query, max_results=1)
         return found[0] if found else None
 
-    def _open_parent(self, params: dict[str, Any]) -> None:
+    def _open_parent(self) -> None:
         run = self._find(study_id=self._study_id, kind="study")
         if run is None:
             tags = {"study_id": self._study_id, "kind": "study"}
             run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
         else:
             self._client.update_run(run.info.run_id, status="RUNNING")
-        _log_params(self._client, run.info.run_id, params)  # again, should the first attempt have been cut off
+        # Found or not: the first attempt may have been cut off.
+        _log_params(self._client, run.info.run_id, identity(self._base))
         self._parent = run.info.run_id
 
     def _run_of(self, trial: Trial) -> str:
@@ -221,10 +224,17 @@ class StudyTracker(Listener):
             last_step = max((metric.step for metric in history), default=-1)
             if run.info.status != "FINISHED":
                 self._client.update_run(run.info.run_id, status="RUNNING")
-        config = trial.run_config(self._base)
-        _log_params(self._client, run.info.run_id, {o: get(config, o) for o in self._varied} | {"seed": trial.seed})
+        _log_params(self._client, run.info.run_id, self._params(trial) | {"seed": trial.seed})
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
+
+    def _params(self, trial: Trial) -> dict[str, Any]:
+        """Return the varied options that the trial has a value of: for one `None`, MLflow takes numbers for words."""
+        if trial.configuration.overrides is None:  # no encoder, so that the base's values would not be true of it
+            return {}
+        config = trial.run_config(self._base)
+        values = {option: get(config, option) for option in self._varied}
+        return {option: value for option, value in values.items() if value is not None}
 
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
@@ -234,12 +244,14 @@ class StudyTracker(Listener):
 
     def _end_trial(self, trial: Trial, record: TrialRecord) -> None:
         run_id = self._run_of(trial)
-        if self._client.get_run(run_id).info.status != "RUNNING":
+        run = self._client.get_run(run_id)
+        if run.info.status != "RUNNING":
             return
         self._client.set_tag(run_id, "outcome", record.status)  # MLflow has no word for what was stopped early
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
-        _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
+        if not final.keys() & run.data.metrics.keys():  # logged before a kill, or only the answer was lost
+            _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
         if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
             grid = image_grid(np.load(io.BytesIO(images)))
             self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
@@ -284,7 +296,7 @@ def track_run(
     run = found[0] if found else client.create_run(experiment_id, tags=tags)
     run_id = run.info.run_id
     client.update_run(run_id, status="RUNNING")
-    _log_params(client, run_id, flatten(config))
+    _log_params(client, run_id, identity(config))
 
     def log(metrics: dict[str, float]) -> None:
         try:

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine, which can be away for a while."""
+"""A real S3 server on this machine, and a way to any server that can be away for a while."""
 
 import os
 import socket
@@ -24,7 +24,13 @@ class Proxy:
     def __init__(self, port: int):
         self._server, self.port = ("127.0.0.1", port), free_port()
         self._open: list[socket.socket] = []
+        self.unanswered: list[bytes] = []
+        self._mute: socket.socket | None = None
         self.back()
+
+    def lose_answers(self, *requests: bytes) -> None:
+        """Let the server take the next request that holds these bytes, and cut it off before it answers."""
+        self.unanswered += requests
 
     def back(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -49,7 +55,10 @@ class Proxy:
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
-            while data := source.recv(1 << 16):
+            while (data := source.recv(1 << 16)) and source is not self._mute:
+                if found := next((request for request in self.unanswered if request in data), None):
+                    self.unanswered.remove(found)
+                    self._mute = target
                 target.sendall(data)
         with suppress(OSError):
             target.shutdown(socket.SHUT_WR)

@@ -3,11 +3,13 @@ import time
 import pytest
 from mlflow import MlflowClient
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, replace
 from eqssl.study.record import TrialRecord
 from eqssl.study.space import Configuration, Trial
 from eqssl.tracking import StudyTracker, connect, track_run
 
+BASE = RunConfig()
+OTHER_CACHE = replace(BASE, {"data.cache": "elsewhere"})
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
 RECORD = TrialRecord(
     trial_id=TRIAL.id,
@@ -26,10 +28,10 @@ def uri(tmp_path_factory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-def start(uri, name, folder, *, records=(), trials=()) -> StudyTracker:
-    tracker = StudyTracker(uri, name, ["recon.weight"], RunConfig(), folder)
+def start(uri, name, folder, *, varied=("recon.weight",), base=BASE, records=(), trials=()) -> StudyTracker:
+    tracker = StudyTracker(uri, name, list(varied), folder)
     tracker.ready()
-    tracker.begin(name, {"train.epochs": 3}, list(records), list(trials))
+    tracker.begin(name, base, list(records), list(trials))
     return tracker
 
 
@@ -62,7 +64,7 @@ def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
     assert child.data.metrics["final/knn"] == 0.75
     assert steps(uri, child) == [1, 2, 3]
     assert child.info.status == found["study"].info.status == "FINISHED"
-    assert found["study"].data.params == {"train.epochs": "3"}
+    assert found["study"].data.params["train.epochs"] == "10"
     assert found["study"].data.metrics == {"tracking/dropped": 0.0}
 
 
@@ -72,14 +74,26 @@ def test_a_resumed_study_finds_its_runs_and_repeats_no_step(uri, tmp_path):
     stopped.close("KILLED", [])
     assert {run.info.status for run in runs(uri, "resumed").values()} == {"KILLED"}
 
-    resumed = start(uri, "resumed", tmp_path)
+    resumed = start(uri, "resumed", tmp_path, base=OTHER_CACHE)
     train_epochs(resumed, 2, 3)
     resumed.trial_ended(TRIAL, RECORD)
     resumed.close("FINISHED", [])
+    assert resumed.dropped == 0
     found = runs(uri, "resumed")
     assert len(found) == 2
     assert steps(uri, found[TRIAL.id]) == [1, 2, 3]
     assert {run.info.status for run in found.values()} == {"FINISHED"}
+
+
+def test_only_what_a_trial_has_a_value_of_is_among_its_parameters(uri, tmp_path):
+    tracker = start(uri, "values", tmp_path, varied=["augment.blur", "augment.crop", "recon.weight"])
+    trained = Trial(Configuration("trained", {"augment.crop": 0.3}), 0)
+    for trial in (trained, Trial(Configuration("pixels", None), 0)):
+        tracker.trial_started(trial)
+    tracker.close("FINISHED", [])
+    params = {run.data.tags.get("configuration"): run.data.params for run in runs(uri, "values").values()}
+    assert params["trained"] == {"augment.crop": "0.3", "recon.weight": "1.0", "seed": "0"}
+    assert params["pixels"] == {"seed": "0"}
 
 
 def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
@@ -139,3 +153,12 @@ def test_a_single_run_is_logged_with_its_whole_configuration(uri):
     assert (done.info.status, failed.info.status) == ("FINISHED", "FAILED")
     assert done.data.metrics["loss"] == 0.5
     assert done.data.params["recon.weight"] == "1.0"
+
+
+def test_a_single_run_goes_on_wherever_its_data_are_cached(uri):
+    with pytest.raises(KeyError), track_run(uri, "again", BASE):
+        raise KeyError
+    with track_run(uri, "again", OTHER_CACHE, resume=True):
+        pass
+    (run,) = runs(uri, "again").values()
+    assert run.info.status == "FINISHED"

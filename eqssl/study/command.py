@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from eqssl import __version__
-from eqssl.config import flatten, to_dict
+from eqssl.config import flatten, identity, replace, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
 from eqssl.study import preflight
@@ -94,11 +94,10 @@ class _Run:
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
-        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), options.run, self.folder)
+        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), self.folder)
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be equal for two runs of a study to be parts of one."""
-        run = {option: value for option, value in flatten(self.options.run).items() if option != "data.cache"}
         return {
             "study": self.study.name,
             "version": __version__,
@@ -109,7 +108,7 @@ class _Run:
             "trials": self.trials,
             "seeds": self.seeds,
             **{name: getattr(self.options, name) for name in ("sampler", "race", "stopping", "warm_start")},
-            **run,
+            **identity(self.options.run),
         }
 
     def go(self) -> dict[str, Any]:
@@ -131,6 +130,8 @@ class _Run:
 
     def _try_in_worker(self, room: "Room") -> dict[str, Any]:
         """Return what the data are, after a worker has loaded them, set up a run and told how long all will take.
+
+        What is left to the data among the options is in `resolved` then.
 
         Raises:
             ValueError: for what the worker found to be impossible, or a forecast that is not approved.
@@ -154,6 +155,8 @@ class _Run:
             raise ValueError(found["error"])
         for warning in found["warnings"]:
             self.console.print(f"warning: {warning}", markup=False)
+        strengths = found.pop("strengths")
+        self.resolved = replace(options.run, {f"augment.{family}": value for family, value in strengths.items()})
         if timing := found.pop("timing"):
             starts = 1 if workers == 1 else -(-work.trials // work.at_once)
             expected = forecast(work, timing, starts=starts)
@@ -200,7 +203,7 @@ class _Run:
         if self.options.stopping == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
-        self.tracker.begin(self.record.study_id, flatten(base), earlier, self.record.asked_trials())
+        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.asked_trials())
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
 

@@ -102,7 +102,8 @@ def try_run(
         plugins: sources and methods that the study's own file registered.
 
     Returns:
-        What the data are, `warnings` about them and `timing`, None where nothing was timed; or `error`.
+        What the data are, `strengths` of the augmentations on them, `warnings` and `timing`, None where nothing was
+        timed; or `error`.
     """
     start = time.perf_counter()
     if error := check_node(*output):
@@ -113,6 +114,7 @@ def try_run(
     from eqssl.evaluation.transforms import digest
     from eqssl.model import Model
     from eqssl.training import check_fits
+    from eqssl.views import Views
 
     register(plugins)
     torch.set_num_threads(worker["CPU"])
@@ -125,6 +127,7 @@ def try_run(
         load_s = time.perf_counter() - begun
         check_fits(config, data, workers)
         Model(config, data)
+        strengths = Views(config, data).strengths
         _check_objectives(objectives, config, data)
         timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
@@ -134,7 +137,7 @@ def try_run(
     about = {name: getattr(data, name) for name in DESCRIPTION}
     about["transforms"] = digest()  # of the evaluation
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
-    return about | {"warnings": warnings.texts, "timing": timing}
+    return about | {"strengths": strengths, "warnings": warnings.texts, "timing": timing}
 
 
 def _check_objectives(objectives: Collection[str], config: RunConfig, data: "Dataset") -> None:
