@@ -4,11 +4,9 @@ import numpy as np
 import torch
 
 from eqssl.bench.options import Options
-from eqssl.bench.subject import encoder_pass, random_dataset
+from eqssl.bench.subject import encoder_pass, even_run, random_dataset
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import Stopwatch, interleave
-from eqssl.context import Alone
-from eqssl.training import Run
 
 AIMED_AT = ("resnet18", 64)  # encoder and image size that the aims are stated for
 EFFICIENCY, EFFICIENCY_RECON, ADDED = 0.85, 0.75, 1.15
@@ -60,8 +58,7 @@ class Watched:
         self.watch = Stopwatch()
         config = options.run(encoder, recon=recon)
         dataset = self.watch.watch(random_dataset(options.batch_size, options.image_size))
-        self.run = Run(config, Alone(), dataset)
-        self.run.weighs_terms = False  # here every step would be an epoch's last
+        self.run = even_run(config, dataset)
         self.watch.follow(self.run)
         self.rounds: list[dict[str, float]] = []
 

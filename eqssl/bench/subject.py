@@ -31,11 +31,16 @@ def random_dataset(images: int, size: int, held: int = 2) -> Dataset:
     return Dataset("noise", *parts, False, 3, size, CLASSES, (0.5,) * 3, (0.29,) * 3, "noise")
 
 
-def start(config: RunConfig, steps: int = 1, context: Context | None = None) -> Run:
-    """Return a run whose `next_epoch` takes so many steps on random images."""
-    run = Run(config, context or Alone(), random_dataset(steps * config.train.batch_size, config.data.image_size))
+def even_run(config: RunConfig, dataset: Dataset, context: Context | None = None) -> Run:
+    """Return a run whose steps all cost the same: what an epoch's last one does beside training is left out."""
+    run = Run(config, context or Alone(), dataset)
     run.weighs_terms = False
     return run
+
+
+def start(config: RunConfig, steps: int = 1, context: Context | None = None) -> Run:
+    """Return a run whose `next_epoch` takes so many steps on random images."""
+    return even_run(config, random_dataset(steps * config.train.batch_size, config.data.image_size), context)
 
 
 def fixed_batch(run: Run) -> Batch:

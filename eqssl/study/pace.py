@@ -44,9 +44,9 @@ def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plug
     import numpy as np
     import torch
 
+    from eqssl.bench.subject import even_run
     from eqssl.bench.timing import interleave
     from eqssl.context import Alone
-    from eqssl.training import Run
 
     register(plugins)
     torch.set_num_threads(worker["CPU"])
@@ -57,10 +57,9 @@ def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plug
             config, context = from_dict(RunConfig, values), Alone()
             context.device = torch.device("cuda" if "GPU" in worker else "cpu")
             # So many epochs that none is the last, which is evaluated.
-            run = Run(
-                replace(config, {"train.epochs": 10**6, "train.eval_every": 0}), context, cached_data(config.data)
-            )
-            run.steps_per_epoch, run.weighs_terms = min(STEPS, run.steps_per_epoch), False
+            config = replace(config, {"train.epochs": 10**6, "train.eval_every": 0})
+            run = even_run(config, cached_data(config.data), context)
+            run.steps_per_epoch = min(STEPS, run.steps_per_epoch)
             runs.append(run)
         seconds = interleave({str(place): run.next_epoch for place, run in enumerate(runs)}, SECONDS)
         ratios[name] = float(np.median(seconds["0"] / seconds["1"]))
