@@ -5,6 +5,7 @@ training has begun, tracking is never fatal: what cannot be logged is tried agai
 """
 
 import io
+import json
 import logging
 import os
 import queue
@@ -24,6 +25,7 @@ from eqssl.report.figures import image_grid
 from eqssl.study.listener import Listener
 from eqssl.study.record import TrialRecord
 from eqssl.study.space import Trial
+from eqssl.study.trial import ENDED, EPOCHS
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +90,7 @@ class StudyTracker(Listener):
         uri: as MLflow has it.
         name: of the study, and of the experiment.
         varied: options that are logged with every trial that has them; all others belong to the parent.
-        folder: of the study; a trial's reconstructions lie in `trials/ID/reconstructions.npy`.
+        folder: of the study; in `trials/ID` lie a trial's `epochs.json` and `reconstructions.npy`.
     """
 
     def __init__(self, uri: str, name: str, varied: list[str], folder: Path):
@@ -225,6 +227,11 @@ class StudyTracker(Listener):
             if run.info.status != "FINISHED":
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial) | {"seed": trial.seed})
+        # What waited for the server when a study was killed.
+        for metrics in json.loads(read(self._folder / "trials" / trial.id / EPOCHS) or "[]"):
+            if metrics["epoch"] > last_step:
+                last_step, time_ms = int(metrics["epoch"]), metrics.pop(ENDED)
+                _log_metrics(self._client, run.info.run_id, metrics, last_step, time_ms)
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
 

@@ -4,8 +4,9 @@ import pytest
 from mlflow import MlflowClient
 
 from eqssl.config import RunConfig, replace
-from eqssl.study.record import TrialRecord
+from eqssl.study.record import TrialRecord, write_json
 from eqssl.study.space import Configuration, Trial
+from eqssl.study.trial import ENDED, EPOCHS
 from eqssl.tracking import StudyTracker, connect, track_run
 
 BASE = RunConfig()
@@ -100,6 +101,23 @@ def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
     tracker = start(uri, "unlogged", tmp_path, records=[RECORD], trials=[TRIAL])
     tracker.close("FINISHED", [])
     assert runs(uri, "unlogged")[TRIAL.id].data.metrics["final/knn"] == 0.75
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_epochs_that_waited_for_the_server_when_the_study_was_killed_are_logged_on_resume(uri, tmp_path, begun):
+    name = f"waited {begun}"
+    if begun:
+        killed = start(uri, name, tmp_path)
+        train_epochs(killed, 1, 1)
+        killed.close("KILLED", [])
+    epochs = [{"epoch": float(epoch), "loss": 1.0 / epoch, ENDED: 1000 + epoch} for epoch in (1, 2, 3)]
+    write_json(tmp_path / "trials" / TRIAL.id / EPOCHS, epochs)
+    resumed = start(uri, name, tmp_path)
+    train_epochs(resumed, 3, 4)
+    resumed.close("FINISHED", [])
+    run = runs(uri, name)[TRIAL.id]
+    assert sorted(steps(uri, run)) == [1, 2, 3, 4]
+    assert ENDED not in run.data.metrics
 
 
 def test_a_server_that_goes_away_loses_nothing(uri, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from eqssl.config import (
     TrainConfig,
 )
 
-Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth", "scaling"]
+Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth", "scaling", "overhead"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
@@ -35,7 +35,7 @@ class Options:
     parts: tuple[Part, ...] = PARTS
     """step: where a step's time goes; methods: each against lightly's; pipelines: whole trainings against lightly's and
     a plain loop; data: reading; memory: peak of each; evaluation: against training; growth: with size and batch;
-    scaling: what a second worker brings."""
+    scaling: what a second worker brings; overhead: what a study adds to a trial."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
     """Encoders of the parts step and scaling; the first also of growth, evaluation, memory, methods and pipelines."""
     vit: str = "vit_tiny_patch16_224"

@@ -3,6 +3,7 @@
 - OUTPUT/STUDY/study.json: what the study is; another one is refused.
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
 - OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
+- OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs, while it trains and after.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 - OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
 - OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
@@ -10,6 +11,7 @@
 """
 
 import json
+import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -192,6 +194,11 @@ def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *,
     if not resume:
         other = " (another one than this)" if names else ""
         raise ValueError(f"--output: {folder} holds a study{other}; continue it with --resume or take another --output")
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the metrics that JSON has a number for."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def write_json(path: Path, values: Any) -> None:

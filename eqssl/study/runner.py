@@ -1,6 +1,5 @@
 """All trials of a study as one Tune run whose processes are kept from one trial to the next."""
 
-import math
 import shutil
 import tempfile
 import time
@@ -21,7 +20,7 @@ from eqssl.study.halving import Halving, rungs_of
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
-from eqssl.study.record import TrialRecord, collapsed_parts
+from eqssl.study.record import TrialRecord, collapsed_parts, finite
 from eqssl.study.space import Trial
 from eqssl.study.suggestions import Suggestions
 from eqssl.study.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
@@ -164,9 +163,9 @@ def trial_record(
         stopped: whether it was ended before its last epoch.
     """
     configuration = trial.configuration
-    metrics = _finite(final.get(METRICS, {}))
+    metrics = finite(final.get(METRICS, {}))
     epochs = int(final.get("epochs", metrics.get("epoch", 0)))
-    earlier = {epoch: _finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if stopped or int(epoch) < epochs}
+    earlier = {epoch: finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if stopped or int(epoch) < epochs}
     return TrialRecord(
         trial_id=trial.id,
         configuration=configuration.name,
@@ -184,10 +183,6 @@ def trial_record(
         history={epoch: {f: seen[f] for f in objectives if f in seen} for epoch, seen in earlier.items()},
         collapsed=collapsed_parts(metrics),
     )
-
-
-def _finite(metrics: dict[str, float]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
 def run_trials(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from eqssl.config import DataConfig, RunConfig, from_dict
 from eqssl.files import as_path, ray_storage, read, write_atomically
 from eqssl.study.plugins import Plugins, register
-from eqssl.study.record import write_json
+from eqssl.study.record import finite, write_json
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -26,6 +26,8 @@ Report = Callable[[dict[str, Any]], None]
 METRICS, HISTORY = "metrics", "history"  # keys of an epoch's report: its metrics, and those of evaluated epochs
 FINAL = "final"  # the one key of a trial's last report
 CHECKPOINT = "checkpoint"  # in the trial's folder
+EPOCHS = "epochs.json"  # there: the metrics of all epochs that were trained, and when each ended
+ENDED = "ended_ms"
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
 BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
 ATTEMPTS = 3  # of a trial without progress, after which it has failed
@@ -57,8 +59,13 @@ class TrialContext:
         self.rank, self.world_size = rank, world_size
         self.warm = False  # whether the process had run a trial before
         self._earlier_s = 0.0
-        self.history: dict[str, dict[str, float]] = {}  # epoch -> metrics, where there was an evaluation
+        self._epochs: list[dict[str, float]] = []  # metrics of all that were trained
         self.start_clock()
+
+    @property
+    def history(self) -> dict[str, dict[str, float]]:
+        """Epoch -> its metrics, where there was an evaluation."""
+        return {str(int(metrics["epoch"])): metrics for metrics in self._epochs if "evaluate_s" in metrics}
 
     def start_clock(self) -> None:
         """Begin to count, now that the data are there."""
@@ -75,15 +82,17 @@ class TrialContext:
         state = checkpoint.load(self.folder / CHECKPOINT)
         if state is None:
             return None
-        self._earlier_s, self.history = state["wall_s"], state["history"]
+        self._earlier_s = state["wall_s"]
+        known = json.loads(read(self.folder / EPOCHS) or "[]")
+        self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
         if metrics := state["run"]["metrics"]:
             self._tell(metrics)  # a kill may have come between saving and telling
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
-        if "evaluate_s" in metrics:
-            self.history[str(int(metrics["epoch"]))] = metrics
+        self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
         if state is not None:
+            write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
             self.save(state)
         self._tell(metrics)
 
@@ -93,8 +102,7 @@ class TrialContext:
     def save(self, state: dict[str, Any]) -> None:
         from eqssl import checkpoint
 
-        saved = {"run": state, "history": self.history, "wall_s": self.seconds()["wall_s"]}
-        checkpoint.save(saved, self.folder / CHECKPOINT)
+        checkpoint.save({"run": state, "wall_s": self.seconds()["wall_s"]}, self.folder / CHECKPOINT)
 
     def attempts(self, command: str) -> int:
         """Count one more attempt and return how many there were at this place of the training, by rank 0 alone.

@@ -11,18 +11,35 @@ import pytest
 import yaml
 
 from eqssl import checkpoint
+from eqssl.config import RunConfig, replace
+from eqssl.context import Alone
 from eqssl.files import as_path, find, read
+from eqssl.training import train
 from tests.head import ROOT, Head
+from tests.workers import run_workers
 
 EPOCHS = 16
+WORKER = "RayTrainWorker"  # the class of a trial's workers
 START = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_commands"][-1]
 SHIPPED = [part for part in shlex.split(START) if part.startswith("--system-config")]
+# Its steps take so long anywhere that the trial has not ended before it has met every fault.
 STUDY = """
 import sys
+import time
 sys.path.insert(0, {root!r})
+from eqssl import register_method
+from eqssl.methods.vicreg import VICReg
 from eqssl.study import Study, main
 
+
+class Unhurried(VICReg):
+    def forward(self, pair):
+        time.sleep(0.25)
+        return super().forward(pair)
+
+
 if __name__ == "__main__":
+    register_method("unhurried", Unhurried)
     sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configurations=1)))
 """
 OPTIONS = {
@@ -50,7 +67,7 @@ class Job:
         script = folder / f"{name}.py"
         script.write_text(STUDY.format(root=str(ROOT), name=name))
         self.folder = as_path(str(options["output"])) / name
-        options = OPTIONS | {"data.cache": folder / "cache"} | options
+        options = OPTIONS | {"data.cache": folder / "cache", "method.name": "unhurried"} | options
         self.epochs = options["train.epochs"]
         arguments = [text for option, value in options.items() for text in (f"--{option}", str(value))]
         self.result: subprocess.CompletedProcess | None = None
@@ -93,7 +110,31 @@ class Job:
         return self.result.stdout + self.result.stderr
 
 
-def assert_trained_the_same(trial: dict, other: dict, tolerance: float = 1e-5) -> None:
-    """Two trials ended with the same losses."""
+def actors(head: Head, name: str) -> list[dict]:
+    """Return the actors of a class that live."""
+    found = head.listed("actors")
+    return [actor for actor in found if actor["state"] == "ALIVE" and name in actor["class_name"]]
+
+
+class _One(Alone):
+    """One of several workers, without Ray."""
+
+    def __init__(self, rank: int, world_size: int):
+        super().__init__()
+        self.rank, self.world_size = rank, world_size
+
+
+def _train(rank: int, world_size: int, values: dict[str, object]) -> dict[str, float]:
+    return train(replace(RunConfig(), values), _One(rank, world_size)).metrics
+
+
+def trained_without_faults(options: dict[str, object], workers: int) -> dict[str, float]:
+    """Return the metrics of the trial, trained by so many processes here, without Ray."""
+    values = {option.replace("-", "_"): value for option, value in (OPTIONS | options).items() if "." in option}
+    return run_workers(workers, _train, values)[0]
+
+
+def assert_trained_the_same(trial: dict, metrics: dict[str, float], tolerance: float = 1e-5) -> None:
+    """A trial ended with these losses."""
     for figure in ("loss", "ssl", "recon"):
-        assert trial["metrics"][figure] == pytest.approx(other["metrics"][figure], abs=tolerance)
+        assert trial["metrics"][figure] == pytest.approx(metrics[figure], abs=tolerance)

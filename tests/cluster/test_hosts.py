@@ -8,9 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from eqssl.config import RunConfig, replace
-from eqssl.training import train
-from tests.cluster.story import OPTIONS, SHIPPED, Job, assert_trained_the_same
+from tests.cluster.story import SHIPPED, WORKER, Job, actors, assert_trained_the_same, trained_without_faults
 from tests.head import Head, Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -61,31 +59,34 @@ def join(head: Head, on: list[str]) -> Node:
     return Node(head, on, ["--node-ip-address", THERE])
 
 
-def trained_alone(options: dict[str, object]) -> dict:
-    """Return what one process makes of the trial, here and without Ray."""
-    run = {option.replace("-", "_"): value for option, value in (OPTIONS | options).items() if "." in option}
-    return {"metrics": train(replace(RunConfig(), run)).metrics}
+def wait_for_workers(head: Head, job: Job, count: int) -> None:
+    while len(actors(head, WORKER)) != count:
+        assert job.thread.is_alive(), job.text()
+        time.sleep(0.5)
 
 
-def test_a_partition_costs_an_epoch_and_no_trial(hosts, tmp_path):
+def test_an_elastic_trial_goes_on_with_one_host_while_the_other_cannot_be_reached(hosts, tmp_path):
     head, on = hosts
     node = join(head, on)
     places = {"output": tmp_path / "results", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
-    options = {"train.epochs": 6, "data.cache": str(tmp_path / "cache")}
+    options = {"data.cache": str(tmp_path / "cache")}
     try:
-        job = Job(head, "parted", tmp_path, places | options | {"workers-per-trial": 2})
-        job.next_epoch()
-        started = time.monotonic()
+        job = Job(head, "parted", tmp_path, places | options | {"workers-per-trial": "1:2"})
+        started, epoch = job.next_epoch()
+        assert len(actors(head, WORKER)) == 2
         ip("link", "set", LINK, "down")
         while any(one["node_id"] == node.id and one["state"] == "ALIVE" for one in head.listed("nodes")):
             assert time.monotonic() < started + 120
             time.sleep(0.5)
+        job.wait_for(epoch + 1)
+        print(f"\n{time.monotonic() - started:.1f} s from the partition until one host had trained an epoch")
+        assert len(actors(head, WORKER)) == 1
         ip("link", "set", LINK, "up")
         node.kill()  # given up for dead, it would have ended by itself
-        node, (epoch, _) = join(head, on), job.place()
-        job.wait_for(epoch + 1)
-        print(f"\n{time.monotonic() - started:.1f} s from the partition until an epoch had been trained")
-        # One process sums in another order than two, which training magnifies from epoch to epoch.
-        assert_trained_the_same(job.finished(), trained_alone(options), tolerance=0.01)
+        node = join(head, on)
+        wait_for_workers(head, job, 2)
+        job.next_epoch()
+        # Another number of processes sums in another order, which training magnifies from epoch to epoch.
+        assert_trained_the_same(job.finished(), trained_without_faults(options, 2), tolerance=0.01)
     finally:
         node.kill()

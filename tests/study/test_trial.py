@@ -1,11 +1,14 @@
 """What a trial leaves in its folder, without Ray."""
 
+import json
+
 import pytest
 
 from eqssl.config import replace, to_dict
 from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.study.leaving import NodeWatch
-from eqssl.study.trial import ATTEMPTS, ERROR, PREDICTIONS, TrialContext, _attempt
+from eqssl.study.record import write_json
+from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, _attempt
 
 
 @pytest.fixture
@@ -44,6 +47,18 @@ def test_a_trial_killed_after_its_last_checkpoint_has_them_too(attempt):
 
 def test_a_quick_evaluation_keeps_none(attempt):
     assert not attempt(level="quick")[1].exists()
+
+
+def test_an_attempt_knows_the_epochs_before_it_and_none_that_it_trains_again(tmp_path):
+    told = []
+    first, second = (TrialContext(tmp_path, told.append, NodeWatch(set())) for _ in range(2))
+    for epoch in (1.0, 2.0):
+        first.report(
+            {"epoch": epoch, "evaluate_s": 1.0, "knn": epoch / 10, "n/a": float("nan")}, {"epoch": epoch, "metrics": {}}
+        )
+    write_json(tmp_path / EPOCHS, [*json.loads((tmp_path / EPOCHS).read_text()), {"epoch": 3.0, "evaluate_s": 1.0}])
+    second.load()
+    assert {epoch: figures["knn"] for epoch, figures in told[-1]["history"].items()} == {"1": 0.1, "2": 0.2}
 
 
 class TestAttempts:
