@@ -149,8 +149,9 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
-        y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps, self._count(x))
-        self._update_running(mean, var, self._count(x))
+        count = self._count(x)
+        y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps, count)
+        self._update_running(mean, var, count)
         return y
 
     @staticmethod

@@ -6,22 +6,20 @@ import pytest
 import torch
 
 from eqssl import checkpoint
-from eqssl.context import Alone
 from eqssl.training import train
 from tests.test_training import configuration, toy
-from tests.workers import run_workers
+from tests.workers import Worker, run_workers
 
 VALUES = {"train.shard": True, "train.precision": "fp32", "train.epochs": 3}
 METHODS = ("vicreg", "dino")  # one without and one with a teacher
 
 
-class One(Alone):
+class One(Worker):
     """One of several workers, which stops after some epochs."""
 
     def __init__(self, folder: Path, rank: int, world_size: int, epochs: int):
-        super().__init__(folder)
-        self.rank, self.world_size, self.epochs = rank, world_size, epochs
-        self.device = torch.device("cpu")
+        super().__init__(rank, world_size, folder)
+        self.epochs = epochs
 
     def report(self, metrics, state):
         super().report(metrics, state)

@@ -3,11 +3,22 @@
 import os
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+
+from eqssl.context import Alone
+
+
+class Worker(Alone):
+    """The context of one of several processes, on the CPU and without Ray."""
+
+    def __init__(self, rank: int, world_size: int, folder: Path | None = None):
+        super().__init__(folder)
+        self.rank, self.world_size, self.device = rank, world_size, torch.device("cpu")
 
 
 def _enter(rank: int, world_size: int, folder: str, function: Callable, arguments: tuple) -> None:

@@ -12,11 +12,10 @@ import yaml
 
 from eqssl import checkpoint
 from eqssl.config import RunConfig, replace
-from eqssl.context import Alone
 from eqssl.files import as_path, find, read
 from eqssl.training import train
 from tests.head import ROOT, Head
-from tests.workers import run_workers
+from tests.workers import Worker, run_workers
 
 EPOCHS = 16
 WORKER = "RayTrainWorker"  # the class of a trial's workers
@@ -116,16 +115,8 @@ def actors(head: Head, name: str) -> list[dict]:
     return [actor for actor in found if actor["state"] == "ALIVE" and name in actor["class_name"]]
 
 
-class _One(Alone):
-    """One of several workers, without Ray."""
-
-    def __init__(self, rank: int, world_size: int):
-        super().__init__()
-        self.rank, self.world_size = rank, world_size
-
-
 def _train(rank: int, world_size: int, values: dict[str, object]) -> dict[str, float]:
-    return train(replace(RunConfig(), values), _One(rank, world_size)).metrics
+    return train(replace(RunConfig(), values), Worker(rank, world_size)).metrics
 
 
 def trained_without_faults(options: dict[str, object], workers: int) -> dict[str, float]:

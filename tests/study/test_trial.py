@@ -53,10 +53,10 @@ def test_an_attempt_knows_the_epochs_before_it_and_none_that_it_trains_again(tmp
     told = []
     first, second = (TrialContext(tmp_path, told.append, NodeWatch(set())) for _ in range(2))
     for epoch in (1.0, 2.0):
-        first.report(
-            {"epoch": epoch, "evaluate_s": 1.0, "knn": epoch / 10, "n/a": float("nan")}, {"epoch": epoch, "metrics": {}}
-        )
+        metrics = {"epoch": epoch, "evaluate_s": 1.0, "knn": epoch / 10, "n/a": float("nan")}
+        first.report(metrics, {"epoch": epoch, "metrics": metrics})
     write_json(tmp_path / EPOCHS, [*json.loads((tmp_path / EPOCHS).read_text()), {"epoch": 3.0, "evaluate_s": 1.0}])
+    told.clear()
     second.load()
     assert {epoch: figures["knn"] for epoch, figures in told[-1]["history"].items()} == {"1": 0.1, "2": 0.2}
 
