@@ -67,14 +67,32 @@ class Model(nn.Module):
     def forward(self, batch: Batch, autocast: bool = False) -> Losses:
         # Both views in one pass: batch normalisation sees them together, in every method alike.
         images = torch.cat([batch.first, batch.second])
-        tokens = self._tokens(images, autocast)
+        tokens = self._seen(images, batch.mask, autocast)
         representation = tokens.mean(1)
         ssl = self.method(self._pair(tokens, representation, images, batch, autocast))
         if self.reconstruction is None:
             return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
-        image, target = self.reconstruction(*self.reconstruction_inputs(tokens, batch))
+        whole = self._whole(tokens, images, batch.mask, autocast)
+        image, target = self.reconstruction(*self.reconstruction_inputs(whole, batch))
         recon = mean_over_workers(F.mse_loss(image, target))
         return Losses(ssl + self.weight * recon, ssl, recon, representation.detach())
+
+    def _seen(self, images: Tensor, mask: Tensor | None, autocast: bool) -> Tensor:
+        """Return the student's tokens (2 B, T, D) of what a method lets it see of the views."""
+        if mask is None:
+            return self._tokens(images, autocast)
+        return self._tokens(images, autocast, mask=mask, mask_token=self.method.mask_token)
+
+    def _whole(self, tokens: Tensor, images: Tensor, mask: Tensor | None, autocast: bool) -> Tensor:
+        """Return tokens (2 B, T, D) with those of whole views where the student saw masked ones.
+
+        What is reconstructed must not depend on what a method hides; the other views would cost a pass for nothing.
+        """
+        if mask is None:
+            return tokens
+        views = mask.any(1)
+        views[0] = True  # not every backbone takes an empty batch
+        return tokens.index_put((views,), self._tokens(images[views], autocast))
 
     def _tokens(self, images: Tensor, autocast: bool, encoder: Encoder | None = None, **masked: Tensor) -> Tensor:
         """Return tokens (2 B, T, D), never narrower than the losses' float32."""
@@ -89,21 +107,13 @@ class Model(nn.Module):
         if self.teacher is not None:
             with torch.no_grad():
                 teacher = self._tokens(images, autocast, self.teacher.average)[..., inv]
-
-        def masked(mask: Tensor, mask_token: Tensor) -> Tensor:
-            views = mask.any(1)  # half of them; the others would cost a pass for nothing
-            views[0] = True  # not every backbone takes an empty batch
-            tokens = self._tokens(images[views], autocast, mask=mask[views], mask_token=mask_token)
-            return tokens[mask[views]][:, inv]
-
         return Pair(
             inv=representation[:, inv],
             equi=representation[:, self.encoder.dim_inv :],
             tokens=tokens[..., inv],
             teacher=teacher,
             theta=batch.theta,
-            mask_draws=batch.mask_draws,
-            masked=masked,
+            mask=batch.mask,
             labels=batch.labels,
         )
 

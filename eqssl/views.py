@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     """Two augmented views, float (B, C, S, S) in [0, 1], and what belongs to them.
 
     What a run does not ask for is None: labels are the supervised reference's, `theta` (factor -> (B, k), from the
-    first view to the second) that of methods that see it, `mask_draws` (2 B, T + 1) that of those that mask, and
+    first view to the second) that of methods that see it, `mask` (2 B, T) that of those that mask, and
     `partway` (STOPS x B, C, S, S) the targets of `recon.view intermediate`.
     """
 
@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     pick_second: Tensor  # bool (B,): the target where `recon.view` is `random`
     labels: Tensor | None = None
     theta: dict[str, Tensor] | None = None
-    mask_draws: Tensor | None = None
+    mask: Tensor | None = None
     partway: Tensor | None = None
 
 
@@ -79,9 +79,9 @@ class Views:
             batch = batch._replace(labels=split.labels[indices].to(self.device))
         if self.method.sees_theta:
             batch = batch._replace(theta=self._theta(split, pair, params))
-        if self.method.masks:
+        if self.method.draw_masks is not None:
             draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
-            batch = batch._replace(mask_draws=torch.cat(draws))
+            batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
         if config.recon.view == "intermediate":
             stops = [apply(second, partway(params[1], k / (STOPS + 1))) for k in range(1, STOPS + 1)]
             batch = batch._replace(partway=torch.cat(stops))

@@ -19,7 +19,7 @@ DATASET = Dataset("toy", _split, _split, _split, False, 1, 32, 4, (0.5,), (0.3,)
 def make_config(method: str) -> RunConfig:
     """Return a run of the method with reconstruction; one that masks patches gets a vision transformer."""
     encoder = EncoderConfig(name="resnet_tiny")
-    if find_method(method).masks:
+    if find_method(method).draw_masks is not None:
         encoder = EncoderConfig(name="test_vit", output_stride=4)
     return RunConfig(encoder=encoder, method=MethodConfig(name=method), recon=ReconConfig(weight=0.7, width=8))
 

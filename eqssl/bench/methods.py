@@ -23,12 +23,12 @@ def measure(options: Options) -> list[Row]:
 def _measure(name: str, options: Options) -> Row:
     from eqssl.bench.peers import build_peer
 
-    encoder = options.vit if find_method(name).masks else options.encoders[0]
+    encoder = options.encoders[0] if find_method(name).draw_masks is None else options.vit
     run = start(options.run(encoder, method=name, split=0.0))
     batch = fixed_batch(run)
     peer = build_peer(name, run.model.encoder, run.autocast).to(run.device).train()
     optimizer = make_optimizer(peer, run.config.train)
-    seen = [batch.first, batch.second, *([] if batch.mask_draws is None else [batch.mask_draws])]
+    seen = [batch.first, batch.second, *([] if batch.mask is None else [batch.mask])]
 
     def theirs() -> None:
         optimizer.zero_grad(set_to_none=True)

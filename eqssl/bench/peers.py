@@ -15,7 +15,6 @@ from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 
 from eqssl.encoder import Encoder
-from eqssl.methods.ibot import draw_masks
 
 MakeHead = Callable[[], nn.Module]
 
@@ -109,8 +108,7 @@ class Masked(Taught):
         self.patch_criterion = losses.IBOTPatchLoss(PROTOTYPES)
         self.mask_token = nn.Parameter(torch.zeros(encoder.backbone.width))
 
-    def forward(self, first: Tensor, second: Tensor, mask_draws: Tensor) -> Tensor:
-        mask = draw_masks(mask_draws)
+    def forward(self, first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
         images = torch.cat([first, second])
         student = self.tokens(self.encoder, images, mask=mask, mask_token=self.mask_token)
         with torch.no_grad():

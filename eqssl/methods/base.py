@@ -39,11 +39,10 @@ class Pair:
         inv: float32 (2 B, D), the pooled invariant part.
         equi: float32 (2 B, D'), the pooled equivariant part.
         tokens: float32 (2 B, T, D), the invariant channels of every token.
-        teacher: the same of the teacher, without gradient; None for a method without.
+        teacher: the same of the teacher, which sees whole views, without gradient; None for a method without.
         theta: factor -> float32 (B, k), the transformation from the first view to the second, in units of its range;
             None unless the method says that it sees it.
-        mask_draws: float32 (2 B, T + 1) in [0, 1), which belong to the image; None unless the method masks.
-        masked: (mask bool (2 B, T), mask token (width,)) -> `tokens[mask]` where the student saw the mask token.
+        mask: bool (2 B, T), the patches that the student did not see; None unless the method masks.
         labels: int64 (B,) or None.
     """
 
@@ -52,8 +51,7 @@ class Pair:
     tokens: Tensor | None = None
     teacher: Tensor | None = None
     theta: dict[str, Tensor] | None = None
-    mask_draws: Tensor | None = None
-    masked: Callable[[Tensor, Tensor], Tensor] | None = None
+    mask: Tensor | None = None
     labels: Tensor | None = None
 
 
@@ -64,14 +62,15 @@ class Method(nn.Module):
 
     Attributes:
         sees_theta: it is told the transformation between the views.
-        masks: it hides patches from the student.
+        draw_masks: (N, T + 1) draws in [0, 1), which belong to the view -> bool (N, T), the patches that the student
+            sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
         momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.
         scales: published settings, `small` (CIFAR) and `imagenet`, as options; the defaults are for a CPU.
     """
 
     sees_theta: ClassVar[bool] = False
-    masks: ClassVar[bool] = False
+    draw_masks: ClassVar[Callable[[Tensor], Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     momentum: float | None = None
     progress: float = 0.0

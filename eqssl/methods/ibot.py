@@ -14,9 +14,8 @@ from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
 class IBOT(DINO):
     """DINO's loss on the views plus the masked-patch loss, with one head for both, as in the authors' runs.
 
-    Deliberate differences beside DINO's: masked views are further views of the student, so that DINO's loss and the
-    reconstruction read whole ones, which costs half a student's pass more a step; and masked patches are drawn one by
-    one (the authors' option `rand`), not in blocks.
+    A deliberate difference beside DINO's: masked patches are drawn one by one (the authors' option `rand`), not in
+    blocks.
 
     Args:
         sizes: of the representation.
@@ -24,7 +23,6 @@ class IBOT(DINO):
         patch_temperature: the teacher's temperature for patches, after the same warm-up.
     """
 
-    masks = True
     # No run on CIFAR is published, so small is DINO's; the authors' on ImageNet (ViT-S, AdamW 5e-4, decay .04 to .4).
     scales: ClassVar = {
         "small": {**DINO.scales["small"], "patch_temperature": 0.07},
@@ -50,25 +48,23 @@ class IBOT(DINO):
         self.mask_token = nn.Parameter(torch.zeros(sizes.width))
 
     def forward(self, pair: Pair) -> Tensor:
-        mask = draw_masks(pair.mask_draws)
-        teacher = self.teacher_head(pair.teacher)
+        mask, teacher = pair.mask, self.teacher_head(pair.teacher)
         targets = self.patch_centre(teacher[mask], warmed_up(self.patch_temperature, self.progress))
         self.patch_centre.update(teacher)
-        # Even without a masked patch all parameters take part, as DistributedDataParallel expects.
-        student = self.head(pair.masked(mask, self.mask_token))
+        student = self.head(pair.tokens[mask])
         return super().forward(pair) + mean_over_workers(ibot_loss(student, targets, mask))
 
+    @staticmethod
+    def draw_masks(draws: Tensor) -> Tensor:
+        """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
 
-def draw_masks(draws: Tensor) -> Tensor:
-    """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
-
-    Args:
-        draws: uniform in [0, 1), float (N, T + 1): the first of a view says how many patches, the others which.
-    """
-    amount = draws[:, :1]
-    rank = draws[:, 1:].argsort(dim=1, stable=True).argsort(dim=1)
-    share = (amount >= 0.5) * (0.1 + 0.8 * (amount - 0.5))
-    return rank < (share * rank.shape[1]).floor()
+        Args:
+            draws: uniform in [0, 1), float (N, T + 1): the first of a view says how many patches, the others which.
+        """
+        amount = draws[:, :1]
+        rank = draws[:, 1:].argsort(dim=1, stable=True).argsort(dim=1)
+        share = (amount >= 0.5) * (0.1 + 0.8 * (amount - 0.5))
+        return rank < (share * rank.shape[1]).floor()
 
 
 def ibot_loss(student: Tensor, targets: Tensor, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from eqssl.context import Alone
 from eqssl.methods import build_method
 from eqssl.methods.base import Sizes
 from eqssl.methods.dino import Centre
-from eqssl.methods.ibot import draw_masks, ibot_loss
+from eqssl.methods.ibot import IBOT, ibot_loss
 from eqssl.model import Model
 from eqssl.training import train
 from tests.test_training import Stop, StopAfter, configuration, toy
@@ -45,7 +45,7 @@ def test_loss_is_lightlys():
 
 
 def test_half_of_the_views_are_whole_and_others_lose_a_tenth_to_a_half():
-    masks = draw_masks(torch.rand(4000, 101, generator=torch.Generator().manual_seed(0)))
+    masks = IBOT.draw_masks(torch.rand(4000, 101, generator=torch.Generator().manual_seed(0)))
     share = masks.double().mean(1)
     masked = share[share > 0]
     assert len(masked) / 4000 == pytest.approx(0.5, abs=0.03)
@@ -56,12 +56,12 @@ def test_half_of_the_views_are_whole_and_others_lose_a_tenth_to_a_half():
 
 def test_a_mask_depends_on_the_draws_of_its_own_view_alone():
     draws = torch.rand(12, 17, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(draw_masks(draws)[5:7], draw_masks(draws[5:7]))
+    assert torch.equal(IBOT.draw_masks(draws)[5:7], IBOT.draw_masks(draws[5:7]))
 
 
 def test_views_without_a_masked_patch_leave_the_loss_finite_and_all_parameters_in_use():
     model, batch = make_model("ibot"), make_batch("ibot")
-    losses = model(batch._replace(mask_draws=torch.zeros_like(batch.mask_draws)))
+    losses = model(batch._replace(mask=torch.zeros_like(batch.mask)))
     losses.total.backward()
     assert losses.total.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
@@ -72,6 +72,29 @@ def test_gradient_reaches_student_and_mask_token_and_not_the_teachers():
     model(make_batch("ibot")).total.backward()
     assert model.method.mask_token.grad.any() and all(p.grad.any() for p in model.method.head.parameters())
     assert all(p.grad is None for p in [*model.teacher.parameters(), *model.method.teacher_head.parameters()])
+
+
+def test_without_reconstruction_the_student_sees_masked_views_alone_as_published():
+    model, batch = make_model("ibot"), make_batch("ibot")
+    seen = []
+    model.encoder.backbone.register_forward_hook(lambda module, inputs, output: seen.append(output.detach()))
+    reconstructed, model.reconstruction = model.reconstruction, None
+    alone = model(batch)
+    images = torch.cat([batch.first, batch.second])
+    assert [len(tokens) for tokens in seen] == [len(images)]  # one pass, no more than lightly's iBOT
+    masked = model.encoder.tokens(images, mask=batch.mask, mask_token=model.method.mask_token)
+    torch.testing.assert_close(alone.representation, masked.mean(1))
+    model.reconstruction = reconstructed
+    torch.testing.assert_close(make_model("ibot")(batch).ssl, alone.ssl)  # reconstruction leaves the method's loss
+
+
+def test_what_is_reconstructed_does_not_depend_on_the_masks():
+    model, batch = make_model("ibot"), make_batch("ibot")
+    losses = model(batch)
+    assert batch.mask.any(1).sum() not in (0, len(batch.mask))
+    whole = model(batch._replace(mask=torch.zeros_like(batch.mask)))
+    torch.testing.assert_close(losses.recon, whole.recon)
+    assert losses.ssl != whole.ssl
 
 
 def test_centres_follow_the_teachers_patches_and_representations():
