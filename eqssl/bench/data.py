@@ -71,7 +71,7 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
     loader = _loader(options, encoded, kind, folder / f"{kind} files")
     seconds = interleave(
         {
-            bare: lambda: decode_all(encoded, _pixels),
+            bare: lambda: decode_all(encoded, _pixels, sum(map(len, encoded))),
             "Parquet into memory": lambda: load(config),
             "Parquet image by image": lambda: each_batch(store.take),
             from_folder: partial(list, loader),

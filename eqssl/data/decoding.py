@@ -17,7 +17,7 @@ from eqssl.data.stores import EncodedImages, decode, decode_all
 from eqssl.data.write import atomic
 
 MEMORY_LIMIT_BYTES = 8 << 30  # of a split's decoded images; above it they stay encoded
-READ_ROWS = 1024
+READ_ROWS = 256  # few enough that the memory of the last ones is taken again
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Reader:
                 for batch in parquet.iter_batches(READ_ROWS):
                     column = batch.column(self.image_column)
                     encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
-                    images = decode_all([data or b"" for data in encoded.to_pylist()], self._try)
+                    images = decode_all(encoded, self._try, encoded.nbytes)
                     good = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
                     for i, image in enumerate(images):
                         if isinstance(image, Exception):
@@ -109,9 +109,9 @@ class Reader:
                     if good:
                         yield images, encoded, others
 
-    def _try(self, data: bytes) -> np.ndarray | Exception:
+    def _try(self, image: pa.Scalar) -> np.ndarray | Exception:
         try:
-            return decode(data, self.size)
+            return decode(image.as_py() or b"", self.size)
         except Exception as error:  # Pillow's plugins raise many kinds for a broken file
             return error
 
