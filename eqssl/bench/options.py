@@ -47,7 +47,7 @@ class Options:
     batch_size: int = 64
     """Images (pairs of views) a step."""
     steps: int = 8
-    """Steps an epoch of the parts pipelines and scaling."""
+    """Steps an epoch of the part pipelines."""
     data_images: int = 512
     """Images that the part data renders and reads."""
     data_sizes: tuple[int, ...] = (64, 224)
@@ -58,6 +58,8 @@ class Options:
     """Batches that time is fitted against."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation that is timed."""
+    trials: int = 5
+    """Trials of the part overhead, half as many with two workers; two or more."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder, on all sides alike, as in training."""
     threads: int | None = None

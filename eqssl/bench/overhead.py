@@ -12,7 +12,6 @@ from eqssl.bench.options import Options
 from eqssl.bench.table import Row
 
 WARM_S = 0.2
-TRIALS = 5
 STUDY = """
 import sys
 from eqssl.study import Study, main
@@ -23,9 +22,9 @@ sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configurati
 
 def measure(options: Options) -> list[Row]:
     """Return the seconds that a study holds a trial's process beyond training and evaluation."""
-    alone = _trials(options, TRIALS)
+    alone = trials(options, options.trials)
     cold, warm = ([one["overhead_s"] for one in alone if one["warm"] is state] for state in (False, True))
-    nested = [one["overhead_s"] for one in _trials(options, 2, "--workers-per-trial", "2")]
+    nested = [one["overhead_s"] for one in trials(options, options.trials // 2, "--workers-per-trial", "2")]
     return [
         _row("a trial in a new process", cold),
         _row("a trial in a process that ran one before", warm, f"{WARM_S} s", [WARM_S], at_most=1.0),
@@ -33,7 +32,7 @@ def measure(options: Options) -> list[Row]:
     ]
 
 
-def _trials(options: Options, count: int, *more: str) -> list[dict]:
+def trials(options: Options, count: int, *more: str) -> list[dict]:
     """Run a study of trials that differ in the seed, one at a time, and return their records."""
     with tempfile.TemporaryDirectory() as folder:
         values = {

@@ -126,6 +126,15 @@ def test_parts_that_need_no_other_package(part, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_second_trial_of_a_process_adds_less_to_its_training_than_the_first():
+    from eqssl.bench.overhead import trials
+
+    first, second = sorted(trials(options(), 2), key=lambda one: one["warm"])
+    assert (first["warm"], second["warm"]) == (False, True)
+    assert 0 <= second["overhead_s"] < first["overhead_s"]
+
+
+@pytest.mark.slow
 def test_methods_and_pipelines_against_lightly():
     pytest.importorskip("lightly")
     from eqssl.bench import methods, pipelines
