@@ -11,6 +11,7 @@ import tyro
 
 from eqssl.config import DataConfig, EncoderConfig, EvaluateConfig, RunConfig
 from eqssl.evaluation import PROTOCOL_VERSION
+from eqssl.files import as_path, make_folder, write_atomically
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,10 +37,10 @@ class Command:
     whole encoder trained with 1 and 10 percent of the labels (finetune_1pct/...)."""
     pretrained: bool = True
     """Published weights for a model given by name; --no-pretrained: untrained, the row `random` of a table."""
-    output: Path | None = None
-    """JSON file to write."""
-    predictions: Path | None = None
-    """Parquet file to write, with what every probe says of every held-out image."""
+    output: str | None = None
+    """JSON file, or its URI, to write."""
+    predictions: str | None = None
+    """Parquet file, or its URI, to write, with what every probe says of every held-out image."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,11 +48,13 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, args=arguments, prog="python -m eqssl.evaluate")
     try:
         RunConfig(data=command.data, evaluate=command.evaluate)  # its checks
-        for path in filter(None, (command.output, command.predictions)):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for option, file in (("--output", command.output), ("--predictions", command.predictions)):
+            if file:
+                make_folder(as_path(file, option).parent, option)
         result = run(command)
         if command.output:
-            command.output.write_text(json.dumps(result, indent=2) + "\n")
+            text = json.dumps(result, indent=2) + "\n"
+            write_atomically(as_path(command.output), lambda temporary: temporary.write_text(text))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -75,7 +78,7 @@ def run(command: Command) -> dict:
     named = command.model not in ROWS and not _exported(command.model)
     metrics, predictions = measure(command, encoder, dataset)
     if command.predictions:
-        save_predictions(predictions, command.predictions)
+        save_predictions(predictions, as_path(command.predictions))
     return {
         "model": command.model,
         "pretrained": command.pretrained and named,

@@ -90,6 +90,24 @@ def check_storage(path: Path, option: str, *, write: bool) -> None:
         ) from failed[0]
 
 
+def make_folder(folder: Path, option: str) -> None:
+    """Make a folder on a disk, or see that a bucket takes files.
+
+    Args:
+        folder: and those above it, which may be there.
+        option: that it is the value of.
+
+    Raises:
+        ValueError: with the reason why nothing can be written there.
+    """
+    check_storage(folder, option, write=True)
+    try:
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{option} is {str(folder)!r}, which cannot be written: {error}") from error
+
+
 def try_writing(folder: Path) -> None:
     """Write a small file into a folder that is there, or a bucket, and remove it again.
 

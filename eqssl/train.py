@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from eqssl.config import RunConfig
+from eqssl.files import as_path, make_folder, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class TrainOptions:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """What is trained."""
-    output: Path = Path("results/train")
-    """Folder for checkpoint, metrics.json, reconstructions.png and the encoder."""
+    output: str = "results/train"
+    """Folder, or its URI, for checkpoint, metrics.json, reconstructions.png and the encoder."""
     tracking_uri: str | None = None
     """Where MLflow keeps the run: sqlite:///FILE or http(s)://SERVER; default: nowhere."""
     resume: bool = False
@@ -38,13 +38,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: TrainOptions) -> int:
-    folder = options.output / "checkpoint"
-    if folder.exists() and not options.resume:
-        raise ValueError(f"--output: {options.output} holds a run; continue it with --resume or take another --output")
-    try:
-        options.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"--output is {str(options.output)!r}, which cannot be written: {error}") from error
+    output = as_path(options.output, "--output")
+    make_folder(output, "--output")
+    if (output / "checkpoint").exists() and not options.resume:
+        raise ValueError(f"--output: {output} holds a run; continue it with --resume or take another --output")
     # torch takes 5 s to import: not before the options are known to be good.
     from eqssl.context import Alone
     from eqssl.export import export_encoder
@@ -58,12 +55,13 @@ def _run(options: TrainOptions) -> int:
             print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
 
     with tracking(options) as log:
-        result = train(options.run, Told(folder))
-    (options.output / "metrics.json").write_text(json.dumps(result.metrics, indent=2) + "\n")
-    export_encoder(result.encoder, options.output / "encoder")
+        result = train(options.run, Told(output / "checkpoint"))
+    figures = json.dumps(result.metrics, indent=2) + "\n"
+    write_atomically(output / "metrics.json", lambda temporary: temporary.write_text(figures))
+    export_encoder(result.encoder, output / "encoder")
     if result.reconstructions is not None:
-        save_reconstructions(result.reconstructions, options.output / "reconstructions.png")
-    print(f"encoder: {options.output / 'encoder'}")
+        save_reconstructions(result.reconstructions, output / "reconstructions.png")
+    print(f"encoder: {output / 'encoder'}")
     return 0
 
 

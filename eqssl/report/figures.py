@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from eqssl.files import write_atomically
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -95,5 +97,5 @@ def save_reconstructions(images: "Tensor | NDArray", path: Path) -> None:
     """Write `Result.reconstructions`, uint8 (3, n, C, H, W), as a PNG: first views, targets, reconstructions."""
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image_grid(np.asarray(images))).save(path)
+    picture = Image.fromarray(image_grid(np.asarray(images)))
+    write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
