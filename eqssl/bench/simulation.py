@@ -1,4 +1,4 @@
-"""`python -m eqssl.bench.cluster`: what a study would take on a cluster whose nodes are lost now and then.
+"""`python -m eqssl.bench.simulation`: what a study would take on a cluster whose nodes are lost now and then.
 
 A model of the arithmetic, not of Ray: trials take turns on as many places as the cluster has, each is a start, its
 epochs and its evaluations, and a node that is lost costs what was not saved and the time until another goes on. Every
@@ -147,7 +147,7 @@ def table(plan: Plan) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command; it ends with 2 for options that cannot work."""
-    print(table(tyro.cli(Plan, args=arguments, description=Plan.__doc__, prog="python -m eqssl.bench.cluster")))
+    print(table(tyro.cli(Plan, args=arguments, description=Plan.__doc__, prog="python -m eqssl.bench.simulation")))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from eqssl.bench.cluster import Plan, main, simulate
+from eqssl.bench.simulation import Plan, main, simulate
 
 PLAN = Plan(
     trials=10, epochs=5, images=1000, images_per_s=10.0, evaluate_s=20.0, start_s=30.0,
