@@ -96,37 +96,36 @@ def mean_over_workers(x: Tensor) -> Tensor:
 class _Normalise(torch.autograd.Function):
     """Batch normalisation by the moments of all workers: one exchange forward, one backward, and torch's fused kernels.
 
-    With single operations instead, two workers on two cores had a scaling efficiency of .31 where this gives .55.
+    What the fused kernels bring: with single operations two workers on two cores had a scaling efficiency of .31.
     """
 
     @staticmethod
     def forward(
         ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
     ) -> tuple[Tensor, ...]:
-        dims = [d for d in range(x.ndim) if d != 1]
-        exact = x if x.dtype == torch.float64 else x.float()  # sums of bf16 would be too coarse
-        mean, var = _moments_of_all(*reversed(torch.var_mean(exact, dims, correction=0)))
-        ctx.save_for_backward(x, weight, mean, torch.rsqrt(var + eps))
+        # The running moments are there for their type, float32 beside bf16 images, and are not moved.
+        unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        mean, var = _moments_of_all(*torch.batch_norm_update_stats(x, unused, unused, momentum=0.0))
+        ctx.save_for_backward(x, weight, mean, var)
         ctx.eps, ctx.count = eps, count
         ctx.mark_non_differentiable(mean, var)
-        return nn.functional.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), mean, var
+        return nn.functional.batch_norm(x, mean, var, weight, bias, eps=eps), mean, var
 
     @staticmethod
     def backward(ctx, grad: Tensor, *of_moments: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, mean, inverse = ctx.saved_tensors
-        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, None, None, mean, inverse, True, ctx.eps, [False, True, True]
+        x, weight, mean, var = ctx.saved_tensors
+        # With the moments held constant: scale * grad, the sums of grad * normalised x, and of grad.
+        of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
-        # d loss / d x = scale (grad - mean of grad - normalised x * mean of (grad * normalised x)), linear in x.
-        scale = inverse if weight is None else inverse * weight
-        slope = -scale * inverse * sums[0] / ctx.count
-        offset = -scale * sums[1] / ctx.count - slope * mean
-        shape = [1, -1] + [1] * (x.ndim - 2)
-        of_x = torch.addcmul(torch.addcmul(offset.view(shape), x, slope.view(shape)), grad, scale.view(shape))
+        # Through the moments: - scale * (normalised x * mean of (grad * normalised x) + mean of grad), which is itself
+        # a normalisation of x.
+        scale = torch.rsqrt(var + ctx.eps) * (1 if weight is None else weight)
+        of_x += nn.functional.batch_norm(x, mean, var, *(-scale / ctx.count * sums), eps=ctx.eps)
         affine = (None, None) if weight is None else (of_weight, of_bias)
-        return of_x.to(x.dtype), *affine, None, None
+        return of_x, *affine, None, None
 
 
 def _moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:

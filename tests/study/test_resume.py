@@ -147,6 +147,16 @@ def certificate(folder: Path) -> dict[str, tuple]:
     return {i: (t["configuration"], t["status"], t["epochs"], t["history"], timeless[i]) for i, t in trials.items()}
 
 
+def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp_path, base):
+    process = Process(tmp_path, base.data.cache, trials=100, train_epochs=1)
+    process.wait_for("trials/*/result.json", tmp_path, 3)
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
+    assert process.end(signal.SIGTERM) == 143
+    assert "100" in process.text()
+    assert peak_kb < 1.5 * 1024**2
+
+
 def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
     assert Process(whole, base.data.cache, "--race", **SEARCH).end() == 0
