@@ -12,6 +12,8 @@ from eqssl.views import Batch
 from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
 
+CHANNELS = 3
+
 
 def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
     """Return loss and gradients after a step, when teachers and students no longer agree."""
@@ -34,8 +36,20 @@ def share_of(rank: int, world_size: int, method: str):
 def all_shares(rank: int, world_size: int):
     share_out(BATCH)
     return {method: share_of(rank, world_size, method) for method in METHODS} | {
-        "bf16": autocast_loss(rank, world_size)
+        "bf16": autocast_loss(rank, world_size),
+        "normalised": normalised(synchronise_batch_norm(nn.BatchNorm2d(CHANNELS)), rank, world_size),
     }
+
+
+def normalised(layer: nn.BatchNorm2d, rank: int = 0, world_size: int = 1) -> tuple[torch.Tensor, ...]:
+    """Return what a layer makes of its share of images in bf16, far from 0, and the gradients of input and weight."""
+    share = torch.arange(BATCH).tensor_split(world_size)[rank]
+    torch.manual_seed(0)
+    images, direction = torch.randn(2, BATCH, CHANNELS, 4, 4)
+    nn.init.uniform_(layer.weight)
+    x = (images + 5 * torch.arange(CHANNELS)[:, None, None])[share].bfloat16().requires_grad_()
+    (layer(x) * direction[share] * images[share]).sum().backward()
+    return layer(x).detach().float(), x.grad.float(), layer.weight.grad
 
 
 def autocast_loss(rank: int, world_size: int) -> float:
@@ -73,3 +87,13 @@ def test_batch_norm_is_synchronised_under_autocast(shares):
     model = make_model("vicreg")
     exact = model(make_batch("vicreg")).ssl.item()
     assert losses == pytest.approx([exact] * len(losses), rel=0.05)  # bf16 has 8 bits
+
+
+@pytest.mark.slow
+def test_batch_norm_in_bf16_is_that_of_the_whole_batch_to_the_last_bits(shares):
+    outputs, of_x, of_weight = normalised(nn.BatchNorm2d(CHANNELS))
+    step = torch.finfo(torch.bfloat16).eps
+    theirs = [torch.cat([share["normalised"][i] for share in shares]) for i in (0, 1)]
+    torch.testing.assert_close(theirs[0], outputs, rtol=step, atol=step)
+    torch.testing.assert_close(theirs[1], of_x, rtol=2 * step, atol=2 * step * float(of_x.abs().max()))
+    torch.testing.assert_close(sum(share["normalised"][2] for share in shares), of_weight, rtol=1e-3, atol=1e-3)
