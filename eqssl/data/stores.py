@@ -44,7 +44,7 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
         pixels = np.asarray(image)
-    return pixels[None] if pixels.ndim == 2 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 @cache
