@@ -114,16 +114,17 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, *of_moments: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
-        # With the moments held constant: scale * grad, the sums of grad * normalised x, and of grad.
+        inverse, scale = torch.rsqrt(var + ctx.eps), torch.ones_like(mean) if weight is None else weight
+        # With the moments held constant: scale * inverse * grad, and the sums of grad * normalised x and of grad. A CPU
+        # reads mean and var, a GPU mean and inverse.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            grad, x, scale, mean, var, mean, inverse, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
-        # Through the moments: - scale * (normalised x * mean of (grad * normalised x) + mean of grad), which is itself
-        # a normalisation of x.
-        scale = torch.rsqrt(var + ctx.eps) * (1 if weight is None else weight)
-        of_x += nn.functional.batch_norm(x, mean, var, *(-scale / ctx.count * sums), eps=ctx.eps)
+        # Through the moments: - scale * inverse * (normalised x * mean of (grad * normalised x) + mean of grad), which
+        # is itself a normalisation of x.
+        of_x += nn.functional.batch_norm(x, mean, var, *(-scale * inverse / ctx.count * sums), eps=ctx.eps)
         affine = (None, None) if weight is None else (of_weight, of_bias)
         return of_x, *affine, None, None
 

@@ -37,19 +37,43 @@ def all_shares(rank: int, world_size: int):
     share_out(BATCH)
     return {method: share_of(rank, world_size, method) for method in METHODS} | {
         "bf16": autocast_loss(rank, world_size),
-        "normalised": normalised(synchronise_batch_norm(nn.BatchNorm2d(CHANNELS)), rank, world_size),
+        "normalised": normalised_everywhere(rank, world_size, "cpu"),
     }
 
 
-def normalised(layer: nn.BatchNorm2d, rank: int = 0, world_size: int = 1) -> tuple[torch.Tensor, ...]:
+def normalised(
+    layer: nn.Module, rank: int = 0, world_size: int = 1, sides: tuple[int, ...] = (4, 4), device: str = "cpu"
+) -> list[torch.Tensor]:
     """Return what a layer makes of its share of images in bf16, far from 0, and the gradients of input and weight."""
     share = torch.arange(BATCH).tensor_split(world_size)[rank]
     torch.manual_seed(0)
-    images, direction = torch.randn(2, BATCH, CHANNELS, 4, 4)
-    nn.init.uniform_(layer.weight)
-    x = (images + 5 * torch.arange(CHANNELS)[:, None, None])[share].bfloat16().requires_grad_()
-    (layer(x) * direction[share] * images[share]).sum().backward()
-    return layer(x).detach().float(), x.grad.float(), layer.weight.grad
+    images, direction = torch.randn(2, BATCH, CHANNELS, *sides)
+    layer = layer.to(device)
+    if layer.affine:
+        nn.init.constant_(layer.weight, 0.7)
+    x = (images + 5 * torch.arange(CHANNELS).view(-1, *(1 for _ in sides)))[share].bfloat16().to(device)
+    if sides:
+        x = x.contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    y = layer(x)
+    (y * (direction * images)[share].to(device)).sum().backward()
+    return [y.detach().float().cpu(), x.grad.float().cpu(), *(p.grad.cpu() for p in layer.parameters())]
+
+
+def normalised_everywhere(rank: int, world_size: int, device: str) -> list[list[torch.Tensor]]:
+    share_out(BATCH)
+    return [
+        normalised(synchronise_batch_norm(layer), rank, world_size, sides, device) for layer, sides in layers_of_a_run()
+    ]
+
+
+def layers_of_a_run() -> list[tuple[nn.Module, tuple[int, ...]]]:
+    """Return batch normalisations and the sides of their inputs: of a backbone, of a head, and that of its output."""
+    return [
+        (nn.BatchNorm2d(CHANNELS), (4, 4)),
+        (nn.BatchNorm1d(CHANNELS), ()),
+        (nn.BatchNorm1d(CHANNELS, affine=False), ()),
+    ]
 
 
 def autocast_loss(rank: int, world_size: int) -> float:
@@ -91,9 +115,22 @@ def test_batch_norm_is_synchronised_under_autocast(shares):
 
 @pytest.mark.slow
 def test_batch_norm_in_bf16_is_that_of_the_whole_batch_to_the_last_bits(shares):
-    outputs, of_x, of_weight = normalised(nn.BatchNorm2d(CHANNELS))
+    check_normalised([share["normalised"] for share in shares])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_batch_norm_on_a_gpu_is_that_of_a_cpu():
+    """Two workers share the GPU, by gloo: a GPU takes other kernels by layout and by what is affine."""
+    check_normalised(run_workers(2, normalised_everywhere, "cuda"))
+
+
+def check_normalised(theirs: list[list[list[torch.Tensor]]]) -> None:
+    """Compare the shares of workers with the whole batch in bf16, whose sums over channels-last images are coarse."""
     step = torch.finfo(torch.bfloat16).eps
-    theirs = [torch.cat([share["normalised"][i] for share in shares]) for i in (0, 1)]
-    torch.testing.assert_close(theirs[0], outputs, rtol=step, atol=step)
-    torch.testing.assert_close(theirs[1], of_x, rtol=2 * step, atol=2 * step * float(of_x.abs().max()))
-    torch.testing.assert_close(sum(share["normalised"][2] for share in shares), of_weight, rtol=1e-3, atol=1e-3)
+    for i, (layer, sides) in enumerate(layers_of_a_run()):
+        outputs, of_x, *of_affine = normalised(layer, sides=sides)
+        output, grad = (torch.cat([worker[i][k] for worker in theirs]) for k in (0, 1))
+        torch.testing.assert_close(output, outputs, rtol=step, atol=step)
+        summed = [sum(worker[i][k] for worker in theirs) for k in range(2, 2 + len(of_affine))]
+        for mine, whole in zip([grad, *summed], [of_x, *of_affine], strict=True):
+            torch.testing.assert_close(mine, whole, rtol=2 * step, atol=2 * step * float(whole.abs().max()))

@@ -47,7 +47,7 @@ class Options:
     batch_size: int = 64
     """Images (pairs of views) a step."""
     steps: int = 8
-    """Steps an epoch of the part pipelines."""
+    """Steps an epoch of the parts pipelines, evaluation and memory."""
     data_images: int = 512
     """Images that the part data renders and reads."""
     data_sizes: tuple[int, ...] = (64, 224)
