@@ -36,7 +36,8 @@ DOSE = "Points: means over seeds, bars and shaded bands: 95 % (pooled standard d
 FACTOR = "Line: mean over seeds, band: 95 % (pooled standard deviation); dashed: the better control."
 OPTIONS = (
     "Grey: a point a configuration (mean over seeds), all other options varied as well. Blue: means of at least 8 "
-    "neighbours, or of all with the same value; band and bars: 95 % of that mean over configurations, within the frame."
+    "neighbours, or of all with the same value; band and bars: 95 % of that mean over configurations, within the "
+    "frame. Where one option is varied at a time: every configuration with the interval of its mean."
 )
 IMPORTANCE = (
     "PED-ANOVA: what sets the best tenth of the configurations apart; bars: percentiles 2.5 and 97.5 over bootstrap "

@@ -112,6 +112,8 @@ def mean_bounds(values: NDArray) -> tuple[float, float, float]:
 def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], objectives: Sequence[str]) -> "Figure":
     """Return a panel for every option and objective: a point a configuration, and means over configurations.
 
+    A configuration that has nothing but the option is a dose of its own: it is drawn with the interval of its mean.
+
     Args:
         searched: configurations of the summary.
         space: option -> what it may be, as in summary.json.
@@ -125,20 +127,35 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
     grid = figure.subplots(rows * len(objectives), columns, squeeze=False)
     for block, objective in enumerate(objectives):
         panels = list(grid[block * rows : (block + 1) * rows].flat)
+        known = [c for c in searched if objective in c["metrics"]]
         for place, (axes, (option, values)) in enumerate(zip(panels, space.items(), strict=False)):
-            points = [(c["params"][option], c["metrics"]) for c in searched if option in c["params"]]
-            doses = [dose for dose, metrics in points if objective in metrics]
-            figures = np.array([metrics[objective]["estimate"] for _, metrics in points if objective in metrics])
-            draw = _range_panel if "low" in values else _choice_panel
+            points = [c for c in known if option in c["params"]]
+            doses = [c["params"][option] for c in points]
             name = "" if place % columns else COLUMNS.get(objective, objective)
             style(axes, option, name, log=values.get("log", False))
-            draw(axes, doses, figures, values)
-            if len(figures):  # the points fill the frame: the interval of two alone could be many times as high
+            if "low" in values and points and all(len(c["params"]) == 1 for c in points):
+                _dose_panel(axes, doses, [c["metrics"][objective] for c in points])
+            else:
+                draw = _range_panel if "low" in values else _choice_panel
+                draw(axes, doses, _estimates(points, objective), values)
+            if known:  # all points fill the frame: the interval of two alone could be many times as high
+                figures = _estimates(known, objective)
                 margin = 0.1 * (np.ptp(figures) or 1.0)
                 axes.set_ylim(figures.min() - margin, figures.max() + margin)
         for axes in panels[len(space) :]:
             axes.remove()
     return figure
+
+
+def _estimates(configurations: list[dict[str, Any]], objective: str) -> NDArray:
+    return np.array([c["metrics"][objective]["estimate"] for c in configurations])
+
+
+def _dose_panel(axes: "Axes", doses: list[float], intervals: list[dict[str, float | None]]) -> None:
+    order = np.argsort(doses)
+    bounds = np.array([[intervals[i][name] for name in ("estimate", "low", "high")] for i in order], dtype=float)
+    errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
+    axes.errorbar(np.array(doses)[order], bounds[:, 0], errors, fmt="o-", ms=4, capsize=3, color=COLOURS[0])
 
 
 def _range_panel(axes: "Axes", doses: list[float], values: NDArray, space: Mapping[str, Any]) -> None:

@@ -78,3 +78,17 @@ def test_every_option_and_objective_has_a_panel_with_those_that_have_the_option(
     counts = dict(zip(space, (len(axes.lines[0].get_xdata()) for axes in panels), strict=False))
     assert counts == {option: len(searched) - 5 * (option == "augment.hue") for option in space}
     assert [text.get_text() for text in panels[1].get_xticklabels()] == ["second", "other", "intermediate"]
+
+
+def test_one_option_at_a_time_is_a_dose_with_the_interval_of_its_mean_on_one_scale():
+    def of(option, dose, mean):
+        interval = {"estimate": mean, "low": mean - 0.01, "high": mean + 0.02}
+        return {"params": {f"augment.{option}": dose}, "metrics": {"knn": interval}}
+
+    searched = [of("crop", 1.0, 0.5), of("crop", 0.0, 0.7), of("flip", 0.0, 0.6), of("flip", 1.0, 0.6)]
+    space = {f"augment.{option}": {"low": 0.0, "high": 1.0, "log": False} for option in ("crop", "flip")}
+    crop, flip = option_responses(searched, space, ["knn"]).axes
+    assert crop.lines[0].get_xydata().tolist() == [[0.0, 0.7], [1.0, 0.5]]
+    (bars,) = crop.containers[0].lines[2]
+    assert bars.get_segments()[0].tolist() == pytest.approx(np.array([[0.0, 0.69], [0.0, 0.72]]))
+    assert crop.get_ylim() == flip.get_ylim() == pytest.approx((0.48, 0.72))
