@@ -18,7 +18,7 @@ from eqssl.data.dataset import ImageStore, MemoryImages, Split
 
 STATISTICS_IMAGES = 4096
 STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
-STATISTICS_CHUNK = 16  # images; a histogram of what is in the cache, at little memory
+STATISTICS_CHUNK = 1 << 22  # pixels of a channel, at a time: little memory, and enough for all threads
 GREY_MODES = ("1", "L", "LA")
 THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
 
@@ -168,7 +168,8 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     area = images.take(torch.zeros(1, dtype=torch.int64))[0, 0].numel()
     n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // area))
     chosen = torch.linspace(0, len(images) - 1, n).long()
-    counts = sum(_histogram(images.take(some)) for some in chosen.split(STATISTICS_CHUNK)).double()
+    chunks = chosen.split(max(1, STATISTICS_CHUNK // area))
+    counts = sum(_histogram(images.take(some)) for some in chunks).double()
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = counts @ level / counts.sum(1)
     variance = counts @ level.square() / counts.sum(1) - mean.square()

@@ -1,7 +1,6 @@
 """The report of a study, from its summary alone: report.html, its figures as PNG, its tables for papers."""
 
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from eqssl.report.fronts import front_figure
 from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.importance import Importances, importance_figure, study_importances
 from eqssl.report.progress import progress_figure
-from eqssl.report.responses import dose_response, factor_response, option_responses
+from eqssl.report.responses import dose_response, factor_response, means_and_bounds, option_responses
 from eqssl.report.tables import COLUMNS, Table, caption, in_order, report_tables
 
 REFERENCES = ("base", "split-0", "pixels", "random", "supervised", "recon-only")
@@ -104,14 +103,14 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
 
 def _range_pictures(summary: dict[str, Any], searched: list[dict[str, Any]], option: str) -> list[Picture]:
     doses, log = [c["params"][option] for c in searched], summary["space"][option]["log"]
-    rows = {c["name"]: c["metrics"] for c in summary["configurations"]}
     shown = [figure for figure in COLUMNS if all(figure in c["metrics"] for c in searched)]
-    panels = {COLUMNS[f]: (doses, np.array([_numbers(c["metrics"][f]) for c in searched])) for f in shown}
-    references = {COLUMNS[f]: {r: _numbers(rows[r][f]) for r in REFERENCES if f in rows.get(r, {})} for f in shown}
+    panels = {COLUMNS[f]: (doses, means_and_bounds(searched, f)) for f in shown}
+    references = {COLUMNS[f]: _references(summary, f) for f in shown}
+    rows = {c["name"]: c["metrics"] for c in summary["configurations"]}
     factors = {}
     for figure in sorted(f for f in searched[0]["metrics"] if f.startswith("r2/")):
         control = rows.get(summary["better_control"][figure], {}).get(figure, {}).get("estimate")
-        factors[figure.removeprefix("r2/")] = np.array([_numbers(c["metrics"][figure]) for c in searched]), control
+        factors[figure.removeprefix("r2/")] = means_and_bounds(searched, figure), control
     name = option.replace(".", "_")
     made = []
     if panels:
@@ -121,6 +120,13 @@ def _range_pictures(summary: dict[str, Any], searched: list[dict[str, Any]], opt
         figure = factor_response(doses, factors, option=option, log=log)
         made.append(Picture(f"factors_{name}", f"R² per factor against {option}", FACTOR, figure))
     return made
+
+
+def _references(summary: dict[str, Any], figure: str) -> dict[str, np.ndarray]:
+    """Return reference row -> (mean, low, high) of a figure, for those that have it."""
+    rows = {c["name"]: c for c in summary["configurations"] if figure in c["metrics"]}
+    held = [name for name in REFERENCES if name in rows]
+    return dict(zip(held, means_and_bounds([rows[name] for name in held], figure), strict=True))
 
 
 def _reconstructions(summary: dict[str, Any], searched: list[dict[str, Any]], folder: Path) -> dict[str, np.ndarray]:
@@ -136,10 +142,6 @@ def _reconstructions(summary: dict[str, Any], searched: list[dict[str, Any]], fo
         if images := read(folder / "trials" / next(trials) / "reconstructions.npy"):
             found[configuration] = np.load(io.BytesIO(images))
     return found
-
-
-def _numbers(bounds: dict[str, float | None]) -> tuple[float, float, float]:
-    return tuple(math.nan if bounds[key] is None else bounds[key] for key in ("estimate", "low", "high"))
 
 
 def report_html(summary: dict[str, Any], tables: Sequence[Table], pictures: Sequence[tuple[Picture, bytes]]) -> str:

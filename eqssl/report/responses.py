@@ -11,6 +11,7 @@ from eqssl.report.tables import COLUMNS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
 
 IN_A_BIN = 8  # configurations, at least
@@ -47,8 +48,7 @@ def dose_response(
             handles[row] = axes.axhline(mean, color=colours[row], lw=1.4, ls="--" if row in bands else ":")
             if row in bands:
                 axes.axhspan(low, high, color=colours[row], alpha=0.1, lw=0)
-        errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-        searched = axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", capsize=3, color=COLOURS[0])
+        searched = _draw_means(axes, doses, bounds)
         style(axes, option, title=name, log=log)
     for axes in grid[len(panels) :]:
         axes.remove()
@@ -128,34 +128,53 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
     for block, objective in enumerate(objectives):
         panels = list(grid[block * rows : (block + 1) * rows].flat)
         known = [c for c in searched if objective in c["metrics"]]
+        frame = _frame(means_and_bounds(known, objective)[:, 0]) if known else (0, 1)
         for place, (axes, (option, values)) in enumerate(zip(panels, space.items(), strict=False)):
             points = [c for c in known if option in c["params"]]
-            doses = [c["params"][option] for c in points]
             name = "" if place % columns else COLUMNS.get(objective, objective)
             style(axes, option, name, log=values.get("log", False))
-            if "low" in values and points and all(len(c["params"]) == 1 for c in points):
-                _dose_panel(axes, doses, [c["metrics"][objective] for c in points])
-            else:
-                draw = _range_panel if "low" in values else _choice_panel
-                draw(axes, doses, _estimates(points, objective), values)
-            if known:  # all points fill the frame: the interval of two alone could be many times as high
-                figures = _estimates(known, objective)
-                margin = 0.1 * (np.ptp(figures) or 1.0)
-                axes.set_ylim(figures.min() - margin, figures.max() + margin)
+            if points:
+                _draw_panel(axes, points, option, values, objective)
+            axes.set_ylim(frame)
         for axes in panels[len(space) :]:
             axes.remove()
     return figure
 
 
-def _estimates(configurations: list[dict[str, Any]], objective: str) -> NDArray:
-    return np.array([c["metrics"][objective]["estimate"] for c in configurations])
+def _frame(estimates: NDArray) -> tuple[float, float]:
+    """Return limits that all points fill: the interval of two alone could be many times as high."""
+    margin = 0.1 * (np.ptp(estimates) or 1.0)
+    return estimates.min() - margin, estimates.max() + margin
 
 
-def _dose_panel(axes: "Axes", doses: list[float], intervals: list[dict[str, float | None]]) -> None:
-    order = np.argsort(doses)
-    bounds = np.array([[intervals[i][name] for name in ("estimate", "low", "high")] for i in order], dtype=float)
+def _draw_panel(
+    axes: "Axes", points: list[dict[str, Any]], option: str, values: Mapping[str, Any], objective: str
+) -> None:
+    doses, bounds = [c["params"][option] for c in points], means_and_bounds(points, objective)
+    if "low" not in values:
+        _choice_panel(axes, doses, bounds[:, 0], values)
+    elif all(len(c["params"]) == 1 for c in points):
+        order = np.argsort(doses)
+        _draw_means(axes, np.array(doses)[order], bounds[order])
+    else:
+        _range_panel(axes, doses, bounds[:, 0], values)
+
+
+def means_and_bounds(configurations: Sequence[dict[str, Any]], figure: str) -> NDArray:
+    """Return (N, 3): mean, low and high of a figure of every configuration, NaN for a bound that is not known.
+
+    Args:
+        configurations: of the summary; all have the figure.
+        figure: its name.
+    """
+    intervals = [c["metrics"][figure] for c in configurations]
+    return np.array([[interval[key] for key in ("estimate", "low", "high")] for interval in intervals], dtype=float)
+
+
+def _draw_means(axes: "Axes", doses: Sequence[float], bounds: NDArray) -> "ErrorbarContainer":
+    """Return the points and bars drawn for means and bounds (N, 3)."""
     errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-    axes.errorbar(np.array(doses)[order], bounds[:, 0], errors, fmt="o-", ms=4, capsize=3, color=COLOURS[0])
+    return axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", ms=5, capsize=3, color=COLOURS[0])
 
 
 def _range_panel(axes: "Axes", doses: list[float], values: NDArray, space: Mapping[str, Any]) -> None:
