@@ -22,17 +22,39 @@ def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
 def run_confirmed(study: Study, options: StudyOptions, **shown: Any) -> dict[str, Any]:
     """Run a study and, if `options.confirm` asks for it, confirm its choice; return the study's own summary.
 
-    The confirmation is a study of its own, OUTPUT/STUDY_test, at the full budget whatever the search had stopped.
-
     Args:
         study, options: as of `run_study`.
         shown: what `run_study` takes beside.
     """
     summary = run_study(study, options, **shown)
-    chosen = summary["chosen"]
-    if options.confirm and chosen:
-        rows = {name: overrides for name, overrides in study.rows.items() if name in BESIDE}
-        rows[chosen["configuration"]] = chosen["params"]
-        last = change(study, name=f"{study.name}_test", space={}, configurations=0, rows=rows)
-        run_study(last, on_test(options, options.confirm), **shown)
+    if options.confirm and summary["chosen"]:
+        confirm(study, options, summary["chosen"], **shown)
     return summary
+
+
+def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown: Any) -> dict[str, Any]:
+    """Train a choice again, beside its controls, and report it on test; return the summary.
+
+    It is a study of its own, OUTPUT/STUDY_test, at the full budget whatever the search had stopped. Where more than the
+    reconstruction was searched, the choice is compared with controls that share the rest: what stronger augmentation
+    brings is no gain of the reconstruction.
+
+    Args:
+        study, options: of the search.
+        chosen: from its summary.
+        shown: what `run_study` takes beside.
+    """
+    name, params = chosen["configuration"], chosen["params"]
+    rows = {row: overrides for row, overrides in study.rows.items() if row in BESIDE}
+    shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
+    own = {f"{name}, {row}": shared | rows[row] for row in CONTROLS if shared and row in rows}
+    controls = {row: tuple(own) for row in (name, *own)} if own else {}
+    last = change(
+        study,
+        name=f"{study.name}_test",
+        space={},
+        configurations=0,
+        rows=rows | own | {name: params},
+        controls=dict(study.controls) | controls,
+    )
+    return run_study(last, on_test(options, options.confirm), **shown)

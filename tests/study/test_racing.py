@@ -10,11 +10,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from eqssl.config import replace
-from eqssl.study import Study, StudyOptions, log_uniform, run_confirmed, run_study
+from eqssl.study import Study, StudyOptions, log_uniform, run_confirmed, run_study, uniform
 
 pytestmark = pytest.mark.slow
 ROWS = {"pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
-SPACE = {"recon.weight": log_uniform(0.1, 10.0)}
+SPACE = {"recon.weight": log_uniform(0.1, 10.0), "train.weight_decay": uniform(0.0, 1e-3)}
 
 
 @pytest.fixture(scope="module")
@@ -90,10 +90,23 @@ def test_mlflow_and_the_journal_know_what_was_stopped(raced):
 def test_the_choice_is_confirmed_on_test_with_fresh_seeds(raced):
     folder, summary, _, _ = raced
     last = json.loads((folder / "toy_test" / "summary.json").read_text())
-    assert {c["name"] for c in last["configurations"]} == {"pixels", "base", summary["chosen"]["configuration"]}
+    chosen = summary["chosen"]["configuration"]
+    assert {c["name"] for c in last["configurations"]} == {"pixels", "base", f"{chosen}, base", chosen}
     assert last["options"]["evaluate.split"] == "test" and last["options"]["train.seed"] == 1000
     trained = [t for t in last["trials"] if t["configuration"] != "pixels"]
-    assert len(trained) == 4 and all(t["epochs"] == 3 for t in trained)
+    assert len(trained) == 6 and all(t["epochs"] == 3 for t in trained)
+
+
+def test_the_control_of_a_choice_shares_all_but_the_reconstruction(raced):
+    folder, summary, _, _ = raced
+    last = json.loads((folder / "toy_test" / "summary.json").read_text())
+    rows = {c["name"]: c for c in last["configurations"]}
+    chosen = summary["chosen"]["configuration"]
+    decay = summary["chosen"]["params"]["train.weight_decay"]
+    control = rows[f"{chosen}, base"]
+    assert control["params"] == {"train.weight_decay": decay, "encoder.split": 0.0, "recon.weight": 0.0}
+    knn = [rows[name]["metrics"]["knn"]["estimate"] for name in (chosen, f"{chosen}, base")]
+    assert rows[chosen]["gains"]["knn"]["estimate"] == pytest.approx(knn[0] - knn[1])
 
 
 def test_an_earlier_study_gives_a_warm_start(raced, tmp_path):
