@@ -22,14 +22,20 @@ sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configurati
 
 def measure(options: Options) -> list[Row]:
     """Return the seconds that a study holds a trial's process beyond training and evaluation."""
-    alone = trials(options, options.trials)
-    cold, warm = ([one["overhead_s"] for one in alone if one["warm"] is state] for state in (False, True))
-    nested = [one["overhead_s"] for one in trials(options, options.trials // 2, "--workers-per-trial", "2")]
+    cold, warm = seconds(trials(options, options.trials))
+    first, later = seconds(trials(options, options.trials, "--workers-per-trial", "2"))
     return [
         _row("a trial in a new process", cold),
         _row("a trial in a process that ran one before", warm, f"{WARM_S} s", [WARM_S], at_most=1.0),
-        _row("a trial with two workers of Ray Train", nested, "in a new process", cold),
+        _row("a trial by two new workers of Ray Train", first, "in a new process", cold),
+        _row("a trial by two workers that did one before", later, "by two new workers", first, at_most=0.5),
     ]
+
+
+def seconds(records: list[dict]) -> tuple[list[float], list[float]]:
+    """Return the overhead of trials in new processes, and in such as ran one before."""
+    cold, warm = ([one["overhead_s"] for one in records if one["warm"] is state] for state in (False, True))
+    return cold, warm
 
 
 def trials(options: Options, count: int, *more: str) -> list[dict]:

@@ -1,4 +1,4 @@
-"""What runs in a trial's process: one run of `train`, alone in Tune's actor or by several workers of Ray Train.
+"""What runs in a trial's process: one run of `train`, alone in Tune's actor or in one of several workers.
 
 Checkpoints go to the study's folder in both cases, never through Ray, so there is one truth to resume from. Torch is
 imported inside the functions: the thin driver of several workers, and the study itself, do without.
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
-from eqssl.files import as_path, ray_storage, read, write_atomically
+from eqssl.files import as_path, read, write_atomically
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.record import finite, write_json
 
@@ -31,7 +31,6 @@ ENDED = "ended_ms"
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
 BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
 ATTEMPTS = 3  # of a trial without progress, after which it has failed
-RESIZE_S = 20.0  # between two looks for more room; whoever starts again loses little, see `leaving`
 LOSSES = 1000  # of a trial's processes that Ray makes good: what must not go on for ever is counted in `ATTEMPTS`
 PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
@@ -143,26 +142,32 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     from ray import tune
 
     from eqssl.study.leaving import NodeWatch, this_node
+    from eqssl.study.workers import train_with_workers
 
     global _trials_in_this_process
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
     if max(spec["workers"]) > 1 and not spec["row"]:
-        _train_with_workers(spec, plugins)
+        train_with_workers(spec, plugins)
     else:
         register(plugins)
         with NodeWatch({this_node()}) as watch:
             context = TrialContext(as_path(spec["folder"]), tune.report, watch, "GPU" in spec["worker"])
             context.warm = warm
-            tune.report({FINAL: {**_attempt(spec, context), "warm": warm}})
+            tune.report({FINAL: {**attempt(spec, context), "warm": warm}})
 
 
-def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
-    """Return how the trial ended; an error that another attempt might mend is noted and raised."""
+def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
+    """Return how the trial ended; an error that another attempt might mend is noted and raised.
+
+    Args:
+        spec: what `runner.trial_spec` made.
+        context: of one of the trial's processes.
+    """
     from eqssl.distributed import objects_of_all
 
-    attempt = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
-    if attempt > ATTEMPTS:
+    count = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
+    if count > ATTEMPTS:
         return _given_up(context)
     try:
         return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
@@ -171,7 +176,7 @@ def _attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     except Exception:
         text = traceback.format_exc()
         write_atomically(context.folder / ERROR, lambda temporary: temporary.write_text(text))
-        if attempt == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
+        if count == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
             return _given_up(context)
         raise
 
@@ -234,45 +239,3 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     if config.evaluate.level == "full":
         save_predictions(said, context.folder / PREDICTIONS)
     return {"metrics": metrics, "epochs": 0, **context.seconds()}
-
-
-def _train_with_workers(spec: dict[str, Any], plugins: Plugins) -> None:
-    from ray import tune
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    least, most = spec["workers"]
-    scaling = ScalingConfig(
-        num_workers=most if least == most else (least, most),
-        use_gpu="GPU" in spec["worker"],
-        resources_per_worker=spec["worker"],
-        elastic_resize_monitor_interval_s=RESIZE_S,
-    )
-    run = RunConfig(
-        name=f"train-{spec['id']}",
-        **ray_storage(as_path(spec["ray_folder"])),
-        failure_config=FailureConfig(max_failures=LOSSES),
-        callbacks=[TuneReportCallback()],
-    )
-    config = {"trial": spec, "plugins": plugins}
-    try:
-        TorchTrainer(_worker, train_loop_config=config, scaling_config=scaling, run_config=run).fit()
-    except TrainingFailedError as error:  # its workers were started again often enough
-        tune.report({FINAL: {"error": str(error), "warm": False}})
-
-
-def _worker(config: dict[str, Any]) -> None:
-    import ray.train
-
-    from eqssl.distributed import objects_of_all
-    from eqssl.study.leaving import NodeWatch, this_node
-
-    register(config["plugins"])
-    spec = config["trial"]
-    place = ray.train.get_context()
-    ranks = place.get_world_rank(), place.get_world_size()
-    nodes = set(objects_of_all(this_node()))
-    with NodeWatch(nodes if ranks[0] == 0 else set()) as watch:  # it alone saves the state
-        context = TrialContext(as_path(spec["folder"]), ray.train.report, watch, "GPU" in spec["worker"], *ranks)
-        ray.train.report({FINAL: {**_attempt(spec, context), "warm": False}})

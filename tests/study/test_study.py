@@ -26,11 +26,9 @@ pytestmark = pytest.mark.slow
 def ray_cluster():
     import ray
 
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
     ray.init(num_cpus=2, log_to_driver=False)
     yield
     ray.shutdown()
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
 
 
 @pytest.fixture(scope="module")
@@ -142,18 +140,8 @@ def test_a_forecast_above_the_limit_is_refused_before_training(tmp_path, base, t
     assert not list(Path(tmp_path).iterdir())
 
 
-def test_two_workers_train_by_ray_train(tmp_path, base, tracking):
-    base = replace(base, {"train.precision": "fp32"})  # bf16 would hide a difference
-    study = Study(name="two", question="?", space={}, rows={}, base=base)
-    options = StudyOptions(run=base, seeds=1, workers_per_trial=2, output=str(tmp_path), tracking_uri=tracking)
-    (trial,) = run_study(study, options)["trials"]
-    assert trial["status"] == "COMPLETE", trial["error"]
-    alone = train(base)
-    assert trial["metrics"]["loss"] == pytest.approx(alone.metrics["loss"], rel=1e-5)
-
-
 def test_a_process_that_is_killed_costs_an_epoch_and_no_trial(tmp_path, base, tracking):
-    """For several workers see tests/cluster/test_faults.py."""
+    """For several workers see test_workers.py and tests/cluster/test_faults.py."""
     marker = str(tmp_path / "killed")
 
     class Mortal(VICReg):
