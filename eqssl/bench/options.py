@@ -59,7 +59,7 @@ class Options:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation that is timed."""
     trials: int = 5
-    """Trials of the part overhead, half as many with two workers; two or more."""
+    """Trials of the part overhead; two or more."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder, on all sides alike, as in training."""
     threads: int | None = None

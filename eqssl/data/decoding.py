@@ -111,7 +111,7 @@ class Reader:
 
     def _try(self, image: pa.Scalar) -> np.ndarray | Exception:
         try:
-            return decode(image.as_py() or b"", self.size)
+            return np.ascontiguousarray(decode(image.as_py() or b"", self.size))  # here there may be several threads
         except Exception as error:  # Pillow's plugins raise many kinds for a broken file
             return error
 

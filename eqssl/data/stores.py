@@ -18,7 +18,8 @@ from eqssl.data.dataset import ImageStore, MemoryImages, Split
 
 STATISTICS_IMAGES = 4096
 STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
-STATISTICS_CHUNK = 1 << 22  # pixels of a channel, at a time: little memory, and enough for all threads
+STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: it is images that the estimate needs
+STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time: little memory, and enough for all threads
 GREY_MODES = ("1", "L", "LA")
 THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
 
@@ -163,13 +164,14 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     """Return mean and standard deviation per channel, of pixels in [0, 1], over images that are evenly spaced.
 
     Args:
-        images: of which at most 4,096 are read, fewer above 90 px.
+        images: of which at most 4,096 are read, fewer above 90 px, and of each at most 64 x 64 pixels.
     """
-    area = images.take(torch.zeros(1, dtype=torch.int64))[0, 0].numel()
+    height, width = images.take(torch.zeros(1, dtype=torch.int64)).shape[-2:]
+    area, skip = height * width, -(-max(height, width) // STATISTICS_SIDE)
     n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // area))
     chosen = torch.linspace(0, len(images) - 1, n).long()
     chunks = chosen.split(max(1, STATISTICS_CHUNK // area))
-    counts = sum(_histogram(images.take(some)) for some in chunks).double()
+    counts = sum(_histogram(images.take(some)[..., ::skip, ::skip]) for some in chunks).double()
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = counts @ level / counts.sum(1)
     variance = counts @ level.square() / counts.sum(1) - mean.square()
