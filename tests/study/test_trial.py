@@ -8,14 +8,14 @@ from eqssl.config import replace, to_dict
 from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.study.leaving import NodeWatch
 from eqssl.study.record import write_json
-from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, _attempt
+from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, attempt
 
 
 @pytest.fixture
-def attempt(base, tmp_path):
+def evaluated(base, tmp_path):
     def run(level="full", row=None):
         config = replace(base, {"evaluate.level": level, "evaluate.images": 32, "train.epochs": 1})
-        final = _attempt(spec(config, row), context(tmp_path))
+        final = attempt(spec(config, row), context(tmp_path))
         return final["metrics"], tmp_path / PREDICTIONS
 
     return run
@@ -30,23 +30,23 @@ def context(folder):
 
 
 @pytest.mark.parametrize("row", [None, "pixels", "constant"])
-def test_predictions_of_a_full_evaluation_are_kept(attempt, row):
-    metrics, path = attempt(row=row)
+def test_predictions_of_a_full_evaluation_are_kept(evaluated, row):
+    metrics, path = evaluated(row=row)
     again = figures_of(load_predictions(path))
     assert {"r2_mean", "linear", "mlp_r2_mean"} <= again.keys()
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6, nan_ok=True)
 
 
-def test_a_trial_killed_after_its_last_checkpoint_has_them_too(attempt):
-    _, path = attempt()
+def test_a_trial_killed_after_its_last_checkpoint_has_them_too(evaluated):
+    _, path = evaluated()
     before = path.read_bytes()
     path.unlink()
-    attempt()
+    evaluated()
     assert path.read_bytes() == before
 
 
-def test_a_quick_evaluation_keeps_none(attempt):
-    assert not attempt(level="quick")[1].exists()
+def test_a_quick_evaluation_keeps_none(evaluated):
+    assert not evaluated(level="quick")[1].exists()
 
 
 def test_an_attempt_knows_the_epochs_before_it_and_none_that_it_trains_again(tmp_path):
@@ -75,13 +75,13 @@ class TestAttempts:
     def test_the_third_without_progress_is_the_last(self, broken, tmp_path):
         for _ in range(ATTEMPTS - 1):
             with pytest.raises(RuntimeError):
-                _attempt(spec(broken), context(tmp_path))
-        assert _attempt(spec(broken), context(tmp_path))["error"] == "RuntimeError: out of memory (3 attempts)"
+                attempt(spec(broken), context(tmp_path))
+        assert attempt(spec(broken), context(tmp_path))["error"] == "RuntimeError: out of memory (3 attempts)"
 
     def test_processes_that_die_without_a_word_are_counted(self, base, tmp_path):
         for _ in range(ATTEMPTS):
             context(tmp_path).attempts("first")
-        assert _attempt(spec(base), context(tmp_path))["error"] == "its process died (3 attempts)"
+        assert attempt(spec(base), context(tmp_path))["error"] == "its process died (3 attempts)"
         assert not (tmp_path / ERROR).exists()
 
     def test_progress_and_a_new_command_begin_the_count_again(self, tmp_path):
