@@ -158,7 +158,7 @@ class _Run:
         strengths = found.pop("strengths")
         self.resolved = replace(options.run, {f"augment.{family}": value for family, value in strengths.items()})
         if timing := found.pop("timing"):
-            starts = 1 if workers == 1 else -(-work.trials // work.at_once)
+            starts = 1 if workers == 1 else 3  # of the trial's own process, Ray Train's, and those of the workers
             expected = forecast(work, timing, starts=starts)
             self.console.print(expected.text, soft_wrap=True)
             approve(expected.wall_s, options, self.console)

@@ -47,8 +47,9 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
     name, params = chosen["configuration"], chosen["params"]
     rows = {row: overrides for row, overrides in study.rows.items() if row in BESIDE}
     shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
-    own = {f"{name}, {row}": shared | rows[row] for row in CONTROLS if shared and row in rows}
-    controls = {row: tuple(own) for row in (name, *own)} if own else {}
+    own = {f"{name}, {row}": shared | rows[row] for row in CONTROLS if row in rows and shared.keys() - rows[row].keys()}
+    compared = tuple(own_row if (own_row := f"{name}, {row}") in own else row for row in CONTROLS)
+    controls = {row: compared for row in (name, *own)} if own else {}
     last = change(
         study,
         name=f"{study.name}_test",

@@ -6,6 +6,7 @@ imported inside the functions: the thin driver of several workers, and the study
 
 import functools
 import json
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -31,6 +32,7 @@ ENDED = "ended_ms"
 ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
 BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
 ATTEMPTS = 3  # of a trial without progress, after which it has failed
+RESET_S = "60"  # for a trial that is ended early to leave its process; later, Tune loses the next one
 LOSSES = 1000  # of a trial's processes that Ray makes good: what must not go on for ever is counted in `ATTEMPTS`
 PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
@@ -120,6 +122,10 @@ class TrialContext:
         write_json(path, {"place": place, "count": count})
         return count
 
+    def note_error(self, text: str) -> None:
+        """Keep what went wrong in an attempt, for `last_error`."""
+        write_atomically(self.folder / ERROR, lambda temporary: temporary.write_text(text))
+
     def _tell(self, metrics: dict[str, float]) -> None:
         self._report({METRICS: metrics, HISTORY: self.history, "warm": self.warm, **self.seconds()})
 
@@ -145,6 +151,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     from eqssl.study.workers import train_with_workers
 
     global _trials_in_this_process
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
     if max(spec["workers"]) > 1 and not spec["row"]:
@@ -174,8 +181,7 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     except (ValueError, FloatingPointError) as error:
         return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
     except Exception:
-        text = traceback.format_exc()
-        write_atomically(context.folder / ERROR, lambda temporary: temporary.write_text(text))
+        context.note_error(traceback.format_exc())
         if count == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
             return _given_up(context)
         raise

@@ -5,61 +5,20 @@ metrics of every epoch; the trial's own process, which has Tune's ear, takes the
 goes on.
 """
 
-import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
+import uuid
 from typing import Any
 
+import ray
+
 from eqssl.files import as_path, ray_storage
+from eqssl.study.exchange import Exchange, Report, Spec
+from eqssl.study.leaving import NodeWatch, this_node
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.trial import FINAL, LOSSES, TrialContext, attempt
 
 RESIZE_S = 20.0  # between two looks for more room; whoever starts again loses little, see `leaving`
-Spec = dict[str, Any]
-
-
-class Exchange:
-    """Where a trial's own process and its workers meet; an actor, on the node of the former."""
-
-    def __init__(self):
-        self._number, self._spec = 0, None
-        self._handed_out = asyncio.Condition()
-        self._reports: asyncio.Queue[tuple[dict[str, Any] | None, asyncio.Future]] = asyncio.Queue()
-        self._asked: asyncio.Future | None = None  # of the report that was taken
-
-    async def hand_out(self, spec: Spec) -> None:
-        """Give the workers a trial."""
-        async with self._handed_out:
-            self._number, self._spec = self._number + 1, spec
-            self._handed_out.notify_all()
-
-    async def trial(self, after: int) -> tuple[int, Spec]:
-        """Wait for a trial that is still on, and later than that number; return its own and what was handed out."""
-        async with self._handed_out:
-            await self._handed_out.wait_for(lambda: self._spec is not None and self._number > after)
-            return self._number, self._spec
-
-    async def report(self, report: dict[str, Any] | None) -> bool:
-        """Return whether the trial goes on, once the trial's own process knows; None: there are no workers any more."""
-        if self._spec is None and report is not None:
-            return False
-        goes_on = asyncio.get_running_loop().create_future()
-        self._reports.put_nowait((report, goes_on))
-        return await goes_on
-
-    async def take(self) -> dict[str, Any] | None:
-        """Wait for a report; it stays without an answer until `answer`."""
-        report, self._asked = await self._reports.get()
-        return report
-
-    async def answer(self, goes_on: bool) -> None:
-        """Answer the report that was taken; a trial that does not go on is nobody's any more."""
-        self._asked.set_result(goes_on)
-        if not goes_on:
-            self._spec = None
-            while not self._reports.empty():  # of workers that died and of those that took their places
-                self._reports.get_nowait()[1].set_result(False)
 
 
 class Stopped(BaseException):
@@ -75,10 +34,9 @@ class Workers:
     """
 
     def __init__(self, spec: Spec, plugins: Plugins):
-        import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
         self.exchange = ray.remote(num_cpus=0, scheduling_strategy=here)(Exchange).remote()
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._serve, args=(spec, plugins), daemon=True)
@@ -110,7 +68,7 @@ class Workers:
             TorchTrainer(_worker, train_loop_config=config, scaling_config=scaling, run_config=run).fit()
         except Exception as error:
             self.error = error
-        self.exchange.report.remote(None)
+        self.exchange.close.remote()
 
 
 _workers: Workers | None = None  # of this process
@@ -123,7 +81,6 @@ def train_with_workers(spec: Spec, plugins: Plugins) -> None:
         spec: what `runner.trial_spec` made.
         plugins: sources and methods that the study's own file registered.
     """
-    import ray
     from ray import tune
     from ray.train import TrainingFailedError
 
@@ -149,44 +106,76 @@ def train_with_workers(spec: Spec, plugins: Plugins) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     """Serve trials: the loop of every worker."""
-    import ray
+    from eqssl.distributed import objects_of_all
 
     register(config["plugins"])
-    exchange, number, warm = config["exchange"], 0, False
+    exchange, after, warm = config["exchange"], 0, False
     while True:
-        number, spec = ray.get(exchange.trial.remote(number))
+        number, spec = ray.get(exchange.trial.remote(after))
+        numbers, nodes, names = zip(*objects_of_all((number, this_node(), uuid.uuid4().hex)), strict=True)
+        after = max(numbers)
+        if min(numbers) < after:  # another one was handed out between two workers' questions
+            after -= 1
+            continue
         with contextlib.suppress(Stopped):
-            _run(spec, lambda report: ray.get(exchange.report.remote(report)), warm)
+            _run(spec, Line(exchange, number, names[0]), set(nodes), warm)
         warm = True
 
 
-def _run(spec: Spec, ask: Callable[[dict[str, Any]], bool], warm: bool) -> None:
+class Line:
+    """A worker's line to the exchange during one trial.
+
+    Args:
+        exchange: the actor.
+        number: of the trial.
+        group: a name that the workers share for this trial.
+    """
+
+    def __init__(self, exchange: Any, number: int, group: str):
+        import ray.train
+
+        place = ray.train.get_context()
+        self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
+        self._exchange, self._number, self._group, self._count = exchange, number, group, 0
+
+    def tell(self, report: Report) -> None:
+        """Report, on all workers.
+
+        Raises:
+            Stopped: on all of them, where the trial does not go on.
+        """
+        self._count += 1
+        key = self._number, self._group, self._count
+        if not ray.get(self._exchange.report.remote(key, report if self.rank == 0 else None)):
+            raise Stopped
+
+    def all_failed(self) -> bool:
+        """Return whether the other workers have failed as well."""
+        return ray.get(self._exchange.all_failed.remote(self._group, self.world_size))
+
+
+def _run(spec: Spec, line: Line, nodes: set[str], warm: bool) -> None:
     """Run a worker's part of one trial.
 
     Args:
         spec: what was handed out.
-        ask: gives a report to the exchange and returns whether the trial goes on.
+        line: to the exchange.
+        nodes: of all workers.
         warm: whether the process had run a trial before.
 
     Raises:
-        Stopped: on all workers, where it does not go on.
+        Stopped: on all workers, where the trial does not go on.
+        RuntimeError: for an error that this worker alone has met, while others may wait for it in a collective.
     """
-    import ray.train
-
-    from eqssl.distributed import objects_of_all
-    from eqssl.study.leaving import NodeWatch, this_node
-
-    place = ray.train.get_context()
-    rank, world_size = place.get_world_rank(), place.get_world_size()
-
-    def tell(report: dict[str, Any]) -> None:
-        if not objects_of_all(ask(report) if rank == 0 else None)[0]:
-            raise Stopped
-
-    nodes = set(objects_of_all(this_node()))
-    with NodeWatch(nodes if rank == 0 else set()) as watch:  # it alone saves the state
-        context = TrialContext(as_path(spec["folder"]), tell, watch, "GPU" in spec["worker"], rank, world_size)
+    with NodeWatch(nodes if line.rank == 0 else set()) as watch:  # it alone saves the state
+        places = line.rank, line.world_size
+        context = TrialContext(as_path(spec["folder"]), line.tell, watch, "GPU" in spec["worker"], *places)
         context.warm = warm
         final = attempt(spec, context)
-        if rank == 0:
-            ask({FINAL: {**final, "warm": warm}})
+        alone = "error" in final and not line.all_failed()
+        if line.rank == 0:
+            with contextlib.suppress(Stopped):
+                line.tell({FINAL: {**final, "warm": warm}})
+        if alone:
+            context.note_error(final["error"])
+            raise RuntimeError(f"worker {line.rank} alone: {final['error']}")  # Ray starts all of them again
