@@ -30,6 +30,14 @@ async def opened(*specs: str) -> Exchange:
     return exchange
 
 
+async def gets_only_the_second(exchange: Exchange, after: int) -> None:
+    """Check that a worker waits until another trial is handed out."""
+    worker = start(exchange.trial(after))
+    assert await waits(worker)
+    await exchange.hand_out("second")
+    assert await soon(worker) == (2, "second")
+
+
 def story(test):
     """Turn a coroutine into a test."""
 
@@ -47,10 +55,7 @@ async def test_every_worker_gets_the_trial_once_and_waits_for_the_next():
     assert await waits(early)
     await exchange.hand_out("first")
     assert await soon(early) == (1, "first") == await soon(exchange.trial(0))
-    after = start(exchange.trial(1))
-    assert await waits(after)
-    await exchange.hand_out("second")
-    assert await soon(after) == (2, "second")
+    await gets_only_the_second(exchange, after=1)
 
 
 @story
@@ -91,10 +96,7 @@ async def test_workers_that_start_again_get_a_trial_that_goes_on_and_none_that_h
     await soon(exchange.take())
     await exchange.answer(False)
     assert [await soon(report) for report in reports] == [False, False]
-    again = start(exchange.trial(0))
-    assert await waits(again)
-    await exchange.hand_out("second")
-    assert await soon(again) == (2, "second")
+    await gets_only_the_second(exchange, after=0)
 
 
 @story
