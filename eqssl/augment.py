@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.config import AUGMENTATIONS, AugmentConfig
+from eqssl.devices import to_device
 from eqssl.random import counter_uniform
 
 Params = dict[str, Tensor]
@@ -177,7 +178,8 @@ def apply(images: Tensor, params: Params) -> Tensor:
 
     Args:
         images: float32 (B, C, S, S) in [0, 1], C 1 or 3.
-        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them.
+        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU they tell which operations can be
+            skipped without waiting for a GPU that has the images.
 
     Returns:
         float32 (B, C, S, S) in [0, 1].
@@ -189,9 +191,9 @@ def apply(images: Tensor, params: Params) -> Tensor:
 
 
 def _apply(images: Tensor, params: Params) -> Tensor:
-    # One transfer from the device tells which operations can be skipped.
-    in_use = (torch.stack([params[name] for name in PARAMETERS]) != 0).any(dim=1).tolist()
-    used = {name for name, use in zip(PARAMETERS, in_use, strict=True) if use}
+    values = torch.stack([params[name] for name in PARAMETERS])
+    used = {name for name, use in zip(PARAMETERS, (values != 0).any(dim=1).tolist(), strict=True) if use}
+    params = dict(zip(PARAMETERS, to_device(values, images.device).unbind(), strict=True))
     if images.shape[1] == 1:
         used -= set(COLOUR)
     if not used.isdisjoint(GEOMETRIC):
@@ -258,7 +260,7 @@ def _hue(images: Tensor, amount: Tensor) -> Tensor:
     chroma = high - low
     size = (green + blue).sub_(red).add_(high).sub_(low, alpha=2)
     hue = torch.copysign(size, green - blue).div_(chroma.clamp_min(1e-12)).add_(6 * amount)
-    distance = hue - torch.tensor([0.0, 2.0, 4.0], device=images.device)[:, None, None]
+    distance = hue - torch.arange(0, 6, 2.0, device=images.device)[:, None, None]
     distance.sub_((distance / 6).round_(), alpha=6)
     turned = distance.abs_().neg_().add_(2).clamp_(0, 1).mul_(chroma).add_(low)
     return _choose(amount != 0, turned, images)

@@ -134,7 +134,10 @@ def _moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     shares = _all_shares()
     parts = [torch.empty(2, *mean.shape, dtype=mean.dtype, device=mean.device) for _ in shares]
     dist.all_gather(parts, torch.stack([mean, var]))
-    weights = mean.new_tensor(shares).div_(sum(shares)).view(-1, 1)
+    least, more = divmod(sum(shares), len(shares))  # the first `more` workers hold one image more
+    # Made where it is needed: sending it would wait for a GPU.
+    ranks = torch.arange(len(shares), device=mean.device)
+    weights = (least + (ranks < more)).to(mean.dtype).div_(sum(shares)).view(-1, 1)
     means, variances = torch.stack(parts, dim=1)
     whole = (weights * means).sum(0)
     return whole, (weights * (variances + (means - whole).square())).sum(0)

@@ -18,6 +18,8 @@ from eqssl.config import RunConfig, digest
 from eqssl.context import Alone, Context
 from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split
+from eqssl.data.feed import lie_on, read_ahead, resident
+from eqssl.devices import multiplies_bf16
 from eqssl.distributed import objects_of_all, share_out, sum_over_workers
 from eqssl.encoder import Encoder
 from eqssl.evaluation.predictions import Prediction
@@ -27,7 +29,7 @@ from eqssl.optim import learning_rate, make_optimizer
 from eqssl.parallel import load_whole_state, spread_out, whole_parameters, whole_state
 from eqssl.random import permutation
 from eqssl.reconstruction import use_of_views
-from eqssl.views import Batch, Views
+from eqssl.views import Batch, Read, Views
 
 SHOWN = 8  # images in a grid of reconstructions
 
@@ -85,6 +87,7 @@ class Run:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         self.device = context.device
+        self.split = resident(dataset.train, self.device)
         self.views = Views(config, dataset, self.device)
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
@@ -94,7 +97,7 @@ class Run:
         precision = config.train.precision
         self.autocast = precision == "bf16" or (precision == "auto" and multiplies_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
-        self.steps_per_epoch = len(dataset.train) // config.train.batch_size
+        self.steps_per_epoch = len(self.split) // config.train.batch_size
         self.sharded = config.train.shard and context.world_size > 1
         # The last step of an epoch goes backward through each term alone as well; a stopwatch does without, and shared
         # out parameters are no leaves of the graph.
@@ -210,19 +213,27 @@ class Run:
 
     def _batches(self, first: int) -> Iterator[list[Batch]]:
         """Yield this worker's share of every global batch from a step on, in the parts that gradients are summed of."""
+        steps = self._shares(first)
+        parts = map(self._read, steps) if lie_on(self.split.images, self.device) else read_ahead(self._read, steps)
+        for reads in parts:
+            yield [self.views.make(read, self._tokens()) for read in reads]
+
+    def _shares(self, first: int) -> Iterator[list[Tensor]]:
         train = self.config.train
-        order = permutation(train.seed, self.epoch, len(self.dataset.train))
+        order = permutation(train.seed, self.epoch, len(self.split))
         for step in range(first, self.steps_per_epoch):
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
             # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
-            shares = [
+            yield [
                 part.tensor_split(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)
             ]
-            yield [self._batch(self.dataset.train, share, self.epoch) for share in shares]
 
-    def _batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
+    def _read(self, shares: list[Tensor]) -> list[Read]:
+        return [self.views.read(self.split, share, self.epoch) for share in shares]
+
+    def _tokens(self) -> int:
         rows, columns = self.model.encoder.grid
-        return self.views.batch(split, indices, epoch, tokens=rows * columns)
+        return rows * columns
 
     def state(self) -> dict[str, Any] | None:
         """Return everything that `resume` needs, on rank 0; every worker has to ask."""
@@ -275,7 +286,7 @@ class Run:
             return None
         model.eval()
         split = getattr(self.dataset, self.config.evaluate.split)
-        batch = self._batch(split, _of_different_objects(split)[:count], epoch=0)
+        batch = self.views.batch(split, _of_different_objects(split)[:count], 0, self._tokens())
         tokens = model.encoder.tokens(torch.cat([batch.first, batch.second]))
         return batch, model.reconstruction_inputs(tokens, batch)
 
@@ -299,14 +310,6 @@ def _of_different_objects(split: Split) -> Tensor:
     order = split.objects.argsort(stable=True)
     counts = split.objects.unique(return_counts=True)[1]
     return order[counts.cumsum(0) - counts]
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Return whether the device has instructions for bf16; without them it is slower than fp32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    processor = torch.cpu.get_capabilities()
-    return bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
 
 
 def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:

@@ -12,6 +12,7 @@ from eqssl.augment import Params, apply, draw, largest, partway, relative, stren
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import pair_indices, relative_factors
+from eqssl.devices import pinned, to_device
 from eqssl.methods import find_method
 from eqssl.random import counter_uniform
 from eqssl.reconstruction import STOPS
@@ -35,6 +36,16 @@ class Batch(NamedTuple):
     theta: dict[str, Tensor] | None = None
     mask: Tensor | None = None
     partway: Tensor | None = None
+
+
+class Read(NamedTuple):
+    """The images of a batch as they are stored, and which they are."""
+
+    split: Split
+    pair: tuple[Tensor, Tensor]  # int64 (B,) each
+    epoch: int
+    first: Tensor  # uint8 (B, C, S, S)
+    second: Tensor  # where a pair is one image twice, the first again
 
 
 class Views:
@@ -63,23 +74,31 @@ class Views:
 
     def batch(self, split: Split, indices: Tensor, epoch: int, tokens: int = 0) -> Batch:
         """Return the views of the images at `indices` (B,), as this epoch draws them; T = `tokens` if masks are."""
-        config, seed = self.config, self.config.train.seed
+        return self.make(self.read(split, indices, epoch), tokens)
+
+    def read(self, split: Split, indices: Tensor, epoch: int) -> Read:
+        """Return the images of both views, which a thread may read ahead."""
+        seed = self.config.train.seed
         pair = pair_indices(split, indices, epoch=epoch, seed=seed, paired=self.dataset.paired)
+        first = pinned(split.images.take(pair[0]), self.device)
+        second = first if pair[1] is pair[0] else pinned(split.images.take(pair[1]), self.device)
+        return Read(split, pair, epoch, first, second)
+
+    def make(self, read: Read, tokens: int = 0) -> Batch:
+        """Return the views of images that were read, on the device, which nothing here waits for."""
+        config, seed, (split, pair, epoch) = self.config, self.config.train.seed, read[:3]
         params = self._params(split, pair, epoch)
-        first = self._images(split, pair[0])
-        second = first if pair[1] is pair[0] else self._images(split, pair[1])
-        ids = split.ids[pair[0]].to(self.device)
-        batch = Batch(
-            apply(first, params[0]),
-            apply(second, params[1]),
-            first,
-            counter_uniform(seed, epoch, ids, PICK_STREAM, 1)[:, 0] < 0.5,
-        )
+        first = to_float(to_device(read.first, self.device))
+        second = first if read.second is read.first else to_float(to_device(read.second, self.device))
+        pick = counter_uniform(seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
+        batch = Batch(apply(first, params[0]), apply(second, params[1]), first, to_device(pick, self.device))
         if config.method.name == "supervised":
-            batch = batch._replace(labels=split.labels[indices].to(self.device))
+            batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
         if self.method.sees_theta:
-            batch = batch._replace(theta=self._theta(split, pair, params))
+            theta = self._theta(split, pair, params)
+            batch = batch._replace(theta={name: to_device(value, self.device) for name, value in theta.items()})
         if self.method.draw_masks is not None:
+            ids = to_device(split.ids[pair[0]], self.device)  # so many draws that the device has them sooner
             draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
             batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
         if config.recon.view == "intermediate":
@@ -94,12 +113,9 @@ class Views:
         theta = self._theta(split, pair, self._params(split, pair, epoch=0))
         return {name: values.shape[1] for name, values in theta.items()}
 
-    def _images(self, split: Split, indices: Tensor) -> Tensor:
-        return to_float(split.images.take(indices).to(self.device, non_blocking=True))
-
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
         settings = {"epoch": epoch, "seed": self.config.train.seed, "image_size": self.dataset.image_size}
-        one, two = (split.ids[chosen].to(self.device) for chosen in pair)
+        one, two = (split.ids[chosen] for chosen in pair)
         return draw(self.strengths, one, view=0, **settings), draw(self.strengths, two, view=1, **settings)
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
@@ -108,4 +124,4 @@ class Views:
         between = relative(*params)
         ranges = largest(self.strengths, self.dataset.image_size)
         scaled = {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}
-        return {name: value.to(self.device) for name, value in known.items()} | scaled
+        return known | scaled

@@ -282,3 +282,25 @@ def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
     subprocess.run([*command, "--output", str(tmp_path / "cut"), "--resume"], check=True, env=environment)
     whole, cut = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("whole", "cut"))
     assert all(torch.equal(whole["model"][name], cut["model"][name]) for name in whole["model"])
+
+
+class DecodedWhenTaken:
+    """Images that do not lie in memory, as far as the training can tell."""
+
+    def __init__(self, images: MemoryImages):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def take(self, indices):
+        return self.images.take(indices)
+
+
+def test_images_that_are_read_ahead_give_the_same_training_bit_for_bit():
+    dataset = toy()
+    elsewhere = dataclasses.replace(dataset.train, images=DecodedWhenTaken(dataset.train.images))
+    config = configuration(**{"train.accumulate": 2})
+    runs = [train(config, dataset=data) for data in (dataset, dataclasses.replace(dataset, train=elsewhere))]
+    assert runs[0].metrics["loss"] == runs[1].metrics["loss"]
+    assert all(torch.equal(*pair) for pair in zip(*(run.encoder.parameters() for run in runs), strict=True))

@@ -89,7 +89,7 @@ def machine(precision: str) -> dict[str, Any]:
     import torch
 
     from eqssl.context import Alone
-    from eqssl.training import multiplies_bf16
+    from eqssl.devices import multiplies_bf16
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():

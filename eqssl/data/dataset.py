@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from eqssl.devices import to_device
+
 
 class ImageStore(Protocol):
     """Images by index, wherever they lie."""
@@ -17,7 +19,7 @@ class ImageStore(Protocol):
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return uint8 (B, C, H, W) for int64 indices (B,)."""
+        """Return uint8 (B, C, H, W) for int64 indices (B,), in whatever thread asks."""
         ...
 
 
@@ -35,7 +37,7 @@ class MemoryImages:
         return len(self.pixels)
 
     def take(self, indices: Tensor) -> Tensor:
-        return self.pixels[indices]
+        return self.pixels[to_device(indices, self.pixels.device)]
 
 
 @dataclass(frozen=True)

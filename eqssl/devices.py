@@ -1,0 +1,32 @@
+"""What a device can do, and how tensors get there without anyone waiting."""
+
+import torch
+from torch import Tensor
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Return whether the device has instructions for bf16; without them it is slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    processor = torch.cpu.get_capabilities()
+    return bool(processor.get("avx512_bf16") or processor.get("amx_bf16"))
+
+
+def pinned(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """Return a tensor that is on its way to a device in memory from which a GPU copies by itself.
+
+    Args:
+        tensor: anywhere.
+        device: where it goes; None: nowhere.
+    """
+    return tensor.pin_memory() if device and device.type == "cuda" and tensor.device.type == "cpu" else tensor
+
+
+def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
+    """Return a tensor on a device, without waiting for what a GPU is doing, as a copy of pageable memory would.
+
+    Args:
+        tensor: anywhere.
+        device: None: where the tensor is.
+    """
+    return pinned(tensor, device).to(device, non_blocking=True)

@@ -1,0 +1,64 @@
+"""That a training step neither mixes devices nor makes the host wait: shown with fake tensors, which need no GPU."""
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch.utils._pytree import tree_map
+
+from eqssl import augment
+from eqssl.devices import to_device
+from eqssl.methods import METHODS
+from tests.toy import make_batch, make_model
+
+
+def faked(mode, method, device):
+    """Return a model and a batch without values, whose sizes and device are all that is known."""
+
+    def fake(value):
+        return mode.from_tensor(value).to(device) if isinstance(value, torch.Tensor) else value
+
+    model, batch = make_model(method).train(), make_batch(method)
+    with mode:
+        for module in model.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    module._parameters[name] = torch.nn.Parameter(fake(parameter).detach(), parameter.requires_grad)
+            module._buffers.update({name: fake(buffer) for name, buffer in module._buffers.items()})
+        return model, type(batch)(*(tree_map(fake, values) for values in batch))
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"ibot"}))
+def test_no_step_reads_a_value_or_leaves_its_device(method):
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    model, batch = faked(mode, method, "cuda")
+    with mode:
+        assert model(batch).total.device.type == "cuda"
+    # Autograd asks a GPU for its streams even where all is fake, so backward goes without.
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    model, batch = faked(mode, method, "cpu")
+    with mode:
+        losses = model(batch)
+        if losses.total.requires_grad:
+            losses.total.backward()
+        model.update_teachers()
+
+
+def test_only_ibot_has_to_know_how_many_patches_are_hidden():
+    mode = FakeTensorMode(allow_non_fake_inputs=False)
+    model, batch = faked(mode, "ibot", "cuda")
+    with mode, pytest.raises(DynamicOutputShapeException):
+        model(batch)
+
+
+def test_no_augmentation_reads_a_value_or_leaves_its_device():
+    with FakeTensorMode(allow_non_fake_inputs=False), torch.device("cuda"):
+        images, params = torch.rand(4, 3, 32, 32), {name: torch.rand(4) for name in augment.PARAMETERS}
+        views = augment._resample(images, params)
+        for name, operation in augment._OPERATIONS.items():
+            views = operation(views, params[name][:, None, None, None])
+        assert views.device.type == "cuda" and views.shape == images.shape
+
+
+def test_a_tensor_that_is_there_is_not_copied():
+    tensor = torch.arange(3)
+    assert to_device(tensor, torch.device("cpu")) is tensor and to_device(tensor, None) is tensor
