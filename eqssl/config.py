@@ -144,6 +144,8 @@ class TrainConfig:
     """Parts that a batch is cut into, gradients summed over them, where memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder; auto: bf16 where the processor multiplies it, else fp32. Losses are always fp32."""
+    compile: bool = False
+    """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
     seed: int = 0
     """Seed of the weights and of every draw."""
     threads: int | None = None
@@ -224,6 +226,8 @@ def check(config: RunConfig) -> None:
     require(config.train.batch_size >= 2, "train.batch_size", "2 or more")
     require(0 <= config.recon.weight < float("inf"), "recon.weight", "0 or more, finite")
     require(0 <= config.encoder.split < 1, "encoder.split", "0 (no split) to below 1")
+    if config.train.compile and config.train.shard:
+        raise ValueError("--train.compile goes with copies of the model on all workers, not with --train.shard")
     if config.encoder.split == 0 and config.recon.weight > 0:
         raise ValueError("--encoder.split is 0, so there is no equivariant part to reconstruct from: "
                          "give a split above 0 or --recon.weight 0")  # fmt: skip

@@ -3,6 +3,8 @@
 ssl(inv_1, inv_2) + weight * mse(decoder(attend(equi_1, equi_2)), target view).
 """
 
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -30,6 +32,16 @@ class Losses(NamedTuple):
     representation: Tensor
 
 
+@cache
+def compiled_tokens() -> Callable[..., Tensor]:
+    """Return `Encoder.tokens`, compiled: once a process and shape, so that the next trial of a study has it at hand."""
+    import torch._functorch.config
+
+    # Else what backward needs would be gone after the first term, and each is weighed alone once an epoch.
+    torch._functorch.config.donated_buffer = False
+    return torch.compile(Encoder.tokens)
+
+
 class Model(nn.Module):
     """What is trained; see the loss at the top of this file.
 
@@ -45,6 +57,7 @@ class Model(nn.Module):
         super().__init__()
         size = (dataset.channels, dataset.image_size)
         self.encoder = Encoder(config.encoder, *size, dataset.mean, dataset.std)
+        self.encode = compiled_tokens() if config.train.compile else Encoder.tokens
         self.method = build_method(config.method, self._sizes(config, dataset))
         self.teacher = None if self.method.momentum is None else Teacher(self.encoder)
         self.weight = config.recon.weight
@@ -97,7 +110,7 @@ class Model(nn.Module):
     def _tokens(self, images: Tensor, autocast: bool, encoder: Encoder | None = None, **masked: Tensor) -> Tensor:
         """Return tokens (2 B, T, D), never narrower than the losses' float32."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-            tokens = (encoder or self.encoder).tokens(images, **masked)
+            tokens = self.encode(encoder or self.encoder, images, **masked)
         return tokens.float() if autocast else tokens
 
     def _pair(self, tokens: Tensor, representation: Tensor, images: Tensor, batch: Batch, autocast: bool) -> Pair:

@@ -6,6 +6,8 @@ views, and a resumed run sees what an uninterrupted one would have seen.
 
 import dataclasses
 import math
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -329,5 +331,7 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
             f"--train.batch-size is {batch}; allowed with --train.accumulate {parts}: multiples of {parts}, with two "
             f"or more images a part for each of {world_size} workers"
         )
+    if config.train.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise ValueError("--train.compile needs a C++ compiler: g++, clang++, or the one that CXX names")
     if config.method.name == "supervised" and dataset.train.labels is None:
         raise ValueError(f"--method.name supervised needs labels, and {dataset.name} has none")

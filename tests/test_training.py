@@ -304,3 +304,24 @@ def test_images_that_are_read_ahead_give_the_same_training_bit_for_bit():
     runs = [train(config, dataset=data) for data in (dataset, dataclasses.replace(dataset, train=elsewhere))]
     assert runs[0].metrics["loss"] == runs[1].metrics["loss"]
     assert all(torch.equal(*pair) for pair in zip(*(run.encoder.parameters() for run in runs), strict=True))
+
+
+@pytest.mark.slow
+def test_a_compiled_encoder_trains_alike_and_is_compiled_once_for_all_trials():
+    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 1}
+    plain = train(configuration(**values), dataset=toy())
+    compiled, seconds = [], []
+    for _ in range(2):
+        start = time.perf_counter()
+        compiled.append(train(configuration(**values, **{"train.compile": True}), dataset=toy()))
+        seconds.append(time.perf_counter() - start)
+    for result in compiled:
+        assert result.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-4)
+        assert result.metrics["knn"] == pytest.approx(plain.metrics["knn"], abs=0.05)
+    assert seconds[1] < seconds[0] / 2
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"--train.compile needs a C\+\+ compiler"):
+        train(configuration(**{"train.compile": True}), dataset=toy())

@@ -33,9 +33,10 @@ class Options:
     """Measure speed and memory side by side with the limit and with peers; ratios, from one run."""
 
     parts: tuple[Part, ...] = PARTS
-    """step: where a step's time goes; methods: each against lightly's; pipelines: whole trainings against lightly's and
-    a plain loop; data: reading; memory: peak of each; evaluation: against training; growth: with size and batch;
-    scaling: what a second worker brings; overhead: what a study adds to a trial."""
+    """step: where a step's time goes, and how near the encoder comes to what the device can do; methods: each against
+    lightly's; pipelines: whole trainings against lightly's and a plain loop; data: reading; memory: peak of each;
+    evaluation: against training; growth: with size and batch; scaling: what a second worker brings; overhead: what a
+    study adds to a trial."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
     """Encoders of the parts step and scaling; the first also of growth, evaluation, memory, methods and pipelines."""
     vit: str = "vit_tiny_patch16_224"
@@ -62,6 +63,8 @@ class Options:
     """Trials of the part overhead; two or more."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder, on all sides alike, as in training."""
+    compile: bool = False
+    """Compile the encoder (torch.compile) of the parts step and pipelines, on all sides alike."""
     threads: int | None = None
     """CPU threads of this process; default: all."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -73,7 +76,7 @@ class Options:
 
     def run(
         self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False,
-        augment: AugmentConfig = SIMCLR_AUGMENT,
+        augment: AugmentConfig = SIMCLR_AUGMENT, compile: bool = False,
     ) -> RunConfig:  # fmt: skip
         """Return a training that never evaluates.
 
@@ -82,6 +85,7 @@ class Options:
             split: share of the channels that is equivariant.
             recon: with the reconstruction branch as it is by default.
             augment: strengths.
+            compile: the encoder.
         """
         return RunConfig(
             data=DataConfig(image_size=self.image_size),
@@ -91,6 +95,6 @@ class Options:
             recon=ReconConfig(weight=float(recon)),
             train=TrainConfig(
                 epochs=NEVER_LAST, batch_size=self.batch_size,
-                precision=self.precision, threads=self.threads,
+                precision=self.precision, compile=compile, threads=self.threads,
             ),
         )  # fmt: skip

@@ -26,7 +26,7 @@ OF_BOUND = 0.9
 
 def measure(options: Options) -> list[Row]:
     """Return views a second on one thread, then the trainings, each against ours."""
-    run = start(options.run(options.encoders[0], split=0.0), options.steps)
+    run = start(options.run(options.encoders[0], split=0.0, compile=options.compile), options.steps)
     peers = loops(options, run)
     skipped = [] if "lightly" in peers else [Row(part="pipelines", name="lightly", note=NO_LIGHTLY)]
     return [*skipped, *_augmentations(options, run, peers), *_trainings(options, run, peers)]
@@ -63,7 +63,7 @@ def _trainings(options: Options, run: Run, peers: dict[str, Loop]) -> list[Row]:
 
     def encoder() -> None:
         for _ in range(options.steps):
-            encoder_pass(run.model.encoder, images, run.autocast)
+            encoder_pass(run.model, images, run.autocast)
 
     subjects: dict[str, Callable[[], Any]] = {"encoder": encoder, "ours": run.next_epoch}
     for name, peer in peers.items():

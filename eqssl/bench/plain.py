@@ -1,6 +1,7 @@
 """SimCLR as it is written by hand: a transform of one image in DataLoader workers, and a loop."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from eqssl.bench.options import Options
 from eqssl.encoder import Encoder
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
+from eqssl.model import compiled_tokens
 from eqssl.optim import make_optimizer
 from eqssl.training import Run
 
@@ -109,6 +111,8 @@ class Loop:
     ):  # fmt: skip
         self.device, ours = run.device, run.model.encoder
         encoder = Encoder(ours.config, ours.channels, ours.image_size, *ours.mean_std)
+        if run.config.train.compile:
+            encoder.tokens = partial(compiled_tokens(), encoder)
         self.model = model(encoder, run.autocast).to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)
         workers: dict[str, Any] = {"num_workers": options.workers, "persistent_workers": options.workers > 0}

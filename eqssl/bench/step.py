@@ -1,15 +1,20 @@
 """Where the time of a training step goes, without and with reconstruction."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from eqssl.bench.options import Options
 from eqssl.bench.subject import encoder_pass, even_run, random_dataset
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import Stopwatch, interleave
+from eqssl.training import Run
 
 AIMED_AT = ("resnet18", 64)  # encoder and image size that the aims are stated for
 EFFICIENCY, EFFICIENCY_RECON, ADDED = 0.85, 0.75, 1.15
+PRODUCT = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product is a device's peak
 
 
 def measure(options: Options) -> list[Row]:
@@ -21,23 +26,49 @@ def _measure(encoder: str, options: Options) -> list[Row]:
     plain, recon = (Watched(options, encoder, recon) for recon in (False, True))
     run = plain.run
     images = torch.rand(2 * options.batch_size, 3, options.image_size, options.image_size, device=run.device)
-    alone = "encoder alone"
+    alone, product = "encoder alone", matrix_product(run.device, torch.bfloat16 if run.autocast else torch.float32)
     seconds = interleave(
         {
-            alone: lambda: encoder_pass(run.model.encoder, images, run.autocast),
+            alone: lambda: encoder_pass(run.model, images, run.autocast),
             plain.name: plain.step,
             recon.name: recon.step,
+            "product": product,
         },
         options.seconds,
     )
     aimed = (encoder, options.image_size) == AIMED_AT
-    rows = [row("step", f"{encoder}: {plain.name}", seconds[plain.name])]
+    base = seconds[plain.name]
+    note = f"{options.batch_size / np.median(base):.0f} images/s"
+    rows = [row("step", f"{encoder}: {plain.name}", base, note=note)]
     for subject, aim in ((plain, EFFICIENCY), (recon, EFFICIENCY_RECON)):
         rows.append(_efficiency(encoder, seconds[alone], subject.name, seconds[subject.name], aim if aimed else None))
         rows += subject.rows(encoder, len(seconds[alone]))
     added = ADDED if aimed else None
-    base = seconds[plain.name]
-    return [*rows, row("step", f"{encoder}: {recon.name}", seconds[recon.name], plain.name, base, at_most=added)]
+    rows.append(row("step", f"{encoder}: {recon.name}", seconds[recon.name], plain.name, base, at_most=added))
+    return [*rows, share_of_peak(encoder, seconds[alone], seconds["product"], run, images)]
+
+
+def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """Return a product of square matrices so large that its rate is what the device is capable of."""
+    a, b = torch.rand(2, PRODUCT[device.type], PRODUCT[device.type], device=device).to(dtype)
+    return lambda: a @ b
+
+
+def share_of_peak(encoder: str, alone: np.ndarray, product: np.ndarray, run: Run, images: torch.Tensor) -> Row:
+    """Return the row of the encoder's rate of arithmetic over that of a matrix product.
+
+    Args:
+        encoder: its name.
+        alone, product: seconds of the encoder's pass and of the product in the same rounds, (R,).
+        run: with the encoder.
+        images: that the pass takes, float32 (2 B, C, S, S).
+    """
+    with FlopCounterMode(display=False) as counter:  # of what is not compiled, which it sees through
+        run.model.encoder.tokens(images).sum().backward()
+    flops = counter.get_total_flops()
+    same = product * flops / (2 * PRODUCT[run.device.type] ** 3)  # seconds that it would take for as many
+    rate = {"count": flops / 1e9, "unit": "GFLOP/s"}
+    return row("step", f"{encoder}: encoder alone", alone, "a large matrix product", same, **rate)
 
 
 def _efficiency(encoder: str, alone: np.ndarray, name: str, whole: np.ndarray, aim: float | None) -> Row:
@@ -56,7 +87,7 @@ class Watched:
     def __init__(self, options: Options, encoder: str, recon: bool):
         self.name = "step with reconstruction" if recon else "step"
         self.watch = Stopwatch()
-        config = options.run(encoder, recon=recon)
+        config = options.run(encoder, recon=recon, compile=options.compile)
         dataset = self.watch.watch(random_dataset(options.batch_size, options.image_size))
         self.run = even_run(config, dataset)
         self.watch.follow(self.run)

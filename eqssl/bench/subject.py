@@ -5,7 +5,7 @@ import torch
 from eqssl.config import RunConfig
 from eqssl.context import Alone, Context
 from eqssl.data.dataset import Dataset, MemoryImages, Split
-from eqssl.encoder import Encoder
+from eqssl.model import Model
 from eqssl.training import Run
 from eqssl.views import Batch
 
@@ -58,15 +58,15 @@ def step(run: Run, batch: Batch) -> None:
     run.model.update_teachers()
 
 
-def encoder_pass(encoder: Encoder, images: torch.Tensor, autocast: bool) -> None:
-    """Run an encoder forward and backward: the arithmetic that no training can do without.
+def encoder_pass(model: Model, images: torch.Tensor, autocast: bool) -> None:
+    """Run a model's encoder forward and backward: the arithmetic that no training can do without.
 
     Args:
-        encoder: in training mode.
+        model: in training mode.
         images: float32 (2 B, C, S, S), on its device.
         autocast: as the run has it.
     """
-    encoder.zero_grad(set_to_none=True)
+    model.encoder.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
-        tokens = encoder.tokens(images)
+        tokens = model.encode(model.encoder, images)
     tokens.float().sum().backward()

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from eqssl.data.dataset import Dataset, ImageStore
+from eqssl.data.dataset import Dataset, MemoryImages
 
 MIN_ROUNDS = 3
 
@@ -58,8 +58,8 @@ class Stopwatch:
         self._moments: list[tuple[str, Any]] = []
 
     def watch(self, dataset: Dataset) -> Dataset:
-        """Return the data set with training images whose reading is the part `data`."""
-        images = _Watched(dataset.train.images, self._mark)
+        """Return a data set in memory with training images whose reading is the part `data`."""
+        images = _Watched(dataset.train.images.pixels, self._mark)
         return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=images))
 
     def follow(self, run: Any) -> None:
@@ -67,11 +67,14 @@ class Stopwatch:
 
         The backward pass runs through reconstruction, method and encoder, in this order: the latest first.
         """
-        model, mark = run.model, self._mark
+        model, mark, encode = run.model, self._mark, run.model.encode
 
-        def encoded(module: Any, inputs: Any, output: Tensor) -> None:
-            mark("encoder")
-            output.register_hook(lambda gradient: mark("method"))
+        def encoded(encoder: nn.Module, images: Tensor, **masked: Tensor) -> Tensor:
+            tokens = encode(encoder, images, **masked)
+            if encoder is model.encoder:  # a teacher's pass is the method's
+                mark("encoder")
+                tokens.register_hook(lambda gradient: mark("method"))
+            return tokens
 
         def reconstructing(module: Any, inputs: tuple) -> None:
             mark("method")
@@ -80,7 +83,7 @@ class Stopwatch:
                     tokens.register_hook(lambda gradient: mark("reconstruction"))
 
         model.register_forward_pre_hook(lambda *_: mark("augmentation"))
-        model.encoder.backbone.register_forward_hook(encoded)
+        model.encode = encoded  # a hook of the module would break what is compiled in two
         last = "method" if model.reconstruction is None else "reconstruction"
         if model.reconstruction is not None:
             model.reconstruction.register_forward_pre_hook(reconstructing)
@@ -112,16 +115,12 @@ class Stopwatch:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Watched:
-    images: ImageStore
+class _Watched(MemoryImages):
     mark: Callable[[str], None]
 
-    def __len__(self) -> int:
-        return len(self.images)
-
     def take(self, indices: Tensor) -> Tensor:
-        self.mark("augmentation")  # whose draws come before the images
-        pixels = self.images.take(indices)
+        self.mark("augmentation")  # whose draws of a pair come before the images
+        pixels = super().take(indices)
         self.mark("data")
         return pixels
 

@@ -10,7 +10,7 @@ import torch
 
 from eqssl.bench.__main__ import main
 from eqssl.bench.options import Options
-from eqssl.bench.step import Watched
+from eqssl.bench.step import PRODUCT, Watched, share_of_peak
 from eqssl.bench.subject import fixed_batch, start, step
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import MIN_ROUNDS, exponent, interleave, timed
@@ -108,6 +108,28 @@ def test_a_step_on_a_fixed_batch_is_the_trainings_own():
     step(alone, batch)
     for module, old in zip((student, alone.model.teacher), before, strict=True):
         assert not all(torch.equal(p, q) for p, q in zip(module.parameters(), old, strict=True))
+
+
+def test_the_encoders_arithmetic_is_counted_as_by_hand():
+    """Of resnet_tiny at 32 px: 23 million multiply-adds at 64 px, forward, and backward to weights and inputs."""
+    watched = Watched(options(), "resnet_tiny", recon=False)
+    images = torch.rand(4, 3, 32, 32)
+    made = share_of_peak("it", np.array([1.0]), np.array([1e-3]), watched.run, images)
+    forward = 2 * 4 * (23e6 / 4)
+    to_images = 2 * 4 * 32 * 8 * 8 * 3 * 16  # no gradient of the first layer's inputs is needed
+    assert made.value * 1e9 == pytest.approx(3 * forward - to_images, rel=0.03)
+    flops_of_product = 2 * PRODUCT["cpu"] ** 3
+    assert made.ratio == pytest.approx(made.value * 1e9 / (flops_of_product / 1e-3))
+
+
+@pytest.mark.slow
+def test_what_is_compiled_has_the_same_parts_and_losses():
+    plain, compiled = (Watched(options(compile=on), "resnet_tiny", recon=True) for on in (False, True))
+    for watched in (plain, compiled):
+        watched.step()
+    assert compiled.run.metrics["loss"] == pytest.approx(plain.run.metrics["loss"], rel=1e-4)
+    compiled.step()
+    assert compiled.rounds[-1].keys() == plain.rounds[-1].keys()
 
 
 @pytest.mark.parametrize("part", ["step", "evaluation", "growth", pytest.param("scaling", marks=pytest.mark.slow)])
