@@ -2,6 +2,7 @@
 
     python studies/baselines.py            every method that needs no tokens, on a small ResNet and rendered solids
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
+    python studies/baselines.py --method.name byol                              one of them, and what builds on it
 
 Every method alone has three learning rates, compared on val with one seed (`baselines_alone`); at its best rate, every
 entrant that builds on it has three settings of one knob (`baselines_tuning`). What is best is trained again with fresh
@@ -17,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from eqssl.config import RunConfig, TrainConfig
 from eqssl.study import REFERENCE_ROWS, Entrant, Study, StudyOptions, main, on_test, relative_times, run_study, tune
+from eqssl.study.space import choice
 
 ALL = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
@@ -24,11 +26,21 @@ RATES, WEIGHTS, SHARES = (2e-3, 4e-3, 8e-3), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
 STUDY = Study(
     name="baselines",
     question=__doc__.partition("\n")[0],
-    space={},
+    space={"method.name": choice(*ALL)},
     configurations=0,
     seeds=5,
     base=RunConfig(train=TrainConfig(epochs=3, batch_size=64, lr=4e-3)),
 )
+
+
+def methods_of(study: Study, options: StudyOptions) -> list[str]:
+    """Return the methods that are compared: the one that was given, or all that the encoder can take."""
+    given = options.run.method.name
+    if "method.name" in study.space:
+        return [m for m in ALL if m != "ibot" or "vit" in options.run.encoder.name]
+    if given not in ALL:
+        raise ValueError(f"--method.name is {given}; allowed: {', '.join(ALL)}, without it all of them")
+    return [given]
 
 
 def entrants(paired: bool) -> dict[str, Entrant]:
@@ -59,7 +71,8 @@ def rows_on_test(alone: dict, tuned: dict, on: dict[str, str], longer: dict[str,
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
-    methods = [m for m in ALL if m != "ibot" or "vit" in options.run.encoder.name]
+    methods = methods_of(study, options)
+    study = change(study, space={})  # the rows vary the method
     rates = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
     alone, data = tune(change(study, name="baselines_alone"), options, rates, {}, **shown)
     who = entrants(data["paired"])

@@ -9,6 +9,7 @@ import pytest
 
 from eqssl.config import replace
 from eqssl.study import Setting, StudyOptions
+from eqssl.study.options import parse
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "baselines.py"
 
@@ -37,6 +38,18 @@ def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction(baselin
     assert rows["byol, split-0"] == {"method.name": "byol", "recon.weight": 0.0}
     names = "byol", "byol, equal time", "byol, split-0", "byol + reconstruction"
     assert controls == dict.fromkeys(names, ("byol", "byol, split-0"))
+
+
+def test_one_method_may_be_asked_for(baselines):
+    study, options = parse(baselines.STUDY, ["--method.name", "byol"])
+    assert baselines.methods_of(study, options) == ["byol"]
+    study, options = parse(baselines.STUDY, [])
+    assert baselines.methods_of(study, options) == [m for m in baselines.ALL if m != "ibot"]
+    study, options = parse(baselines.STUDY, ["--encoder.name", "test_vit"])
+    assert baselines.methods_of(study, options) == list(baselines.ALL)
+    study, options = parse(baselines.STUDY, ["--method.name", "sie"])
+    with pytest.raises(ValueError, match=r"--method.name is sie; allowed: simclr, .*, ibot"):
+        baselines.methods_of(study, options)
 
 
 @pytest.mark.slow
