@@ -26,7 +26,7 @@ def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
     """Return a tensor on a device, without waiting for what a GPU is doing, as a copy of pageable memory would.
 
     Args:
-        tensor: anywhere.
+        tensor: anywhere; from a GPU to the CPU it is waited for.
         device: None: where the tensor is.
     """
-    return pinned(tensor, device).to(device, non_blocking=True)
+    return pinned(tensor, device).to(device, non_blocking=device is not None and device.type == "cuda")

@@ -3,7 +3,8 @@
 ssl(inv_1, inv_2) + weight * mse(decoder(attend(equi_1, equi_2)), target view).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -33,13 +34,13 @@ class Losses(NamedTuple):
 
 
 @cache
-def compiled_tokens() -> Callable[..., Tensor]:
-    """Return `Encoder.tokens`, compiled: once a process and shape, so that the next trial of a study has it at hand."""
-    import torch._functorch.config
+def compiled_tokens(*sizes: Hashable) -> Callable[..., Tensor]:
+    """Return `Encoder.tokens`, compiled: once a process for all encoders of a kind, as those of a study's trials.
 
-    # Else what backward needs would be gone after the first term, and each is weighed alone once an epoch.
-    torch._functorch.config.donated_buffer = False
-    return torch.compile(Encoder.tokens)
+    Args:
+        sizes: what tells one kind from another; each has its own compiled code.
+    """
+    return torch.compile(Encoder.tokens, isolate_recompiles=True)
 
 
 class Model(nn.Module):
@@ -57,7 +58,7 @@ class Model(nn.Module):
         super().__init__()
         size = (dataset.channels, dataset.image_size)
         self.encoder = Encoder(config.encoder, *size, dataset.mean, dataset.std)
-        self.encode = compiled_tokens() if config.train.compile else Encoder.tokens
+        self.encode = compiled_tokens(config.encoder, *size) if config.train.compile else Encoder.tokens
         self.method = build_method(config.method, self._sizes(config, dataset))
         self.teacher = None if self.method.momentum is None else Teacher(self.encoder)
         self.weight = config.recon.weight
@@ -129,6 +130,15 @@ class Model(nn.Module):
             mask=batch.mask,
             labels=batch.labels,
         )
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Run the encoder as it is written meanwhile: through what is compiled, backward goes only once."""
+        encode, self.encode = self.encode, Encoder.tokens
+        try:
+            yield
+        finally:
+            self.encode = encode
 
     def update_teachers(self) -> None:
         """Move every teacher towards its student, after a step of the optimizer."""

@@ -7,9 +7,12 @@ views, and a resumed run sees what an uninterrupted one would have seen.
 import dataclasses
 import math
 import os
+import shlex
 import shutil
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,9 +162,11 @@ class Run:
         for parts in self._batches(self.step):
             self._set_clock(self.epoch * self.steps_per_epoch + self.step)
             self.optimizer.zero_grad(set_to_none=True)
+            weighs_terms = self.weighs_terms and self.step == self.steps_per_epoch - 1
             for batch in parts:
-                losses = self.parallel(batch, self.autocast)
-                if self.weighs_terms and self.step == self.steps_per_epoch - 1:
+                with self.model.uncompiled() if weighs_terms else nullcontext():
+                    losses = self.parallel(batch, self.autocast)
+                if weighs_terms:
                     share = self._share_in_gradient(losses)
                 (losses.total / len(parts)).backward()
                 self.totals += torch.stack(losses[:3]).detach() / len(parts)
@@ -331,7 +336,9 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
             f"--train.batch-size is {batch}; allowed with --train.accumulate {parts}: multiples of {parts}, with two "
             f"or more images a part for each of {world_size} workers"
         )
-    if config.train.compile and not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
-        raise ValueError("--train.compile needs a C++ compiler: g++, clang++, or the one that CXX names")
+    if config.train.compile:
+        compiler = shlex.split(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))[0]
+        if shutil.which(compiler) is None:
+            raise ValueError(f"--train.compile needs a C++ compiler, and there is no {compiler}; CXX may name another")
     if config.method.name == "supervised" and dataset.train.labels is None:
         raise ValueError(f"--method.name supervised needs labels, and {dataset.name} has none")

@@ -1,4 +1,7 @@
-"""That a training step neither mixes devices nor makes the host wait: shown with fake tensors, which need no GPU."""
+"""That a training step neither mixes devices nor reads a value back: shown with fake tensors, which need no GPU.
+
+They do not show copies to the device that wait; the test on a GPU does.
+"""
 
 import pytest
 import torch
@@ -6,6 +9,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_map
 
 from eqssl import augment
+from eqssl.bench.options import Options
+from eqssl.bench.subject import start, step
 from eqssl.devices import to_device
 from eqssl.methods import METHODS
 from tests.toy import make_batch, make_model
@@ -51,8 +56,9 @@ def test_only_ibot_has_to_know_how_many_patches_are_hidden():
 
 
 def test_no_augmentation_reads_a_value_or_leaves_its_device():
-    with FakeTensorMode(allow_non_fake_inputs=False), torch.device("cuda"):
-        images, params = torch.rand(4, 3, 32, 32), {name: torch.rand(4) for name in augment.PARAMETERS}
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        images = torch.rand(4, 3, 32, 32, device="cuda")
+        params = {name: torch.rand(4, device="cuda") for name in augment.PARAMETERS}
         views = augment._resample(images, params)
         for name, operation in augment._OPERATIONS.items():
             views = operation(views, params[name][:, None, None, None])
@@ -62,3 +68,22 @@ def test_no_augmentation_reads_a_value_or_leaves_its_device():
 def test_a_tensor_that_is_there_is_not_copied():
     tensor = torch.arange(3)
     assert to_device(tensor, torch.device("cpu")) is tensor and to_device(tensor, None) is tensor
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("resident", [True, False])
+def test_a_step_on_a_gpu_waits_for_nothing(resident):
+    run = start(Options(image_size=32, batch_size=16).run("resnet_tiny", recon=True), steps=8)
+    if not resident:
+        run.split = run.dataset.train
+    batches = run._batches(0)
+    for _ in range(2):  # cuDNN and the allocator settle
+        step(run, next(batches)[0])
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            step(run, next(batches)[0])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        batches.close()

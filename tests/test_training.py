@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -308,20 +309,23 @@ def test_images_that_are_read_ahead_give_the_same_training_bit_for_bit():
 
 @pytest.mark.slow
 def test_a_compiled_encoder_trains_alike_and_is_compiled_once_for_all_trials():
-    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 1}
+    """Tune runs every trial in a thread of its own."""
+    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 2}
     plain = train(configuration(**values), dataset=toy())
     compiled, seconds = [], []
     for _ in range(2):
         start = time.perf_counter()
-        compiled.append(train(configuration(**values, **{"train.compile": True}), dataset=toy()))
+        with ThreadPoolExecutor(1) as trial:
+            run = trial.submit(train, configuration(**values, **{"train.compile": True}), dataset=toy())
+            compiled.append(run.result())
         seconds.append(time.perf_counter() - start)
     for result in compiled:
-        assert result.metrics["loss"] == pytest.approx(plain.metrics["loss"], rel=1e-4)
-        assert result.metrics["knn"] == pytest.approx(plain.metrics["knn"], abs=0.05)
+        for name in ("loss", "recon_share/gradient"):
+            assert result.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-3)
     assert seconds[1] < seconds[0] / 2
 
 
 def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(ValueError, match=r"--train.compile needs a C\+\+ compiler"):
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(ValueError, match=r"--train.compile needs a C\+\+ compiler, and there is no no-such-compiler"):
         train(configuration(**{"train.compile": True}), dataset=toy())

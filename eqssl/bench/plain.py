@@ -112,7 +112,7 @@ class Loop:
         self.device, ours = run.device, run.model.encoder
         encoder = Encoder(ours.config, ours.channels, ours.image_size, *ours.mean_std)
         if run.config.train.compile:
-            encoder.tokens = partial(compiled_tokens(), encoder)
+            encoder.tokens = partial(compiled_tokens(model), encoder)  # apart: theirs may take a view at a time
         self.model = model(encoder, run.autocast).to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)
         workers: dict[str, Any] = {"num_workers": options.workers, "persistent_workers": options.workers > 0}

@@ -10,6 +10,7 @@ from eqssl.bench.options import Options
 from eqssl.bench.subject import encoder_pass, even_run, random_dataset
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import Stopwatch, interleave
+from eqssl.devices import multiplies_bf16
 from eqssl.training import Run
 
 AIMED_AT = ("resnet18", 64)  # encoder and image size that the aims are stated for
@@ -26,7 +27,7 @@ def _measure(encoder: str, options: Options) -> list[Row]:
     plain, recon = (Watched(options, encoder, recon) for recon in (False, True))
     run = plain.run
     images = torch.rand(2 * options.batch_size, 3, options.image_size, options.image_size, device=run.device)
-    alone, product = "encoder alone", matrix_product(run.device, torch.bfloat16 if run.autocast else torch.float32)
+    alone, product = "encoder alone", matrix_product(run.device)
     seconds = interleave(
         {
             alone: lambda: encoder_pass(run.model, images, run.autocast),
@@ -48,8 +49,9 @@ def _measure(encoder: str, options: Options) -> list[Row]:
     return [*rows, share_of_peak(encoder, seconds[alone], seconds["product"], run, images)]
 
 
-def matrix_product(device: torch.device, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """Return a product of square matrices so large that its rate is what the device is capable of."""
+def matrix_product(device: torch.device) -> Callable[[], torch.Tensor]:
+    """Return a product of large square matrices, in bf16 where the device has that: the most that it can do."""
+    dtype = torch.bfloat16 if multiplies_bf16(device) else torch.float32
     a, b = torch.rand(2, PRODUCT[device.type], PRODUCT[device.type], device=device).to(dtype)
     return lambda: a @ b
 

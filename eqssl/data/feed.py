@@ -10,14 +10,14 @@ import torch
 
 from eqssl.data.dataset import ImageStore, MemoryImages, Split
 
-RESIDENT_SHARE = 0.25  # of a GPU's free memory is left to images; the training needs the rest
+RESIDENT_SHARE = 0.1  # of a GPU's free memory is for images; the training needs the rest
 AHEAD = 2  # while one is copied to the device, the next is read
 
 T, U = TypeVar("T"), TypeVar("U")
 
 
 def resident(split: Split, device: torch.device) -> Split:
-    """Return a split with its images on the GPU, as uint8, if they are in memory and take a quarter of its at most.
+    """Return a split with its images on the GPU, as uint8, if they are in memory and take a tenth of what it has free.
 
     Args:
         split: of the training; returned as it is where it is not moved.
@@ -26,7 +26,8 @@ def resident(split: Split, device: torch.device) -> Split:
     images = split.images
     if device.type == "cpu" or not isinstance(images, MemoryImages):
         return split
-    if images.pixels.nbytes > RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, of an earlier trial
+    if images.pixels.nbytes > RESIDENT_SHARE * (torch.cuda.mem_get_info(device)[0] + kept):
         return split
     return dataclasses.replace(split, images=dataclasses.replace(images, pixels=images.pixels.to(device)))
 

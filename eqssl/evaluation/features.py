@@ -60,4 +60,4 @@ def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequen
 
 
 def _transformed(images: Tensor, params: Params, rows: Tensor) -> Tensor:
-    return apply(images, {name: value[rows].to(images.device) for name, value in complete(params).items()})
+    return apply(images, {name: value[rows] for name, value in complete(params).items()})

@@ -104,7 +104,7 @@ def finetune(encoder: nn.Module, train: Split, indices: Tensor, head: tuple[int,
             for step, rows in enumerate(indices[order].tensor_split(steps)):
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(recipe, epoch * steps + step, steps)
-                views = _augmented(train.images.take(rows).to(device), train.ids[rows].to(device), epoch)
+                views = _augmented(train.images.take(rows).to(device), train.ids[rows], epoch)
                 optimizer.zero_grad()
                 F.cross_entropy(model(views), train.labels[rows].to(device)).backward()
                 optimizer.step()
