@@ -68,7 +68,9 @@ def test_only_what_was_trained_to_its_end_is_in_the_table_and_gets_more_seeds(ra
 
 def test_a_process_that_ended_a_trial_early_takes_the_next(raced):
     _, summary, _, _ = raced
-    assert summary["overhead_s"]["warm_trials"] >= len(summary["trials"]) - 2
+    ended_early = sum(t["status"] == "STOPPED" for t in summary["trials"])
+    # Two begin cold; of those that are idle before the race's next stage, Tune keeps one.
+    assert len(summary["trials"]) - summary["overhead_s"]["warm_trials"] < 2 + ended_early
     assert summary["overhead_s"]["median_warm"] < 0.5
 
 
