@@ -11,7 +11,8 @@ from tests.test_training import configuration, toy
 from tests.workers import Worker, run_workers
 
 VALUES = {"train.shard": True, "train.precision": "fp32", "train.epochs": 3}
-METHODS = ("vicreg", "dino")  # one without and one with a teacher
+METHODS = ("vicreg", "dino", "ibot")  # one without and one with a teacher, and one whose encoder sees masks
+VIT = {"encoder.name": "test_vit", "encoder.output_stride": 8}
 
 
 class One(Worker):
@@ -28,7 +29,7 @@ class One(Worker):
 
 
 def trained(rank: int, world_size: int, folder: Path, method: str, epochs: int = -1) -> dict | None:
-    values = VALUES | {"method.name": method, "method.options.width": 32.0}
+    values = VALUES | {"method.name": method, "method.options.width": 32.0} | (VIT if method == "ibot" else {})
     try:
         result = train(configuration(**values), One(folder, rank, world_size, epochs), toy())
     except StopIteration:

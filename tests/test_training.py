@@ -271,7 +271,7 @@ def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
         "--evaluate.train-images", "64", "--evaluate.images", "24",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, "--output", str(tmp_path / "whole")], check=True, env=environment)
+    uninterrupted = subprocess.Popen([*command, "--output", str(tmp_path / "whole")], env=environment)
     process = subprocess.Popen([*command, "--output", str(tmp_path / "cut")], env=environment)
     saved = tmp_path / "cut" / "checkpoint" / checkpoint.FILE
     while not saved.exists():
@@ -281,6 +281,7 @@ def test_a_killed_command_resumes_to_the_same_weights(tmp_path):
     process.wait()
     assert checkpoint.load(saved.parent)["epoch"] < 6
     subprocess.run([*command, "--output", str(tmp_path / "cut"), "--resume"], check=True, env=environment)
+    assert uninterrupted.wait() == 0
     whole, cut = (checkpoint.load(tmp_path / name / "checkpoint") for name in ("whole", "cut"))
     assert all(torch.equal(whole["model"][name], cut["model"][name]) for name in whole["model"])
 

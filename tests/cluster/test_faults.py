@@ -145,7 +145,7 @@ def test_the_head_is_killed_and_the_job_submitted_again(story):
 
 def test_the_end_is_that_of_a_training_without_faults(story):
     trial = story.job.finished()
-    assert_trained_the_same(trial, trained_without_faults({"data.cache": str(story.folder / "cache")}, workers=2))
+    assert_trained_the_same(trial, trained_without_faults())
     client = MlflowClient(f"http://127.0.0.1:{story.tracking.port}")
     runs = client.search_runs([client.get_experiment_by_name("harmed").experiment_id])
     (child,) = [run for run in runs if "mlflow.parentRunId" in run.data.tags]

@@ -69,9 +69,8 @@ def test_an_elastic_trial_goes_on_with_one_host_while_the_other_cannot_be_reache
     head, on = hosts
     node = join(head, on)
     places = {"output": tmp_path / "results", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
-    options = {"data.cache": str(tmp_path / "cache")}
     try:
-        job = Job(head, "parted", tmp_path, places | options | {"workers-per-trial": "1:2"})
+        job = Job(head, "parted", tmp_path, places | {"workers-per-trial": "1:2"})
         started, epoch = job.next_epoch()
         assert len(actors(head, WORKER)) == 2
         ip("link", "set", LINK, "down")
@@ -87,6 +86,6 @@ def test_an_elastic_trial_goes_on_with_one_host_while_the_other_cannot_be_reache
         wait_for_workers(head, job, 2)
         job.next_epoch()
         # Another number of processes sums in another order, which training magnifies from epoch to epoch.
-        assert_trained_the_same(job.finished(), trained_without_faults(options, 2), tolerance=0.01)
+        assert_trained_the_same(job.finished(), trained_without_faults(), tolerance=0.01)
     finally:
         node.kill()

@@ -58,6 +58,8 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
 
     ray.init(num_cpus=2, log_to_driver=False)
     monkeypatch.setattr(baselines, "ALL", ("simclr", "vicreg"))
+    for knob in ("RATES", "WEIGHTS", "SHARES"):
+        monkeypatch.setattr(baselines, knob, getattr(baselines, knob)[:2])
     run = replace(base, {"train.epochs": 1})
     options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     try:

@@ -160,12 +160,13 @@ def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp
 
 def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
-    assert Process(whole, base.data.cache, "--race", **SEARCH).end() == 0
+    uninterrupted = Process(whole, base.data.cache, "--race", **SEARCH)  # meanwhile, on a core of its own
     for count, number in ((4, signal.SIGKILL), (8, signal.SIGINT), (10, signal.SIGKILL)):
         process = Process(cut, base.data.cache, "--race", *["--resume"] * (count > 4), **SEARCH)
         process.wait_for("trials/*/result.json", cut, count)
         assert process.end(number) in (-number, 128 + number), process.text()
     last = Process(cut, base.data.cache, "--race", "--resume", **SEARCH)
     assert last.end() == 0, last.text()
+    assert uninterrupted.end() == 0, uninterrupted.text()
     assert certificate(cut) == certificate(whole)
     assert {outcome[1] for outcome in certificate(whole).values()} == {"COMPLETE", "STOPPED"}
