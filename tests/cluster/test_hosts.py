@@ -1,10 +1,9 @@
 """Two hosts with addresses of their own, of which one cannot be reached for a while."""
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -12,7 +11,7 @@ from tests.cluster.story import SHIPPED, WORKER, Job, actors, assert_trained_the
 from tests.head import Head, Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-LINK, HERE, THERE = "eqssl0", "10.213.77.1", "10.213.77.2"
+LINK, SPACE, HERE, THERE = "eqssl0", "eqssl", "10.213.77.1", "10.213.77.2"
 
 
 def ip(*words: str) -> None:
@@ -22,15 +21,17 @@ def ip(*words: str) -> None:
 @contextmanager
 def second_host() -> Iterator[list[str]]:
     """Make a network namespace that one link joins to this one; yield the command that runs another one there."""
-    name = f"eqssl{os.getpid()}"
-    on = ["ip", "netns", "exec", name]
+    on = ["ip", "netns", "exec", SPACE]
+    for left in (["link", "delete", LINK], ["netns", "delete", SPACE]):  # by a run that was killed
+        with suppress(OSError, subprocess.CalledProcessError):
+            ip(*left)
     try:
-        ip("netns", "add", name)
+        ip("netns", "add", SPACE)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no network namespace can be made here, which takes root and iproute2: {error}")
     try:
         ip("link", "add", LINK, "type", "veth", "peer", "name", f"{LINK}p")
-        ip("link", "set", f"{LINK}p", "netns", name)
+        ip("link", "set", f"{LINK}p", "netns", SPACE)
         ip("address", "add", f"{HERE}/24", "dev", LINK)
         ip("link", "set", LINK, "up")
         for words in (
@@ -39,10 +40,10 @@ def second_host() -> Iterator[list[str]]:
             ("link", "set", LINK, "up"),
             ("link", "set", "lo", "up"),
         ):
-            ip("-n", name, *words)
+            ip("-n", SPACE, *words)
         yield on
     finally:
-        ip("netns", "delete", name)  # and the link with it
+        ip("netns", "delete", SPACE)  # and the link with it
 
 
 @pytest.fixture(scope="module")
