@@ -173,8 +173,10 @@ class Run:
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
-            if self.step < self.steps_per_epoch and self._save_due() and (state := self.state()):
-                self.context.save(state)
+            if self.step < self.steps_per_epoch and self._save_due():
+                state = self.state()
+                if state and self._is_finite(state):  # else the last good one stays; the epoch's end tells all workers
+                    self.context.save(state)
         loss, ssl, recon = (self.totals / self.steps_per_epoch).tolist()
         self.step, self.totals = 0, torch.zeros_like(self.totals)
         if not math.isfinite(loss):  # of all workers together, so that none waits for another
@@ -259,8 +261,14 @@ class Run:
             "metrics": self.metrics,
             **whole,
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all(),
+            "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
+
+    def _is_finite(self, state: dict[str, Any]) -> bool:
+        """Return whether the losses and weights of a state are; a buffer may hold infinity, as a mask does."""
+        buffers = {name for name, _ in self.model.named_buffers()}
+        weights = (values for name, values in state["model"].items() if name not in buffers)
+        return all(bool(values.isfinite().all()) for values in (state["totals"], *weights))
 
     def resume(self, state: dict[str, Any] | None) -> None:
         """Go on from a state; from None, start afresh.
@@ -281,8 +289,8 @@ class Run:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        if state["cuda_rng"] is not None and self.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.epoch, self.step, self.metrics = state["epoch"], state["step"], state["metrics"]
         self.totals = state["totals"].to(self.device)
 

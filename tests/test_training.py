@@ -248,6 +248,27 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
     assert checkpoint.load(tmp_path)["epoch"] == 1
 
 
+@pytest.mark.parametrize("broken", ["a loss", "a weight"])
+def test_a_node_that_leaves_after_a_step_that_broke_the_run_leaves_the_last_good_state(tmp_path, broken):
+    config = configuration(**{"train.epochs": 3})
+    with pytest.raises(Stop):
+        train(config, StopAfter(tmp_path, 1), toy())
+
+    class BreakWithin(Alone):
+        def save_due(self):  # after the first step of the second epoch
+            with torch.no_grad():
+                (run.totals if broken == "a loss" else next(run.model.parameters())).mul_(torch.nan)
+            return True
+
+    context = BreakWithin(tmp_path)
+    run = Run(config, context, toy())
+    run.resume(context.load())
+    with pytest.raises(FloatingPointError, match="not finite in epoch 2"):
+        run.next_epoch()
+    state = checkpoint.load(tmp_path)
+    assert (state["epoch"], state["step"]) == (1, 0)
+
+
 def losses_of_workers(rank: int, world_size: int):
     context = Alone()
     context.rank, context.world_size = rank, world_size
