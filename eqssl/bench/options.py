@@ -57,6 +57,8 @@ class Options:
     """Image sizes that time is fitted against."""
     growth_batches: tuple[int, ...] = (32, 64, 128, 256)
     """Batches that time is fitted against."""
+    growth_trials: tuple[int, ...] = (64, 128, 256)
+    """Trials of a study that time is fitted against."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     """The evaluation that is timed."""
     trials: int = 5

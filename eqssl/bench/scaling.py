@@ -8,6 +8,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from eqssl.bench.growth import fitted
 from eqssl.bench.options import Options
 from eqssl.bench.subject import start
 from eqssl.bench.table import Row, row
@@ -38,9 +39,11 @@ def _measure(options: Options, encoder: str) -> list[Row]:
         )
     name = f"{encoder}: {STEPS} steps of one worker, {options.batch_size} images each"
     made = partial(row, "scaling", name, seconds["alone"])
+    as_many = {"1": seconds["alone"], str(WORKERS): seconds["together"] / WORKERS}
     return [
         made("of two that exchange nothing", seconds["apart"]),
         made("of two (scaling efficiency)", seconds["together"], at_least=EFFICIENCY),
+        fitted("scaling", f"{encoder}: as many images ~ workers^k", (1, WORKERS), as_many),
     ]
 
 

@@ -8,6 +8,7 @@ bootstrap of three values covers only about 70 %. The models are `value = config
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -48,21 +49,35 @@ class _Fit:
 
 def _fit(values: ArrayLike, paired: bool) -> _Fit:
     values = np.asarray(values, dtype=float)
-    configurations, seeds = values.shape
+    configurations = len(values)
     present = np.isfinite(values)
-    configuration, seed = np.nonzero(present)
+    design, inverse, dof = _design(present.tobytes(), present.shape, paired)
+    if dof < 1 or not present.any(1).all():
+        raise ValueError(f"{present.sum()} trials of {configurations} configurations leave no spread to judge by")
+    solution = inverse @ design.T @ values[present]
+    residuals = np.full_like(values, np.nan)
+    residuals[present] = values[present] - design @ solution
+    return _Fit(solution[:configurations], inverse[:configurations, :configurations], residuals, dof)
+
+
+@lru_cache(maxsize=16)  # a study asks for the same trials in every figure
+def _design(present: bytes, shape: tuple[int, int], paired: bool) -> tuple[NDArray, NDArray, int]:
+    """Return the design matrix of the trials that are there, the inverse of its square, and the degrees of freedom.
+
+    Args:
+        present: bool (C, S), as bytes.
+        shape: C and S.
+        paired: with an effect of the seed.
+    """
+    configurations, seeds = shape
+    configuration, seed = np.nonzero(np.frombuffer(present, dtype=bool).reshape(shape))
     design = np.eye(configurations)[configuration]
     if paired:
         # Seed effects sum to zero, so that a configuration's effect is its mean over seeds.
         design = np.hstack([design, np.vstack([np.eye(seeds - 1), -np.ones(seeds - 1)])[seed]])
-    dof = present.sum() - np.linalg.matrix_rank(design)
-    if dof < 1 or not present.any(1).all():
-        raise ValueError(f"{present.sum()} trials of {configurations} configurations leave no spread to judge by")
-    inverse = np.linalg.pinv(design.T @ design)
-    solution = inverse @ design.T @ values[present]
-    residuals = np.full_like(values, np.nan)
-    residuals[present] = values[present] - design @ solution
-    return _Fit(solution[:configurations], inverse[:configurations, :configurations], residuals, int(dof))
+    square = design.T @ design
+    dof = len(design) - np.linalg.matrix_rank(square, hermitian=True)
+    return design, np.linalg.pinv(square, hermitian=True), int(dof)
 
 
 def _noise_std(fit: _Fit) -> float:
@@ -165,10 +180,8 @@ def front_probability(objectives: ArrayLike, draws: int = 4000, seed: int = 0) -
 
 def on_front(means: ArrayLike) -> NDArray:
     """Return which points (C, M) no other point dominates, as bool (C,); larger is better in every column."""
-    means = np.asarray(means)
-    as_good = (means[:, None] >= means).all(2)
-    better = (means[:, None] > means).any(2)
-    return ~(as_good & better).any(0)
+    as_good = np.logical_and.reduce([column[:, None] >= column for column in np.asarray(means).T])
+    return ~(as_good & ~as_good.T).any(0)
 
 
 @dataclass(frozen=True)

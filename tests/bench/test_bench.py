@@ -17,7 +17,7 @@ from eqssl.bench.timing import MIN_ROUNDS, exponent, interleave, timed
 
 TINY = {"encoders": ("resnet_tiny",), "image_size": 32, "batch_size": 16, "steps": 2,
         "workers": 0, "precision": "fp32", "seconds": 0.0,
-        "growth_sizes": (32, 64), "growth_batches": (8, 16)}  # fmt: skip
+        "growth_sizes": (32, 64), "growth_batches": (8, 16), "growth_trials": (16, 32)}  # fmt: skip
 
 
 def options(**values) -> Options:
@@ -65,6 +65,13 @@ def test_the_parts_of_a_step_are_the_step(recon):
     assert "recon_share/gradient" not in watched.run.metrics  # further backward passes
 
 
+def quickest(watched: Watched) -> dict[str, float]:
+    """Return the seconds of each part in the best of three steps, which other load seldom disturbs."""
+    for _ in range(3):
+        watched.step()
+    return {part: min(a_round[part] for a_round in watched.rounds[-3:]) for part in watched.rounds[-1]}
+
+
 def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
     class Slow(torch.autograd.Function):
         @staticmethod
@@ -79,7 +86,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
 
     watched = Watched(options(), "resnet_tiny", recon=True)
     watched.step()
-    before = watched.rounds[-1]
+    before = quickest(watched)
     for module, part in ((watched.run.model.reconstruction, "reconstruction"), (watched.run.model.method, "method")):
         forward = module.forward
 
@@ -90,8 +97,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
             return Slow.apply(loss)
 
         module.forward = slowed
-        watched.step()
-        after = watched.rounds[-1]
+        after = quickest(watched)
         added = {name: after[name] - before[name] for name in after}
         assert added.pop(part) > 0.12, part
         assert all(seconds < 0.1 for seconds in added.values()), added
@@ -136,7 +142,7 @@ def test_what_is_compiled_has_the_same_parts_and_losses():
 def test_parts_that_need_no_other_package(part, tmp_path):
     sizes = (
         "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 --growth-sizes 32 64 "
-        "--growth-batches 8 16 --evaluate.train-images 64 --evaluate.images 32"
+        "--growth-batches 8 16 --growth-trials 16 32 --evaluate.train-images 64 --evaluate.images 32"
     )
     arguments = ["--parts", part, *sizes.split(), "--output", str(tmp_path)]
     assert main(arguments) == 0
