@@ -15,7 +15,7 @@ import tyro
 
 from eqssl.report.render import markdown_rows
 
-MAY_BE_ZERO = {"evaluate_s", "start_s", "lost_per_node_hour", "recover_s", "image_bytes", "state_bytes"}
+MAY_BE_ZERO = {"evaluate_s", "start_s", "lost_per_node_hour", "recover_s", "read_s", "image_bytes", "state_bytes"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +46,12 @@ class Plan:
     """Nodes that the cloud takes away, per node and hour."""
     recover_s: float = 60.0
     """Seconds from the loss of a node until its trial trains again, another node included."""
+    read_s: float = 0.0
+    """Seconds in which a new node reads all images from storage; it does so once, for all trials."""
     save_s: float = 300.0
     """Seconds of training between two saved states; the end of an epoch is one too."""
     image_bytes: float = 110_000.0
     """Bytes of an image in storage."""
-    reads: int | None = None
-    """Times that a trial reads its images from storage; default: every epoch. 1 where they fit into memory."""
     state_bytes: float = 0.0
     """Bytes of a saved state."""
     repetitions: int = 100
@@ -84,7 +84,7 @@ class Outcome:
     hours: float = 0.0
     gpu_hours: float = 0.0
     wasted_gpu_hours: float = 0.0
-    losses: int = 0
+    losses: int = 0  # of a node, once for every trial on it
     read_bytes: float = 0.0
     written_bytes: float = 0.0
 
@@ -96,16 +96,19 @@ def simulate(plan: Plan, seed: int) -> Outcome:
         plan: of the study.
         seed: of the losses.
     """
-    chance, outcome = random.Random(seed), Outcome()
-    free_s = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when each place is free again
+    places = plan.gpus // plan.gpus_per_trial
+    chance, reading_h = random.Random(seed), places * plan.gpus_per_trial * plan.read_s / 3600
+    outcome = Outcome(gpu_hours=reading_h, wasted_gpu_hours=reading_h)
+    free_s = [plan.read_s] * places  # when each place is free again
     for _ in range(plan.trials):
         begin = heapq.heappop(free_s)
         took_s = _trial(plan, chance, outcome)
         heapq.heappush(free_s, begin + took_s)
         outcome.gpu_hours += took_s * plan.gpus_per_trial / 3600
         outcome.hours = max(outcome.hours, (begin + took_s) / 3600)
-    reads = plan.epochs if plan.reads is None else plan.reads
-    outcome.read_bytes += plan.trials * reads * plan.images * plan.image_bytes
+    lost = outcome.losses * min(1, plan.gpus_per_trial / plan.gpus_per_node)  # it is a loss of all trials that it had
+    nodes = math.ceil(plan.gpus / plan.gpus_per_node) + lost
+    outcome.read_bytes = nodes * plan.images * plan.image_bytes
     return outcome
 
 
@@ -123,11 +126,10 @@ def _trial(plan: Plan, chance: random.Random, outcome: Outcome) -> float:
         # What is left: the last whole epoch or, within it, the last state that was saved.
         epoch_began_s = min(reached_s // plan.epoch_s, plan.epochs) * plan.epoch_s
         kept_s = epoch_began_s + (reached_s - epoch_began_s) // plan.save_s * plan.save_s
-        took_s += until_loss_s + plan.recover_s
+        away_s = plan.recover_s + plan.read_s
+        took_s += until_loss_s + away_s
         outcome.losses += 1
-        outcome.wasted_gpu_hours += (reached_s - kept_s + plan.recover_s) * plan.gpus_per_trial / 3600
-        if plan.reads == 1:  # the images were in the memory of the process
-            outcome.read_bytes += plan.images * plan.image_bytes
+        outcome.wasted_gpu_hours += (reached_s - kept_s + away_s) * plan.gpus_per_trial / 3600
         saved_s = kept_s
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from eqssl.config import DataConfig
 from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
-from eqssl.data.write import atomic, image_schema, write_splits
+from eqssl.data.write import atomic, image_schema, make_once, write_splits
 
 VERSION = 1  # to be raised whenever what is written changes
 SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -135,8 +135,7 @@ def load(config: DataConfig) -> Dataset:
         convert = functools.partial(torchvision_set, config.source, root=root)
         key = "torchvision"
     out = cache / f"{config.source}-v{VERSION}-{key}"
-    if not out.is_dir():
-        convert(out=out)
+    make_once(out, lambda: convert(out=out))
     options = {"path": str(out), "image_column": "image", "label_column": "label"}
     return dataclasses.replace(parquet.load(dataclasses.replace(config, **options)), name=config.source)
 

@@ -14,7 +14,7 @@ import torch
 from eqssl.data.dataset import ImageStore, MemoryImages
 from eqssl.data.parquet_files import ParquetFile
 from eqssl.data.stores import EncodedImages, decode, decode_all
-from eqssl.data.write import atomic
+from eqssl.data.write import atomic, make_once
 
 MEMORY_LIMIT_BYTES = 8 << 30  # of a split's decoded images; above it they stay encoded
 READ_ROWS = 256  # few enough that the memory of the last ones is taken again
@@ -79,8 +79,7 @@ class Reader:
         batches = chain([first], batches)
         if rows * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
             return _to_memory(batches, rows)
-        with atomic(cached) as temporary:
-            _to_file(batches, temporary)
+        make_once(cached, lambda: _to_file(batches, cached))
         return _open(cached)
 
     def _batches(self, files: list[ParquetFile]) -> Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]]:
@@ -140,13 +139,14 @@ def _to_file(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]], pat
     All images have been decoded once by then, so that a broken one is found before training and not in its midst.
     """
     writer = None
-    for images, encoded, others in batches:
-        table = others.append_column("__image", encoded.cast(pa.large_binary()))
-        table = table.append_column("__channels", pa.array([image.shape[0] for image in images], pa.uint8()))
-        table = table.append_column("__size", pa.array([image.shape[1] for image in images], pa.int32()))
-        writer = writer or pa.ipc.new_file(str(path), table.schema)
-        writer.write_table(table)
-    writer.close()
+    with atomic(path) as temporary:
+        for images, encoded, others in batches:
+            table = others.append_column("__image", encoded.cast(pa.large_binary()))
+            table = table.append_column("__channels", pa.array([image.shape[0] for image in images], pa.uint8()))
+            table = table.append_column("__size", pa.array([image.shape[1] for image in images], pa.int32()))
+            writer = writer or pa.ipc.new_file(str(temporary), table.schema)
+            writer.write_table(table)
+        writer.close()
 
 
 def _open(path: Path) -> tuple[EncodedImages, pa.Table]:

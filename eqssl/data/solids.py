@@ -23,7 +23,7 @@ from eqssl.data.families import DRAWS, FAMILIES, build
 from eqssl.data.render import Scene, hsv_to_rgb, render
 from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
 from eqssl.data.stores import workers
-from eqssl.data.write import atomic, image_schema, write_splits
+from eqssl.data.write import atomic, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
 VERSION = 1  # to be raised whenever a pixel changes
@@ -52,16 +52,19 @@ def load(config: DataConfig) -> Dataset:
     size = config.image_size or DEFAULT_SIZE
     key = f"solids-v{VERSION}-{config.objects}x{config.views_per_object}-{size}px"
     folder = Path(config.cache).expanduser() / key
-    if not folder.is_dir():
-        held = math.ceil(config.objects / 4)
-        counts = {"train": config.objects, "val": held, "test": held}
-        rows = {split: _rows(i, list(counts.values()), config.views_per_object, size) for i, split in enumerate(counts)}
-        with atomic(folder) as temporary:
-            write_splits(temporary, rows, image_schema(list(FAMILIES), FACTORS))
+    make_once(folder, lambda: _render(config, size, folder))
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
     # Processors differ in the last bit of a pixel: what was asked for is the identity, not what came out.
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return dataclasses.replace(dataset, name="solids", digest=digest, altered_by=ALTERED_BY)
+
+
+def _render(config: DataConfig, size: int, folder: Path) -> None:
+    held = math.ceil(config.objects / 4)
+    counts = {"train": config.objects, "val": held, "test": held}
+    rows = {split: _rows(i, list(counts.values()), config.views_per_object, size) for i, split in enumerate(counts)}
+    with atomic(folder) as temporary:
+        write_splits(temporary, rows, image_schema(list(FAMILIES), FACTORS))
 
 
 def draw_factors(split: int, objects: Tensor, views: int) -> dict[str, Tensor]:

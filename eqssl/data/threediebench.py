@@ -27,7 +27,7 @@ from eqssl.data.decoding import BadImages
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.solids import ALTERED_BY
 from eqssl.data.stores import channel_statistics, decode, select, stack, workers
-from eqssl.data.write import atomic
+from eqssl.data.write import atomic, make_once
 
 DEFAULT_SIZE = 256  # of the published images, px
 LATENT = {"euler": 3, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
@@ -153,16 +153,19 @@ def _latents(folder: Path, views: Views, cache: Path) -> np.ndarray:
     """Return the latents, float64 (N, 7), from the cache unless what an object's folder lists, or its time, changed."""
     listing = [(name, numbers, (folder / name).stat().st_mtime_ns) for name, numbers in views.items()]
     cached = cache / "3diebench" / f"{hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}.npy"
-    if not cached.exists():
-        logger.info("reading the latents of %d objects, once", len(views))
-
-        def of_object(name: str) -> list[np.ndarray]:
-            return [_read_latent(_latent_path(folder, name, view)) for view in views[name]]
-
-        latents = np.concatenate(list(workers().map(of_object, views)))
-        with atomic(cached) as temporary, temporary.open("wb") as file:
-            np.save(file, latents)
+    make_once(cached, lambda: _read_latents(folder, views, cached))
     return np.load(cached)
+
+
+def _read_latents(folder: Path, views: Views, cached: Path) -> None:
+    logger.info("reading the latents of %d objects, once", len(views))
+
+    def of_object(name: str) -> list[np.ndarray]:
+        return [_read_latent(_latent_path(folder, name, view)) for view in views[name]]
+
+    latents = np.concatenate(list(workers().map(of_object, views)))
+    with atomic(cached) as temporary, temporary.open("wb") as file:
+        np.save(file, latents)
 
 
 def _read_latent(path: str) -> np.ndarray:

@@ -4,13 +4,14 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 ROW_GROUP_BYTES = 4 << 20
 FILE_BYTES = 512 << 20
@@ -39,6 +40,21 @@ def atomic(target: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def make_once(target: Path, make: Callable[[], None]) -> None:
+    """Make what a cache lacks; of the processes of a machine that ask at once one makes it, and the others wait.
+
+    Args:
+        target: the file or folder.
+        make: makes it, atomically.
+    """
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(target.with_name(f".{target.name}.lock")):  # a process that is killed lets go of it
+        if not target.exists():
+            make()
 
 
 def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = None) -> pa.Schema:

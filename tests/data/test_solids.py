@@ -72,7 +72,7 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
 
     monkeypatch.setattr("eqssl.data.solids.render", fail)
     assert load(solids_config).digest == solids.digest
-    folders = [path.name for path in Path(solids_config.cache).iterdir()]
+    folders = [path.name for path in Path(solids_config.cache).glob("[!.]*")]
     assert len(folders) == 1 and not folders[0].startswith(".")
     assert sorted(path.name for path in (Path(solids_config.cache) / folders[0]).iterdir()) == [
         f"{split}-00000-of-00001.parquet" for split in ("test", "train", "val")

@@ -47,6 +47,30 @@ def test_of_two_writers_the_first_to_finish_stays(tmp_path: Path):
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_of_two_processes_that_lack_a_file_one_makes_it_and_the_other_waits(tmp_path: Path):
+    code = """
+import sys, time
+from pathlib import Path
+from eqssl.data.write import make_once
+
+def make():
+    time.sleep(1)
+    Path(sys.argv[1]).write_text(sys.argv[2])
+    print("made")
+
+make_once(Path(sys.argv[1]), make)
+print(Path(sys.argv[1]).read_text())
+"""
+    target = tmp_path / "cache" / "file"
+    both = [
+        subprocess.Popen([sys.executable, "-c", code, target, name], stdout=subprocess.PIPE, text=True)
+        for name in ("a", "b")
+    ]
+    lines = [process.communicate()[0].split() for process in both]
+    assert all(process.returncode == 0 for process in both)
+    assert sorted(map(len, lines)) == [1, 2] and lines[0][-1] == lines[1][-1]
+
+
 def test_an_error_leaves_nothing(tmp_path: Path):
     with pytest.raises(RuntimeError), atomic(tmp_path / "file") as temporary:
         temporary.write_text("half")
