@@ -170,14 +170,14 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     area, skip = height * width, -(-max(height, width) // STATISTICS_SIDE)
     n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // area))
     chosen = torch.linspace(0, len(images) - 1, n).long()
-    chunks = chosen.split(max(1, STATISTICS_CHUNK // area))
-    counts = sum(_histogram(images.take(some)[..., ::skip, ::skip]) for some in chunks).double()
-    level = torch.arange(256, dtype=torch.float64) / 255
-    mean = counts @ level / counts.sum(1)
-    variance = counts @ level.square() / counts.sum(1) - mean.square()
+    if isinstance(images, MemoryImages):  # no pixel is copied that is skipped
+        images, skip = MemoryImages(images.pixels[..., ::skip, ::skip]), 1
+    count, total, squares = 0, 0.0, 0.0  # whole numbers, so that the order of summing alters nothing
+    for some in chosen.split(max(1, STATISTICS_CHUNK // area)):
+        levels = images.take(some)[..., ::skip, ::skip].transpose(0, 1).flatten(1).double()
+        count += levels.shape[1]
+        total = total + levels.sum(1)
+        squares = squares + levels.square_().sum(1)
+    mean = total / count / 255
+    variance = squares / count / 255**2 - mean.square()
     return tuple(mean.tolist()), tuple(variance.clamp(min=1e-12).sqrt().tolist())
-
-
-def _histogram(pixels: Tensor) -> Tensor:
-    """Return how often each channel has each level, int64 (C, 256), of uint8 (B, C, H, W)."""
-    return torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in pixels.unbind(1)])
