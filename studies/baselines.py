@@ -10,6 +10,7 @@ seeds and reported on test (`baselines`); each method also alone for as long as 
 """
 
 import math
+import re
 import sys
 from dataclasses import replace as change
 from pathlib import Path
@@ -37,7 +38,8 @@ def methods_of(study: Study, options: StudyOptions) -> list[str]:
     """Return the methods that are compared: the one that was given, or all that the encoder can take."""
     given = options.run.method.name
     if "method.name" in study.space:
-        return [m for m in ALL if m != "ibot" or "vit" in options.run.encoder.name]
+        plain_vit = re.search(r"(^|_)(vit\d?|deit3?)(_|$)", options.run.encoder.name)  # no davit, no maxvit
+        return [m for m in ALL if m != "ibot" or plain_vit]
     if given not in ALL:
         raise ValueError(f"--method.name is {given}; allowed: {', '.join(ALL)}, without it all of them")
     return [given]

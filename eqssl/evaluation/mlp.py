@@ -25,7 +25,7 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN) -> Ten
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         order = torch.randperm(len(x))
-        chosen, fitted = order[: len(x) // 10], order[len(x) // 10 :]
+        chosen, fitted = order.tensor_split([max(1, len(x) // 10)])
         model = _mlp(x.shape[1], y.shape[1], hidden)
         optimizer = torch.optim.Adam(model.parameters(), LR)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)

@@ -1,7 +1,7 @@
 """A stage of a study that compares methods: one knob of every entrant is tuned on val, with one seed."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import replace as change
 from typing import Any
@@ -53,7 +53,7 @@ def tune(
     Args:
         study: whose name and base are taken.
         options: how it is run.
-        entrants: by name; those whose settings all failed are left out of what is returned.
+        entrants: by name; those whose settings all failed or collapsed are left out of what is returned.
         earlier: what entrants build on: they have its learning rate, and are left out where it is missing.
         shown: what `run_study` takes beside.
     """
@@ -64,7 +64,7 @@ def tune(
     settings = {name: _settings(name, entrant, earlier) for name, entrant in entrants.items()}
     rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
     summary = run_study(change(study, rows=rows), change(options, seeds=1, run=on_val), **shown)
-    done = {t["configuration"]: t["metrics"] for t in summary["trials"] if t["status"] == "COMPLETE"}
+    done = usable(summary["trials"])
     best = {}
     for name, entrant in entrants.items():
         metrics = {row: done[row] for row in settings[name] if row in done}
@@ -73,6 +73,11 @@ def tune(
             row = best_row(metrics, floor)
             best[name] = Setting(rows[row], metrics[row].get("knn", 0.0))
     return best, summary["data"]
+
+
+def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return configuration -> figures of the trials, as a summary has them, that neither failed nor collapsed."""
+    return {t["configuration"]: t["metrics"] for t in trials if t["status"] == "COMPLETE" and not t["collapsed"]}
 
 
 def _settings(name: str, entrant: Entrant, earlier: Mapping[str, Setting]) -> dict[str, dict[str, Any]]:

@@ -44,6 +44,12 @@ def test_linear_probe_of_one_image_a_class():
     assert linear_predict(torch.eye(2), torch.tensor([3, 1]), torch.eye(2)).tolist() == [3, 1]
 
 
+@pytest.mark.parametrize("count", [2, 9])
+def test_mlp_of_few_samples_has_one_to_choose_its_epoch_by(count):
+    x = torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
+    assert mlp_predict(x, x[:, :1], torch.zeros(3, 4)).isfinite().all()
+
+
 def test_mlp_reads_what_no_linear_probe_can_and_leaves_the_random_state():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3000, 4, generator=generator)

@@ -61,6 +61,18 @@ def test_the_teachers_get_no_gradient_and_move_towards_their_students(name):
             torch.testing.assert_close(now[teacher + key], expected, msg=key)
 
 
+@pytest.mark.parametrize("name", ["byol", "moco_v3", "dino", "ibot"])
+def test_what_is_reconstructed_comes_from_the_student_alone(name):
+    model, batch = make_model(name), make_batch(name)
+    before = model(batch)
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if "teacher" in key:
+                parameter.add_(torch.randn_like(parameter))
+    after = model(batch)
+    assert torch.equal(after.recon, before.recon) and not torch.equal(after.ssl, before.ssl)
+
+
 def test_the_teachers_momentum_rises_to_one():
     method, found = build("byol"), []
     for method.progress in (0.0, 0.5, 1.0):

@@ -47,6 +47,9 @@ def test_one_method_may_be_asked_for(baselines):
     assert baselines.methods_of(study, options) == [m for m in baselines.ALL if m != "ibot"]
     study, options = parse(baselines.STUDY, ["--encoder.name", "test_vit"])
     assert baselines.methods_of(study, options) == list(baselines.ALL)
+    for encoder in ("deit_tiny_patch16_224", "vit_small_patch16_224.dino", "davit_tiny", "maxvit_nano_rw_256"):
+        study, options = parse(baselines.STUDY, ["--encoder.name", encoder])
+        assert ("ibot" in baselines.methods_of(study, options)) == encoder.startswith(("vit", "deit"))
     study, options = parse(baselines.STUDY, ["--method.name", "sie"])
     with pytest.raises(ValueError, match=r"--method.name is sie; allowed: simclr, .*, ibot"):
         baselines.methods_of(study, options)
