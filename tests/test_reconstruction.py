@@ -104,20 +104,41 @@ def test_a_vector_that_cannot_be_cut_is_refused():
         branch(dim=24, tokens="vector")
 
 
+def level(tokens):
+    """Return images (B, 1, 16, 16) of one grey each, the mean of an image's tokens."""
+    return tokens.mean((1, 2)).view(-1, 1, 1, 1).expand(-1, 1, 16, 16) * 4
+
+
+def learn(made, equi, pixels, pick, steps):
+    """Train the branch on one batch."""
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        image, wanted = made(equi, pixels, pick)
+        (image - wanted).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("view", ["second", "both", "clean"])
+@pytest.mark.parametrize("roles", get_args(ReconRoles))
+def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(roles, view):
+    equi, _, pick = inputs(32)
+    pixels = dict.fromkeys(("first", "second", "clean"), level(equi[0]) + level(equi[1]))
+    made = branch(view=view, roles=roles)
+    learn(made, equi, pixels, pick, steps=60)
+    use = use_of_views(made, equi, pixels, pick)
+    assert use["recon/error"] < 0.3
+    assert use["recon/use_target"] > 0.2 and use["recon/use_other"] > 0.2
+
+
 @pytest.mark.parametrize("same", [0, 1])
 def test_use_of_a_view_is_zero_where_its_features_are_the_same_for_all_images(same):
     (e1, e2), _, pick = inputs(32)
     equi = [e1, e2]
     equi[same] = equi[same][:1].expand(32, -1, -1)
-    target = equi[1 - same].mean((1, 2)).view(-1, 1, 1, 1).expand(-1, 1, 16, 16) * 4
-    pixels = {"first": target, "second": target}
+    pixels = dict.fromkeys(("first", "second"), level(equi[1 - same]))
     made = branch(view="second", roles="concat")
-    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
-    for _ in range(100):
-        optimizer.zero_grad()
-        image, wanted = made(tuple(equi), pixels, pick)
-        (image - wanted).square().mean().backward()
-        optimizer.step()
+    learn(made, tuple(equi), pixels, pick, steps=100)
     use = use_of_views(made, tuple(equi), pixels, pick)
     names = ["recon/use_other", "recon/use_target"]  # the first view is the other one where the second is the target
     assert use["recon/error"] < 0.5
