@@ -150,8 +150,15 @@ def _latent_path(folder: Path, name: str, view: int) -> str:
 
 
 def _latents(folder: Path, views: Views, cache: Path) -> np.ndarray:
-    """Return the latents, float64 (N, 7), from the cache unless what an object's folder lists, or its time, changed."""
-    listing = [(name, numbers, (folder / name).stat().st_mtime_ns) for name, numbers in views.items()]
+    """Return the latents, float64 (N, 7), from the cache unless a folder or its first latent changed.
+
+    To ask for the time of every latent would take minutes where there are millions.
+    """
+
+    def times(name: str, first: int) -> list[int]:
+        return [os.stat(path).st_mtime_ns for path in (folder / name, _latent_path(folder, name, first))]
+
+    listing = [(name, numbers, times(name, numbers[0])) for name, numbers in views.items()]
     cached = cache / "3diebench" / f"{hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}.npy"
     make_once(cached, lambda: _read_latents(folder, views, cached))
     return np.load(cached)

@@ -136,6 +136,13 @@ def test_latents_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(read) == OBJECTS * VIEWS
 
 
+def test_latents_that_were_written_over_are_read_again(folder: Path):
+    first = load(config(folder))
+    for path in folder.rglob("latent_*.npy"):
+        save_latent(path, np.load(path) / 2)
+    assert load(config(folder)).digest != first.digest
+
+
 def test_images_are_resized_to_256_or_what_is_asked_for(folder: Path):
     assert load(config(folder, image_size=None)).val.images.take(torch.arange(2)).shape == (2, 3, 256, 256)
     assert load(config(folder, image_size=16)).val.images.take(torch.arange(2)).shape == (2, 3, 16, 16)
