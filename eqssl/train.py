@@ -11,6 +11,7 @@ import tyro
 
 from eqssl.config import RunConfig
 from eqssl.files import as_path, make_folder, write_atomically
+from eqssl.memory import keep_freed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ def _run(options: TrainOptions) -> int:
     make_folder(output, "--output")
     if (output / "checkpoint").exists() and not options.resume:
         raise ValueError(f"--output: {output} holds a run; continue it with --resume or take another --output")
+    keep_freed()
     # torch takes 5 s to import: not before the options are known to be good.
     from eqssl.context import Alone
     from eqssl.export import export_encoder

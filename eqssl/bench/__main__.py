@@ -7,6 +7,7 @@ import sys
 import tyro
 
 from eqssl.bench.options import Options
+from eqssl.memory import keep_freed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +27,7 @@ def bench(options: Options) -> None:
     Raises:
         ValueError: for an encoder, a method or a size that cannot be had.
     """
+    keep_freed()  # as in a training; here the peers have it as well
     import torch
 
     from eqssl.bench.table import machine, markdown, save

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from eqssl.memory import keep_freed_in_children
 from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config
 from eqssl.study.options import StudyOptions
 
@@ -74,9 +75,10 @@ def ray_running(config: str | None = None) -> Iterator[Cluster]:
 
 
 def _join_or_start() -> None:
+    keep_freed_in_children()  # the trials' processes, where Ray is started here
     try:
         ray.init(log_to_driver=False, logging_level="error")
-    except (ConnectionError, RuntimeError) as error:  # no cluster there, another Ray or Python, a wrong token
+    except Exception as error:  # no cluster there, another Ray or Python, a wrong token; of many kinds, bare ones too
         address = os.environ.get("RAY_ADDRESS", "not given")
         raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
 
