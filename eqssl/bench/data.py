@@ -1,6 +1,7 @@
 """Images a second out of Parquet, against decoding alone and against a folder of images in a DataLoader.
 
-The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw).
+The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw); they are
+repeated, so that what is done once a file or a process counts for as little as in a data set.
 """
 
 import io
@@ -20,7 +21,7 @@ from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave
 from eqssl.config import DataConfig
 from eqssl.data import load
-from eqssl.data.stores import EncodedImages, decode_all
+from eqssl.data.stores import EncodedImages, in_threads
 from eqssl.data.write import image_schema, write_splits
 
 OF_DECODING = 0.9
@@ -35,7 +36,8 @@ def measure(options: Options) -> list[Row]:
         with tempfile.TemporaryDirectory() as folder:
             pixels = _rendered(options.data_images, size, folder)
             for kind in FORMATS:
-                rows += _measure(options, _encoded(pixels, kind), kind, size, Path(folder))
+                images = _encoded(pixels, kind) * max(1, options.data_pixels // (len(pixels) * size**2))
+                rows += _measure(options, images, kind, size, Path(folder))
     return rows
 
 
@@ -67,11 +69,15 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
         for indices in torch.randperm(len(encoded)).split(BATCH):
             take(indices)
 
+    def decode(indices: torch.Tensor) -> None:
+        chosen = [encoded[i] for i in indices]
+        in_threads(_pixels, chosen, size=sum(map(len, chosen)))
+
     bare, from_folder = "decoding alone", "image folder, DataLoader"
     loader = _loader(options, encoded, kind, folder / f"{kind} files")
     seconds = interleave(
         {
-            bare: lambda: decode_all(encoded, _pixels, sum(map(len, encoded))),
+            bare: lambda: each_batch(decode),
             "Parquet into memory": lambda: load(config),
             "Parquet image by image": lambda: each_batch(store.take),
             from_folder: partial(list, loader),
@@ -88,7 +94,7 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
 
 def _pixels(data: bytes) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image)
 
 
 def _loader(options: Options, encoded: list[bytes], kind: str, folder: Path) -> torch.utils.data.DataLoader:

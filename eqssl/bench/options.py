@@ -50,7 +50,9 @@ class Options:
     steps: int = 8
     """Steps an epoch of the parts pipelines, evaluation and memory."""
     data_images: int = 512
-    """Images that the part data renders and reads."""
+    """Images that the part data renders."""
+    data_pixels: int = 1 << 27
+    """Pixels that it reads, the images again and again: 32,768 images of 64 px."""
     data_sizes: tuple[int, ...] = (64, 224)
     """Their heights and widths in pixels."""
     growth_sizes: tuple[int, ...] = (32, 48, 64, 96)

@@ -13,7 +13,7 @@ import torch
 
 from eqssl.data.dataset import ImageStore, MemoryImages
 from eqssl.data.parquet_files import ParquetFile
-from eqssl.data.stores import EncodedImages, decode, decode_all
+from eqssl.data.stores import EncodedImages, decode, in_threads
 from eqssl.data.write import atomic, make_once
 
 MEMORY_LIMIT_BYTES = 8 << 30  # of a split's decoded images; above it they stay encoded
@@ -91,7 +91,7 @@ class Reader:
                 for batch in parquet.iter_batches(READ_ROWS):
                     column = batch.column(self.image_column)
                     encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
-                    images = decode_all(encoded, self._try, encoded.nbytes)
+                    images = in_threads(self._try, encoded, size=encoded.nbytes)
                     good = [i for i, image in enumerate(images) if not isinstance(image, Exception)]
                     for i, image in enumerate(images):
                         if isinstance(image, Exception):
@@ -110,7 +110,7 @@ class Reader:
 
     def _try(self, image: pa.Scalar) -> np.ndarray | Exception:
         try:
-            return np.ascontiguousarray(decode(image.as_py() or b"", self.size))  # here there may be several threads
+            return decode(image.as_py() or b"", self.size)
         except Exception as error:  # Pillow's plugins raise many kinds for a broken file
             return error
 
@@ -126,9 +126,9 @@ def _to_memory(
             pixels = np.empty(shape, np.uint8)
         elif shape[1] > pixels.shape[1]:  # only grey ones so far
             pixels = np.broadcast_to(pixels, shape).copy()
-        for image in images:
-            pixels[count] = image
-            count += 1
+        place = pixels[count : count + len(images)]
+        in_threads(place.__setitem__, range(len(images)), images, size=place.nbytes)
+        count += len(images)
         tables.append(others)
     return MemoryImages(torch.from_numpy(pixels[:count])), pa.concat_tables(tables)
 

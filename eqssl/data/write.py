@@ -103,7 +103,9 @@ def _write_parts(stem: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) 
             if written >= FILE_BYTES:
                 current.close()
                 parts.append(stem.with_name(f"{stem.name}-{len(parts)}.parquet"))
-                writer = current.enter_context(pq.ParquetWriter(parts[-1], schema))
+                # Encoded images neither shrink nor repeat.
+                writer = pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False)
+                current.enter_context(writer)
                 written = 0
             writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
             written += sum(map(_size, group))

@@ -195,7 +195,7 @@ def test_without_lightly_the_table_says_so(monkeypatch):
 def test_reading_and_memory():
     from eqssl.bench import data, memory
 
-    rows = data.measure(options(data_images=8, data_sizes=(32,)))
+    rows = data.measure(options(data_images=8, data_pixels=16 * 32**2, data_sizes=(32,)))
     assert len(rows) == 12 and all(r.value > 1 for r in rows)
     alone, trained = (memory.peak(subject, options()) for subject in ("imports alone", "ours"))
     assert trained[0] >= alone[0] > 100 and alone[1] == 0
