@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
-from eqssl.files import as_path, read, write_atomically
+from eqssl.files import as_path, modified_s, read, write_atomically
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.record import finite, write_json
 
@@ -115,8 +115,8 @@ class TrialContext:
         """
         from eqssl import checkpoint
 
-        path, saved = self.folder / CHECKPOINT / BEGUN, self.folder / CHECKPOINT / checkpoint.FILE
-        place = [command, self.world_size, saved.stat().st_mtime if saved.exists() else None]
+        path = self.folder / CHECKPOINT / BEGUN
+        place = [command, self.world_size, modified_s(self.folder / CHECKPOINT / checkpoint.FILE)]
         known = json.loads(read(path) or "{}")
         count = known["count"] + 1 if known.get("place") == place else 1
         write_json(path, {"place": place, "count": count})
