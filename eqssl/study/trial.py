@@ -154,7 +154,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
-    if max(spec["workers"]) > 1 and not spec["row"]:
+    if max(spec["workers"]) > 1:
         train_with_workers(spec, plugins)
     else:
         register(plugins)
@@ -237,6 +237,8 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     config = from_dict(RunConfig, spec["run"])
     data = cached_data(config.data)
     context.start_clock()
+    if context.rank > 0:  # it has the data for the next trial
+        return {"epochs": 0, **context.seconds()}
     said: list[Prediction] = []
     if spec["row"] == "constant":
         metrics = constant_figures(data, config.evaluate, said)
@@ -244,4 +246,4 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
         metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=said)
     if config.evaluate.level == "full":
         save_predictions(said, context.folder / PREDICTIONS)
-    return {"metrics": metrics, "epochs": 0, **context.seconds()}
+    return {METRICS: metrics, "epochs": 0, **context.seconds()}
