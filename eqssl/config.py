@@ -210,7 +210,7 @@ def check(config: RunConfig) -> None:
         require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
     for option in ("data.image_size", "data.train_images", "train.threads", "encoder.output_stride"):
         require(get(config, option) is None or get(config, option) >= 1, option, "1 or more")
-    for option in ("data.objects", "train.batch_size", "train.accumulate", "train.checkpoint_every", "recon.width",
+    for option in ("data.objects", "train.accumulate", "train.checkpoint_every", "recon.width",
                    "evaluate.train_images", "evaluate.images"):  # fmt: skip
         require(get(config, option) >= 1, option, "1 or more")
     for option in (
