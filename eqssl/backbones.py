@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqssl.config import EncoderConfig
+from eqssl.config import EncoderConfig, replace
 
-SMALL_IMAGE = 64
+SMALL_IMAGE, USUAL_IMAGE = 64, 224
 
 
 class BasicBlock(nn.Module):
@@ -164,6 +164,16 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> nn.
     if config.name.startswith("torchvision/"):
         return TorchvisionBackbone(config, channels, image_size)
     return TimmBackbone(config, channels, image_size)
+
+
+def masks_patches(config: EncoderConfig) -> bool:
+    """Return whether patches can be hidden from a backbone inside: whether it is a plain vision transformer.
+
+    Raises:
+        ValueError: for an unknown name, or an option that the backbone does not have.
+    """
+    with torch.device("meta"):  # of no weight the memory is needed
+        return build_backbone(replace(config, {"pretrained": False}), 3, USUAL_IMAGE).width > 0
 
 
 def _class_of(timm, name: str) -> object:

@@ -8,12 +8,25 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from typing_extensions import Doc
 
 AUGMENTATIONS = (
     "crop", "translation", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
 )  # fmt: skip
+# Methods that stand alone: name -> where the class is, imported at its first use.
+BASE_METHODS = {
+    "simclr": "eqssl.methods.simclr:SimCLR",
+    "vicreg": "eqssl.methods.vicreg:VICReg",
+    "barlow_twins": "eqssl.methods.barlow_twins:BarlowTwins",
+    "byol": "eqssl.methods.byol:BYOL",
+    "simsiam": "eqssl.methods.simsiam:SimSiam",
+    "moco_v3": "eqssl.methods.moco_v3:MoCoV3",
+    "dino": "eqssl.methods.dino:DINO",
+    "ibot": "eqssl.methods.ibot:IBOT",
+}
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconRoles = Literal["target-queries", "other-queries", "residual", "concat"]
 
@@ -98,9 +111,13 @@ class EncoderConfig:
 class MethodConfig:
     """The self-supervised method that makes the invariant part invariant."""
 
-    name: str = "vicreg"
-    """Registered method: simclr, vicreg, barlow_twins, byol, simsiam, moco_v3, dino, ibot; augself, equimod and sie,
-    which are told the transformation; supervised and none are the references of the tables."""
+    name: Annotated[
+        str,
+        Doc(
+            f"Registered method: {', '.join(BASE_METHODS)}; augself, equimod and sie, which are told the "
+            "transformation; supervised and none are the references of the tables."
+        ),
+    ] = "vicreg"
     scale: Literal["tiny", "small", "imagenet"] = "tiny"
     """Widths of the heads: tiny for a CPU, small and imagenet as published for CIFAR and ImageNet."""
     options: dict[str, float | str] = field(default_factory=dict)
@@ -210,7 +227,7 @@ def check(config: RunConfig) -> None:
         require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
     for option in ("data.image_size", "data.train_images", "train.threads", "encoder.output_stride"):
         require(get(config, option) is None or get(config, option) >= 1, option, "1 or more")
-    for option in ("data.objects", "train.batch_size", "train.accumulate", "train.checkpoint_every", "recon.width",
+    for option in ("data.objects", "train.accumulate", "train.checkpoint_every", "recon.width",
                    "evaluate.train_images", "evaluate.images"):  # fmt: skip
         require(get(config, option) >= 1, option, "1 or more")
     for option in (

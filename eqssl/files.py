@@ -199,6 +199,14 @@ def read(path: Path) -> bytes | None:
         return None
 
 
+def modified_s(path: Path) -> float | None:
+    """Return when a file was last written, in seconds since 1970; None where there is none."""
+    try:
+        return (path.stat() if isinstance(path, Path) else _patiently(path.stat)).st_mtime
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def find(folder: Path, pattern: str) -> list[Path]:
     """Return the files below a folder that match a pattern; of a bucket all is listed at once."""
     if isinstance(folder, Path):

@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
 QUEUE = 10_000  # jobs that wait for a server that is away
+OUTCOME = "outcome"  # tag of a trial's run
 FINAL_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAILED": "FAILED"}
 
 
@@ -59,16 +60,21 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
 
 
 def _make_database(uri: str) -> None:
-    """Make a database file whole or not at all: MLflow cannot use one whose making was cut off."""
+    """Make a database file once, whole or not at all: MLflow cannot use one whose making was cut off."""
     from mlflow import MlflowClient
 
+    from eqssl.data.write import make_once
+
     path = _database(uri)
-    if path is None or path.exists():
+    if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-    temporary.replace(path)
+
+    def make() -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+        temporary.replace(path)
+
+    make_once(path, make)
 
 
 def _database(uri: str) -> Path | None:
@@ -224,7 +230,7 @@ class StudyTracker(Listener):
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
             last_step = max((metric.step for metric in history), default=-1)
-            if run.info.status != "FINISHED":
+            if not _has_ended(run):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial) | {"seed": trial.seed})
         # What waited for the server when a study was killed.
@@ -254,7 +260,6 @@ class StudyTracker(Listener):
         run = self._client.get_run(run_id)
         if run.info.status != "RUNNING":
             return
-        self._client.set_tag(run_id, "outcome", record.status)  # MLflow has no word for what was stopped early
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
         if not final.keys() & run.data.metrics.keys():  # logged before a kill, or only the answer was lost
@@ -264,6 +269,8 @@ class StudyTracker(Listener):
             self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
         if record.error:
             self._client.set_tag(run_id, "error", record.error[:5000])
+        # MLflow has no word for what was stopped early. The tag comes last, so that all else is there where it is.
+        self._client.set_tag(run_id, OUTCOME, record.status)
         self._client.set_terminated(run_id, FINAL_STATUS[record.status])
 
     def _close(self, status: str, files: list[Path]) -> None:
@@ -277,6 +284,11 @@ class StudyTracker(Listener):
             with on_disk(file) as local:
                 self._client.log_artifact(self._parent, str(local))
         self._client.set_terminated(self._parent, status)
+
+
+def _has_ended(run: Any) -> bool:
+    """Return whether a trial's run has its outcome, rather than having been closed with an interrupted study."""
+    return run.info.status == FINAL_STATUS.get(run.data.tags.get(OUTCOME))
 
 
 @contextmanager

@@ -10,7 +10,18 @@ import time
 import pytest
 
 from eqssl import files
-from eqssl.files import as_path, check_storage, copy_folder, find, on_disk, read, read_all, remove, write_atomically
+from eqssl.files import (
+    as_path,
+    check_storage,
+    copy_folder,
+    find,
+    modified_s,
+    on_disk,
+    read,
+    read_all,
+    remove,
+    write_atomically,
+)
 from tests.storage import free_port, s3_at, s3_server
 
 
@@ -38,6 +49,12 @@ def test_what_is_written_is_read_found_and_removed(folder):
     assert [path.parent.name for path in find(folder, "trials/*/trial.json")] == ["a"]
     remove(folder / "trials" / "b")
     assert find(folder / "nothing", "*") == read_all([]) == []
+
+
+def test_a_file_tells_when_it_was_written(folder):
+    assert modified_s(folder / "a.txt") is None
+    put(folder / "a.txt", "now")
+    assert modified_s(folder / "a.txt") == pytest.approx(time.time(), abs=5)
 
 
 def test_a_large_file_comes_back_and_none_is_said_to_be_none(folder):
@@ -83,6 +100,15 @@ def test_a_bucket_that_is_away_is_waited_for(s3, caplog):
     assert 2.5 < time.monotonic() - start < 20
     assert "the storage is away, to be tried again in 0.5 s" in caplog.text
     assert read(path) == b"after"
+
+
+def test_the_time_of_a_file_is_waited_for_as_well(s3):
+    path = as_path("s3://studies/outage/c.txt")
+    put(path, "there")
+    written_s = modified_s(path)
+    s3.away()
+    threading.Timer(1, s3.back).start()
+    assert modified_s(path) == written_s
 
 
 def test_a_bucket_that_stays_away_is_an_error_of_the_system(s3, monkeypatch):

@@ -1,4 +1,6 @@
+import dataclasses
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from mlflow import MlflowClient
@@ -103,6 +105,30 @@ def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
     assert runs(uri, "unlogged")[TRIAL.id].data.metrics["final/knn"] == 0.75
 
 
+@pytest.mark.parametrize("status", ["COMPLETE", "STOPPED", "FAILED"])
+def test_a_run_that_has_its_outcome_is_left_as_it_is_on_resume(uri, tmp_path, status):
+    name, record = f"ended {status}", dataclasses.replace(RECORD, status=status)
+    first = start(uri, name, tmp_path)
+    first.trial_started(TRIAL)
+    first.trial_ended(TRIAL, record)
+    first.close("KILLED", [])
+    before = runs(uri, name)[TRIAL.id].info
+    start(uri, name, tmp_path, records=[record], trials=[TRIAL]).close("FINISHED", [])
+    after = runs(uri, name)[TRIAL.id].info
+    assert (after.status, after.end_time) == (before.status, before.end_time)
+
+
+def test_a_run_that_was_closed_before_its_outcome_was_logged_gets_it_on_resume(uri, tmp_path):
+    record = dataclasses.replace(RECORD, status="STOPPED")
+    killed = start(uri, "cut off", tmp_path)
+    train_epochs(killed, 1, 1)
+    killed.close("KILLED", [])
+    start(uri, "cut off", tmp_path, records=[record], trials=[TRIAL]).close("FINISHED", [])
+    run = runs(uri, "cut off")[TRIAL.id]
+    assert (run.info.status, run.data.tags["outcome"]) == ("KILLED", "STOPPED")
+    assert run.data.metrics["final/knn"] == 0.75
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_epochs_that_waited_for_the_server_when_the_study_was_killed_are_logged_on_resume(uri, tmp_path, begun):
     name = f"waited {begun}"
@@ -157,6 +183,14 @@ def test_tracking_that_cannot_be_used_is_a_quick_and_clear_error(bad):
     with pytest.raises(ValueError, match="--tracking-uri"):
         connect(bad, "x")
     assert time.monotonic() - begun < 20
+
+
+def test_two_studies_that_begin_at_once_share_a_new_database(tmp_path):
+    new = f"sqlite:///{tmp_path}/mlflow.db"
+    with ThreadPoolExecutor() as pool:
+        ids = list(pool.map(connect, [new, new], ["one", "two"]))
+    found = [MlflowClient(new).get_experiment_by_name(name).experiment_id for name in ("one", "two")]
+    assert found == [experiment for _, experiment in ids]
 
 
 def test_a_single_run_is_logged_with_its_whole_configuration(uri):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from eqssl.config import (
+    BASE_METHODS,
     AugmentConfig,
     DataConfig,
     EncoderConfig,
@@ -41,7 +42,7 @@ class Options:
     """Encoders of the parts step and scaling; the first also of growth, evaluation, memory, methods and pipelines."""
     vit: str = "vit_tiny_patch16_224"
     """Vision transformer for methods that mask patches."""
-    methods: tuple[str, ...] = ("simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot")
+    methods: tuple[str, ...] = tuple(BASE_METHODS)
     """Methods that are compared with lightly's."""
     image_size: int = 64
     """Height and width in pixels."""

@@ -125,7 +125,8 @@ def _trial(plan: Plan, chance: random.Random, outcome: Outcome) -> float:
         reached_s = saved_s + until_loss_s
         # What is left: the last whole epoch or, within it, the last state that was saved.
         epoch_began_s = min(reached_s // plan.epoch_s, plan.epochs) * plan.epoch_s
-        kept_s = epoch_began_s + (reached_s - epoch_began_s) // plan.save_s * plan.save_s
+        trained_s = min(reached_s, plan.epochs * plan.epoch_s)  # of the evaluation nothing is saved
+        kept_s = epoch_began_s + (trained_s - epoch_began_s) // plan.save_s * plan.save_s
         away_s = plan.recover_s + plan.read_s
         took_s += until_loss_s + away_s
         outcome.losses += 1

@@ -11,7 +11,7 @@ from torch import Tensor
 from eqssl.data.polytopes import Part, Solids, assemble, frustum
 
 DRAWS = 8  # random numbers that shape one object
-BODY, SECOND, ACCENT = 0, 1, 2  # colours of an object
+SECOND, ACCENT = 1, 2  # colours of an object beside its body's, 0
 
 Draw = Callable[..., list[Tensor]]
 

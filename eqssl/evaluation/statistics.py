@@ -134,7 +134,8 @@ def minimum_detectable_difference(values: ArrayLike, power: float = 0.8, level: 
     """Return the true paired difference that this many seeds would find significant with the given power.
 
     Args:
-        values: (C, S); the noise is estimated as for `paired_difference`.
+        values: (C, S); the noise is estimated as for `paired_difference`. Where configurations have different numbers
+            of seeds, the difference is between two that have the median number.
         power: probability of finding it.
         level: 1 - the probability of a false alarm, two-sided.
 
@@ -146,7 +147,8 @@ def minimum_detectable_difference(values: ArrayLike, power: float = 0.8, level: 
     fit = _fit(values, paired=True)
     critical = stats.t.ppf((1 + level) / 2, fit.dof)
     effect = optimize.brentq(lambda shift: stats.nct.sf(critical, fit.dof, shift) - power, 0, 100 * critical)
-    return float(effect * _noise_std(fit) * np.sqrt(2 / np.shape(values)[1]))
+    seeds = np.median(np.isfinite(fit.residuals).sum(1))
+    return float(effect * _noise_std(fit) * np.sqrt(2 / seeds))
 
 
 def front_probability(objectives: ArrayLike, draws: int = 4000, seed: int = 0) -> NDArray:

@@ -3,18 +3,11 @@
 import importlib
 import inspect
 
-from eqssl.config import MethodConfig
+from eqssl.config import BASE_METHODS, MethodConfig
 from eqssl.methods.base import Method, Sizes
 
 METHODS: dict[str, str | type[Method]] = {
-    "simclr": "eqssl.methods.simclr:SimCLR",
-    "vicreg": "eqssl.methods.vicreg:VICReg",
-    "barlow_twins": "eqssl.methods.barlow_twins:BarlowTwins",
-    "byol": "eqssl.methods.byol:BYOL",
-    "simsiam": "eqssl.methods.simsiam:SimSiam",
-    "moco_v3": "eqssl.methods.moco_v3:MoCoV3",
-    "dino": "eqssl.methods.dino:DINO",
-    "ibot": "eqssl.methods.ibot:IBOT",
+    **BASE_METHODS,
     "augself": "eqssl.methods.augself:AugSelf",
     "equimod": "eqssl.methods.equimod:EquiMod",
     "sie": "eqssl.methods.sie:SIE",

@@ -146,7 +146,7 @@ class _Run:
         objectives = list(self.study.objectives)
         output = str(self.folder.absolute()), self.lease.holder.token
         on_every_node(preflight.check_node, *output)
-        arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered()
+        arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered(), options.stopping
         started = start_in_worker(preflight.try_run, room.worker, *arguments)
         import eqssl.study.runner  # noqa: F401 (Tune takes seconds to import: meanwhile)
 

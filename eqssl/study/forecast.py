@@ -87,10 +87,13 @@ def time_run(config: RunConfig, dataset: "Dataset", work: Work, *, workers: int,
     start = time.perf_counter()
     context = Alone()
     context.device = torch.device("cuda" if gpu else "cpu")
-    share = {"train.batch_size": config.train.batch_size // workers, "train.epochs": 4, "train.eval_every": 0}
-    run = Run(replace(config, share), context, dataset)
-    available, run.steps_per_epoch = run.steps_per_epoch, 1
+    parts = config.train.accumulate
+    batch = config.train.batch_size // workers // parts * parts
+    run = Run(replace(config, {"train.batch_size": batch, "train.epochs": 4, "train.eval_every": 0}), context, dataset)
+    available = run.steps_per_epoch
+    run.steps_per_epoch = min(2, available)  # an epoch's last step may not be compiled, so one alone would warm up half
     run.next_epoch()
+    run.steps_per_epoch = 1
     start_s = earlier_s + time.perf_counter() - start
     one_s = run.next_epoch()["train_s"]
     run.steps_per_epoch = timed = min(max(2, int(STEPS_S / one_s)), available)

@@ -25,6 +25,30 @@ def rungs_of(train: TrainConfig) -> list[int]:
     return [rung for rung in (first, REDUCTION * first) if train.warmup_epochs < rung < train.epochs]
 
 
+def evaluated_every(train: TrainConfig) -> int:
+    """Return the epochs between evaluations of a trial that is compared: as given, else those before the first rung."""
+    return train.eval_every or next(iter(rungs_of(train)), 0)
+
+
+def check_rungs(train: TrainConfig) -> None:
+    """Refuse a training on whose way no trial would be compared, or would not have been evaluated.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    rungs, every = rungs_of(train), train.eval_every
+    if not rungs:
+        raise ValueError(
+            f"--stopping is halving; allowed with --train.epochs {train.epochs} and --train.warmup-epochs "
+            f"{train.warmup_epochs:g}: none, since no ninth or third of the epochs lies between warm-up and end"
+        )
+    if every and rungs[0] % every:
+        raise ValueError(
+            f"--train.eval-every is {every}; allowed with --stopping halving, which compares after epoch {rungs[0]}: "
+            "0 or what divides it"
+        )
+
+
 class Halving:
     """What has been seen at every rung.
 

@@ -1,10 +1,13 @@
 """When to save within an epoch: now and then, and in time before a spot node is gone, two minutes after its notice."""
 
+import logging
 import threading
 import time
 
 import ray
 from ray._private.state import state  # the one place that tells which nodes are drained; Ray Train asks it as well
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 5.0
 SAVE_EVERY_S = 300.0  # what a fault costs at most, however long an epoch is
@@ -43,6 +46,12 @@ class NodeWatch:
         return True
 
     def _poll(self) -> None:
-        while not self._ended.wait(POLL_S):
-            if not self._drained and not self._nodes.isdisjoint(state.get_draining_nodes()):
-                self._saved_s, self._drained = float("-inf"), True
+        told = False
+        while not self._drained and not self._ended.wait(POLL_S):
+            try:
+                if not self._nodes.isdisjoint(state.get_draining_nodes()):
+                    self._saved_s, self._drained = float("-inf"), True
+            except Exception as error:  # the head may be away for a moment
+                if not told:
+                    logger.warning("Ray does not say which nodes leave: %s: %s", type(error).__name__, error)
+                told = True

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from eqssl.config import RunConfig, from_dict, replace, to_dict
+from eqssl.config import RunConfig, digest, from_dict, replace, to_dict
 from eqssl.files import as_path, read
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register, registered
@@ -23,21 +23,24 @@ def relative_times(
     Args:
         pairs: by name; what differs from the options.
         options: of the study.
-        name: of the file in OUTPUT that keeps the ratios, so that a resumed study has the same.
+        name: of the file in OUTPUT that keeps the ratios of these runs, so that a resumed study has the same.
     """
     path = as_path(options.output, "--output") / name
+    configs = {name: [replace(options.run, dict(of)) for of in pair] for name, pair in pairs.items()}
+    timed = {name: [digest(config) for config in pair] for name, pair in configs.items()}
     known = json.loads(read(path) or "{}")
-    if known.keys() != pairs.keys():
+    if known.get("timed") != timed:
         import ray
 
         from eqssl.study import cluster
 
-        runs = {name: [to_dict(replace(options.run, dict(of))) for of in pair] for name, pair in pairs.items()}
+        runs = {name: [to_dict(config) for config in pair] for name, pair in configs.items()}
         with cluster.ray_running(options.cluster_config) as nodes:
             worker = cluster.room(options, nodes).worker
-            known = ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))
+            ratios = ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))
+        known = {"timed": timed, "ratios": ratios}
         write_json(path, known)
-    return known
+    return known["ratios"]
 
 
 def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plugins: Plugins) -> dict[str, float]:

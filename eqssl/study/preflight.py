@@ -9,10 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import RunConfig, from_dict
+from eqssl.config import EvaluateConfig, RunConfig, from_dict
 from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
-from eqssl.study.definition import NEED_LABELS, Study
+from eqssl.study.definition import NEED_LABELS, Stopping, Study
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.nodes import read_config
 from eqssl.study.options import StudyOptions
@@ -34,6 +34,10 @@ def check_options(study: Study, options: StudyOptions) -> None:
         ValueError: naming the option, its value and what is allowed.
     """
     check_space(study.space, options.run)
+    if options.stopping == "halving" and not options.smoke:  # whose epochs are too few for any rung
+        from eqssl.study.halving import check_rungs
+
+        check_rungs(options.run.train)
     if options.cluster_config:
         read_config(options.cluster_config)
     for row in study.reference_configurations():
@@ -89,6 +93,7 @@ def try_run(
     work: Work | None,
     objectives: Collection[str],
     plugins: Plugins,
+    stopping: Stopping = "none",
 ) -> dict[str, Any]:
     """Load the data, set up a run and train a few steps in a worker, so that what cannot work is known beforehand.
 
@@ -100,6 +105,7 @@ def try_run(
         work: what is to come; None: nothing is timed.
         objectives: figures that the evaluation should give.
         plugins: sources and methods that the study's own file registered.
+        stopping: whether the objectives also decide about trials on their way.
 
     Returns:
         What the data are, `strengths` of the augmentations on them, `warnings` and `timing`, None where nothing was
@@ -128,7 +134,7 @@ def try_run(
         check_fits(config, data, workers)
         Model(config, data)
         strengths = Views(config, data).strengths
-        _check_objectives(objectives, config, data)
+        _check_objectives(objectives, config.evaluate, data, stopping)
         timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
@@ -140,7 +146,7 @@ def try_run(
     return about | {"strengths": strengths, "warnings": warnings.texts, "timing": timing}
 
 
-def _check_objectives(objectives: Collection[str], config: RunConfig, data: "Dataset") -> None:
+def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", stopping: Stopping) -> None:
     """Refuse a figure that the evaluation does not give on these data, at this level."""
     if data.num_classes == 0:  # then those that need labels are left out
         objectives = set(objectives) - set(NEED_LABELS)
@@ -149,10 +155,12 @@ def _check_objectives(objectives: Collection[str], config: RunConfig, data: "Dat
         return
     from eqssl.evaluation.rows import constant_figures
 
-    given = constant_figures(data, dataclasses.replace(config.evaluate, train_images=256, images=128))
+    level = "quick" if stopping == "halving" else config.level
+    given = constant_figures(data, dataclasses.replace(config, level=level, train_images=256, images=128))
     if wrong := sorted(figures - given.keys()):
+        on_the_way = ", at which --stopping halving compares trials" if level != config.level else ""
         raise ValueError(
-            f"--objectives has {', '.join(wrong)}; allowed at level {config.evaluate.level}, each also after "
+            f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "
             f"inv/ and equi/: {', '.join(sorted(given))}"
         )
 

@@ -24,9 +24,9 @@ COSTS = {"epoch", "lr", "train_s", "evaluate_s", "parameters", "sees_theta"}
 
 
 RULE = (
-    "of the searched configurations with the most seeds that did not collapse and whose {accuracy} is at most {margin} "
-    "below the better control's, the one with the best {goal}; if there is none, the one with the best {accuracy}; "
-    "of its seeds the first"
+    "of the searched configurations with the most seeds trained to their end, that did not collapse and whose "
+    "{accuracy} is at most {margin} below the better control's, the one with the best {goal}; if there is none, the "
+    "one with the best {accuracy}; of its seeds the first"
 )
 
 
@@ -35,11 +35,10 @@ def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
     records = list(records)
     searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
     searched -= {r.configuration for r in records if r.collapsed}
-    seeds = Counter(r.configuration for r in records)
+    seeds = Counter(r.configuration for r in records if r.status == "COMPLETE")
     searched = {name for name in searched if seeds[name] == max(map(seeds.__getitem__, searched))}
-    table = Table(records, study.controls)
-    signs = {name: 1 if direction == "maximize" else -1 for name, direction in study.objectives.items()}
-    means = {figure: {n: sign * i.estimate for n, i in table.means(figure).items()} for figure, sign in signs.items()}
+    table = Table(records, study.controls, study.objectives)
+    means = {f: {n: table.sign(f) * i.estimate for n, i in table.means(f).items()} for f in study.objectives}
     figures = [figure for figure in study.objectives if searched & means[figure].keys()]
     if not figures:
         return None
@@ -63,7 +62,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     """
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
-    table = Table(records, study.controls)
+    table = Table(records, study.controls, study.objectives)
     figures = sorted({figure for record in records for figure in record.metrics} - COSTS)
     means = {figure: table.means(figure) for figure in figures}
     gains = {figure: table.gains(figure) for figure in figures}

@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 from eqssl.config import replace, to_dict
 from eqssl.files import as_path, remove
 from eqssl.study.cluster import Room
-from eqssl.study.halving import Halving, rungs_of
+from eqssl.study.halving import Halving, evaluated_every
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import registered
@@ -41,7 +41,7 @@ def trial_spec(
     row = trial.configuration.name if trial.configuration.overrides is None else None
     run = trial.run_config(options.run)
     if options.stopping == "halving" and trial.configuration.number is not None:
-        run = replace(run, {"train.eval_every": next(iter(rungs_of(run.train)), 0)})
+        run = replace(run, {"train.eval_every": evaluated_every(run.train)})
     return {
         "id": trial.id,
         "row": row,

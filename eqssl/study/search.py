@@ -100,8 +100,8 @@ class Search:
         for epoch, figures in record.history.items():
             if len(self._objectives) > 1:
                 trial.set_user_attr(f"seed {record.seed}, epoch {epoch}", figures)
-            else:
-                trial.report(figures[next(iter(self._objectives))], int(epoch))
+            elif (value := figures.get(next(iter(self._objectives)))) is not None:
+                trial.report(value, int(epoch))
 
     def values(self, record: TrialRecord) -> list[float] | None:
         """Return a complete trial's objectives; None for any other end, for a collapse and where one is missing."""

@@ -25,12 +25,23 @@ class Table:
     Args:
         records: of trials; those that failed are left out.
         controls: configuration -> those it is compared with; default: base and split-0.
+        objectives: figure -> maximize or minimize; of any other its name tells.
     """
 
-    def __init__(self, records: Iterable[TrialRecord], controls: Mapping[str, Sequence[str]] | None = None):
-        self._controls = controls or {}
+    def __init__(
+        self,
+        records: Iterable[TrialRecord],
+        controls: Mapping[str, Sequence[str]] | None = None,
+        objectives: Mapping[str, str] | None = None,
+    ):
+        self._controls, self._objectives = controls or {}, objectives or {}
         self._records = [record for record in records if record.status == "COMPLETE"]
         self.seeds = sorted({record.seed for record in self._records})
+
+    def sign(self, figure: str) -> int:
+        """Return 1 for a figure that is better when larger, else -1."""
+        guess = "minimize" if figure.endswith(LOWER_IS_BETTER) else "maximize"
+        return -1 if self._objectives.get(figure, guess) == "minimize" else 1
 
     def values(self, figure: str) -> tuple[list[str], np.ndarray]:
         """Return the trained configurations with a figure and its values (C, S), NaN where a trial is missing."""
@@ -66,12 +77,12 @@ class Table:
 
     def _better(self, figure: str, name: str, means: dict[str, float]) -> str | None:
         known = (control for control in self.controls(name) if control in means)
-        return max(known, key=lambda control: _sign(figure) * means[control], default=None)
+        return max(known, key=lambda control: self.sign(figure) * means[control], default=None)
 
     def best(self, figure: str) -> str | None:
         """Return the trained configuration with the best mean."""
         names, values = self.values(figure)
-        return names[int(np.argmax(_sign(figure) * np.nanmean(values, axis=1)))] if names else None
+        return names[int(np.argmax(self.sign(figure) * np.nanmean(values, axis=1)))] if names else None
 
     def gains(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
@@ -146,8 +157,3 @@ class Table:
             return minimum_detectable_difference(self.values(figure)[1])
         except ValueError:
             return None
-
-
-def _sign(figure: str) -> int:
-    """Return 1 for a figure that is better when larger, else -1."""
-    return -1 if figure.endswith(LOWER_IS_BETTER) else 1

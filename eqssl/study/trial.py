@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
-from eqssl.files import as_path, read, write_atomically
+from eqssl.files import as_path, modified_s, read, write_atomically
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.record import finite, write_json
 
@@ -115,8 +115,8 @@ class TrialContext:
         """
         from eqssl import checkpoint
 
-        path, saved = self.folder / CHECKPOINT / BEGUN, self.folder / CHECKPOINT / checkpoint.FILE
-        place = [command, self.world_size, saved.stat().st_mtime if saved.exists() else None]
+        path = self.folder / CHECKPOINT / BEGUN
+        place = [command, self.world_size, modified_s(self.folder / CHECKPOINT / checkpoint.FILE)]
         known = json.loads(read(path) or "{}")
         count = known["count"] + 1 if known.get("place") == place else 1
         write_json(path, {"place": place, "count": count})
@@ -154,7 +154,7 @@ def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
     spec = config["trial"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
-    if max(spec["workers"]) > 1 and not spec["row"]:
+    if max(spec["workers"]) > 1:
         train_with_workers(spec, plugins)
     else:
         register(plugins)
@@ -237,6 +237,8 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     config = from_dict(RunConfig, spec["run"])
     data = cached_data(config.data)
     context.start_clock()
+    if context.rank > 0:  # it has the data for the next trial
+        return {"epochs": 0, **context.seconds()}
     said: list[Prediction] = []
     if spec["row"] == "constant":
         metrics = constant_figures(data, config.evaluate, said)
@@ -244,4 +246,4 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
         metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=said)
     if config.evaluate.level == "full":
         save_predictions(said, context.folder / PREDICTIONS)
-    return {"metrics": metrics, "epochs": 0, **context.seconds()}
+    return {METRICS: metrics, "epochs": 0, **context.seconds()}

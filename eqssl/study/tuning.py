@@ -1,4 +1,4 @@
-"""A stage of a study that compares methods: one knob of every entrant is tuned on val, with one seed."""
+"""A study that compares methods: one knob of every entrant is tuned on val, with one seed; the best are compared."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -7,9 +7,12 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import replace
+from eqssl.study import preflight
 from eqssl.study.command import run_study
-from eqssl.study.definition import Study
-from eqssl.study.options import StudyOptions
+from eqssl.study.definition import REFERENCE_ROWS, Study
+from eqssl.study.options import StudyOptions, default_options
+
+OF_A_SEARCH = ("trials", "sampler", "race", "stopping", "warm_start", "confirm")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,22 @@ class Setting:
     accuracy: float
 
 
+def check_options(study: Study, options: StudyOptions) -> None:
+    """Refuse what the options alone show to be impossible, and what has no meaning where all configurations are rows.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    preflight.check_options(study, options)
+    default = default_options(study)
+    for name in OF_A_SEARCH:
+        value, allowed = getattr(options, name), getattr(default, name)
+        if value != allowed:
+            raise ValueError(
+                f"--{name.replace('_', '-')} is {value}; allowed in {study.name}, which searches no space: {allowed}"
+            )
+
+
 def tune(
     study: Study, options: StudyOptions, entrants: Mapping[str, Entrant], earlier: Mapping[str, Setting], **shown: Any
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
@@ -63,7 +82,8 @@ def tune(
     entrants = {name: entrant for name, entrant in entrants.items() if entrant.on in {None, *earlier}}
     settings = {name: _settings(name, entrant, earlier) for name, entrant in entrants.items()}
     rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
-    summary = run_study(change(study, rows=rows), change(options, seeds=1, run=on_val), **shown)
+    once = change(options, run=on_val, seeds=1, trials=None)
+    summary = run_study(change(study, rows=rows), once, **shown)
     done = usable(summary["trials"])
     best = {}
     for name, entrant in entrants.items():
@@ -92,3 +112,31 @@ def best_row(metrics: Mapping[str, Mapping[str, float]], floor: float) -> str:
     accuracy = {row: figures.get("knn", 0.0) for row, figures in metrics.items()}
     good = [row for row in metrics if accuracy[row] >= floor]
     return max(good, key=r2.get) if good else max(metrics, key=lambda row: (accuracy[row], r2[row]))
+
+
+def rows_on_test(
+    alone: Mapping[str, Setting],
+    entrants: Mapping[str, Entrant],
+    tuned: Mapping[str, Setting],
+    longer: Mapping[str, float],
+    epochs: int,
+) -> tuple[dict[str, dict[str, Any] | None], dict[str, tuple[str, ...]]]:
+    """Return the rows of the final table, and what each is compared with.
+
+    Args:
+        alone: method -> its setting; each also has a row of as long as it takes with reconstruction, and one of the
+            split without reconstruction, its second control.
+        entrants: that build on the methods.
+        tuned: entrant -> its setting.
+        longer: method -> how long an epoch with reconstruction takes over one without.
+        epochs: of every other row.
+    """
+    rows = {name: REFERENCE_ROWS[name] for name in ("constant", "pixels", "random", "supervised", "recon-only")}
+    for method, setting in alone.items():
+        rows[method] = setting.overrides
+        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(method, 1))}
+        rows[f"{method}, split-0"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+    rows |= {entrant: setting.overrides for entrant, setting in tuned.items()}
+    builds_on = {name: entrants[name].on for name in tuned}
+    builds_on |= {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}
+    return rows, {row: (method, f"{method}, split-0") for row, method in builds_on.items()}

@@ -61,6 +61,16 @@ def test_a_loss_costs_the_recovery_and_what_was_not_saved(save_s):
     assert training_s == pytest.approx(500 * 100 + 20 + losses * again_s, rel=0.02)
 
 
+def test_an_evaluation_that_is_cut_off_begins_again():
+    plan = dataclasses.replace(
+        PLAN, trials=1, gpus=2, epochs=1, images=20, evaluate_s=1000.0, lost_per_node_hour=3.6, recover_s=0.0
+    )
+    outcomes = [simulate(plan, seed) for seed in range(2000)]
+    evaluated_s = np.mean([o.hours for o in outcomes]) * 3600 - 30 - 1
+    assert evaluated_s == pytest.approx(1000 * (np.e - 1), rel=0.05)  # that no loss comes for 1000 s is waited for
+    assert max(o.wasted_gpu_hours for o in outcomes) > 2 * 1000 / 3600
+
+
 def test_the_command_prints_the_table(capsys):
     main(["--images-per-s", "1000", "--lost-per-node-hour", "0.05", "--repetitions", "5"])
     assert "| wasted gpu hours |" in capsys.readouterr().out

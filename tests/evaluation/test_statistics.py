@@ -82,6 +82,15 @@ def test_the_minimum_detectable_difference_is_found_four_times_in_five(shape):
     assert np.mean(found) == pytest.approx(0.8, abs=0.04)
 
 
+def test_the_minimum_detectable_difference_is_of_the_seeds_that_configurations_have():
+    """In a race most have one seed; of a repeated suggestion there are more than of any other."""
+    values = table(np.random.default_rng(3), np.zeros(6), 4)
+    repeated = np.full((7, 8), np.nan)
+    repeated[:6, :4] = values
+    repeated[6, 4:] = values[0]  # seeds of its own, so that nothing is learnt from them
+    assert minimum_detectable_difference(repeated) == pytest.approx(minimum_detectable_difference(values))
+
+
 def test_front_by_hand():
     points = [[1, 1], [2, 0], [0, 2], [1, 0], [2, 0]]
     assert on_front(points).tolist() == [True, True, True, False, True]

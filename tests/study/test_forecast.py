@@ -143,6 +143,34 @@ def test_epochs_in_checkpoints_are_done(base, tmp_path):
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint.pt"]
 
 
+def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
+    """Judged by a compiler that takes two seconds and changes nothing."""
+    monkeypatch.setattr("eqssl.study.forecast.STEPS_S", 0.2)
+    compiled = []
+
+    def slow(*sizes):
+        def encode(encoder, images):
+            if not compiled:
+                time.sleep(2)
+                compiled.append(True)
+            return encoder.tokens(images)
+
+        return encode
+
+    monkeypatch.setattr("eqssl.model.compiled_tokens", slow)
+    config = replace(base, {"train.compile": True, "train.batch_size": 8})
+    timing = time_run(config, load(config.data), WORK, workers=1, gpu=False, earlier_s=0.0)
+    assert compiled and timing.start_s > 2 and timing.epoch_s < 2
+
+
+def test_a_worker_s_share_is_cut_into_as_many_parts_as_the_batch(base):
+    config = replace(base, {"train.batch_size": 30, "train.accumulate": 3})  # of 15 images, or of 7
+    data = load(config.data)
+    for workers in (2, 4):
+        timing = time_run(config, data, WORK, workers=workers, gpu=False, earlier_s=0.0)
+        assert timing.epoch_s > 0
+
+
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_one_step_an_epoch_can_be_timed(base, epochs):
     data = load(base.data)

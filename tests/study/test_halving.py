@@ -1,9 +1,11 @@
 """Successive halving: rungs, who goes on, and that only the same seed is compared."""
 
+from contextlib import nullcontext
+
 import pytest
 
 from eqssl.config import TrainConfig
-from eqssl.study.halving import Halving, rungs_of
+from eqssl.study.halving import Halving, check_rungs, evaluated_every, rungs_of
 
 NINE = TrainConfig(epochs=9, warmup_epochs=0.5)
 TWO = {"knn": "maximize", "geodesic_deg": "minimize"}
@@ -15,6 +17,25 @@ TWO = {"knn": "maximize", "geodesic_deg": "minimize"}
 )
 def test_rungs_are_a_ninth_and_a_third_of_the_epochs_after_the_warm_up(epochs, warmup, rungs):
     assert rungs_of(TrainConfig(epochs=epochs, warmup_epochs=warmup)) == rungs
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"epochs": 3}, "--stopping is halving; allowed with --train.epochs 3 and --train.warmup-epochs 1: none"),
+        ({"epochs": 18, "eval_every": 4}, "--train.eval-every is 4; allowed .* compares after epoch 2: 0 or what"),
+        ({"epochs": 9, "eval_every": 3}, None),
+        ({"epochs": 18, "eval_every": 1}, None),
+    ],
+)
+def test_a_training_without_a_rung_or_without_its_evaluation_is_refused(values, wrong):
+    with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
+        check_rungs(TrainConfig(**values))
+
+
+@pytest.mark.parametrize(("epochs", "given", "every"), [(9, 0, 3), (9, 1, 1), (1, 0, 0)])
+def test_trials_are_evaluated_as_often_as_asked_or_else_at_the_rungs(epochs, given, every):
+    assert evaluated_every(TrainConfig(epochs=epochs, eval_every=given)) == every
 
 
 def test_the_best_third_goes_on():

@@ -1,13 +1,17 @@
-"""What a node of the cluster finds wrong with the study's folder."""
+"""What is found wrong beforehand: by the options alone, by a node with the folder, by a worker with the data."""
 
 import json
 import os
 import threading
+from dataclasses import replace as change
 
 import pytest
 
+from eqssl.config import replace, to_dict
+from eqssl.study import Study, StudyOptions, log_uniform
 from eqssl.study.lease import Lease
-from eqssl.study.preflight import check_node
+from eqssl.study.plugins import registered
+from eqssl.study.preflight import check_node, check_options, try_run
 
 
 @pytest.fixture
@@ -45,3 +49,20 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lease, tmp_pat
     monkeypatch.setattr("pathlib.Path.write_text", full)
     wrong = check_node(str(tmp_path / "study"), lease.holder.token)
     assert "cannot be written" in wrong and "No space left on device" in wrong
+
+
+@pytest.mark.parametrize(("objective", "allowed"), [("equivariance", False), ("r2_pooled", True)])
+def test_halving_compares_by_what_a_quick_evaluation_gives(lease, base, tmp_path, objective, allowed):
+    run, there = to_dict(replace(base, {"evaluate.level": "full"})), (str(tmp_path / "study"), lease.holder.token)
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("knn", objective), registered(), "halving")
+    wrong = f"--objectives has {objective}; allowed at level quick, at which --stopping halving compares trials"
+    assert ("error" not in found) if allowed else found["error"].startswith(wrong)
+
+
+def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    few = StudyOptions(run=replace(base, {"train.epochs": 3}), stopping="halving", output=str(tmp_path))
+    with pytest.raises(ValueError, match="--stopping is halving"):
+        check_options(study, few)
+    check_options(study, change(few, smoke=True))
+    check_options(study, change(few, stopping="none"))

@@ -63,6 +63,16 @@ def test_choice_passes_over_what_collapsed():
     assert "weight 1" in caption(summarise(STUDY, records, ABOUT)).rpartition("Collapsed")[2]
 
 
+def test_choice_counts_the_seeds_that_were_trained_to_their_end():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.9), "weight 2": (0.8, 0.5)}, seeds=3)
+    records = [
+        dataclasses.replace(r, status="STOPPED" if r.seed == 1 else "FAILED")
+        if r.configuration == "weight 1" and r.seed > 0 else r
+        for r in records
+    ]  # fmt: skip
+    assert choose(STUDY, records).configuration == "weight 2"
+
+
 def test_choice_without_labels_goes_by_what_there_is():
     records = [record(f"weight {n}", seed, n, r2_mean=0.1 * n) for n in (1, 2) for seed in (0, 1)]
     assert choose(STUDY, records).configuration == "weight 2"
@@ -92,6 +102,18 @@ def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():
 def test_the_better_error_is_the_smaller_one(figure):
     records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]
     assert Table(records).better_control(figure) == Table(records).best(figure) == "split-0"
+
+
+def test_an_objective_has_the_direction_that_is_stated():
+    figures = {"recon/use_target": "minimize", "geodesic_deg": "maximize"}
+    records = [
+        record(n, s, number, **dict.fromkeys(figures, value + 0.01 * s))
+        for n, number, value in (("base", None, 0.5), ("split-0", None, 0.1), ("weight 1", 1, 0.3))
+        for s in (0, 1)
+    ]
+    study = dataclasses.replace(STUDY, objectives=figures)
+    summary = summarise(study, records, ABOUT)
+    assert summary["best"] == summary["better_control"] == {"recon/use_target": "split-0", "geodesic_deg": "base"}
 
 
 def test_one_seed_gives_estimates_without_bounds():

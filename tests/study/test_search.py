@@ -61,7 +61,7 @@ def test_optuna_is_told_how_it_ended(ended, state):
 def test_a_single_objective_has_its_intermediate_values():
     search = Search(SPACE, ONE)
     search.suggest()
-    search.tell(0, [record(status="STOPPED", history={"1": {"knn": 0.3}, "3": {"knn": 0.4}})])
+    search.tell(0, [record(status="STOPPED", history={"1": {"knn": 0.3}, "2": {}, "3": {"knn": 0.4}})])
     assert search.optuna.trials[0].intermediate_values == {1: 0.3, 3: 0.4}
 
 

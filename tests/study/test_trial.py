@@ -7,8 +7,9 @@ import pytest
 from eqssl.config import replace, to_dict
 from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.study.leaving import NodeWatch
+from eqssl.study.plugins import registered
 from eqssl.study.record import write_json
-from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, attempt
+from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, attempt, run_trial
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def spec(config, row=None, command="first"):
     return {"row": row, "run": to_dict(config), "worker": {"CPU": 1}, "command": command}
 
 
-def context(folder):
-    return TrialContext(folder, report=lambda metrics: None, watch=NodeWatch(set()))
+def context(folder, **place):
+    return TrialContext(folder, report=lambda metrics: None, watch=NodeWatch(set()), **place)
 
 
 @pytest.mark.parametrize("row", [None, "pixels", "constant"])
@@ -47,6 +48,16 @@ def test_a_trial_killed_after_its_last_checkpoint_has_them_too(evaluated):
 
 def test_a_quick_evaluation_keeps_none(evaluated):
     assert not evaluated(level="quick")[1].exists()
+
+
+def test_a_row_is_evaluated_by_one_of_several_workers_and_not_by_the_process_that_has_them(base, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr("eqssl.study.workers.train_with_workers", lambda spec, plugins: told.append(spec))
+    row = spec(replace(base, {"evaluate.level": "full"}), "constant") | {"workers": [2, 2]}
+    run_trial({"trial": row}, registered())
+    assert told == [row]
+    final = attempt(row, context(tmp_path, rank=1, world_size=2))
+    assert "metrics" not in final and not (tmp_path / PREDICTIONS).exists()
 
 
 def test_an_attempt_knows_the_epochs_before_it_and_none_that_it_trains_again(tmp_path):

@@ -5,17 +5,21 @@ import os
 import pytest
 
 from eqssl.config import TrainConfig, replace
+from eqssl.data import load
 from eqssl.distributed import rank
+from eqssl.evaluation.protocol import evaluate
+from eqssl.evaluation.rows import Pixels
 from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.study import Study, StudyOptions, choice, run_study
 from eqssl.study.results import COSTS
 from eqssl.training import train
 
-ROWS = {  # the first four trials
+ROWS = {  # the first five trials
     "cold": {"recon.weight": 0.5},
     "fails": {"recon.weight": 3e38},
     "short": {"train.epochs": 2, "train.warmup_epochs": TrainConfig.warmup_epochs},
+    "pixels": None,
     "uneven": {"method.name": "uneven"},
 }
 
@@ -61,7 +65,9 @@ def test_workers_go_on_with_the_next_trial_after_one_that_failed_or_was_ended_ea
     assert {name: trials[name]["status"] for name in ROWS} == dict.fromkeys(ROWS, "COMPLETE") | {"fails": "FAILED"}
     searched = [trial for name, trial in trials.items() if name not in ROWS]
     assert {trial["status"] for trial in searched} == {"STOPPED", "COMPLETE"}
-    assert not trials["cold"]["warm"] and all(t["warm"] for t in (trials["fails"], trials["short"], *searched))
+    assert not trials["cold"]["warm"] and all(
+        t["warm"] for t in (trials["fails"], trials["short"], trials["pixels"], *searched)
+    )
 
 
 @pytest.mark.slow
@@ -78,6 +84,13 @@ def test_what_they_train_is_what_one_process_trains(nested):
 
 
 @pytest.mark.slow
+def test_they_evaluate_what_needs_no_training_as_one_process_does(nested):
+    run, trials = nested
+    alone = evaluate(Pixels(), load(run.data), config=run.evaluate)
+    assert trials["pixels"]["metrics"] == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.slow
 def test_earlier_trials_leave_nothing_behind(nested):
     _, trials = nested
     cold, warm = trials["cold"], trials["weight 0.5"]
@@ -90,4 +103,4 @@ def test_earlier_trials_leave_nothing_behind(nested):
 def test_only_workers_that_start_cost_a_trial_time(nested):
     _, trials = nested
     warm = [trial["overhead_s"] for trial in trials.values() if trial["warm"]]
-    assert len(warm) == 6 and max(warm) < 0.25 * trials["cold"]["overhead_s"]
+    assert len(warm) == 7 and max(warm) < 0.25 * trials["cold"]["overhead_s"]
