@@ -51,12 +51,19 @@ def vicreg_loss(z1: Tensor, z2: Tensor, sim_coeff: float, std_coeff: float, cov_
 
 
 def hinge(z: Tensor) -> Tensor:
-    """Hinge on the standard deviation of every dimension (Eq. 1)."""
+    """Return the mean over dimensions of max(0, 1 - sqrt(var + 1e-4)) (arXiv 2105.04906, Eq. 1 and 2).
+
+    Args:
+        z: embeddings of one view, float (B, D); var is the unbiased variance over the batch.
+
+    Returns:
+        Scalar in [0, 1).
+    """
     return F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean()
 
 
 def _covariance(z: Tensor) -> Tensor:
-    """Squared off-diagonal covariances over the width (Eq. 4)."""
+    """Return the squared off-diagonal covariances of embeddings (B, D), summed, over D (Eq. 3 and 4)."""
     batch, width = z.shape
     z = z - z.mean(0)
     cov = z.T @ z / (batch - 1)
