@@ -20,8 +20,8 @@ class VICReg(Method):
         sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
     """
 
-    # solo-learn's runs on CIFAR (LARS .3, decay 1e-4), whose 25 is of a variance that is not halved; the authors' on
-    # ImageNet (LARS .2, decay 1e-6, batch 2048).
+    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-4), whose 25 is of a variance that is not halved; the
+    # authors' on ImageNet (not set here: LARS .2, decay 1e-6, batch 2048).
     scales: ClassVar = {"small": {"width": 2048, "std_coeff": 50.0}, "imagenet": {"width": 8192}}
 
     def __init__(
