@@ -4,7 +4,9 @@ Heads and figures are those of the reference code; their fitting is this package
 taken once in inference mode, and pairs from a stored seed, where the reference code keeps the encoder in training mode
 and draws pairs anew. Retrieval needs a predictor of z2 from z1 and the relative quaternion. An encoder alone has none,
 so that one is fitted after the fact, the ridge from [z1, theta, z1 x theta] of `eqssl.evaluation.equivariance`; its
-figures say so, and are no published MRR or PRE of a method that was trained with a predictor.
+figures say so: `posthoc_`. SIE and EquiMod are trained with a predictor of their own, of projected embeddings. It goes
+with the heads when the encoder is exported, and they too are judged by the ridge: all methods by the same predictor of
+the representation, none by the one whose MRR, H@k and PRE are published.
 """
 
 import dataclasses
