@@ -115,7 +115,15 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
 
 
 def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
-    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives, or to no effect."""
+    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives, or to no effect.
+
+    Args:
+        strengths: family -> strength in [0, 1].
+        image_size: height and width, px.
+
+    Returns:
+        parameter -> largest absolute value, in the units of `draw`; 1 for binary ones that happen.
+    """
     magnification = (1 - MAX_AREA_LOST * strengths["crop"]) ** -0.5
     shift = (magnification - 1) / 2 + MAX_SHIFT * strengths["translation"]
     sigma = MAX_SIGMA * image_size * strengths["blur"]
@@ -144,6 +152,9 @@ def relative(first: Params, second: Params) -> Params:
 
     Args:
         first, second: of two views of the same images, as `draw` returns them.
+
+    Returns:
+        Each of `PARAMETERS` as float32 (B,), in the units of `draw`; binary ones 0 or 1.
     """
     between = {
         name: second[name] - first[name]
@@ -164,6 +175,13 @@ def partway(params: Params, share: float) -> Params:
     """Return the parameters of a view that is `share` of the way from the image to the view of `params`.
 
     A binary operation happens half-way.
+
+    Args:
+        params: as `draw` returns them, (B,) each.
+        share: in [0, 1]; 0 is the identity, 1 the view.
+
+    Returns:
+        Each parameter as float32 (B,), in the units of `draw`.
     """
     return {
         name: (value * (share >= 0.5) if name in MAX_PROBABILITY else value * share) for name, value in params.items()
@@ -182,12 +200,13 @@ def apply(images: Tensor, params: Params) -> Tensor:
             skipped without waiting for a GPU that has the images.
 
     Returns:
-        float32 (B, C, S, S) in [0, 1].
+        float32 (B, C, S, S) in [0, 1]; where no parameter alters anything it may be `images`, not a copy.
     """
     # On a CPU, parts that stay in its cache are half again as fast as one large batch.
     size = len(images) if images.is_cuda else max(1, _CACHED_VALUES // images[0].numel())
     parts = [slice(start, start + size) for start in range(0, len(images), size)]
-    return torch.cat([_apply(images[part], {name: params[name][part] for name in PARAMETERS}) for part in parts])
+    views = [_apply(images[part], {name: params[name][part] for name in PARAMETERS}) for part in parts]
+    return views[0] if len(views) == 1 else torch.cat(views)
 
 
 def _apply(images: Tensor, params: Params) -> Tensor:
@@ -228,7 +247,14 @@ def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma (B, 1, S, S) of ITU-R BT.601, with torchvision's digits."""
+    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images as they are.
+
+    Args:
+        images: float (B, C, S, S), C 1 or 3: red, green, blue.
+
+    Returns:
+        float (B, 1, S, S), in the images' range.
+    """
     if images.shape[1] == 1:
         return images
     red, green, blue = images.split(1, dim=1)

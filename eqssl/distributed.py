@@ -83,12 +83,23 @@ def objects_of_all(value: Any) -> list[Any]:
 
 
 def sum_over_workers(x: Tensor) -> Tensor:
-    """Return the elementwise sum over all workers."""
+    """Return the elementwise sum over all workers, through which gradients flow to each of them.
+
+    Args:
+        x: float, of the same shape on every worker.
+    """
     return _Sum.apply(x) if world_size() > 1 else x
 
 
 def mean_over_workers(x: Tensor) -> Tensor:
-    """Return the mean over the images of all workers of what is a mean over this worker's images."""
+    """Return the mean over the images of all workers of what is a mean over this worker's images.
+
+    Args:
+        x: float, of the same shape on every worker; every image counts alike, whatever number a worker holds.
+
+    Returns:
+        The same on every worker, of x's shape.
+    """
     shares = _all_shares()
     return sum_over_workers(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
 

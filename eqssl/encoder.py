@@ -65,7 +65,14 @@ class Encoder(nn.Module):
         return (side, features.shape[1] // side), features.shape[2]
 
     def standardise(self, images: Tensor) -> Tensor:
-        """Return pixels of mean 0 and deviation 1 from images in [0, 1]."""
+        """Return pixels of mean 0 and deviation 1 over the training images, or as published weights have them.
+
+        Args:
+            images: float (B, C, S, S) in [0, 1].
+
+        Returns:
+            float (B, C, S, S).
+        """
         return (images - self.mean) / self.std
 
     def tokens(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:

@@ -79,6 +79,12 @@ class Model(nn.Module):
         )
 
     def forward(self, batch: Batch, autocast: bool = False) -> Losses:
+        """Return the loss of a batch and its terms.
+
+        Args:
+            batch: this worker's share of it, views float (B, C, S, S) in [0, 1].
+            autocast: whether the encoder computes in bfloat16; heads and losses never do.
+        """
         # Both views in one pass: batch normalisation sees them together, in every method alike.
         images = torch.cat([batch.first, batch.second])
         tokens = self._seen(images, batch.mask, autocast)
@@ -147,9 +153,19 @@ class Model(nn.Module):
                 if isinstance(module, Teacher):
                     module.update(self.method.momentum_now())
 
-    def reconstruction_inputs(self, tokens: Tensor, batch: Batch) -> tuple:
-        """Return the arguments of the reconstruction branch for tokens (2 B, T, D) of both views."""
+    def reconstruction_inputs(
+        self, tokens: Tensor, batch: Batch
+    ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor], Tensor]:
+        """Return the arguments of the reconstruction branch.
+
+        Args:
+            tokens: (2 B, T, D), of both views.
+            batch: the same views.
+
+        Returns:
+            Equivariant tokens (B, T, D') of either view; name -> standardised pixels (B, C, S, S) of the images that
+            the target is made of; bool (B,), which view it is where that is random.
+        """
         equi = tokens[..., self.encoder.dim_inv :].chunk(2)
-        images = {"first": batch.first, "second": batch.second, "clean": batch.clean, "partway": batch.partway}
-        pixels = {name: self.encoder.standardise(image) for name, image in images.items() if image is not None}
+        pixels = {name: self.encoder.standardise(getattr(batch, name)) for name in self.reconstruction.images}
         return equi, pixels, batch.pick_second

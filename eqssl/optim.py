@@ -20,9 +20,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         return torch.optim.AdamW(groups, lr=config.lr)
     from timm.optim import Lars  # 10 s to import, so only where it is asked for
 
+    # timm would otherwise leave every group without decay to plain SGD, the matrices at a decay of 0 among them.
+    for group, adapts in zip(groups, (True, False), strict=True):
+        group["always_adapt"] = adapts
     # The coefficient of the authors of LARS, SimCLR and VICReg: solo-learn has .02 and clips, so its rates are others.
-    # always_adapt False leaves groups without decay, here the vectors, to plain SGD.
-    return Lars(groups, lr=config.lr, momentum=0.9, trust_coeff=1e-3, always_adapt=False)
+    return Lars(groups, lr=config.lr, momentum=0.9, trust_coeff=1e-3)
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

@@ -1,5 +1,11 @@
 """The reconstruction branch of arXiv 2412.03314: blend the equivariant tokens of two views, reconstruct one of them.
 
+What is known of that paper is its abstract and short reviews: a shared encoder, features split into two halves, a
+cross-attention that blends those of two augmented views, one of which is reconstructed, "without additional
+parameters". Not known are the roles of the views in the attention and its projections, the decoder, which view is the
+target, and the weight of the loss. Roles, target and weight are therefore options; decoder and intermediate targets are
+those of the same group's arXiv 2503.18753.
+
 B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
 """
 
@@ -13,21 +19,33 @@ from eqssl.config import ReconConfig
 
 MIN_TOKENS = 16
 STOPS = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
+TARGETS = {
+    "first": ("first",),
+    "second": ("second",),
+    "both": ("first", "second"),
+    "random": ("first", "second"),
+    "clean": ("clean",),
+    "intermediate": ("partway",),
+}  # view -> the images of a batch that its target is made of
 
 
 def cross_attention(query: Tensor, source: Tensor) -> Tensor:
     """Return what every query token reads from the source tokens, without learned parameters.
 
-    softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source.
+    softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source (arXiv 1706.03762, Eq. 1). That there are no
+    projections is one reading of "without additional parameters" (arXiv 2412.03314, abstract); its formula is unknown.
 
     Args:
         query, source: float (B, T, D).
+
+    Returns:
+        float (B, T, D).
     """
     return F.scaled_dot_product_attention(query, source, source)
 
 
 def blend(own: Tensor, other: Tensor, roles: str) -> Tensor:
-    """Return the tokens that the decoder sees.
+    """Return the tokens that the decoder sees; which of the roles arXiv 2412.03314 has is unknown.
 
     Args:
         own: equivariant tokens of the view that is the target, (B, T, D).
@@ -89,13 +107,16 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(nn.Module):
-    """Attention and decoder for one choice of target view and roles.
+    """Attention and decoder for one choice of target view and roles, see the top of this file.
 
     Args:
-        config: view, roles and width.
+        config: view, roles, tokens and width.
         dim: D.
         grid: rows and columns of the token map.
         channels, image_size: of the image.
+
+    Attributes:
+        images: names of the images of a batch that the target is made of.
 
     Raises:
         ValueError: with fewer than 16 tokens, on which attention degenerates to copying.
@@ -110,6 +131,7 @@ class Reconstruction(nn.Module):
                 "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
         self.view, self.roles, self.vector = config.view, config.roles, config.tokens == "vector"
+        self.images = TARGETS[self.view]
         if self.vector and dim % MIN_TOKENS:
             raise ValueError(
                 f"--recon.tokens vector cuts the equivariant part into {MIN_TOKENS}, and it has {dim} channels: take "
@@ -129,8 +151,8 @@ class Reconstruction(nn.Module):
 
         Args:
             equi: equivariant tokens of both views, (B, T, D) each.
-            pixels: standardised `first`, `second` and `clean` (the unaugmented image of the first view), each
-                (B, C, S, S), and `partway`, all stops after one another.
+            pixels: standardised, those of `first`, `second`, `clean` (the unaugmented image of the first view), each
+                (B, C, S, S), and `partway` (STOPS x B, C, S, S), all stops after one another, that `images` names.
             pick_second: bool (B,), which view is the target where `view` is `random`.
         """
         own, other, target = self.assign(equi, pixels, pick_second)
@@ -155,19 +177,26 @@ def assign(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's own tokens, the other view's tokens and the target for a choice of view.
 
-    `intermediate` belongs to the second view, at whose end its stops lie (arXiv 2503.18753).
+    `clean` belongs to the first view, whose image it is; `intermediate` to the second view, at whose end its stops lie
+    (arXiv 2503.18753).
+
+    Args:
+        view: a key of `TARGETS`.
+        equi, pixels, pick_second: as `Reconstruction.forward` has them.
+
+    Returns:
+        Tokens (B, T, D) twice and the target (B, C, S, S); for `both` all three with 2 B, for `intermediate` the target
+        with STOPS x B.
     """
-    (e1, e2), v1, v2 = equi, pixels["first"], pixels["second"]
-    if view == "first":
-        return e1, e2, v1
-    if view == "second":
-        return e2, e1, v2
+    e1, e2 = equi
+    target = [pixels[name] for name in TARGETS[view]]
+    if view in ("first", "clean"):
+        return e1, e2, *target
+    if view in ("second", "intermediate"):
+        return e2, e1, *target
     if view == "both":
-        return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat([v1, v2])
-    if view == "clean":
-        return e1, e2, pixels["clean"]
-    if view == "intermediate":
-        return e2, e1, pixels["partway"]
+        return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat(target)
+    v1, v2 = target
     by_token, by_pixel = pick_second[:, None, None], pick_second[:, None, None, None]
     return torch.where(by_token, e2, e1), torch.where(by_token, e1, e2), torch.where(by_pixel, v2, v1)
 
@@ -180,6 +209,10 @@ def use_of_views(
 
     The features of one view are deranged across the batch (rolled by one); what the error rises by, over the variance
     of the target, is the use of that view. A branch that ignores a view has use 0 of it.
+
+    Args:
+        branch: the trained branch.
+        equi, pixels, pick_second: as its `forward` has them; neighbours in the batch show different objects.
 
     Returns:
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;

@@ -27,6 +27,10 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def update(self, momentum: float) -> None:
-        """Move by 1 - momentum of the way to the student."""
-        for average, parameter in zip(self.average.parameters(), self._student[0].parameters(), strict=True):
-            average.lerp_(parameter, 1 - momentum)
+        """Move every parameter to momentum x average + (1 - momentum) x student (arXiv 1703.01780, section 2).
+
+        Args:
+            momentum: in [0, 1]; 1 leaves the average as it is.
+        """
+        averages, parameters = list(self.average.parameters()), list(self._student[0].parameters())
+        torch._foreach_lerp_(averages, parameters, 1 - momentum)

@@ -336,3 +336,8 @@ def test_the_gpu_makes_the_same_views(photos: Tensor) -> None:
     for name, value in draw_all(ids=ids).items():
         torch.testing.assert_close(params[name].cpu(), value, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(apply(photos.cuda(), params).cpu(), apply(photos, draw_all(ids=ids)), rtol=0, atol=1e-3)
+
+
+def test_a_batch_in_one_part_that_nothing_alters_is_not_copied():
+    images = torch.rand(4, 3, 8, 8)
+    assert apply(images, make(4)).data_ptr() == images.data_ptr()

@@ -1,4 +1,4 @@
-"""The schedule's numbers, and who gets weight decay."""
+"""The schedule's numbers, and who gets weight decay and LARS' adaptation."""
 
 import math
 
@@ -29,3 +29,19 @@ def test_vectors_are_not_decayed(name):
     optimizer.step()
     moved = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(before, model.parameters(), strict=True)]
     assert moved == [True, False, False, False]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_lars_adapts_the_step_of_matrices_with_and_without_decay_and_of_nothing_else(decay):
+    """The first step is lr x trust x (g + decay w), trust = .001 |w| / (|g| + decay |w|) (arXiv 1708.03888, Eq. 6)."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    optimizer = make_optimizer(model, TrainConfig(optimizer="lars", weight_decay=decay, lr=0.1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    w, g = before["weight"], model.weight.grad
+    trust = 1e-3 * w.norm() / (g.norm() + decay * w.norm())
+    torch.testing.assert_close(w - model.weight, 0.1 * trust * (g + decay * w), rtol=1e-6, atol=0)
+    torch.testing.assert_close(before["bias"] - model.bias, 0.1 * model.bias.grad)

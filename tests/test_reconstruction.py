@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from eqssl.config import ReconConfig, ReconRoles, ReconView
-from eqssl.reconstruction import Reconstruction, assign, blend, cross_attention, use_of_views
+from eqssl.reconstruction import STOPS, Reconstruction, assign, blend, cross_attention, use_of_views
+from tests.toy import make_batch, make_model
 
 
 def tokens(seed, batch=3, count=16, dim=8):
@@ -66,6 +67,20 @@ def test_every_view_has_its_target_and_its_roles():
         assert torch.equal(own[i], equi[int(second)][i]) and torch.equal(other[i], equi[1 - int(second)][i])
 
 
+@pytest.mark.parametrize("view", get_args(ReconView))
+def test_a_model_standardises_the_images_that_the_target_is_made_of_and_no_other(view):
+    model, batch = make_model("none"), make_batch("none")
+    batch = batch._replace(partway=torch.cat([batch.second] * STOPS) / 2)
+    model.reconstruction = branch(view=view)
+    tokens = torch.zeros(16, 16, model.encoder.dim)
+    _, pixels, pick = model.reconstruction_inputs(tokens, batch)
+    own = {"both": ("first", "second"), "random": ("first", "second"), "intermediate": ("partway",)}.get(view, (view,))
+    assert tuple(pixels) == own
+    for name, standardised in pixels.items():
+        assert torch.equal(standardised, (getattr(batch, name) - 0.5) / 0.3)
+    assert pick is batch.pick_second
+
+
 @pytest.mark.parametrize("kind", ["map", "vector"])
 @pytest.mark.parametrize("view", get_args(ReconView))
 @pytest.mark.parametrize("roles", get_args(ReconRoles))
@@ -119,16 +134,47 @@ def learn(made, equi, pixels, pick, steps):
         optimizer.step()
 
 
-@pytest.mark.parametrize("view", ["second", "both", "clean"])
+@pytest.mark.parametrize(("kind", "dim", "steps"), [("map", 8, 60), ("vector", 32, 150)])
+@pytest.mark.parametrize("view", get_args(ReconView))
 @pytest.mark.parametrize("roles", get_args(ReconRoles))
-def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(roles, view):
-    equi, _, pick = inputs(32)
-    pixels = dict.fromkeys(("first", "second", "clean"), level(equi[0]) + level(equi[1]))
-    made = branch(view=view, roles=roles)
-    learn(made, equi, pixels, pick, steps=60)
+def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(roles, view, kind, dim, steps):
+    equi, _, pick = inputs(32, dim)
+    wanted = level(equi[0]) + level(equi[1])
+    pixels = {**dict.fromkeys(("first", "second", "clean"), wanted), "partway": wanted.repeat(STOPS, 1, 1, 1)}
+    made = branch(dim, view=view, roles=roles, tokens=kind)
+    learn(made, equi, pixels, pick, steps)
     use = use_of_views(made, equi, pixels, pick)
     assert use["recon/error"] < 0.3
     assert use["recon/use_target"] > 0.2 and use["recon/use_other"] > 0.2
+
+
+def leaked(roles, kind, dim, steps=60, batch=16):
+    """Return error and use of the target's own view where the other one knows nothing, on images never seen."""
+
+    def images(seed, count):
+        equi = torch.randn(2, count, 16, dim, generator=torch.Generator().manual_seed(seed)).unbind()
+        return equi, {"second": level(equi[1])}, torch.ones(count, dtype=torch.bool)
+
+    made = branch(dim, view="second", roles=roles, tokens=kind)
+    optimizer = torch.optim.Adam(made.parameters(), 3e-3)
+    for seed in range(1, steps + 1):
+        optimizer.zero_grad()
+        image, wanted = made(*images(seed, batch))
+        (image - wanted).square().mean().backward()
+        optimizer.step()
+    use = use_of_views(made, *images(0, 256))
+    return use["recon/error"], use["recon/use_target"]
+
+
+@pytest.mark.parametrize(("kind", "dim"), [("map", 8), ("vector", 32)])
+def test_what_the_target_alone_knows_leaks_least_where_it_only_queries(kind, dim):
+    """The error is 1 where nothing of the target's own content reaches the decoder, 0 where all of it does."""
+    error, use = (dict(zip(get_args(ReconRoles), values, strict=True)) for values in zip(
+        *(leaked(roles, kind, dim) for roles in get_args(ReconRoles)), strict=True
+    ))  # fmt: skip
+    assert error["target-queries"] > 0.9 and use["target-queries"] < 0.1
+    assert 0.4 < error["residual"] < 0.75 and use["residual"] > 0.4  # its query also adds what the other view has
+    assert max(error["other-queries"], error["concat"]) < 0.4 and min(use["other-queries"], use["concat"]) > 0.9
 
 
 @pytest.mark.parametrize("same", [0, 1])

@@ -1,5 +1,6 @@
 """The training loop: the plain method's steps, exact resume, workers that equal one, clear refusals."""
 
+import copy
 import dataclasses
 import os
 import signal
@@ -17,11 +18,13 @@ from eqssl.augment import apply, draw, strengths
 from eqssl.config import RunConfig, replace
 from eqssl.context import Alone
 from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
+from eqssl.methods import find_method
 from eqssl.methods.base import Pair, Sizes
-from eqssl.methods.vicreg import VICReg
 from eqssl.optim import learning_rate, make_optimizer
-from eqssl.random import permutation
+from eqssl.random import counter_uniform, permutation
+from eqssl.teacher import Teacher
 from eqssl.training import Run, _of_different_objects, train
+from eqssl.views import MASK_STREAM
 from tests.workers import run_workers
 
 SMALL = {
@@ -147,9 +150,12 @@ def test_zero_epochs_evaluate_the_untrained_encoder():
     assert all(torch.equal(a, b) for a, b in zip(result.encoder.parameters(), fresh.parameters(), strict=True))
 
 
-def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
+@pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot"])
+def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods(name):
     """The control `base` against a loop that knows neither split nor reconstruction."""
-    config = configuration(**{"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1, "train.precision": "fp32"})
+    values = {"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1, "train.precision": "fp32"}
+    vit = {"encoder.name": "test_vit", "encoder.output_stride": 8} if name == "ibot" else {}
+    config = configuration(**values, **vit, **{"method.name": name})
     dataset = toy()
     trained = train(config, dataset=dataset).encoder
 
@@ -157,8 +163,10 @@ def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
     from eqssl.encoder import Encoder
 
     encoder = Encoder(config.encoder, 1, 32, dataset.mean, dataset.std)
-    method = VICReg(Sizes(inv=encoder.dim), width=32)
-    both = torch.nn.ModuleList([encoder, method]).to(memory_format=torch.channels_last).train()
+    tokens = encoder.grid[0] * encoder.grid[1]
+    method = find_method(name)(Sizes(inv=encoder.dim, width=encoder.backbone.width, tokens=tokens), width=32)
+    teacher = copy.deepcopy(encoder).requires_grad_(False)
+    both = torch.nn.ModuleList([encoder, method, teacher]).to(memory_format=torch.channels_last).train()
     optimizer = make_optimizer(both, config.train)
     chosen = strengths(config.augment, paired=False, channels=1, altered_by={})
     for step, indices in enumerate(permutation(0, 0, 48).split(16)):
@@ -169,8 +177,22 @@ def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods():
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config.train, step, 3)
         optimizer.zero_grad()
-        method(Pair(encoder(torch.cat(views)))).backward()
+        method.progress = step / 3
+        mask, seen = None, {}
+        if name == "ibot":
+            draws = [counter_uniform(0, 0, indices, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
+            mask = method.draw_masks(torch.cat(draws))
+            seen = {"mask": mask, "mask_token": method.mask_token}
+        student = encoder.tokens(torch.cat(views), **seen)
+        with torch.no_grad():
+            target = teacher.tokens(torch.cat(views))
+        method(Pair(student.mean(1), tokens=student, teacher=target, mask=mask)).backward()
         optimizer.step()
+        if method.momentum is not None:
+            for average, parameter in zip(teacher.parameters(), encoder.parameters(), strict=True):
+                average.lerp_(parameter.detach(), 1 - method.momentum_now())
+            for head in (module for module in method.modules() if isinstance(module, Teacher)):
+                head.update(method.momentum_now())
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), encoder.parameters(), strict=True))
 
 

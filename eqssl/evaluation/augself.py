@@ -101,14 +101,16 @@ def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> P
     ids = split.ids[indices]
     views = [draw(STRENGTHS, ids, epoch=EPOCH, seed=SEED, view=view, image_size=dataset.image_size) for view in (0, 1)]
     features = encode(encoder, split, indices, views)
-    return Pairs(*features, differences(*views, dataset.channels, dataset.image_size), None, ids)
+    objects = None if split.objects is None else split.objects[indices]
+    return Pairs(*features, differences(*views, dataset.channels, dataset.image_size), None, ids, objects)
 
 
 def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
     agree = train.targets[FLIP][:, 0].long()
-    flips = linear_predict(train.joint, agree, held.joint)[:, None]
+    flips = linear_predict(train.joint, agree, held.joint, train.objects)[:, None]
     linear = torch.cat([fit(moments(train.joint, train.theta)).predict(held.joint)[:, :-1], flips], dim=1)
-    return _said("", held, linear) + _said("mlp_", held, mlp_predict(train.joint, train.theta, held.joint))
+    predicted = mlp_predict(train.joint, train.theta, held.joint, objects=train.objects)
+    return _said("", held, linear) + _said("mlp_", held, predicted)
 
 
 def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:

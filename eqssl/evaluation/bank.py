@@ -74,7 +74,7 @@ def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: lis
 def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
     indices = object_views(split)
     features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
-    known = differences(split, indices[:, :1].expand_as(indices), indices)
+    known = differences(split, indices[:, :1].expand_as(indices), indices, factors)
     return Bank(features[:, 0], features, torch.cat([known[name] for name in factors], dim=-1))
 
 

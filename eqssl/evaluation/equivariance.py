@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from eqssl.evaluation.pairs import Pairs
-from eqssl.evaluation.r2 import r2_weighted
+from eqssl.evaluation.r2 import r2_weighted, varying
 from eqssl.evaluation.ridge import Ridge, fit, moments
 from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
@@ -23,7 +23,7 @@ class Motion:
 
     Args:
         mean, basis: (D,) and (D, up to 64), of the principal components that stand for z1.
-        theta_mean, theta_std: (k,), of the training pairs.
+        theta_mean, theta_std: (k,), of the training pairs; infinite is the deviation of what does not vary there.
         ridge: the regression.
     """
 
@@ -46,10 +46,11 @@ def fit_motion(first: Tensor, theta: Tensor, second: Tensor) -> Motion:
 
     Args:
         first, second: (N, D).
-        theta: (N, k), each component varying.
+        theta: (N, k); a component that does not vary is left out.
     """
     first, theta = first.double(), theta.double()
-    mean, theta_mean, theta_std = first.mean(0), theta.mean(0), theta.std(0)
+    mean, theta_mean = first.mean(0), theta.mean(0)
+    theta_std = torch.where(varying(theta), theta.std(0), torch.inf)
     centred = first - mean
     basis = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :COMPONENTS]
     inputs = _inputs(centred @ basis, (theta - theta_mean) / theta_std)

@@ -4,11 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.evaluation.selection import hold_back
+
 HIDDEN, EPOCHS, BATCH, LR = 512, 20, 256, 1e-3
 
 
-def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN) -> Tensor:
-    """Return the predictions of an MLP with two hidden layers, from the epoch that was best on a tenth of the samples.
+def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN, objects: Tensor | None = None) -> Tensor:
+    """Return the predictions of an MLP with two hidden layers, from the epoch that was best on a tenth of the samples,
+    or objects.
 
     Inputs and outputs are standardised; Adam, one cosine decay. Torch's own random state is left as it was.
 
@@ -16,6 +19,7 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN) -> Ten
         x, y: (n, p) and (n, m), to fit.
         held: (N, p).
         hidden: units of each hidden layer.
+        objects: int64 (n,), which object a sample shows; default: every sample is its own.
 
     Returns:
         float32 (N, m).
@@ -24,8 +28,7 @@ def mlp_predict(x: Tensor, y: Tensor, held: Tensor, hidden: int = HIDDEN) -> Ten
     x, y, held = (x - mean_x) / std_x, (y - mean_y) / std_y, (held - mean_x) / std_x
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
-        order = torch.randperm(len(x))
-        chosen, fitted = order.tensor_split([max(1, len(x) // 10)])
+        chosen, fitted = hold_back(torch.randperm(len(x)), 10, objects, least=1)
         model = _mlp(x.shape[1], y.shape[1], hidden)
         optimizer = torch.optim.Adam(model.parameters(), LR)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)

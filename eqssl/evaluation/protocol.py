@@ -99,7 +99,8 @@ def _encode(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> Vie
     pairs, binary = [], []
     for split, count in ((dataset.train, config.train_images), (getattr(dataset, config.split), config.images)):
         indices = subset(split, count)
-        pairs.append(encode_pairs(encoder, dataset, split, indices))
+        # A factor that varies among training pairs alone is theirs to fit, so held-out pairs have its column too.
+        pairs.append(encode_pairs(encoder, dataset, split, indices, pairs[0].targets if pairs else None))
         if not dataset.paired:
             few = len(indices) // BINARY_SHARE
             clean = pairs[-1].first[:few]
@@ -128,10 +129,10 @@ def _full_probes(views: Views) -> list[Prediction]:
     train, held = views.train, views.held
     said = []
     if train.labels is not None:
-        classes = linear_predict(train.first, train.labels, held.first)
+        classes = linear_predict(train.first, train.labels, held.first, train.objects)
         said += class_prediction("linear", held.ids, held.labels, classes)
     if train.targets:
-        predicted = mlp_predict(train.joint, train.theta, held.joint)
+        predicted = mlp_predict(train.joint, train.theta, held.joint, objects=train.objects)
         said += predictions_of("mlp_r2", held.ids, held.targets, predicted) + extrapolate(train, held)
     return said
 

@@ -6,11 +6,25 @@ from torch import Tensor
 ROTATION, ANGLE = "rotation", "angle_deg"
 
 
+def varying(values: Tensor) -> Tensor:
+    """Return which components vary by more than float32 rounds: on a turntable two of a quaternion's do not.
+
+    Args:
+        values: (N, k), in one unit or in several of about one size.
+
+    Returns:
+        bool (k,).
+    """
+    values = values.double()
+    spread = (values - values.mean(0)).square().mean(0).sqrt()
+    return spread > 1e-6 * values.square().mean().sqrt()
+
+
 def r2(target: Tensor, predicted: Tensor) -> Tensor:
     """Return 1 - RSS / TSS per component, sklearn's `raw_values`.
 
     Args:
-        target, predicted: (N, k).
+        target, predicted: (N, k), the target's components `varying`.
 
     Returns:
         float64 (k,).
@@ -52,12 +66,18 @@ def factor_figures(targets: dict[str, Tensor], predicted: dict[str, Tensor]) -> 
         targets, predicted: factor -> (N, k).
 
     Returns:
-        `r2/<factor>`, the mean over its components; `r2_mean` over factors, a vector counting once; for vectors SIE's
-        definition as well, `r2_pooled` for a relative quaternion and `r2_pooled/<factor>` for any other; for rotations
-        in space or in the plane `geodesic_deg`, the mean angle missed.
+        `r2/<factor>`, the mean over its components that vary; `r2_mean` over factors, a vector counting once; for
+        vectors SIE's definition as well, with all components, `r2_pooled` for a relative quaternion and
+        `r2_pooled/<factor>` for any other; for rotations in space or in the plane `geodesic_deg`, the mean angle
+        missed. What does not vary in these samples is absent: there is nothing to predict.
     """
-    figures = {f"r2/{name}": float(r2(target, predicted[name]).mean()) for name, target in targets.items()}
-    figures["r2_mean"] = sum(figures.values()) / len(figures)
+    varies = {name: varying(target) for name, target in targets.items()}
+    targets = {name: target for name, target in targets.items() if varies[name].any()}
+    figures = {
+        f"r2/{name}": float(r2(target, predicted[name])[varies[name]].mean()) for name, target in targets.items()
+    }
+    if figures:
+        figures["r2_mean"] = sum(figures.values()) / len(figures)
     for name, target in targets.items():
         if target.shape[1] > 1:
             figures["r2_pooled" if name == ROTATION else f"r2_pooled/{name}"] = r2_pooled(target, predicted[name])

@@ -4,10 +4,13 @@ Heads and figures are those of the reference code; their fitting is this package
 taken once in inference mode, and pairs from a stored seed, where the reference code keeps the encoder in training mode
 and draws pairs anew. Retrieval needs a predictor of z2 from z1 and the relative quaternion. An encoder alone has none,
 so that one is fitted after the fact, the ridge from [z1, theta, z1 x theta] of `eqssl.evaluation.equivariance`; its
-figures say so, and are no published MRR or PRE of a method that was trained with a predictor.
+figures say so: `posthoc_`. SIE and EquiMod are trained with a predictor of their own, of projected embeddings. It goes
+with the heads when the encoder is exported, and they too are judged by the ridge: all methods by the same predictor of
+the representation, none by the one whose MRR, H@k and PRE are published.
 """
 
 import dataclasses
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -71,7 +74,7 @@ def threediebench_figures(
     """
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
-        held = _encode(encoder, dataset, getattr(dataset, config.split), config.images)
+        held = _encode(encoder, dataset, getattr(dataset, config.split), config.images, (ROTATION, *HUES))
     said = _said("constant", held.pairs, train.pairs.theta.mean(0).expand_as(held.pairs.theta))
     figures = {}
     for part, channels in parts(encoder, train.pairs.first.shape[1]).items():
@@ -84,10 +87,12 @@ def threediebench_figures(
     return figures_of(said) | figures
 
 
-def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> _Views:
+def _encode(
+    encoder: nn.Module, dataset: Dataset, split: Split, count: int, factors: Collection[str] | None = None
+) -> _Views:
     if not dataset.paired:
         raise ValueError(f"the protocol of 3DIEBench needs pairs of views of one object; {dataset.name} has none")
-    pairs = encode_pairs(encoder, dataset, split, subset(split, count))
+    pairs = encode_pairs(encoder, dataset, split, subset(split, count), factors)
     if missing := {ROTATION, *HUES} - pairs.targets.keys():
         raise ValueError(f"the protocol of 3DIEBench needs factors that {dataset.name} lacks: {', '.join(missing)}")
     colour = torch.cat([pairs.targets[hue] for hue in HUES], dim=1)
@@ -99,9 +104,9 @@ def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> _
 def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
     said = []
     if train.labels is not None:
-        classes = linear_predict(train.first, train.labels, held.first)
+        classes = linear_predict(train.first, train.labels, held.first, train.objects)
         said += class_prediction("top1", held.ids, held.labels, classes, PROTOCOL)
-    mlps = [mlp_predict(train.joint, target, held.joint, hidden=HIDDEN) for target in train.targets.values()]
+    mlps = [mlp_predict(train.joint, target, held.joint, HIDDEN, train.objects) for target in train.targets.values()]
     ridge = fit(moments(train.joint, train.theta))
     return said + _said("linear", held, ridge.predict(held.joint)) + _said("mlp", held, torch.cat(mlps, dim=1))
 

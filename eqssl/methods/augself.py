@@ -16,8 +16,11 @@ from eqssl.methods.heads import projector
 class AugSelf(Auxiliary):
     """A base method and a three-layer perceptron on both representations that tells the transformation.
 
-    One perceptron tells the whole transformation from the first view to the second, as in SIE's comparison on
-    3DIEBench; the authors' code has one for each family, asks in both orders and bounds its answers by tanh.
+    Deliberately, one perceptron tells the whole transformation from the first view to the second, and its loss is one
+    mean over all K components, as in SIE's code for 3DIEBench. The authors' code has a perceptron for each family
+    (crop, colour, flip, blur), asks in both orders, bounds the answers by tanh and adds up one mean a family; its
+    colour targets are over the full width of their range, ours over half of it. Their weight of 1 for colour is thus
+    about K / 16 here: a quarter for each of four components, whose squared errors are four times as large.
 
     Args:
         sizes: of the representation.

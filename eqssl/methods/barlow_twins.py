@@ -20,7 +20,8 @@ class BarlowTwins(Method):
         loss_scale: factor of the whole loss, a sum over dimensions, beside a reconstruction that is a mean.
     """
 
-    # solo-learn's runs on CIFAR (LARS .3, decay 1e-4); the authors' on ImageNet (LARS .2, decay 1e-6, batch 2048).
+    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-4); the authors' on ImageNet (not set here: LARS .2, decay
+    # 1e-6, batch 2048).
     scales: ClassVar = {
         "small": {"width": 2048, "off_diagonal": 0.005, "loss_scale": 0.1},
         "imagenet": {"width": 8192, "off_diagonal": 0.0051, "loss_scale": 1.0},

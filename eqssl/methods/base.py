@@ -66,7 +66,8 @@ class Method(nn.Module):
             sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
         momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.
-        scales: published settings, `small` (CIFAR) and `imagenet`, as options; the defaults are for a CPU.
+        scales: published settings of heads and loss, `small` (CIFAR) and `imagenet`, as options; the defaults are for a
+            CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
     """
 
     sees_theta: ClassVar[bool] = False

@@ -23,7 +23,8 @@ class BYOL(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's runs on CIFAR (LARS 1.0, decay 1e-5); the authors' on ImageNet (LARS .2, decay 1.5e-6, batch 4096).
+    # solo-learn's on CIFAR (not set here: LARS 1.0, decay 1e-5); the authors' on ImageNet (not set here: LARS .2, decay
+    # 1.5e-6, batch 4096).
     scales: ClassVar = {
         "small": {"width": 4096, "embedding": 256, "momentum": 0.99},
         "imagenet": {"width": 4096, "embedding": 256, "momentum": 0.996},

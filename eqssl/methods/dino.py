@@ -13,14 +13,16 @@ from eqssl.teacher import Teacher
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
 WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published
 CENTRE_MOMENTUM = 0.9
+PUBLISHED = {"width": 2048, "bottleneck": 256, "teacher_temperature": 0.07}
 
 
 class DINO(Method):
     """Prototype head, its teacher, and the cross-entropy to the teacher's centred and sharpened assignment.
 
-    Four deliberate differences to the authors' code: two global views and no local crops; the representation is the
-    mean over patch tokens, not the class token; the teacher's temperature warms up by steps, not by epochs; and the
-    prototypes are not frozen in the first epoch, where the learning rate warms up anyway.
+    Deliberate differences to the authors' code: two global views and no local crops; the representation is the mean
+    over patch tokens, not the class token; the student is exported and evaluated, not the teacher; gradients are not
+    clipped, and the weight decay is constant, where theirs rises by a cosine; the teacher's temperature warms up by
+    steps, not by epochs; and the prototypes are not frozen in the first epoch, where the learning rate warms up anyway.
 
     Args:
         sizes: of the representation.
@@ -31,15 +33,12 @@ class DINO(Method):
         teacher_temperature: tau_t after its linear warm-up from .04; where a short run stays at ln K, .07 is too high.
     """
 
-    # solo-learn's runs on CIFAR (LARS .3, decay 1e-6); the authors' on ImageNet (ViT-S, AdamW 5e-4, decay .04 to .4).
+    # solo-learn's heads on CIFAR (not set here: LARS .3, decay 1e-6); the authors' on ImageNet (not set here: ViT-S,
+    # AdamW 5e-4, decay .04 to .4).
     scales: ClassVar = {
-        "small": {
-            "width": 2048, "bottleneck": 256, "prototypes": 4096, "momentum": 0.9995, "teacher_temperature": 0.07,
-        },
-        "imagenet": {
-            "width": 2048, "bottleneck": 256, "prototypes": 65536, "momentum": 0.996, "teacher_temperature": 0.07,
-        },
-    }  # fmt: skip
+        "small": PUBLISHED | {"prototypes": 4096, "momentum": 0.9995},
+        "imagenet": PUBLISHED | {"prototypes": 65536, "momentum": 0.996},
+    }
 
     def __init__(
         self, sizes: Sizes, *,

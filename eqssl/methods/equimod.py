@@ -26,7 +26,8 @@ class EquiMod(Auxiliary):
         temperature: of the contrast between predicted and true embeddings.
     """
 
-    # The authors' heads are the same on CIFAR and ImageNet (LARS 4.0 and 2.4, decay 1e-6, batch 512 and 4096).
+    # The authors' heads are the same on CIFAR and ImageNet (not set here: LARS 4.0 and 2.4, decay 1e-6, batch 512 and
+    # 4096).
     scales: ClassVar = {
         "small": {"scale": "small", "width": 2048},
         "imagenet": {"scale": "imagenet", "width": 2048},

@@ -14,8 +14,9 @@ from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
 class IBOT(DINO):
     """DINO's loss on the views plus the masked-patch loss, with one head for both, as in the authors' runs.
 
-    A deliberate difference beside DINO's: masked patches are drawn one by one (the authors' option `rand`), not in
-    blocks.
+    Deliberate differences beside DINO's, all of which hold here too (the student is exported and evaluated, no local
+    crops, no clipping, constant decay): masked patches are drawn one by one (the authors' option `rand`), not in
+    blocks; and the loss on the views compares means over patches, those of the student with masks, not class tokens.
 
     Args:
         sizes: of the representation.
@@ -23,7 +24,8 @@ class IBOT(DINO):
         patch_temperature: the teacher's temperature for patches, after the same warm-up.
     """
 
-    # No run on CIFAR is published, so small is DINO's; the authors' on ImageNet (ViT-S, AdamW 5e-4, decay .04 to .4).
+    # No run on CIFAR is published, so small is DINO's; the authors' on ImageNet (not set here: ViT-S, AdamW 5e-4, decay
+    # .04 to .4).
     scales: ClassVar = {
         "small": {**DINO.scales["small"], "patch_temperature": 0.07},
         "imagenet": {**DINO.scales["imagenet"], "prototypes": 8192, "patch_temperature": 0.07},

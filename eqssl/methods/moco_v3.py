@@ -26,8 +26,8 @@ class MoCoV3(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's runs on CIFAR (LARS .3, decay 1e-6); the authors' ViT on ImageNet (AdamW 1.5e-4, decay .1, batch
-    # 4096, patch embedding frozen), whose ResNet-50 has temperature 1 (LARS .3, decay 1e-6).
+    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-6); the authors' ViT on ImageNet (not set here: AdamW
+    # 1.5e-4, decay .1, batch 4096, patch embedding frozen), not their ResNet-50, with temperature 1.
     scales: ClassVar = {"small": {"width": 4096, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 256}}
 
     def __init__(

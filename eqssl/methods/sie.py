@@ -28,7 +28,8 @@ class SIE(Method):
     """
 
     sees_theta: ClassVar[bool] = True
-    # The authors' on 3DIEBench, 2048 for both parts together (Adam 1e-3, decay 1e-6, batch 1024, 2000 epochs).
+    # The authors' on 3DIEBench, 2048 for both parts together (not set here: Adam 1e-3, decay 1e-6, batch 1024, 2000
+    # epochs).
     scales: ClassVar = {"small": {"width": 1024}, "imagenet": {"width": 1024}}
 
     def __init__(

@@ -21,7 +21,7 @@ class SimCLR(Method):
         temperature: tau of Eq. 1.
     """
 
-    # solo-learn's runs on CIFAR (LARS .4, decay 1e-4) and ImageNet-100 (LARS .3).
+    # solo-learn's on CIFAR (not set here: LARS .4, decay 1e-4) and ImageNet-100 (not set here: LARS .3).
     scales: ClassVar = {"small": {"width": 2048, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 512}}
 
     def __init__(self, sizes: Sizes, *, width: int = 512, embedding: int = 128, temperature: float = 0.2):

@@ -21,7 +21,8 @@ class SimSiam(Method):
         bottleneck: hidden width of the predictor.
     """
 
-    # solo-learn's runs on CIFAR (SGD .5, decay 1e-5); the authors' on ImageNet (SGD .05, decay 1e-4, batch 512).
+    # solo-learn's on CIFAR (not set here: SGD .5, decay 1e-5); the authors' on ImageNet (not set here: SGD .05, decay
+    # 1e-4, batch 512).
     scales: ClassVar = {
         "small": {"width": 2048, "bottleneck": 512},
         "imagenet": {"width": 2048, "bottleneck": 512},

@@ -20,8 +20,8 @@ class VICReg(Method):
         sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
     """
 
-    # solo-learn's runs on CIFAR (LARS .3, decay 1e-4), whose 25 is of a variance that is not halved; the authors' on
-    # ImageNet (LARS .2, decay 1e-6, batch 2048).
+    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-4), whose 25 is of a variance that is not halved; the
+    # authors' on ImageNet (not set here: LARS .2, decay 1e-6, batch 2048).
     scales: ClassVar = {"small": {"width": 2048, "std_coeff": 50.0}, "imagenet": {"width": 8192}}
 
     def __init__(
@@ -51,12 +51,19 @@ def vicreg_loss(z1: Tensor, z2: Tensor, sim_coeff: float, std_coeff: float, cov_
 
 
 def hinge(z: Tensor) -> Tensor:
-    """Hinge on the standard deviation of every dimension (Eq. 1)."""
+    """Return the mean over dimensions of max(0, 1 - sqrt(var + 1e-4)) (arXiv 2105.04906, Eq. 1 and 2).
+
+    Args:
+        z: embeddings of one view, float (B, D); var is the unbiased variance over the batch.
+
+    Returns:
+        Scalar in [0, 1).
+    """
     return F.relu(1 - torch.sqrt(z.var(0) + 1e-4)).mean()
 
 
 def _covariance(z: Tensor) -> Tensor:
-    """Squared off-diagonal covariances over the width (Eq. 4)."""
+    """Return the squared off-diagonal covariances of embeddings (B, D), summed, over D (Eq. 3 and 4)."""
     batch, width = z.shape
     z = z - z.mean(0)
     cov = z.T @ z / (batch - 1)

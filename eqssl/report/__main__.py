@@ -6,19 +6,21 @@ from typing import Annotated
 import tyro
 
 
-def report(folder: Annotated[str, tyro.conf.Positional]) -> None:
+def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool = False) -> None:
     """Write the report of a study, finished or running, and print its tables as Markdown.
 
     Args:
         folder: OUTPUT/STUDY, on a disk or in a bucket.
+        from_predictions: Make every probe's figures again of what it said of each held-out example, as a study with
+            --evaluate.level full keeps it.
     """
     from eqssl.files import as_path, check_storage
-    from eqssl.report.live import current_summary
+    from eqssl.report.live import current_summary, summary_of_predictions
     from eqssl.report.report import write_report
 
     path = as_path(folder, "FOLDER")
     check_storage(path, "FOLDER", write=False)
-    write_report(current_summary(path), path)
+    write_report(summary_of_predictions(path) if from_predictions else current_summary(path), path)
     print((path / "tables.md").read_text(), end="")
 
 

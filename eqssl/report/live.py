@@ -1,5 +1,6 @@
-"""The summary of a study that is still running, from the records of the trials that have ended."""
+"""The summary of a study that is still running, from the records of its trials, or from what its probes said."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,10 @@ from typing import Any
 from eqssl.files import find, read
 from eqssl.study import ledger
 from eqssl.study.definition import WITHOUT_ENCODER, Study
-from eqssl.study.record import Record
+from eqssl.study.record import Record, TrialRecord, finite
 from eqssl.study.results import summarise
 from eqssl.study.space import Choice, Range
+from eqssl.study.trial import PREDICTIONS
 
 
 def current_summary(folder: Path) -> dict[str, Any]:
@@ -34,19 +36,53 @@ def current_summary(folder: Path) -> dict[str, Any]:
     return _summary_of_records(folder, json.loads(about))
 
 
-def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-    identity, about = known["identity"], dict(known["about"])
-    rows, seeds = identity["rows"], identity["seeds"]
-    study = Study(
+def summary_of_predictions(folder: Path) -> dict[str, Any]:
+    """Return `current_summary` with every probe's figures made again of what it said of each held-out example.
+
+    Args:
+        folder: OUTPUT/STUDY.
+
+    Raises:
+        ValueError: as `current_summary` does, and for a complete trial whose predictions were not saved.
+    """
+    summary = current_summary(folder)
+    records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
+    study = _study(json.loads(read(folder / "study.json")))
+    return summary | summarise(study, records, {}) | {"environment": summary["environment"]}
+
+
+def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
+    from eqssl.evaluation.predictions import figures_of, load_predictions
+
+    if record.status != "COMPLETE":
+        return record
+    path = folder / "trials" / record.trial_id / PREDICTIONS
+    if not path.exists():
+        raise ValueError(
+            f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of {folder} has "
+            f"no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
+        )
+    return dataclasses.replace(record, metrics=record.metrics | finite(figures_of(load_predictions(path))))
+
+
+def _study(known: dict[str, Any]) -> Study:
+    """Return the study that study.json tells of."""
+    identity, about = known["identity"], known["about"]
+    return Study(
         name=identity["study"],
-        question=about.pop("question"),
+        question=about["question"],
         space={option: _values(values) for option, values in identity["space"].items()},
-        rows=rows,
-        controls=about.pop("controls"),
+        rows=identity["rows"],
+        controls=about["controls"],
         objectives=identity["objectives"],
     ).for_data(labelled=about["data"]["num_classes"] > 0)
+
+
+def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
+    identity, study = known["identity"], _study(known)
+    about = {name: value for name, value in known["about"].items() if name not in ("question", "controls")}
     records = list(Record(folder, known["study_id"], identity).records().values())
-    most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else seeds for name in study.rows)
+    most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
     attempts_s = json.loads(read(folder / ledger.FILE) or "{}")
     about |= {"study_id": known["study_id"], "status": status, "wall_s": list(attempts_s.values() or [0.0])[-1]}

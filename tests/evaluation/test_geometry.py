@@ -112,3 +112,13 @@ def test_collapse_to_a_point():
     assert collapse_figures(torch.full((1000, 4), 0.1)) == pytest.approx(
         dict.fromkeys(("std", "std_min", "spread", "rank"), 0.0)
     )
+
+
+def test_a_component_of_theta_that_does_not_vary_is_no_input():
+    first, theta = draw(300, 4), draw(300, 2)
+    second = first * theta[:, :1]
+    theta[:, 1] = 1 + 1e-8 * theta[:, 1]
+    motion, alone = fit_motion(first, theta, second), fit_motion(first, theta[:, :1], second)
+    torch.testing.assert_close(motion.predict(first, theta), alone.predict(first, theta[:, :1]))
+    far = torch.cat([theta[:, :1], theta[:, 1:] + 5], 1)
+    torch.testing.assert_close(motion.predict(first, far), alone.predict(first, theta[:, :1]))

@@ -1,6 +1,8 @@
 """The whole protocol on encoders whose figures are known."""
 
 import dataclasses
+import inspect
+import itertools
 import math
 
 import pytest
@@ -8,6 +10,10 @@ import torch
 from torch import nn
 
 from eqssl.config import EvaluateConfig
+from eqssl.data.dataset import MemoryImages
+from eqssl.data.rotation import euler_to_quaternion
+from eqssl.evaluation import augself, protocol
+from eqssl.evaluation.pairs import subset
 from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.rows import Constant, Pixels, constant_figures
 
@@ -147,3 +153,75 @@ def test_pixels_are_averaged_to_at_most_1024_values(shape, dim):
 
 def test_constant_has_one_feature():
     assert Constant()(torch.rand(4, 3, 8, 8)).shape == (4, 1)
+
+
+def on_turntables(objects, split):
+    """Return a split's objects turned about the vertical alone; the pixels spell pose and hue."""
+    images = getattr(objects, split)
+    euler = torch.zeros(len(images), 3)
+    euler[:, 2] = (torch.rand(len(images), generator=torch.Generator().manual_seed(len(images))) - 0.5) * 3
+    factors = images.factors | {"quaternion": euler_to_quaternion(euler)}
+    pixels = images.images.pixels.clone()
+    pixels[:, 0, 0, :5] = (torch.cat([factors["quaternion"], factors["floor_hue"]], 1) * 127 + 128).to(torch.uint8)
+    return dataclasses.replace(images, images=MemoryImages(pixels), factors=factors)
+
+
+def test_turns_about_one_axis_have_all_figures(objects):
+    turned = dataclasses.replace(objects, **{name: on_turntables(objects, name) for name in ("train", "val")})
+    figures = evaluate(Spell(), turned, config=EvaluateConfig(level="full"))
+    expected = evaluate(Spell(), objects, config=EvaluateConfig(level="full"))
+    assert figures.keys() == expected.keys() and all(math.isfinite(value) for value in figures.values())
+    assert figures["r2_mean"] == pytest.approx((figures["r2/rotation"] + figures["r2/floor_hue"]) / 2)
+    assert figures["mlp_r2/rotation"] > 0.9 and figures["equivariance/rotation"] > 0.2 and figures["hit1"] > 0.6
+
+
+def with_one_hue(objects, split):
+    images = getattr(objects, split)
+    return dataclasses.replace(objects, **{split: dataclasses.replace(
+        images, factors=images.factors | {"floor_hue": torch.full((len(images), 1), 0.5)}
+    )})  # fmt: skip
+
+
+@pytest.mark.parametrize("level", ["quick", "full"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_factor_that_is_constant_in_one_split_is_left_out_and_nothing_else(objects, split, level):
+    config = EvaluateConfig(level=level, train_images=300, images=150)
+    figures = evaluate(Spell(), with_one_hue(objects, split), config=config)
+    assert all(math.isfinite(value) for value in figures.values())
+    assert not any(name.endswith("r2/floor_hue") for name in figures)
+    assert figures["r2_mean"] == figures["r2/rotation"]
+    if split == "val":  # the probes are those of a val that has all hues
+        whole = evaluate(Spell(), objects, config=config)
+        assert {name: figures[name] for name in figures if "r2/" in name} == {
+            name: whole[name] for name in figures if "r2/" in name
+        }
+
+
+def test_probes_choose_by_object(objects, flat_images, monkeypatch):
+    given = []
+
+    def recorded(probe):
+        signature = inspect.signature(probe)
+
+        def call(*arguments, **named):
+            given.append(signature.bind(*arguments, **named).arguments.get("objects"))
+            return probe(*arguments, **named)
+
+        return call
+
+    for module, name in itertools.product((protocol, augself), ("linear_predict", "mlp_predict")):
+        monkeypatch.setattr(module, name, recorded(getattr(module, name)))
+    config = EvaluateConfig(level="full", train_images=90, images=30)
+    images, held = objects.train, objects.val
+    data = dataclasses.replace(
+        objects,
+        train=dataclasses.replace(images, labels=images.objects % 2),
+        val=dataclasses.replace(held, labels=held.objects % 2),
+    )
+    evaluate(Spell(), data, config=config)
+    augself.augself_figures(Spell(), data, config)
+    shown = images.objects[subset(images, 90)]
+    assert len(given) == 4 and all(torch.equal(known, shown) for known in given)
+    given.clear()
+    evaluate(Level(), flat_images, config=config)
+    assert len(given) == 6 and not any(known is not None for known in given)

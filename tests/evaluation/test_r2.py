@@ -6,7 +6,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from sklearn.metrics import r2_score, roc_auc_score
 
-from eqssl.evaluation.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, r2_weighted
+from eqssl.data.pairs import relative_quaternion
+from eqssl.evaluation.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, r2_weighted, varying
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +66,32 @@ def test_auroc_equals_sklearn_with_ties():
     score = (rng.normal(size=300) + target).round(1)
     assert auroc(torch.tensor(target), torch.tensor(score)) == pytest.approx(roc_auc_score(target, score))
     assert auroc(torch.tensor([0, 1]), torch.tensor([1.0, 1.0])) == 0.5
+
+
+def turned(count):
+    """Return turns about one axis, from poses in float32: two components of the quaternions are 0 but for rounding."""
+    angles = np.random.default_rng(0).uniform(-1.5, 1.5, (2, count, 1))
+    base = Rotation.from_euler("xyz", [0.3, -0.7, 1.1])
+    poses = (torch.tensor((base * Rotation.from_euler("z", view)).as_quat(), dtype=torch.float32) for view in angles)
+    return relative_quaternion(*poses)
+
+
+def test_components_that_do_not_vary_are_left_out():
+    target = turned(200)
+    assert (target[:, :2] != target[0, :2]).any(0).all()
+    assert varying(target).tolist() == [False, False, True, True]
+    assert varying(torch.tensor([[1e3, 0.0], [1e3, 1e-3]])).tolist() == [False, False]
+    half = target.clone()
+    half[:, 2] = target[:, 2].mean()
+    figures = factor_figures({"rotation": target}, {"rotation": half})
+    assert figures["r2/rotation"] == pytest.approx(0.5) == figures["r2_mean"]
+    assert figures.keys() == {"r2/rotation", "r2_mean", "r2_pooled", "geodesic_deg"}
+
+
+def test_a_factor_that_does_not_vary_has_no_figure_and_counts_in_no_mean():
+    still, moves = torch.full((5, 1), 0.3), torch.arange(5.0)[:, None]
+    figures = factor_figures({"floor_hue": still, "light_hue": moves}, {"floor_hue": still, "light_hue": moves})
+    assert figures == {"r2/light_hue": 1.0, "r2_mean": 1.0}
+    assert factor_figures({"floor_hue": still}, {"floor_hue": still}) == {}
+    none = {"rotation": torch.zeros(0, 4)}
+    assert factor_figures(none, none) == {}

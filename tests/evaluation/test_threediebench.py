@@ -1,5 +1,6 @@
 """The protocol of 3DIEBench on encoders that know exactly what they should be found to know."""
 
+import dataclasses
 import math
 
 import pytest
@@ -125,3 +126,12 @@ def test_data_that_the_protocol_cannot_judge(flat_images: Dataset, objects: Data
         threediebench_figures(Constant(), flat_images, EvaluateConfig())
     with pytest.raises(ValueError, match="objects lacks: light_hue"):
         threediebench_figures(Constant(), objects, EvaluateConfig())
+
+
+def test_a_hue_that_is_the_same_in_all_held_out_images_leaves_the_other_figures():
+    dataset = renders((30, 20, 1), 4)
+    hues = dataset.val.factors | {"light_hue": torch.full((80, 1), 0.5)}
+    dataset = dataclasses.replace(dataset, val=dataclasses.replace(dataset.val, factors=hues))
+    found = threediebench_figures(Oracle(dataset), dataset, EvaluateConfig(train_images=120, images=80))
+    assert all(math.isfinite(value) for value in found.values())
+    assert found["inv/3die/linear_r2/colour"] > 0.999

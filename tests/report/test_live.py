@@ -6,19 +6,23 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
-from eqssl.report.live import current_summary
+from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, save_predictions
+from eqssl.report.__main__ import report
+from eqssl.report.live import current_summary, summary_of_predictions
+from eqssl.report.tables import results_table
 from eqssl.study.record import Record, write_json
 from eqssl.study.results import summarise
+from eqssl.study.trial import PREDICTIONS
 from tests.report import made_up
+from tests.report.conftest import STUDY, weight_records
 
 TRIALS = made_up.records(40)
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """Return the folder of a study of which all trials but the last five have ended."""
-    study = made_up.STUDY
+def write(path, study, records):
+    """Return the folder of a study of which these trials have ended."""
     identity = {
         "study": study.name,
         "space": {option: dataclasses.asdict(values) for option, values in study.space.items()},
@@ -29,11 +33,17 @@ def folder(tmp_path):
     }
     about = {name: made_up.ABOUT[name] for name in ("concurrency", "options")}
     about |= {"question": study.question, "controls": {}, "data": made_up.ABOUT["data"] | {"num_classes": 10}}
-    record = Record.open(tmp_path / "made_up", identity, resume=False)
+    record = Record.open(path / "made_up", identity, resume=False)
     record.create("0123456789abcdef", about)
-    for trial in TRIALS[:-5]:
+    for trial in records:
         write_json(record.folder / "trials" / trial.trial_id / "result.json", dataclasses.asdict(trial))
     return record.folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return the folder of a study of which all trials but the last five have ended."""
+    return write(tmp_path, made_up.STUDY, TRIALS[:-5])
 
 
 def test_the_summary_is_that_of_the_trials_that_have_ended(folder):
@@ -69,3 +79,56 @@ def test_a_study_of_which_nothing_has_ended_says_so(tmp_path):
     Record.open(tmp_path / "made_up", {}, resume=False).create("0")
     with pytest.raises(ValueError, match="no trial has ended yet"):
         current_summary(tmp_path / "made_up")
+
+
+def said(seed):
+    """Return what a classifier and a regression say of 40 examples."""
+    generator, ids = torch.Generator().manual_seed(seed), torch.arange(40)
+    target = torch.randn(40, 2, generator=generator)
+    near = target + 0.3 * torch.randn(40, 2, generator=generator)
+    classes = (target[:, :1] > 0).float()
+    return [
+        Prediction("knn", LABEL, ids, classes, (near[:, :1] > 0).float()),
+        *(Prediction("r2", name, ids, target[:, i : i + 1], near[:, i : i + 1]) for i, name in enumerate(("dx", "dy"))),
+    ]
+
+
+@pytest.fixture
+def predicted(tmp_path):
+    """Return the folder of a study whose figures are of predictions that were saved; one of its trials failed."""
+    records = [
+        dataclasses.replace(record, metrics=figures_of(said(seed)) | {"train_s": 1.0, "rank": 9.0})
+        for seed, record in enumerate(weight_records())
+    ]
+    failed = made_up.record("weight 2", {"recon.weight": 2.0}, 0, 5, status="FAILED", metrics={}, error="?")
+    folder = write(tmp_path, STUDY, [*records, failed])
+    for seed, record in enumerate(records):
+        save_predictions(said(seed), folder / "trials" / record.trial_id / PREDICTIONS)
+    write_json(folder / "summary.json", summarise(STUDY, [*records, failed], made_up.ABOUT))
+    return folder, records
+
+
+def test_the_tables_of_predictions_are_those_of_the_figures_until_a_prediction_changes(predicted, capsys):
+    folder, records = predicted
+    report(str(folder))
+    tables = capsys.readouterr().out
+    report(str(folder), from_predictions=True)
+    assert capsys.readouterr().out == tables and "weight 10" in tables
+    summary = current_summary(folder)
+    assert summary_of_predictions(folder)["trials"] == summary["trials"]
+    changed = next(seed for seed, record in enumerate(records) if record.configuration == "weight 10")
+    knn, *others = said(changed)
+    wrong = dataclasses.replace(knn, predicted=1 - knn.target)
+    save_predictions([wrong, *others], folder / "trials" / records[changed].trial_id / PREDICTIONS)
+    again = summary_of_predictions(folder)
+    means = [{row[0]: str(row[2]).partition(" ")[0] for row in results_table(s).rows} for s in (summary, again)]
+    assert {name for name in means[0] if means[0][name] != means[1][name]} == {"weight 10"}
+    knn = [trial["metrics"]["knn"] for trial in again["trials"] if trial["configuration"] == "weight 10"]
+    assert knn == [0.0, records[changed + 1].metrics["knn"]]
+
+
+def test_a_trial_without_predictions_is_named(predicted):
+    folder, records = predicted
+    (folder / "trials" / records[3].trial_id / PREDICTIONS).unlink()
+    with pytest.raises(ValueError, match=rf"--from-predictions: trial {records[3].trial_id} .*--evaluate.level full"):
+        summary_of_predictions(folder)

@@ -38,9 +38,10 @@ def tracking(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, base, tracking):
-    """Return the folder and the summary of a study with a failing weight."""
+    """Return the folder and the summary of a study with a failing weight, and a row whose weights decay to nothing."""
     output = tmp_path_factory.mktemp("results")
     rows = {"constant": None, "pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
+    rows["decayed"] = {"train.weight_decay": 7900.0, "recon.weight": 0.0}  # by nearly all in a step at the first rate
     study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 3e38)}, rows=rows, base=base)
     options = StudyOptions(run=base, seeds=2, output=str(output), tracking_uri=tracking)
     return output / "toy", run_study(study, options), study, options
@@ -51,7 +52,7 @@ def test_every_trial_is_in_the_summary(finished):
     assert json.loads((folder / "summary.json").read_text()) == json.loads(json.dumps(summary))
     trials = {(t["configuration"], t["seed"]): t for t in summary["trials"]}
     assert trials.keys() == {("constant", 0), ("pixels", 0)} | {
-        (name, seed) for name in ("base", "weight 1", "weight 3e+38") for seed in (0, 1)
+        (name, seed) for name in ("base", "decayed", "weight 1", "weight 3e+38") for seed in (0, 1)
     }
     assert all(t["epochs"] == 2 and t["wall_s"] > 0 for t in trials.values() if t["configuration"] == "weight 1")
 
@@ -62,6 +63,20 @@ def test_a_loss_that_is_not_finite_fails_its_trial_and_no_other(finished):
     assert {t["configuration"] for t in failed} == {"weight 3e+38"}
     assert all("not finite" in t["error"] for t in failed)
     assert summary["chosen"]["configuration"] == "weight 1"
+
+
+def test_a_trial_whose_features_lie_at_one_point_is_marked(finished):
+    folder, summary, _, _ = finished
+    trained = {t["configuration"]: t for t in summary["trials"] if t["epochs"] and t["status"] == "COMPLETE"}
+    assert {name: trial["collapsed"] for name, trial in trained.items()} == {
+        "base": [], "decayed": ["all", "inv", "equi"], "weight 1": []
+    }  # fmt: skip
+    for name, trial in trained.items():
+        for part in ("",) if name == "base" else ("", "inv/", "equi/"):
+            least, mean = (trial["metrics"][f"{part}{figure}"] for figure in ("std_min", "std"))
+            assert mean < 1e-4 if trial["collapsed"] else least > 1e-3
+    # The floor is an encoder that gives one feature for all images.
+    assert "Collapsed, to a line or a point: constant, decayed." in (folder / "tables.md").read_text()
 
 
 def test_a_trial_is_the_plain_training_run(finished, base):
@@ -99,6 +114,7 @@ def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
         assert run.info.status == {"COMPLETE": "FINISHED", "FAILED": "FAILED"}[trial["status"]]
         assert run.data.tags["mlflow.parentRunId"] == parent[0].info.run_id
         varied = set() if trial["configuration"] in ("constant", "pixels") else {"recon.weight", "encoder.split"}
+        varied |= {"train.weight_decay"} if varied else set()
         assert set(run.data.params) == varied | {"seed"}
     assert float(parent[0].data.params["augment.rotation"]) == 0  # what the default is for pairs of one object
     done = children[summary["chosen"]["trial_id"]]
@@ -124,7 +140,7 @@ def test_resuming_a_finished_study_trains_nothing(finished):
 def test_the_ledger_has_every_trial(finished):
     _, summary, _, _ = finished
     costs = summary["ledger"]
-    assert [costs[status]["trials"] for status in ("complete", "failed", "total")] == [6, 2, 8]
+    assert [costs[status]["trials"] for status in ("complete", "failed", "total")] == [8, 2, 10]
     assert (costs["device"], costs["devices_per_trial"], costs["total"]["resumed_s"]) == ("CPU", 1, 0.0)
     held_s = sum(trial["wall_s"] + trial["overhead_s"] for trial in summary["trials"])
     assert costs["total"]["device_hours"] == pytest.approx(held_s / 3600)
