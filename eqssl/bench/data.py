@@ -1,7 +1,7 @@
 """Images a second out of Parquet, against decoding alone and against a folder of images in a DataLoader.
 
-The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw); they are
-repeated, so that what is done once a file or a process counts for as little as in a data set.
+The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw);
+they are repeated, so that what is done once a file or a process counts for as little as in a data set.
 """
 
 import io

@@ -39,7 +39,7 @@ class Options:
     evaluation: against training; growth: with size and batch; scaling: what a second worker brings; overhead: what a
     study adds to a trial."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
-    """Encoders of the parts step and scaling; the first also of growth, evaluation, memory, methods and pipelines."""
+    """Encoders of the parts step, pipelines and scaling; the first also of growth, evaluation, memory and methods."""
     vit: str = "vit_tiny_patch16_224"
     """Vision transformer for methods that mask patches."""
     methods: tuple[str, ...] = tuple(BASE_METHODS)
@@ -73,8 +73,8 @@ class Options:
     threads: int | None = None
     """CPU threads of this process; default: all."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """DataLoader workers of the peers."""
-    seconds: float = 10.0
+    """DataLoader workers of the peers; their trainings take none or half of them where that is quicker."""
+    seconds: float = 20.0
     """Time for a comparison; its rounds, three or more, fill it."""
     output: Path = Path("results/bench")
     """Folder for bench.json and bench.md."""

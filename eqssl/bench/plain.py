@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from eqssl.bench.options import Options
+from eqssl.bench.timing import timed
 from eqssl.encoder import Encoder
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
@@ -103,11 +104,12 @@ class Loop:
         run: ours.
         transform: of one image into two views.
         model: (encoder, autocast) -> module of two views that returns the loss.
+        workers: of the DataLoader.
     """
 
     def __init__(
         self, options: Options, run: Run, transform: Callable[[Tensor], list[Tensor]],
-        model: Callable[[Encoder, bool], nn.Module],
+        model: Callable[[Encoder, bool], nn.Module], workers: int,
     ):  # fmt: skip
         self.device, ours = run.device, run.model.encoder
         encoder = Encoder(ours.config, ours.channels, ours.image_size, *ours.mean_std)
@@ -115,10 +117,9 @@ class Loop:
             encoder.tokens = partial(compiled_tokens(model), encoder)  # apart: theirs may take a view at a time
         self.model = model(encoder, run.autocast).to(self.device, memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)
-        workers: dict[str, Any] = {"num_workers": options.workers, "persistent_workers": options.workers > 0}
         self.loader = DataLoader(
-            Images(run.dataset.train.images.pixels, transform), options.batch_size,
-            shuffle=True, drop_last=True, pin_memory=self.device.type == "cuda", **workers,
+            Images(run.dataset.train.images.pixels, transform), options.batch_size, shuffle=True, drop_last=True,
+            num_workers=workers, persistent_workers=workers > 0, pin_memory=self.device.type == "cuda",
         )  # fmt: skip
 
     def epoch(self) -> None:
@@ -130,14 +131,33 @@ class Loop:
             self.optimizer.step()
 
 
-def loops(options: Options, run: Run) -> dict[str, Loop]:
-    """Return lightly's and torchvision's loop by name; without lightly, the latter."""
-    from importlib.util import find_spec
+def peer_names() -> tuple[str, ...]:
+    """Return the names of the loops that can be had: the plain one, and lightly's where it is installed."""
+    return ("plain loop", "lightly") if find_spec("lightly") else ("plain loop",)
 
-    made = {"plain loop": Loop(options, run, TorchvisionViews(options.image_size), PlainSimCLR)}
-    if find_spec("lightly") is not None:
-        from eqssl.bench.peers import build_peer
 
-        views = LightlyViews(options.image_size)
-        made["lightly"] = Loop(options, run, views, lambda encoder, bf16: build_peer("simclr", encoder, bf16))
-    return made
+def loop(name: str, options: Options, run: Run, workers: int) -> Loop:
+    """Return a peer's loop.
+
+    Args:
+        name: one of `peer_names`.
+        options: sizes.
+        run: ours, whose images, encoder and optimizer it takes.
+        workers: of its DataLoader.
+    """
+    if name == "plain loop":
+        return Loop(options, run, TorchvisionViews(options.image_size), PlainSimCLR, workers)
+    from eqssl.bench.peers import build_peer
+
+    views = LightlyViews(options.image_size)
+    return Loop(options, run, views, lambda encoder, bf16: build_peer("simclr", encoder, bf16), workers)
+
+
+def quickest_loop(name: str, options: Options, run: Run) -> Loop:
+    """Return a peer's loop with as many workers as suit it, of none, half of those of the options and all of them."""
+    seconds = {}
+    for count in sorted({0, options.workers // 2, options.workers}):
+        one = loop(name, options, run, count)
+        one.epoch()  # starts the workers
+        seconds[count] = timed(one.epoch)
+    return loop(name, options, run, min(seconds, key=seconds.get))
