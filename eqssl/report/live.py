@@ -75,6 +75,7 @@ def _study(known: dict[str, Any]) -> Study:
         rows=identity["rows"],
         controls=about["controls"],
         objectives=identity["objectives"],
+        seeds=identity["seeds"],
     ).for_data(labelled=about["data"]["num_classes"] > 0)
 
 

@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from dataclasses import replace as change
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -233,7 +234,7 @@ class _Run:
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
         }
-        summary = summarise(self.study, records, about)
+        summary = summarise(change(self.study, seeds=self.seeds), records, about)
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")

@@ -24,9 +24,9 @@ COSTS = {"epoch", "lr", "train_s", "evaluate_s", "parameters", "sees_theta"}
 
 
 RULE = (
-    "of the searched configurations with the most seeds trained to their end, that did not collapse and whose "
-    "{accuracy} is at most {margin} below the better control's, the one with the best {goal}; if there is none, the "
-    "one with the best {accuracy}; of its seeds the first"
+    "of the searched configurations with all seeds (or the most there are) trained to their end, that did not collapse "
+    "and whose {accuracy} is at most {margin} below the better control's, the one with the best {goal}; if there is "
+    "none, the one with the best {accuracy}; of its seeds the first"
 )
 
 
@@ -36,7 +36,9 @@ def choose(study: Study, records: Iterable[TrialRecord]) -> TrialRecord | None:
     searched = {r.configuration for r in records if r.number is not None and r.status == "COMPLETE"}
     searched -= {r.configuration for r in records if r.collapsed}
     seeds = Counter(r.configuration for r in records if r.status == "COMPLETE")
-    searched = {name for name in searched if seeds[name] == max(map(seeds.__getitem__, searched))}
+    most = max((seeds[name] for name in searched), default=0)
+    # What was suggested again has twice the seeds, which puts no other configuration out of the running.
+    searched = {name for name in searched if seeds[name] >= min(most, study.seeds)}
     table = Table(records, study.controls, study.objectives)
     means = {f: {n: table.sign(f) * i.estimate for n, i in table.means(f).items()} for f in study.objectives}
     figures = [figure for figure in study.objectives if searched & means[figure].keys()]
@@ -56,7 +58,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     """Return all that summary.json holds.
 
     Args:
-        study: whose objectives decide the choice.
+        study: whose objectives and seeds decide the choice.
         records: of all finished trials.
         about: what the caller knows beside: options, data, wall seconds.
     """

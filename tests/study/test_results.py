@@ -73,6 +73,11 @@ def test_choice_counts_the_seeds_that_were_trained_to_their_end():
     assert choose(STUDY, records).configuration == "weight 2"
 
 
+def test_choice_is_open_to_those_that_were_suggested_once_where_another_was_twice():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.9)}) + rows({"weight 2": (0.8, 0.5)}, seeds=6)
+    assert choose(dataclasses.replace(STUDY, seeds=3), records).configuration == "weight 1"
+
+
 def test_choice_without_labels_goes_by_what_there_is():
     records = [record(f"weight {n}", seed, n, r2_mean=0.1 * n) for n in (1, 2) for seed in (0, 1)]
     assert choose(STUDY, records).configuration == "weight 2"
