@@ -70,7 +70,7 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
             take(indices)
 
     def decode(indices: torch.Tensor) -> None:
-        chosen = [encoded[i] for i in indices]
+        chosen = [encoded[i] for i in indices.tolist()]
         in_threads(_pixels, chosen, size=sum(map(len, chosen)))
 
     bare, from_folder = "decoding alone", "image folder, DataLoader"

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from eqssl.bench.options import Options
-from eqssl.bench.timing import timed
+from eqssl.bench.timing import interleave
 from eqssl.encoder import Encoder
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
@@ -147,17 +148,21 @@ def loop(name: str, options: Options, run: Run, workers: int) -> Loop:
     """
     if name == "plain loop":
         return Loop(options, run, TorchvisionViews(options.image_size), PlainSimCLR, workers)
+    return Loop(options, run, LightlyViews(options.image_size), lightly_simclr, workers)
+
+
+def lightly_simclr(encoder: Encoder, autocast: bool) -> nn.Module:
+    """Return lightly's SimCLR around an encoder, in bf16 where autocast is on."""
     from eqssl.bench.peers import build_peer
 
-    views = LightlyViews(options.image_size)
-    return Loop(options, run, views, lambda encoder, bf16: build_peer("simclr", encoder, bf16), workers)
+    return build_peer("simclr", encoder, autocast)
 
 
 def quickest_loop(name: str, options: Options, run: Run) -> Loop:
     """Return a peer's loop with as many workers as suit it, of none, half of those of the options and all of them."""
-    seconds = {}
-    for count in sorted({0, options.workers // 2, options.workers}):
-        one = loop(name, options, run, count)
-        one.epoch()  # starts the workers
-        seconds[count] = timed(one.epoch)
-    return loop(name, options, run, min(seconds, key=seconds.get))
+    counts = sorted({0, options.workers // 2, options.workers})
+    loops = {str(count): loop(name, options, run, count) for count in counts}
+    if len(loops) == 1:
+        return loops.popitem()[1]
+    seconds = interleave({count: one.epoch for count, one in loops.items()}, seconds=0)
+    return loops[min(seconds, key=lambda count: float(np.median(seconds[count])))]

@@ -13,6 +13,7 @@ from eqssl.bench.options import Options
 from eqssl.bench.subject import start
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave
+from eqssl.memory import keep_freed
 
 WORKERS = 2
 STEPS = 2
@@ -83,6 +84,7 @@ def _train(options: Options, encoder: str, folder: Path, rank: int, world_size: 
 
     from eqssl.context import Alone
 
+    keep_freed()
     torch.set_num_threads(1)
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)

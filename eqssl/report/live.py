@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, read
 from eqssl.study import ledger
 from eqssl.study.definition import WITHOUT_ENCODER, Study
@@ -43,11 +44,14 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
         folder: OUTPUT/STUDY.
 
     Raises:
-        ValueError: as `current_summary` does, and for a complete trial whose predictions were not saved.
+        ValueError: as `current_summary` does, for predictions of another protocol, and for a complete trial whose
+            predictions were not saved.
     """
-    summary = current_summary(folder)
+    summary, known = current_summary(folder), json.loads(read(folder / "study.json"))
+    if (protocol := known["identity"]["protocol"]) != PROTOCOL_VERSION:
+        raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
     records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
-    study = _study(json.loads(read(folder / "study.json")))
+    study = _study(known)
     return summary | summarise(study, records, {}) | {"environment": summary["environment"]}
 
 
@@ -56,13 +60,14 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
 
     if record.status != "COMPLETE":
         return record
-    path = folder / "trials" / record.trial_id / PREDICTIONS
-    if not path.exists():
+    try:
+        predictions = load_predictions(folder / "trials" / record.trial_id / PREDICTIONS)
+    except FileNotFoundError as error:
         raise ValueError(
             f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of {folder} has "
             f"no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
-        )
-    return dataclasses.replace(record, metrics=record.metrics | finite(figures_of(load_predictions(path))))
+        ) from error
+    return dataclasses.replace(record, metrics=record.metrics | finite(figures_of(predictions)))
 
 
 def _study(known: dict[str, Any]) -> Study:

@@ -11,9 +11,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from eqssl.memory import keep_freed_in_children
+from eqssl.memory import children_keep_freed
 from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config
 from eqssl.study.options import StudyOptions
+from eqssl.study.signals import Interrupted
 
 RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
 ANSWER_S = 10.0
@@ -75,9 +76,11 @@ def ray_running(config: str | None = None) -> Iterator[Cluster]:
 
 
 def _join_or_start() -> None:
-    keep_freed_in_children()  # the trials' processes, where Ray is started here
     try:
-        ray.init(log_to_driver=False, logging_level="error")
+        with children_keep_freed():  # trials, where Ray is started here
+            ray.init(log_to_driver=False, logging_level="error")
+    except Interrupted:
+        raise
     except Exception as error:  # no cluster there, another Ray or Python, a wrong token; of many kinds, bare ones too
         address = os.environ.get("RAY_ADDRESS", "not given")
         raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error

@@ -26,15 +26,15 @@ def relative_times(
         name: of the file in OUTPUT that keeps the ratios of these runs, so that a resumed study has the same.
     """
     path = as_path(options.output, "--output") / name
-    configs = {name: [replace(options.run, dict(of)) for of in pair] for name, pair in pairs.items()}
-    timed = {name: [digest(config) for config in pair] for name, pair in configs.items()}
+    configs = {row: [replace(options.run, dict(of)) for of in pair] for row, pair in pairs.items()}
+    timed = {row: [digest(config) for config in pair] for row, pair in configs.items()}
     known = json.loads(read(path) or "{}")
     if known.get("timed") != timed:
         import ray
 
         from eqssl.study import cluster
 
-        runs = {name: [to_dict(config) for config in pair] for name, pair in configs.items()}
+        runs = {row: [to_dict(config) for config in pair] for row, pair in configs.items()}
         with cluster.ray_running(options.cluster_config) as nodes:
             worker = cluster.room(options, nodes).worker
             ratios = ray.get(cluster.start_in_worker(_time, worker, runs, worker, registered()))

@@ -12,7 +12,7 @@ from eqssl.bench import data, evaluation, step
 from eqssl.bench.options import Options
 
 FILE = Path(__file__).with_name("ratios.json")
-MARGIN = 2.0
+MARGIN, SLACK = 1.5, 0.1  # the latter where little lies beyond the encoder, and other load alters it much
 SIZES = Options(
     encoders=("resnet_tiny",), image_size=64, batch_size=64, precision="fp32", threads=1, seconds=15,
     data_images=64, data_pixels=1 << 23, data_sizes=(64,),
@@ -39,7 +39,7 @@ def ratios() -> dict[str, float]:
 def test_nothing_takes_much_longer_than_it_did():
     stored, now = json.loads(FILE.read_text()), ratios()
     assert now.keys() == stored.keys()
-    assert {name: ratio for name, ratio in now.items() if ratio > MARGIN * stored[name]} == {}, stored
+    assert {name: ratio for name, ratio in now.items() if ratio > MARGIN * stored[name] + SLACK} == {}, stored
 
 
 if __name__ == "__main__":

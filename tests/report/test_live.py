@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, save_predictions
 from eqssl.report.__main__ import report
 from eqssl.report.live import current_summary, summary_of_predictions
@@ -21,10 +22,11 @@ from tests.report.conftest import STUDY, weight_records
 TRIALS = made_up.records(40)
 
 
-def write(path, study, records):
+def write(path, study, records, protocol=PROTOCOL_VERSION):
     """Return the folder of a study of which these trials have ended."""
     identity = {
         "study": study.name,
+        "protocol": protocol,
         "space": {option: dataclasses.asdict(values) for option, values in study.space.items()},
         "rows": study.rows,
         "objectives": study.objectives,
@@ -131,4 +133,10 @@ def test_a_trial_without_predictions_is_named(predicted):
     folder, records = predicted
     (folder / "trials" / records[3].trial_id / PREDICTIONS).unlink()
     with pytest.raises(ValueError, match=rf"--from-predictions: trial {records[3].trial_id} .*--evaluate.level full"):
+        summary_of_predictions(folder)
+
+
+def test_predictions_of_another_protocol_are_refused(tmp_path):
+    folder = write(tmp_path, STUDY, weight_records(), protocol=PROTOCOL_VERSION - 1)
+    with pytest.raises(ValueError, match=f"protocol {PROTOCOL_VERSION - 1}; allowed: {PROTOCOL_VERSION}"):
         summary_of_predictions(folder)
