@@ -1,9 +1,17 @@
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
+import ray
 
 from eqssl.config import RunConfig, TrainConfig
+from eqssl.memory import KEEP
 from eqssl.study import StudyOptions
-from eqssl.study.cluster import room
+from eqssl.study.cluster import ray_running, room
 from eqssl.study.nodes import HEAD, Cluster, Nodes
+from eqssl.study.signals import Interrupted
 
 
 def one(**resources):
@@ -77,3 +85,32 @@ def test_elastic_trials_take_what_there_is_up_to_their_most(cpus, trials, worker
 def test_what_the_cluster_can_never_hold_is_refused_at_once(options, cluster):
     with pytest.raises(ValueError, match=r"a trial takes .* and the nodes of the cluster .* have room for"):
         room(options, cluster)
+
+
+@pytest.mark.parametrize(
+    ("met", "told", "match"),
+    [
+        (Exception("the node timed out"), ValueError, "cannot be started .*the node timed out"),
+        (Interrupted(signal.SIGTERM), Interrupted, "SIGTERM"),
+    ],
+)
+def test_what_is_met_at_the_start_is_told_and_a_stop_is_a_stop(monkeypatch, met, told, match):
+    def start(**options):
+        raise met
+
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(told, match=match), ray_running():
+        pass
+
+
+@pytest.mark.slow
+def test_processes_of_a_ray_that_is_started_here_keep_what_they_free():
+    code = """
+import os, ray
+from eqssl.study.cluster import ray_running
+with ray_running():
+    print(ray.get(ray.remote(lambda: dict(os.environ)).remote()))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS" and name not in KEEP}
+    text = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert all(variable in text for variable in KEEP)
