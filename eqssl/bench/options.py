@@ -49,7 +49,7 @@ class Options:
     batch_size: int = 64
     """Images (pairs of views) a step."""
     steps: int = 8
-    """Steps an epoch of the parts pipelines, evaluation and memory."""
+    """Steps an epoch of the parts evaluation and memory; pipelines trains some seconds."""
     data_images: int = 512
     """Images that the part data renders."""
     data_pixels: int = 1 << 27

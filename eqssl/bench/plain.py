@@ -158,11 +158,11 @@ def lightly_simclr(encoder: Encoder, autocast: bool) -> nn.Module:
     return build_peer("simclr", encoder, autocast)
 
 
-def quickest_loop(name: str, options: Options, run: Run) -> Loop:
-    """Return a peer's loop with as many workers as suit it, of none, half of those of the options and all of them."""
+def quickest(name: str, options: Options, run: Run) -> int:
+    """Return how many workers suit a peer: none, half of those of the options or all of them."""
     counts = sorted({0, options.workers // 2, options.workers})
-    loops = {str(count): loop(name, options, run, count) for count in counts}
-    if len(loops) == 1:
-        return loops.popitem()[1]
-    seconds = interleave({count: one.epoch for count, one in loops.items()}, seconds=0)
-    return loops[min(seconds, key=lambda count: float(np.median(seconds[count])))]
+    if len(counts) == 1:
+        return counts[0]
+    epochs = {str(count): loop(name, options, run, count).epoch for count in counts}
+    seconds = interleave(epochs, seconds=0)
+    return min(counts, key=lambda count: float(np.median(seconds[str(count)])))
