@@ -1,7 +1,7 @@
 """Have the C library keep what a training step frees for the next step.
 
 By default glibc hands large blocks back to the kernel, which clears every page of them when the next step asks for as
-many: on a CPU up to a sixth of a step's time. What is kept costs memory, as freed blocks do not fit all later ones.
+many: on a CPU up to a seventh of a step's time. What is kept costs memory, as freed blocks do not fit all later ones.
 Trials have it where the study starts Ray itself, elsewhere by the variables below; who sets one has the last word.
 """
 
