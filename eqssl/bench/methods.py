@@ -11,18 +11,21 @@ from eqssl.optim import make_optimizer
 
 AT_MOST = 1.1
 NO_LIGHTLY = "skipped: lightly is not installed (pip install eqssl[test])"
+NO_PEER = "skipped: eqssl/bench/peers.py has no peer of that name"
 
 
 def measure(options: Options) -> list[Row]:
-    """Return a row for each method; without lightly, a row that says so."""
+    """Return a row for each method; without lightly, or a peer there, the row says so."""
     if find_spec("lightly") is None:
         return [Row(part="methods", name="all", note=NO_LIGHTLY)]
     return [_measure(name, options) for name in options.methods]
 
 
 def _measure(name: str, options: Options) -> Row:
-    from eqssl.bench.peers import build_peer
+    from eqssl.bench.peers import PEERS, build_peer
 
+    if name not in PEERS:
+        return Row(part="methods", name=name, note=NO_PEER)
     encoder = options.encoders[0] if find_method(name).draw_masks is None else options.vit
     run = start(options.run(encoder, method=name, split=0.0))
     batch = fixed_batch(run)

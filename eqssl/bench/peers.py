@@ -122,7 +122,7 @@ def build_peer(name: str, encoder: Encoder, autocast: bool) -> Peer:
     """Return lightly's method of our name.
 
     Args:
-        name: of a method.
+        name: one of `PEERS`.
         encoder: without a split; copied.
         autocast: bf16 in the encoder.
     """
@@ -159,3 +159,4 @@ PREDICTING = {
         losses.NTXentLoss(TEMPERATURE),
     ),
 }
+PEERS = (*JOINT, *PREDICTING, "dino", "ibot")

@@ -178,8 +178,10 @@ def test_methods_and_pipelines_against_lightly(monkeypatch):
 @pytest.mark.parametrize("name", Options().methods)
 def test_peers_have_our_heads(name):
     pytest.importorskip("lightly")
-    from eqssl.bench.peers import build_peer
+    from eqssl.bench.peers import PEERS, build_peer
 
+    if name not in PEERS:
+        pytest.skip("it has no peer")
     run = start(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, split=0.0))
     peer = build_peer(name, run.model.encoder, autocast=False)
     ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (run.model, peer))
@@ -191,6 +193,13 @@ def test_without_lightly_the_table_says_so(monkeypatch):
 
     monkeypatch.setattr(methods, "find_spec", lambda name: None)
     assert [r.note for r in methods.measure(options())] == [methods.NO_LIGHTLY]
+
+
+def test_without_a_peer_the_table_says_so():
+    pytest.importorskip("lightly")
+    from eqssl.bench import methods
+
+    assert [(r.name, r.note) for r in methods.measure(options(methods=("sie",)))] == [("sie", methods.NO_PEER)]
 
 
 def test_reading_and_memory():
