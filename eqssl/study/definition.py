@@ -21,6 +21,7 @@ REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
 CONTROLS = ("base", "split-0")
 NEED_LABELS = ("knn", "linear")
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
+REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "recon-only")  # beside the methods, not among them
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
 Stopping = Literal["none", "halving"]

@@ -13,7 +13,7 @@ from eqssl.evaluation.statistics import (
     paired_differences,
     verdict,
 )
-from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER
+from eqssl.study.definition import CONTROLS, REFERENCES, WITHOUT_ENCODER
 from eqssl.study.record import TrialRecord
 
 LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
@@ -80,9 +80,9 @@ class Table:
         return max(known, key=lambda control: self.sign(figure) * means[control], default=None)
 
     def best(self, figure: str) -> str | None:
-        """Return the trained configuration with the best mean."""
-        names, values = self.values(figure)
-        return names[int(np.argmax(self.sign(figure) * np.nanmean(values, axis=1)))] if names else None
+        """Return the configuration with the best mean, of those that are no reference."""
+        means = {name: mean for name, mean in self._estimates(figure).items() if name not in REFERENCES}
+        return max(means, key=lambda name: self.sign(figure) * means[name], default=None)
 
     def gains(self, figure: str) -> dict[str, Interval]:
         """Return configuration -> paired difference from its better control; empty where there are too few seeds."""
@@ -90,9 +90,9 @@ class Table:
         return self._differences(figure, lambda name: self._better(figure, name, means))
 
     def behind(self, figure: str) -> dict[str, Interval]:
-        """Return configuration -> paired difference from the best one; empty where there are too few seeds."""
+        """Return configuration -> paired difference from the best one, without references and where there are seeds."""
         best = self.best(figure)
-        return self._differences(figure, lambda name: best)
+        return self._differences(figure, lambda name: None if name in REFERENCES else best)
 
     def _differences(self, figure: str, other: Callable[[str], str | None]) -> dict[str, Interval]:
         names, values = self.values(figure)

@@ -9,7 +9,7 @@ from typing import Any
 from eqssl.config import replace
 from eqssl.study import preflight
 from eqssl.study.command import run_study
-from eqssl.study.definition import REFERENCE_ROWS, Study
+from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.options import StudyOptions, default_options
 
 OF_A_SEARCH = ("trials", "sampler", "race", "stopping", "warm_start", "confirm")
@@ -131,7 +131,7 @@ def rows_on_test(
         longer: method -> how long an epoch with reconstruction takes over one without.
         epochs: of every other row.
     """
-    rows = {name: REFERENCE_ROWS[name] for name in ("constant", "pixels", "random", "supervised", "recon-only")}
+    rows = {name: REFERENCE_ROWS[name] for name in REFERENCES}
     for method, setting in alone.items():
         rows[method] = setting.overrides
         rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(method, 1))}

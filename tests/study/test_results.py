@@ -9,6 +9,7 @@ import pytest
 from eqssl.evaluation.statistics import paired_difference
 from eqssl.report.tables import caption
 from eqssl.study import Study, log_uniform
+from eqssl.study.definition import REFERENCES
 from eqssl.study.environment import commit
 from eqssl.study.record import TrialRecord
 from eqssl.study.results import choose, summarise, write_parquet
@@ -101,6 +102,13 @@ def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():
     assert table.gains("knn")["a plain"].estimate == pytest.approx(-0.2)  # of base, having no controls of its own
     assert table.best("knn") == "base" and "base" not in table.behind("knn")
     assert table.behind("knn")["a split"].estimate == pytest.approx(-0.4)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_a_reference_wins_nothing(reference):
+    table = Table(rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.4), reference: (0.9, 0.5)}))
+    assert (table.best("knn"), table.best("r2_mean")) == ("base", "weight 1")
+    assert table.behind("knn").keys() == {"weight 1"}
 
 
 @pytest.mark.parametrize("figure", ["geodesic_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
