@@ -44,10 +44,13 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
         folder: OUTPUT/STUDY.
 
     Raises:
-        ValueError: as `current_summary` does, for predictions of another protocol, and for a complete trial whose
-            predictions were not saved.
+        ValueError: as `current_summary` does, for a folder that was reduced to its summary, for predictions of another
+            protocol, and for a complete trial whose predictions were not saved.
     """
-    summary, known = current_summary(folder), json.loads(read(folder / "study.json"))
+    summary, about = current_summary(folder), read(folder / "study.json")
+    if not about:
+        raise ValueError(f"--from-predictions: {folder} has no study.json: its trials are not here, only their summary")
+    known = json.loads(about)
     if (protocol := known["identity"]["protocol"]) != PROTOCOL_VERSION:
         raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
     records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]

@@ -140,3 +140,11 @@ def test_predictions_of_another_protocol_are_refused(tmp_path):
     folder = write(tmp_path, STUDY, weight_records(), protocol=PROTOCOL_VERSION - 1)
     with pytest.raises(ValueError, match=f"protocol {PROTOCOL_VERSION - 1}; allowed: {PROTOCOL_VERSION}"):
         summary_of_predictions(folder)
+
+
+def test_a_summary_without_its_trials_has_a_report_but_no_predictions(predicted):
+    folder, _ = predicted
+    (folder / "study.json").unlink()
+    assert current_summary(folder)["trials"]
+    with pytest.raises(ValueError, match=r"--from-predictions: .* has no study.json"):
+        summary_of_predictions(folder)
