@@ -46,13 +46,16 @@ class Auxiliary(Method):
         scale: of the base method's heads.
         factors: of the transformation, `all` or names separated by commas.
         weight: of the auxiliary loss.
+        options: of the base method, beside its scale's.
     """
 
     sees_theta: ClassVar[bool] = True
 
-    def __init__(self, sizes: Sizes, base: str, scale: str, factors: str, weight: float):
+    def __init__(
+        self, sizes: Sizes, base: str, scale: str, factors: str, weight: float, options: dict[str, float] | None = None
+    ):
         super().__init__()
-        self.base = build_method(MethodConfig(name=base, scale=scale), sizes)
+        self.base = build_method(MethodConfig(name=base, scale=scale, options=options or {}), sizes)
         if self.base.momentum is not None or base == "supervised":
             raise ValueError(
                 f"--method.options base is {base!r}; "

@@ -24,21 +24,23 @@ class EquiMod(Auxiliary):
         width: of the equivariant projector's two hidden layers.
         embedding: width of the embedding and of the projected theta.
         temperature: of the contrast between predicted and true embeddings.
+        base_temperature: of SimCLR, where that is the base; others have none.
     """
 
-    # The authors' heads are the same on CIFAR and ImageNet (not set here: LARS 4.0 and 2.4, decay 1e-6, batch 512 and
-    # 4096).
+    # The authors' heads are the same on CIFAR and ImageNet, and so is SimCLR's temperature beside them (not set here:
+    # LARS 4.0 and 2.4, decay 1e-6, batch 512 and 4096).
     scales: ClassVar = {
-        "small": {"scale": "small", "width": 2048},
-        "imagenet": {"scale": "imagenet", "width": 2048},
+        "small": {"scale": "small", "width": 2048, "base_temperature": 0.5},
+        "imagenet": {"scale": "imagenet", "width": 2048, "base_temperature": 0.5},
     }
 
     def __init__(
         self, sizes: Sizes, *,
         base: str = "simclr", scale: str = "tiny", factors: str = "all", weight: float = 1.0,
-        width: int = 512, embedding: int = 128, temperature: float = 0.2,
+        width: int = 512, embedding: int = 128, temperature: float = 0.2, base_temperature: float = 0.2,
     ):  # fmt: skip
-        super().__init__(sizes, base, scale, factors, weight)
+        options = {"temperature": base_temperature} if base == "simclr" else {}
+        super().__init__(sizes, base, scale, factors, weight, options)
         self.temperature = temperature
         self.projector = projector(sizes.inv + sizes.equi, width, width, embedding, output="normalised")
         self.theta_projector = nn.Sequential(

@@ -1,9 +1,11 @@
 """Methods by name: their options, their heads, and where gradients go."""
 
 import inspect
+from operator import attrgetter
 
 import pytest
 import torch
+from torch import nn
 
 from eqssl.config import MethodConfig
 from eqssl.methods import METHODS, build_method, find_method, register_method
@@ -126,6 +128,43 @@ def test_scales_are_made_of_options(name):
     method = find_method(name)
     for scale, options in method.scales.items():
         assert scale in ("small", "imagenet") and options.keys() <= inspect.signature(method).parameters.keys()
+
+
+# solo-learn's on CIFAR and ImageNet-100, the authors' on ImageNet, STL-10 and 3DIEBench: widths of the heads' layers
+# (of SIE a part's), temperatures, coefficients, the teacher's momentum at the start.
+PUBLISHED = {
+    ("simclr", "small"): {"projector": [2048, 256], "temperature": 0.2},
+    ("simclr", "imagenet"): {"projector": [4096, 512], "temperature": 0.2},
+    ("vicreg", "small"): {"projector": [2048] * 3, "coefficients": (25, 50, 1)},  # its 25 is of a variance not halved
+    ("vicreg", "imagenet"): {"projector": [8192] * 3, "coefficients": (25, 25, 1)},
+    ("barlow_twins", "small"): {"projector": [2048] * 3, "off_diagonal": 0.005, "loss_scale": 0.1},
+    ("barlow_twins", "imagenet"): {"projector": [8192] * 3, "off_diagonal": 0.0051, "loss_scale": 1},
+    ("byol", "small"): {"projector": [4096, 256], "predictor": [4096, 256], "momentum": 0.99},
+    ("byol", "imagenet"): {"projector": [4096, 256], "predictor": [4096, 256], "momentum": 0.996},
+    ("simsiam", "small"): {"projector": [2048] * 3, "predictor": [512, 2048]},
+    ("simsiam", "imagenet"): {"projector": [2048] * 3, "predictor": [512, 2048]},
+    ("moco_v3", "small"): {"projector": [4096, 4096, 256], "temperature": 0.2, "momentum": 0.99},
+    ("moco_v3", "imagenet"): {"projector": [4096, 4096, 256], "predictor": [4096, 256], "temperature": 0.2},
+    ("dino", "small"): {"head": [2048, 2048, 256, 4096], "teacher_temperature": 0.07, "momentum": 0.9995},
+    ("dino", "imagenet"): {"head": [2048, 2048, 256, 65536], "teacher_temperature": 0.07, "momentum": 0.996},
+    ("equimod", "small"): {"projector": [2048, 2048, 128], "temperature": 0.2, "weight": 1, "base.temperature": 0.5},
+    ("equimod", "imagenet"): {"projector": [2048, 2048, 128], "weight": 1, "base.temperature": 0.5},
+    ("augself", "small"): {"predictor": [512, 512, 7], "weight": 1},
+    ("augself", "imagenet"): {"predictor": [512, 512, 7], "weight": 0.5},
+    ("sie", "imagenet"): {"projector_inv": [1024] * 3, "projector_equi": [1024] * 3, "coefficients": (10, 4.5, 10, 1)},
+}
+
+
+@pytest.mark.parametrize(("name", "scale"), PUBLISHED)
+def test_the_scales_are_the_published_ones(name, scale):
+    sizes = Sizes(inv=16, equi=16, theta={"rotation": 4, "crop": 3})
+    with torch.device("meta"):
+        method = build_method(MethodConfig(name=name, scale=scale), sizes)
+    for path, expected in PUBLISHED[name, scale].items():
+        found = attrgetter(path)(method)
+        if isinstance(found, nn.Module):
+            found = [layer.out_features for layer in found.modules() if isinstance(layer, nn.Linear)]
+        assert found == expected, path
 
 
 def test_a_scale_sets_the_widths_and_an_option_overrides_it():
