@@ -36,11 +36,11 @@ def methods_of(study: Study, options: StudyOptions) -> list[str]:
     """Return the methods that are compared: the one that was given, or all that the encoder can take."""
     given, encoder = options.run.method.name, options.run.encoder
     if "method.name" in study.space:
-        if encoder.name == "resnet_tiny":  # others cost the import of torch
-            return [m for m in ALL if m != "ibot"]
-        from eqssl.backbones import masks_patches
+        from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
+        from eqssl.methods import find_method
 
-        return [m for m in ALL if m != "ibot" or masks_patches(encoder)]
+        hides = masks_patches(encoder)
+        return [m for m in ALL if hides or find_method(m).draw_masks is None]
     if given not in ALL:
         raise ValueError(f"--method.name is {given}; allowed: {', '.join(ALL)}, without it all of them")
     return [given]
