@@ -60,8 +60,9 @@ def load(config: DataConfig) -> "Dataset":
         dataset = _resized(dataset, config.image_size)
     if config.train_images is not None:
         dataset = _reduced(dataset, config.train_images)
-    _check_views(dataset, config.source)
-    _name_missing_classes(dataset)
+    where = config.source if config.path is None else f"{config.source}, --data.path {config.path}"
+    _check_views(dataset, where)
+    _name_missing_classes(dataset, where)
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
 
@@ -96,22 +97,22 @@ def _reduced(dataset: "Dataset", count: int) -> "Dataset":
     return dataclasses.replace(dataset, train=select(train, kept))
 
 
-def _check_views(dataset: "Dataset", source: str) -> None:
+def _check_views(dataset: "Dataset", where: str) -> None:
     """Refuse objects with a single view where these make the pairs.
 
     Raises:
-        ValueError: naming the source, the split and some of the objects.
+        ValueError: naming the source, its folder, the split and some of the objects.
     """
     for name in SPLITS if dataset.paired else ():
         objects, views = getattr(dataset, name).objects.unique(return_counts=True)
         if len(alone := objects[views < 2]):
             raise ValueError(
-                f"--data.source {source}: {len(alone)} of {len(objects)} objects of {name} have a single view "
+                f"--data.source {where}: {len(alone)} of {len(objects)} objects of {name} have a single view "
                 f"({_few(alone.tolist())}), and a pair is two; allowed: two or more of each, or --data.pairs image"
             )
 
 
-def _name_missing_classes(dataset: "Dataset") -> None:
+def _name_missing_classes(dataset: "Dataset", where: str) -> None:
     """Warn of classes that only other splits have: no accuracy speaks of what is never seen or never asked."""
     import torch
 
@@ -121,7 +122,7 @@ def _name_missing_classes(dataset: "Dataset") -> None:
     lacks = {name: every[~torch.isin(every, known)].tolist() for name, known in classes.items()}
     if any(lacks.values()):
         parts = (f"{name} lacks {len(missing)} ({_few(missing)})" for name, missing in lacks.items() if missing)
-        logger.warning("%s: of %d classes, %s", dataset.name, len(every), ", ".join(parts))
+        logger.warning("--data.source %s: of %d classes, %s", where, len(every), ", ".join(parts))
 
 
 def _few(numbers: list[int]) -> str:

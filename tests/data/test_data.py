@@ -73,8 +73,8 @@ def paired_toy(views: dict[str, list[int]]) -> Dataset:
 
 def test_an_object_with_a_single_view_is_named_with_its_split_and_source():
     register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2, 2, 2], "test": [3, 1, 2]}))
-    with pytest.raises(ValueError, match=r"source toy: 1 of 3 objects of test have a single view \(6\)"):
-        load(DataConfig(source="toy"))
+    with pytest.raises(ValueError, match=r"source toy, --data.path it: 1 of 3 objects of test .* single view \(6\)"):
+        load(DataConfig(source="toy", path="it"))
     assert not load(DataConfig(source="toy", pairs="image")).paired
     register_source("toy", lambda config: paired_toy({"train": [1] * 9, "val": [2], "test": [2]}))
     with pytest.raises(ValueError, match=r"9 of 9 objects of train .*\(0, 1, 2, 3, 4, \.\.\.\)"):
@@ -92,7 +92,7 @@ def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
     register_source("toy", lambda config: labelled(train=[0, 1] * 25, val=[0, 0, 1, 2], test=[1] * 4))
     load(DataConfig(source="toy"))
     assert [record.getMessage() for record in caplog.records] == [
-        "toy: of 3 classes, train lacks 1 (2), test lacks 2 (0, 2)"
+        "--data.source toy: of 3 classes, train lacks 1 (2), test lacks 2 (0, 2)"
     ]
     caplog.clear()
     for test in ([0, 1, 0, 1], None):
