@@ -148,14 +148,14 @@ def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(
     assert use["recon/use_target"] > 0.2 and use["recon/use_other"] > 0.2
 
 
-def leaked(roles, kind, dim, steps=60, batch=16):
+def leaked(view, roles, kind, dim, steps=60, batch=16):
     """Return error and use of the target's own view where the other one knows nothing, on images never seen."""
 
     def images(seed, count):
         equi = torch.randn(2, count, 16, dim, generator=torch.Generator().manual_seed(seed)).unbind()
-        return equi, {"second": level(equi[1])}, torch.ones(count, dtype=torch.bool)
+        return equi, {"first": level(equi[0]), "second": level(equi[1])}, torch.arange(count) % 2 == 0
 
-    made = branch(dim, view="second", roles=roles, tokens=kind)
+    made = branch(dim, view=view, roles=roles, tokens=kind)
     optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     for seed in range(1, steps + 1):
         optimizer.zero_grad()
@@ -167,10 +167,11 @@ def leaked(roles, kind, dim, steps=60, batch=16):
 
 
 @pytest.mark.parametrize(("kind", "dim"), [("map", 8), ("vector", 32)])
-def test_what_the_target_alone_knows_leaks_least_where_it_only_queries(kind, dim):
+@pytest.mark.parametrize("view", ["first", "second", "random", "both"])
+def test_what_the_target_alone_knows_leaks_least_where_it_only_queries(view, kind, dim):
     """The error is 1 where nothing of the target's own content reaches the decoder, 0 where all of it does."""
     error, use = (dict(zip(get_args(ReconRoles), values, strict=True)) for values in zip(
-        *(leaked(roles, kind, dim) for roles in get_args(ReconRoles)), strict=True
+        *(leaked(view, roles, kind, dim) for roles in get_args(ReconRoles)), strict=True
     ))  # fmt: skip
     assert error["target-queries"] > 0.9 and use["target-queries"] < 0.1
     assert 0.4 < error["residual"] < 0.75 and use["residual"] > 0.4  # its query also adds what the other view has
