@@ -2,7 +2,7 @@
 
     python studies/baselines.py            every method that needs no tokens, on a small ResNet and rendered solids
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
-    python studies/baselines.py --method.name byol                              one of them, and what builds on it
+    python studies/baselines.py --method.name byol,dino                         some of them, and what builds on these
 
 Every method alone has three learning rates, compared on val with one seed (`baselines_alone`); at its best rate, every
 entrant that builds on it has three settings of one knob (`baselines_tuning`). What is best is trained again with fresh
@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
-from eqssl.config import BASE_METHODS, RunConfig, TrainConfig
+from eqssl.config import BASE_METHODS, RunConfig, TrainConfig, replace
 from eqssl.study import Entrant, Study, StudyOptions, choice, main, on_test, relative_times, run_study, tune
 from eqssl.study.tuning import check_options, rows_on_test
 
@@ -33,17 +33,16 @@ STUDY = Study(
 
 
 def methods_of(study: Study, options: StudyOptions) -> list[str]:
-    """Return the methods that are compared: the one that was given, or all that the encoder can take."""
-    given, encoder = options.run.method.name, options.run.encoder
+    """Return the methods that are compared: those that were given, or all that the encoder can take."""
+    given, encoder = [name.strip() for name in options.run.method.name.split(",")], options.run.encoder
     if "method.name" in study.space:
         from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
         from eqssl.methods import find_method
 
-        hides = masks_patches(encoder)
-        return [m for m in ALL if hides or find_method(m).draw_masks is None]
-    if given not in ALL:
-        raise ValueError(f"--method.name is {given}; allowed: {', '.join(ALL)}, without it all of them")
-    return [given]
+        return [m for m in ALL if find_method(m).draw_masks is None or masks_patches(encoder)]
+    if wrong := [name for name in given if name not in ALL]:
+        raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(ALL)}, without it all of them")
+    return given
 
 
 def entrants(paired: bool) -> dict[str, Entrant]:
@@ -64,7 +63,8 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
     check_options(study, options)
     methods = methods_of(study, options)
-    study = change(study, space={})  # the rows vary the method
+    options = change(options, run=replace(options.run, {"method.name": methods[0]}))  # the rows vary it
+    study = change(study, space={})
     rates = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
     alone, data = tune(change(study, name="baselines_alone"), options, rates, {}, **shown)
     who = entrants(data["paired"])

@@ -32,9 +32,10 @@ def test_an_entrant_has_three_settings_and_is_compared_with_what_it_builds_on(ba
     assert {"sie, all", "sie, one"} < {name for name, entrant in who.items() if entrant.on == "vicreg"}
 
 
-def test_one_method_may_be_asked_for(baselines):
-    study, options = parse(baselines.STUDY, ["--method.name", "byol"])
-    assert baselines.methods_of(study, options) == ["byol"]
+def test_some_methods_may_be_asked_for(baselines):
+    for given in (["byol"], ["dino", "byol"]):
+        study, options = parse(baselines.STUDY, ["--method.name", ",".join(given)])
+        assert baselines.methods_of(study, options) == given
     study, options = parse(baselines.STUDY, [])
     assert baselines.methods_of(study, options) == [m for m in baselines.ALL if m != "ibot"]
     study, options = parse(baselines.STUDY, ["--encoder.name", "test_vit"])
@@ -44,8 +45,8 @@ def test_one_method_may_be_asked_for(baselines):
         assert ("ibot" in baselines.methods_of(study, options)) == encoder.startswith(("vit", "deit"))
     study, options = parse(baselines.STUDY, ["--encoder.name", "beit_base_patch16_224"])  # by another name
     assert "ibot" in baselines.methods_of(study, options)
-    study, options = parse(baselines.STUDY, ["--method.name", "sie"])
-    with pytest.raises(ValueError, match=r"--method.name is sie; allowed: simclr, .*, ibot"):
+    study, options = parse(baselines.STUDY, ["--method.name", "byol, sie"])
+    with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*, ibot"):
         baselines.methods_of(study, options)
 
 
