@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -117,9 +118,12 @@ def measure(command: Command, encoder: "nn.Module", dataset: "Dataset") -> tuple
     from eqssl.evaluation.protocol import evaluate
     from eqssl.evaluation.rows import constant_figures
     from eqssl.evaluation.threediebench import threediebench_figures
+    from eqssl.export import load_predictor
 
     encoder.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    protocols = {"3diebench": threediebench_figures, "augself": augself_figures, "finetune": finetune_figures}
+    own = load_predictor(command.model) if _exported(command.model) and "3diebench" in command.protocols else None
+    three = partial(threediebench_figures, predictor=own)
+    protocols = {"3diebench": three, "augself": augself_figures, "finetune": finetune_figures}
     figures, predictions = {}, []
     for name in command.protocols:
         if name != "eqssl":

@@ -9,27 +9,39 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from eqssl.backbones import TimmBackbone
-from eqssl.config import EncoderConfig, from_dict
+from eqssl.config import EncoderConfig, MethodConfig, from_dict
 from eqssl.encoder import Encoder
 from eqssl.files import as_path, check_storage, on_disk, write_atomically
+from eqssl.methods import build_method
+from eqssl.methods.base import Method, Predictive, Sizes
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, PREDICTOR = "config.json", "model.safetensors", "predictor.safetensors"
 
 
-def export_encoder(encoder: Encoder, folder: str | Path) -> Path:
+def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None = None) -> Path:
     """Write an encoder and return its folder.
 
     Args:
         encoder: any `Encoder`.
         folder: or a URI of one; made if it is not there.
+        method: that it was trained with, whose predictor goes with it where it has one.
     """
-    folder, about = as_path(folder), json.dumps(_describe(encoder), indent=2) + "\n"
-    weights = {name: value.contiguous() for name, value in _weights_owner(encoder).state_dict().items()}
-    write_atomically(folder / WEIGHTS, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
-    write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(about))
+    folder, about = as_path(folder), _describe(encoder)
+    _save(_weights_owner(encoder), folder / WEIGHTS)
+    if isinstance(method, Predictive):
+        about["eqssl"]["predictor"] = method.recipe
+        _save(method, folder / PREDICTOR)
+    text = json.dumps(about, indent=2) + "\n"
+    write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))
     return folder
+
+
+def _save(module: nn.Module, path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -50,6 +62,28 @@ def load_encoder(folder: str | Path) -> Encoder:
     with on_disk(folder / WEIGHTS) as path:
         _weights_owner(encoder).load_state_dict(load_file(path))
     return encoder.eval()
+
+
+def load_predictor(folder: str | Path) -> Predictive | None:
+    """Return the predictor of a method, on the CPU in evaluation mode, from the folder of the encoder it predicts with.
+
+    Args:
+        folder: that `load_encoder` takes.
+
+    Returns:
+        None for an encoder of a method that has none.
+
+    Raises:
+        ValueError: for a method of one's own that is not registered here.
+    """
+    folder = as_path(folder)
+    recipe = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
+    if recipe is None:
+        return None
+    predictor = build_method(MethodConfig(**recipe["config"]), Sizes(**recipe["sizes"]))
+    with on_disk(folder / PREDICTOR) as path:
+        predictor.load_state_dict(load_file(path))
+    return predictor.eval()
 
 
 def _weights_owner(encoder: Encoder):

@@ -60,7 +60,7 @@ def _run(options: TrainOptions) -> int:
         result = train(options.run, Told(output / "checkpoint"))
     figures = json.dumps(result.metrics, indent=2) + "\n"
     write_atomically(output / "metrics.json", lambda temporary: temporary.write_text(figures))
-    export_encoder(result.encoder, output / "encoder")
+    export_encoder(result.encoder, output / "encoder", result.method)
     if result.reconstructions is not None:
         save_reconstructions(result.reconstructions, output / "reconstructions.png")
     print(f"encoder: {output / 'encoder'}")

@@ -29,6 +29,7 @@ from eqssl.distributed import objects_of_all, share_out, sum_over_workers
 from eqssl.encoder import Encoder
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
+from eqssl.methods.base import Method
 from eqssl.model import Losses, Model
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.parallel import load_whole_state, spread_out, whole_parameters, whole_state
@@ -45,6 +46,7 @@ class Result:
 
     Args:
         encoder: on the CPU, in evaluation mode.
+        method: that trained it, likewise.
         metrics: of the last epoch, the evaluation included.
         epochs: trained.
         reconstructions: uint8 (3, n, C, S, S): first view, target, reconstruction; None without the branch.
@@ -52,6 +54,7 @@ class Result:
     """
 
     encoder: Encoder
+    method: Method
     metrics: dict[str, float]
     epochs: int
     reconstructions: Tensor | None
@@ -80,7 +83,8 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
         context.report(run.metrics, run.state() if due else None)
     model = run.whole_model()
     reconstructions = run.reconstructions(model)
-    return Result(model.encoder.cpu().eval(), run.metrics, run.epoch, reconstructions, run.predictions)
+    encoder, method = model.encoder.cpu().eval(), model.method.cpu().eval()
+    return Result(encoder, method, run.metrics, run.epoch, reconstructions, run.predictions)
 
 
 class Run:

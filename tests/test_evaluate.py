@@ -2,10 +2,11 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
-from eqssl.config import EncoderConfig
+from eqssl.config import EncoderConfig, MethodConfig
 from eqssl.data import register_source
 from eqssl.encoder import Encoder
 from eqssl.evaluate import main
@@ -13,6 +14,8 @@ from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.evaluation.transforms import digest
 from eqssl.export import export_encoder
+from eqssl.methods import build_method
+from eqssl.methods.base import Sizes
 
 
 @pytest.fixture
@@ -82,6 +85,22 @@ def test_a_protocol_that_the_data_cannot_serve_is_refused(command, objects):
     register_source("flat", lambda config: objects)
     error = command("pixels", "--protocols", "eqssl", "finetune", code=2)
     assert re.search(r"finetune; allowed for objects: eqssl, 3diebench, augself", error)
+
+
+def test_a_predictor_that_was_exported_is_asked_beside_the_fitted_one(command, objects, tmp_path):
+    splits = {name: getattr(objects, name) for name in ("train", "val", "test")}
+    known = {name: split.factors | {"light_hue": split.factors["floor_hue"]} for name, split in splits.items()}
+    lit = {name: replace(split, factors=known[name]) for name, split in splits.items()}
+    register_source("flat", lambda config: replace(objects, **lit))
+    encoder = Encoder(EncoderConfig(), objects.channels, objects.image_size, objects.mean, objects.std)
+    sizes = Sizes(inv=encoder.dim_inv, equi=encoder.dim - encoder.dim_inv, theta={"rotation": 4, "crop": 3})
+    folder = export_encoder(encoder, tmp_path, build_method(MethodConfig(name="sie"), sizes))
+    images = ["--evaluate.images", 40, "--evaluate.train-images", 50]
+    command(folder, "--protocols", "3diebench", "--output", tmp_path / "result.json", *images)
+    metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
+    own = {name.partition("own_")[2] for name in metrics if "own_" in name}
+    assert own == {name.partition("/posthoc_")[2] for name in metrics if name.startswith("3die/posthoc_")}
+    assert all(0 <= metrics[f"3die/own_{name}"] <= 1 for name in own)
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):

@@ -6,9 +6,11 @@ import pytest
 import timm
 import torch
 
-from eqssl.config import EncoderConfig
+from eqssl.config import EncoderConfig, MethodConfig
 from eqssl.encoder import Encoder
-from eqssl.export import export_encoder, load_encoder
+from eqssl.export import export_encoder, load_encoder, load_predictor
+from eqssl.methods import build_method
+from eqssl.methods.base import Sizes
 
 
 def make(size=64, channels=3, **options):
@@ -53,3 +55,25 @@ def test_other_folders_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))
     with pytest.raises(ValueError, match="has no part `eqssl`"):
         load_encoder(tmp_path)
+
+
+@pytest.mark.parametrize(("name", "options"), [("sie", {"factors": "rotation", "width": 24}), ("equimod", {})])
+def test_a_predictor_goes_with_its_encoder(tmp_path, name, options):
+    encoder = make(64, name="resnet18", stem="standard", output_stride=8)
+    sizes = Sizes(inv=encoder.dim_inv, equi=encoder.dim - encoder.dim_inv, theta={"rotation": 4, "floor_hue": 1})
+    method = build_method(MethodConfig(name=name, options=options), sizes)
+    representation, theta = torch.randn(8, encoder.dim), torch.randn(8, sum(method.factors.values()))
+    method.predict(method.embed(representation), theta)  # moves the running statistics
+    folder, method = export_encoder(encoder, tmp_path, method), method.eval()
+    again = load_predictor(folder)
+    assert again.factors == method.factors and not again.training
+    embedding = method.embed(representation)
+    assert torch.equal(again.embed(representation), embedding)
+    assert torch.equal(again.predict(embedding, theta), method.predict(embedding, theta))
+    timm.create_model(f"local-dir:{tmp_path}", pretrained=True)  # takes the encoder's weights, not the predictor's
+
+
+def test_a_method_without_a_predictor_leaves_nothing_but_the_encoder(tmp_path):
+    method = build_method(MethodConfig(name="vicreg"), Sizes(inv=64))
+    assert load_predictor(export_encoder(make(), tmp_path, method)) is None
+    assert {file.name for file in tmp_path.iterdir()} == {"config.json", "model.safetensors"}

@@ -2,11 +2,10 @@
 
 Heads and figures are those of the reference code; their fitting is this package's: features of the frozen encoder,
 taken once in inference mode, and pairs from a stored seed, where the reference code keeps the encoder in training mode
-and draws pairs anew. Retrieval needs a predictor of z2 from z1 and the relative quaternion. An encoder alone has none,
-so that one is fitted after the fact, the ridge from [z1, theta, z1 x theta] of `eqssl.evaluation.equivariance`; its
-figures say so: `posthoc_`. SIE and EquiMod are trained with a predictor of their own, of projected embeddings. It goes
-with the heads when the encoder is exported, and they too are judged by the ridge: all methods by the same predictor of
-the representation, none by the one whose MRR, H@k and PRE are published.
+and draws pairs anew. Retrieval needs a predictor of z2 from z1 and the relative quaternion. Most methods have none, so
+that one is fitted after the fact, the same for all: the ridge from [z1, theta, z1 x theta] of
+`eqssl.evaluation.equivariance`; its figures say so: `posthoc_`. SIE and EquiMod are trained with a predictor of
+projected embeddings, and have its figures, those that are published, beside them: `own_`.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.pairs import HUES
+from eqssl.data.pairs import HUES, relative_factors
 from eqssl.evaluation.bank import Bank, encode_bank, object_views
 from eqssl.evaluation.equivariance import fit_motion
 from eqssl.evaluation.features import frozen, parts
@@ -28,6 +27,7 @@ from eqssl.evaluation.predictions import Prediction, class_prediction, figures_o
 from eqssl.evaluation.r2 import ROTATION
 from eqssl.evaluation.retrieval import pose_error, rank_figures
 from eqssl.evaluation.ridge import fit, moments
+from eqssl.methods.base import Predictive
 
 PROTOCOL = "3die"
 HIDDEN = 1024  # units of the reference code's three-layer head
@@ -41,23 +41,45 @@ class _Views:
         pairs: of targets `rotation` (N, 4), the relative quaternion, and `colour` (N, 2), the differences of hues.
         bank: T views of each of M objects.
         pose: float32 (M x T, 4), the unit quaternions of these.
+        between: factor -> (M, T, k), all that is known between the first view of an object and each of its views.
     """
 
     pairs: Pairs
     bank: Bank
     pose: Tensor
+    between: dict[str, Tensor]
 
     def part(self, channels: slice) -> "_Views":
-        return _Views(self.pairs.part(channels), self.bank.part(channels), self.pose)
+        return dataclasses.replace(self, pairs=self.pairs.part(channels), bank=self.bank.part(channels))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Search:
+    """What is looked for among what.
+
+    Args:
+        predicted: (M, T, E), what each view is predicted to be from the first.
+        views: (M, T, E), what they are.
+        pose: float32 (M x T, 4).
+    """
+
+    predicted: Tensor
+    views: Tensor
+    pose: Tensor
 
 
 def threediebench_figures(
-    encoder: nn.Module, dataset: Dataset, config: EvaluateConfig, predictions: list[Prediction] | None = None
+    encoder: nn.Module,
+    dataset: Dataset,
+    config: EvaluateConfig,
+    predictions: list[Prediction] | None = None,
+    predictor: Predictive | None = None,
 ) -> dict[str, float]:
     """Return the figures of a frozen encoder: fitted on training images, scored on the held-out split.
 
     Args:
         encoder, dataset, config, predictions: as `eqssl.evaluation.protocol.evaluate` takes them.
+        predictor: the method that the encoder was trained with, where it predicts embeddings, on the CPU.
 
     Returns:
         Figure -> value, `3die/<figure>` of all features, `inv/3die/<figure>` and `equi/3die/<figure>` of the parts:
@@ -67,7 +89,8 @@ def threediebench_figures(
         layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
         `_h5`, `_h10` (`rank_figures`) of held-out objects; PRE (`pose_error`) of training views among training views,
         `posthoc_pre_train_train`, and of held-out views, `posthoc_pre_held_held` and `posthoc_pre_held_all`. Retrieval
-        is among all views of up to 256 objects a split.
+        is among all views of up to 256 objects a split. With a predictor the same figures of it, `own_`, which has all
+        features.
 
     Raises:
         ValueError: for data without pairs of one object, or whose pose or hues are not known or never change.
@@ -80,8 +103,10 @@ def threediebench_figures(
     for part, channels in parts(encoder, train.pairs.first.shape[1]).items():
         seen, asked = train.part(channels), held.part(channels)
         said += [dataclasses.replace(prediction, part=part) for prediction in _probes(seen.pairs, asked.pairs)]
-        found = _retrieval(seen, asked).items()
-        figures |= {f"{prefix(PROTOCOL, part)}posthoc_{name}": value for name, value in found}
+        figures |= _retrieval(f"{prefix(PROTOCOL, part)}posthoc_", *_by_ridge(seen, asked))
+    if predictor is not None:
+        with frozen(predictor):
+            figures |= _retrieval(f"{prefix(PROTOCOL)}own_", *(_by(predictor, views) for views in (train, held)))
     if predictions is not None:
         predictions += said
     return figures_of(said) | figures
@@ -97,8 +122,9 @@ def _encode(
         raise ValueError(f"the protocol of 3DIEBench needs factors that {dataset.name} lacks: {', '.join(missing)}")
     colour = torch.cat([pairs.targets[hue] for hue in HUES], dim=1)
     pairs = dataclasses.replace(pairs, targets={ROTATION: pairs.targets[ROTATION], "colour": colour})
-    pose = split.factors["quaternion"][object_views(split).flatten()]
-    return _Views(pairs, encode_bank(encoder, dataset, split, [ROTATION]), pose)
+    views = object_views(split)
+    pose, between = split.factors["quaternion"][views.flatten()], relative_factors(split, views[:, :1], views)
+    return _Views(pairs, encode_bank(encoder, dataset, split, [ROTATION]), pose, between)
 
 
 def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
@@ -115,15 +141,24 @@ def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:
     return predictions_of(f"{head}_r2", held.ids, held.targets, predicted, PROTOCOL)
 
 
-def _retrieval(train: _Views, held: _Views) -> dict[str, float]:
+def _by_ridge(train: _Views, held: _Views) -> list[_Search]:
     motion = fit_motion(train.pairs.first, train.pairs.targets[ROTATION], train.pairs.second)
-    figures = rank_figures(held.bank.predicted(motion), held.bank.views)
+    return [_Search(views.bank.predicted(motion), views.bank.views, views.pose) for views in (train, held)]
+
+
+def _by(predictor: Predictive, asked: _Views) -> _Search:
+    objects, views, _ = asked.bank.views.shape
+    nothing = torch.zeros(objects, views, 1)  # of an augmentation, which these views do not have
+    theta = torch.cat([asked.between.get(n, nothing.expand(-1, -1, k)) for n, k in predictor.factors.items()], dim=-1)
+    embedded = predictor.embed(asked.bank.views.flatten(0, 1)).unflatten(0, (objects, views))
+    predicted = predictor.predict(embedded[:, 0].repeat_interleave(views, 0), theta.flatten(0, 1))
+    return _Search(predicted.unflatten(0, (objects, views)), embedded, asked.pose)
+
+
+def _retrieval(name: str, train: _Search, held: _Search) -> dict[str, float]:
+    figures = rank_figures(held.predicted, held.views)
     searches = {"train_train": (train, [train]), "held_held": (held, [held]), "held_all": (held, [train, held])}
-    for name, (asked, stored) in searches.items():
-        figures[f"pre_{name}"] = pose_error(
-            asked.bank.predicted(motion).flatten(0, 1),
-            asked.pose,
-            torch.cat([views.bank.views.flatten(0, 1) for views in stored]),
-            torch.cat([views.pose for views in stored]),
-        )
-    return figures
+    for where, (asked, among) in searches.items():
+        stored, pose = torch.cat([s.views.flatten(0, 1) for s in among]), torch.cat([s.pose for s in among])
+        figures[f"pre_{where}"] = pose_error(asked.predicted.flatten(0, 1), asked.pose, stored, pose)
+    return {name + figure: value for figure, value in figures.items()}

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from dataclasses import asdict
 
 from eqssl.config import BASE_METHODS, MethodConfig
 from eqssl.methods.base import Method, Sizes
@@ -37,7 +38,9 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
             )
     options = {**method.scales.get(config.scale, {}), **config.options}
     # Options come as floats; a width has to be whole again.
-    return method(sizes, **{name: type(allowed[name])(value) for name, value in options.items()})
+    made = method(sizes, **{name: type(allowed[name])(value) for name, value in options.items()})
+    made.recipe = {"config": asdict(config), "sizes": asdict(sizes)}
+    return made
 
 
 def find_method(name: str) -> type[Method]:

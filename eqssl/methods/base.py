@@ -6,7 +6,7 @@ B pairs, T tokens, D width. Tensors of both views hold all first views, then all
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -66,6 +66,7 @@ class Method(nn.Module):
             sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
         momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.
+        recipe: what `build_method` made it of, as plain data.
         scales: published settings of heads and loss, `small` (CIFAR) and `imagenet`, as options; the defaults are for a
             CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
     """
@@ -75,6 +76,7 @@ class Method(nn.Module):
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     momentum: float | None = None
     progress: float = 0.0
+    recipe: dict[str, Any] | None = None
 
     def momentum_now(self) -> float:
         """Return the teacher's momentum at this point of the training (arXiv 2006.07733, section 3.2)."""
@@ -82,4 +84,23 @@ class Method(nn.Module):
         return 1 - (1 - self.momentum) * (1 + math.cos(math.pi * self.progress)) / 2
 
     def forward(self, pair: Pair) -> Tensor:
+        raise NotImplementedError
+
+
+class Predictive(Method):
+    """A method that is told the transformation and predicts the second view's embedding by it.
+
+    Attributes:
+        factors: of the transformation -> number of components, in the order in which `predict` takes them.
+    """
+
+    sees_theta: ClassVar[bool] = True
+    factors: dict[str, int]
+
+    def embed(self, representation: Tensor) -> Tensor:
+        """Return the embeddings (N, E) that predictions are of, from representations (N, D)."""
+        raise NotImplementedError
+
+    def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
+        """Return what first views' embeddings (N, E) become under theta (N, K)."""
         raise NotImplementedError

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from eqssl.distributed import gather
-from eqssl.methods.base import Sizes
+from eqssl.methods.base import Predictive, Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
 
 
-class EquiMod(Auxiliary):
+class EquiMod(Predictive, Auxiliary):
     """A base method and a contrastive prediction of the second view's embedding from the first one's and theta.
 
     The authors predict both views from the unaugmented image, a third one in the batch; here the first view stands for
@@ -49,7 +49,12 @@ class EquiMod(Auxiliary):
         self.predictor = projector(2 * embedding, embedding, output="normalised")
 
     def auxiliary(self, representation: Tensor, theta: dict[str, Tensor]) -> Tensor:
-        z1, z2 = self.projector(representation).chunk(2)
-        told = self.theta_projector(join(theta, self.factors))
-        prediction = self.predictor(torch.cat([z1, told], dim=1))
+        z1, z2 = self.embed(representation).chunk(2)
+        prediction = self.predict(z1, join(theta, self.factors))
         return nt_xent(gather(prediction), gather(z2), self.temperature)
+
+    def embed(self, representation: Tensor) -> Tensor:
+        return self.projector(representation)
+
+    def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
+        return self.predictor(torch.cat([embedding, self.theta_projector(theta)], dim=1))

@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.distributed import gather
-from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.base import Pair, Predictive, Sizes
 from eqssl.methods.conditioned import choose_factors, join
 from eqssl.methods.heads import projector
 from eqssl.methods.vicreg import hinge, vicreg_loss
 
 
-class SIE(Method):
+class SIE(Predictive):
     """A three-layer projector for each part and a predictor whose matrix is linear in the transformation.
 
     As on 3DIEBench, the hypernetwork has no bias where theta holds a quaternion. All other factors are 0 where nothing
@@ -27,7 +27,6 @@ class SIE(Method):
         sim_coeff, equi_coeff, std_coeff, cov_coeff: weights of the terms; 10, .45 x 10, 10 and 1 as published.
     """
 
-    sees_theta: ClassVar[bool] = True
     # The authors' on 3DIEBench, 2048 for both parts together (not set here: Adam 1e-3, decay 1e-6, batch 1024, 2000
     # epochs).
     scales: ClassVar = {"small": {"width": 1024}, "imagenet": {"width": 1024}}
@@ -41,6 +40,7 @@ class SIE(Method):
         if sizes.equi == 0:
             raise ValueError("--encoder.split is 0; allowed for sie: above 0, since it predicts the equivariant part")
         self.factors = choose_factors(sizes, factors)
+        self.inv = sizes.inv
         self.coefficients = (sim_coeff, equi_coeff, std_coeff, cov_coeff)
         self.projector_inv = projector(sizes.inv, width, width, width)
         self.projector_equi = projector(sizes.equi, width, width, width)
@@ -50,9 +50,14 @@ class SIE(Method):
     def forward(self, pair: Pair) -> Tensor:
         inv1, inv2 = self.projector_inv(pair.inv).chunk(2)
         equi1, equi2 = self.projector_equi(pair.equi).chunk(2)
-        theta = F.pad(join(pair.theta, self.factors), (0, self.constants), value=1.0)
-        prediction = self.predictor(equi1, theta)
+        prediction = self.predict(equi1, join(pair.theta, self.factors))
         return sie_loss(*map(gather, (inv1, inv2, equi1, equi2, prediction)), *self.coefficients)
+
+    def embed(self, representation: Tensor) -> Tensor:
+        return self.projector_equi(representation[:, self.inv :])
+
+    def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
+        return self.predictor(embedding, F.pad(theta, (0, self.constants), value=1.0))
 
 
 class Predictor(nn.Module):

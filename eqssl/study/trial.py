@@ -213,7 +213,7 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     result = train(config, context, data)
     seconds = context.seconds()
     if context.rank == 0:
-        export_encoder(result.encoder, context.folder / "encoder")
+        export_encoder(result.encoder, context.folder / "encoder", result.method)
         if result.reconstructions is not None:
             images = result.reconstructions.numpy()
             write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
+from eqssl.data.pairs import relative_quaternion
 from eqssl.data.solids import draw_factors
 from eqssl.evaluation.predictions import figures_of
 from eqssl.evaluation.rows import Constant
 from eqssl.evaluation.threediebench import threediebench_figures
+from eqssl.methods.base import Predictive
 
 VIEWS = 10
 CHANCE = sum(1 / rank for rank in range(1, VIEWS + 1)) / VIEWS
@@ -87,6 +90,38 @@ def test_a_pose_moves_predictably_with_the_rotation(figures: dict[str, float]):
     assert [figures[f"equi/3die/posthoc_{name}"] for name in ("mrr", "h1", "h2", "h5", "h10")] == [1] * 5
     for search in ("train_train", "held_held", "held_all"):
         assert figures[f"equi/3die/posthoc_pre_{search}"] == pytest.approx(0, abs=1e-3)
+
+
+class Turned(Predictive):
+    """Knows the equivariant features for what they are, and turns them as the transformation says."""
+
+    factors: ClassVar = {"brightness": 1, "rotation": 4}
+
+    def embed(self, representation: Tensor) -> Tensor:
+        return representation[:, -4:]
+
+    def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
+        assert (theta[:, 0] == 0).all()  # no view is augmented
+        back = embedding * torch.tensor([-1, -1, -1, 1])
+        return relative_quaternion(back, theta[:, 1:])
+
+
+class Still(Turned):
+    def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
+        return embedding
+
+
+def test_a_method_with_a_predictor_has_its_figures_too(dataset: Dataset):
+    encoder, config = Oracle(dataset), EvaluateConfig(train_images=50, images=40)
+    by = {kind: threediebench_figures(encoder, dataset, config, predictor=kind()) for kind in (Turned, Still)}
+    assert [by[Turned][f"3die/own_{name}"] for name in ("mrr", "h1", "h2", "h5", "h10")] == [1] * 5
+    for search in ("train_train", "held_held", "held_all"):
+        assert by[Turned][f"3die/own_pre_{search}"] == pytest.approx(0, abs=1e-3)
+        assert by[Still][f"3die/own_pre_{search}"] > 0.3
+    assert by[Still]["3die/own_mrr"] == pytest.approx(CHANCE, abs=0.05)
+    alone = threediebench_figures(encoder, dataset, config)
+    for found in by.values():
+        assert {name: value for name, value in found.items() if "own" not in name} == alone
 
 
 def test_floors_of_the_true_pose_distribution():
