@@ -3,7 +3,7 @@
 N images or objects, T views, D features, k components of theta.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from eqssl.data.dataset import Dataset, Split
 from eqssl.evaluation.equivariance import Motion
 from eqssl.evaluation.features import encode
-from eqssl.evaluation.invariance import invariance
+from eqssl.evaluation.invariance import variances
 from eqssl.evaluation.pairs import differences, subset
+from eqssl.evaluation.predictions import ALL, Prediction
 from eqssl.evaluation.transforms import BANK_STREAM, SEED, draw
 from eqssl.random import permutation
 
@@ -29,24 +30,28 @@ class Bank:
         first: float32 (N, D), the clean images, or the first view of each object.
         views: float32 (N, T, D), under the T fixed transforms, or all views of the object, the first among them.
         theta: float32 (N, T, k), of the transforms from the first to each view.
+        ids: int64 (N,), the first ones' identities.
     """
 
     first: Tensor
     views: Tensor
     theta: Tensor
+    ids: Tensor
 
     def part(self, channels: slice) -> "Bank":
         """Return the bank with some of the features."""
-        return Bank(self.first[:, channels], self.views[..., channels], self.theta)
+        return replace(self, first=self.first[:, channels], views=self.views[..., channels])
 
-    def invariance(self) -> float:
-        """Return the invariance over the first 16 views."""
-        return invariance(self.views[:, :INVARIANCE_TRANSFORMS])
+    def said(self, motion: Motion) -> list[Prediction]:
+        """Return what invariance and retrieval are made of.
 
-    def hit1(self, motion: Motion) -> float:
-        """Return how often the predicted z2 is nearest (Euclidean) to its own view among the T; chance is 1 / T."""
+        `invariance` is that over the first 16 views; `hit1` how often the predicted z2 is nearest (Euclidean) to its
+        own view among the T, by chance 1 / T.
+        """
         nearest = torch.cdist(self.predicted(motion), self.views.double()).argmin(2)
-        return float((nearest == torch.arange(self.views.shape[1])).double().mean())
+        own = torch.arange(self.views.shape[1]).expand_as(nearest)
+        found = {"hit1": (own, nearest), "invariance": variances(self.views[:, :INVARIANCE_TRANSFORMS])}
+        return [Prediction(figure, ALL, self.ids, *(t.float() for t in asked)) for figure, asked in found.items()]
 
     def predicted(self, motion: Motion) -> Tensor:
         """Return what each view is predicted to be from the first, float64 (N, T, D)."""
@@ -68,14 +73,15 @@ def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: lis
     each = [{name: value[t].expand(len(indices)) for name, value in params.items()} for t in range(TRANSFORMS)]
     first, *views = encode(encoder, split, indices, [None, *each])
     theta = torch.stack([params[name] for name in factors], dim=1).expand(len(indices), -1, -1)
-    return Bank(first, torch.stack(views, dim=1), theta)
+    return Bank(first, torch.stack(views, dim=1), theta, split.ids[indices])
 
 
 def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
     indices = object_views(split)
     features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
     known = differences(split, indices[:, :1].expand_as(indices), indices, factors)
-    return Bank(features[:, 0], features, torch.cat([known[name] for name in factors], dim=-1))
+    theta = torch.cat([known[name] for name in factors], dim=-1)
+    return Bank(features[:, 0], features, theta, split.ids[indices[:, 0]])
 
 
 def object_views(split: Split) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from eqssl.evaluation.pairs import Pairs
-from eqssl.evaluation.r2 import r2_weighted, varying
+from eqssl.evaluation.predictions import ALL, Prediction
+from eqssl.evaluation.r2 import varying
 from eqssl.evaluation.ridge import Ridge, fit, moments
 from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
@@ -61,28 +62,34 @@ def _inputs(z: Tensor, theta: Tensor) -> Tensor:
     return torch.cat([z, theta, (z[:, :, None] * theta[:, None, :]).flatten(1)], dim=1)
 
 
-def equivariance_figures(train: Pairs, held: Pairs) -> tuple[dict[str, float], Motion]:
-    """Return how much of the held-out z2 theta explains beyond z1.
+def explain_motion(train: Pairs, held: Pairs) -> tuple[list[Prediction], Motion]:
+    """Return how much of the held-out z2 theta explains beyond z1, pair by pair.
 
     Args:
         train, held: pairs that the ridge is fitted and scored on.
 
     Returns:
-        `equivariance`: the R2 of the ridge minus that of one whose theta is shuffled among pairs, refitted;
-        `equivariance/<factor>`: minus that of one where this factor alone is shuffled. All other factors keep their
-        true values, so what is counted is what this factor alone explains, on the very pairs of the overall figure.
-        Also the ridge itself.
+        Of all factors together, what each pair adds to the total variance of z2, and what it adds to what is left of
+        it by a ridge whose theta is shuffled among pairs, refitted, and by the ridge itself; the difference of these is
+        the gain in R2, `equivariance`. Of a factor, `equivariance/<factor>`, the same with this factor alone shuffled:
+        all others keep their true values, so what is counted is what this factor alone explains, on the very pairs of
+        the overall figure. Also the ridge itself.
     """
     motion = fit_motion(train.first, train.theta, train.second)
-    score = r2_weighted(held.second, motion.predict(held.first, held.theta))
+    total = _squared(held.second.double() - held.second.double().mean(0))
+    left = _squared(held.second - motion.predict(held.first, held.theta))
 
-    def loss_without(*factors: str) -> float:
-        theta, held_theta = _shuffled(train, factors), _shuffled(held, factors)
-        blind = fit_motion(train.first, theta, train.second)
-        return score - r2_weighted(held.second, blind.predict(held.first, held_theta))
+    def explained(name: str, *factors: str) -> Prediction:
+        blind = fit_motion(train.first, _shuffled(train, factors), train.second)
+        left_blind = _squared(held.second - blind.predict(held.first, _shuffled(held, factors)))
+        columns = torch.stack([left_blind, left], dim=1)
+        return Prediction("equivariance", name, held.ids, total[:, None].expand(-1, 2).float(), columns.float())
 
-    figures = {"equivariance": loss_without(*train.targets)}
-    return figures | {f"equivariance/{name}": loss_without(name) for name in train.targets}, motion
+    return [explained(ALL, *train.targets), *(explained(name, name) for name in train.targets)], motion
+
+
+def _squared(distance: Tensor) -> Tensor:
+    return distance.double().square().sum(1)
 
 
 def _shuffled(pairs: Pairs, factors: tuple[str, ...]) -> Tensor:

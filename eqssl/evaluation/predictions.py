@@ -14,7 +14,7 @@ from torch import Tensor
 from eqssl.evaluation.r2 import auroc, factor_figures
 from eqssl.files import on_disk, write_atomically
 
-LABEL = "label"
+LABEL, ALL = "label", "all"  # what is asked for where it is no factor: the class, and all factors together
 PROTOCOL, PART = "eqssl", "all"  # whose figures have no prefix
 KEYS = ("protocol", "part", "figure", "factor")
 
@@ -24,10 +24,11 @@ class Prediction:
     """What one probe says of held-out examples about one factor.
 
     Args:
-        figure: how it is scored, and called: a name that ends in `r2`, `auroc`, or any other for an accuracy.
-        factor: what is asked for; `LABEL` for the class.
+        figure: how it is scored, and called: a name that ends in `r2`, a key of `MEASURES`, or any other for an
+            accuracy.
+        factor: what is asked for, or `LABEL` or `ALL`.
         examples: int64 (N,), identities of the images; of a pair the first one's.
-        target, predicted: float32 (N, k).
+        target, predicted: float32 (N, k); of a figure that weighs variances, shares of the total and of what is left.
         protocol, part: where it belongs; part is all, inv or equi.
     """
 
@@ -87,15 +88,30 @@ def _score(figure: str, asked: dict[str, Prediction]) -> dict[str, float]:
     if figure.endswith("r2"):
         head = figure.removesuffix("r2")
         return {head + name: value for name, value in factor_figures(targets, predicted).items()}
-    measure = auroc if figure == "auroc" else _accuracy
+    measure = MEASURES.get(figure, _accuracy)
     return {
-        figure if factor == LABEL else f"{figure}/{factor}": measure(target[:, 0], predicted[factor][:, 0])
+        figure if factor in (LABEL, ALL) else f"{figure}/{factor}": measure(target, predicted[factor])
         for factor, target in targets.items()
     }
 
 
 def _accuracy(target: Tensor, predicted: Tensor) -> float:
     return float((target == predicted).double().mean())
+
+
+def _explained(total: Tensor, left: Tensor) -> float:
+    """Return by how much of the total the second column of what is left is smaller than the first."""
+    (total, _), (blind, seeing) = total.double().sum(0), left.double().sum(0)
+    return float((blind - seeing) / total) if total > 0 else 0.0
+
+
+def _kept(total: Tensor, left: Tensor) -> float:
+    """Return the share of the total that is not left; 1 where there is none."""
+    return float(1 - left.double().sum() / total.double().sum()) if total.any() else 1.0
+
+
+MEASURES = {"auroc": lambda *asked: auroc(*(column[:, 0] for column in asked)), "equivariance": _explained,
+            "invariance": _kept}  # fmt: skip
 
 
 def save_predictions(predictions: Iterable[Prediction], path: Path) -> None:

@@ -13,7 +13,7 @@ from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
 from eqssl.evaluation.bank import Bank, encode_bank
 from eqssl.evaluation.collapse import collapse_figures
-from eqssl.evaluation.equivariance import equivariance_figures
+from eqssl.evaluation.equivariance import explain_motion
 from eqssl.evaluation.extrapolation import extrapolate
 from eqssl.evaluation.features import frozen, parts
 from eqssl.evaluation.knn import knn_predict
@@ -87,8 +87,7 @@ def evaluate(
         said = _quick_probes(part, shared and shared.select(columns))
         found = collapse_figures(part.held.first)
         if config.level == "full":
-            said += _full_probes(part)
-            found |= _geometry(part)
+            said += _full_probes(part) + _geometry(part)
         said = [dataclasses.replace(prediction, part=name) for prediction in said]
         figures |= figures_of(said) | {prefix(part=name) + figure: value for figure, value in found.items()}
         kept += said
@@ -137,8 +136,8 @@ def _full_probes(views: Views) -> list[Prediction]:
     return said
 
 
-def _geometry(views: Views) -> dict[str, float]:
+def _geometry(views: Views) -> list[Prediction]:
     if not views.bank:
-        return {}
-    moved, motion = equivariance_figures(views.train, views.held)
-    return moved | {"hit1": views.bank.hit1(motion), "invariance": views.bank.invariance()}
+        return []
+    said, motion = explain_motion(views.train, views.held)
+    return said + views.bank.said(motion)
