@@ -16,6 +16,7 @@ from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
 COMPONENTS = 64
+RESOLUTION = 1e-13  # of a variance: the square of float32's
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def fit_motion(first: Tensor, theta: Tensor, second: Tensor) -> Motion:
     mean, theta_mean = first.mean(0), theta.mean(0)
     theta_std = torch.where(varying(theta), theta.std(0), torch.inf)
     centred = first - mean
-    basis = torch.linalg.eigh(centred.T @ centred).eigenvectors.flip(1)[:, :COMPONENTS]
+    spectrum, basis = torch.linalg.eigh(centred.T @ centred)
+    # What never varies in training may do so in held-out pairs, and standardising would blow it up beyond all measure.
+    basis = basis[:, spectrum > RESOLUTION * spectrum[-1]].flip(1)[:, :COMPONENTS]
     inputs = _inputs(centred @ basis, (theta - theta_mean) / theta_std)
     return Motion(mean, basis, theta_mean, theta_std, fit(moments(inputs, second)))
 

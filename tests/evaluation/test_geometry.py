@@ -1,5 +1,6 @@
 """Invariance, equivariance, retrieval and collapse of features that are so by construction."""
 
+import dataclasses
 
 import pytest
 import torch
@@ -89,6 +90,18 @@ def test_features_that_move_unpredictably_are_not_equivariant():
     figures, motion = found_of(pairs(1500, move), pairs(700, move))
     assert all(abs(value) < 0.02 for value in figures.values())
     assert hit1(bank(move), motion) < 0.06
+
+
+def test_a_feature_that_only_held_out_pairs_move_does_no_harm():
+    train, held = pairs(1500, moved), pairs(700, moved)
+    spare = torch.zeros(1500, 3), torch.where(torch.arange(700)[:, None] < 5, draw(700, 3), 0)
+    turn = torch.linalg.qr(draw(11, 11)).Q  # so that no single feature is constant
+    wider = [
+        dataclasses.replace(p, first=torch.cat([p.first, s], dim=1) @ turn, second=p.second)
+        for p, s in zip((train, held), spare, strict=True)
+    ]
+    figures, _ = found_of(*wider)
+    assert figures["equivariance"] == pytest.approx(found_of(train, held)[0]["equivariance"], abs=1e-3)
 
 
 def test_z1_is_reduced_to_64_components():
