@@ -1,10 +1,13 @@
 """N workers give the loss and the gradient of one with the whole batch, for every method, reconstruction included."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from eqssl.config import ReconView
 from eqssl.distributed import share_out, synchronise_batch_norm
 from eqssl.methods import METHODS
 from eqssl.model import Model
@@ -13,6 +16,8 @@ from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
 
 CHANNELS = 3
+# Every method, and every target.
+CASES = [(method, "second") for method in METHODS] + [("vicreg", v) for v in get_args(ReconView) if v != "second"]
 
 
 def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
@@ -27,15 +32,15 @@ def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict
     return losses.total.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def share_of(rank: int, world_size: int, method: str):
-    model = synchronise_batch_norm(make_model(method))
-    loss, grads = second_step(model, DistributedDataParallel(model), make_batch(method, rank, world_size))
+def share_of(rank: int, world_size: int, method: str, view: ReconView):
+    model = synchronise_batch_norm(make_model(method, view))
+    loss, grads = second_step(model, DistributedDataParallel(model), make_batch(method, rank, world_size, view))
     return loss, grads, dict(model.named_buffers())
 
 
 def all_shares(rank: int, world_size: int):
     share_out(BATCH)
-    return {method: share_of(rank, world_size, method) for method in METHODS} | {
+    return {case: share_of(rank, world_size, *case) for case in CASES} | {
         "bf16": autocast_loss(rank, world_size),
         "normalised": normalised_everywhere(rank, world_size, "cpu"),
     }
@@ -96,17 +101,18 @@ def shares(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_gradient_of_workers_is_that_of_one_process(shares, method):
-    model = make_model(method)
-    loss, expected = second_step(model, model, make_batch(method))
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_gradient_of_workers_is_that_of_one_process(shares, case):
+    method, view = case
+    model = make_model(method, view)
+    loss, expected = second_step(model, model, make_batch(method, view=view))
     for other in shares:
-        assert other[method][1].keys() == expected.keys()
-        for name, grad in other[method][1].items():
+        assert other[case][1].keys() == expected.keys()
+        for name, grad in other[case][1].items():
             assert_near(grad, expected[name], name)
-        assert other[method][0] == pytest.approx(loss, rel=1e-9)
+        assert other[case][0] == pytest.approx(loss, rel=1e-9)
     for name, buffer in model.named_buffers():
-        torch.testing.assert_close(shares[0][method][2][name], buffer, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(shares[0][case][2][name], buffer, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.slow

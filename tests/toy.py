@@ -2,7 +2,7 @@
 
 import torch
 
-from eqssl.config import EncoderConfig, MethodConfig, ReconConfig, RunConfig
+from eqssl.config import EncoderConfig, MethodConfig, ReconConfig, ReconView, RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.methods import find_method
 from eqssl.model import Model
@@ -16,29 +16,33 @@ _split = Split(
 DATASET = Dataset("toy", _split, _split, _split, False, 1, 32, 4, (0.5,), (0.3,), "0")
 
 
-def make_config(method: str) -> RunConfig:
+def make_config(method: str, view: ReconView = "second") -> RunConfig:
     """Return a run of the method with reconstruction; one that masks patches gets a vision transformer."""
     encoder = EncoderConfig(name="resnet_tiny")
     if find_method(method).draw_masks is not None:
         encoder = EncoderConfig(name="test_vit", output_stride=4)
-    return RunConfig(encoder=encoder, method=MethodConfig(name=method), recon=ReconConfig(weight=0.7, width=8))
+    return RunConfig(
+        encoder=encoder, method=MethodConfig(name=method), recon=ReconConfig(weight=0.7, width=8, view=view)
+    )
 
 
-def make_model(method: str) -> Model:
+def make_model(method: str, view: ReconView = "second") -> Model:
     """Return the same model at every call; float64 from the first draw on, since those in float32 differ by CPU."""
     torch.set_default_dtype(torch.float64)
     try:
         torch.manual_seed(0)
-        return Model(make_config(method), DATASET)
+        return Model(make_config(method, view), DATASET)
     finally:
         torch.set_default_dtype(torch.float32)
 
 
-def make_batch(method: str, rank: int = 0, world_size: int = 1) -> Batch:
+def make_batch(method: str, rank: int = 0, world_size: int = 1, view: ReconView = "second") -> Batch:
     """Return a worker's share of a batch whose views resemble each other, with all that the method asks for."""
     share = torch.arange(BATCH).tensor_split(world_size)[rank]
-    batch = Views(make_config(method), DATASET).batch(DATASET.train, share, epoch=0, tokens=64)
+    batch = Views(make_config(method, view), DATASET).batch(DATASET.train, share, epoch=0, tokens=64)
     generator = torch.Generator().manual_seed(1)
     clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]
     theta = batch.theta and {name: values.double() for name, values in batch.theta.items()}
-    return batch._replace(first=(clean + noise) / 2, second=(clean + more) / 2, clean=clean, theta=theta)
+    partway = None if batch.partway is None else torch.cat([(3 * clean + more) / 4, (2 * clean + more) / 3])
+    views = {"first": (clean + noise) / 2, "second": (clean + more) / 2, "clean": clean, "partway": partway}
+    return batch._replace(theta=theta, **views)

@@ -1,39 +1,101 @@
-"""What the README says of a study is what its stored results hold."""
+"""What the README says of the studies of methods is what their stored results hold."""
 
 import json
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FIGURES = ("knn", "linear", "r2_mean", "equivariance", "inv/invariance")
-GAINS = ("knn", "r2_mean", "equivariance")
+STORED = {
+    "On Fashion-MNIST": "baselines_fashion_mnist",
+    "On a vision transformer": "baselines_vit",
+    "On rendered solids": "baselines_solids",
+}
+FIGURES = {"kNN": "knn", "linear": "linear", "R² mean": "r2_mean", "equivariance": "equivariance",
+           "invariance (inv)": "inv/invariance"}  # fmt: skip
+FACTORS = {"R²": "r2", "equivariance": "equivariance"}
+HALF_A_DIGIT = 5.1e-4
 
 
-@pytest.fixture(scope="module")
-def configurations():
-    summary = json.loads((ROOT / "studies/measured/baselines_vit/summary.json").read_text())
-    return {configuration["name"]: configuration for configuration in summary["configurations"]}
+@cache
+def summary(section: str) -> dict:
+    return json.loads((ROOT / "studies/measured" / STORED[section] / "summary.json").read_text())
 
 
-def rows() -> list[tuple[str, list[str]]]:
-    """Return name and cells of the rows of the README's first table of the vision transformer."""
-    section = (ROOT / "README.md").read_text().partition("### On a vision transformer")[2]
-    table = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)[0].splitlines()[2:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
-    return [(re.sub(r" \(.*\)|, weight .*", "", name), values) for name, *values in cells]
+@cache
+def configurations(section: str) -> dict:
+    return {configuration["name"]: configuration for configuration in summary(section)["configurations"]}
 
 
-@pytest.mark.parametrize(("name", "cells"), rows())
-def test_a_row_of_the_readme(configurations, name, cells):
-    means, gains = configurations[name]["metrics"], configurations[name]["gains"]
-    for figure, cell in zip(FIGURES, cells, strict=False):
-        bounds = means.get(figure) or means[figure.removeprefix("inv/")]  # without a split it is that of all features
-        assert float(cell) == pytest.approx(bounds["estimate"], abs=6e-4), figure
-    for figure, cell in zip(GAINS, cells[len(FIGURES) :], strict=True):
+def tables(section: str) -> list[list[list[str]]]:
+    """Return the section's tables of the README: rows of cells, the heading first."""
+    text = (ROOT / "README.md").read_text().partition(f"### {section}\n")[2]
+    text = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
+    found = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    return [[[cell.strip() for cell in line.strip("|").split("|")] for line in (t[0], *t[2:])] for t in found]
+
+
+def rows(heading: str) -> list[tuple[str, list[str], list[str]]]:
+    """Return section, the table's heading and a row, of all tables whose heading starts so."""
+    found = [(section, table) for section in STORED for table in tables(section)]
+    return [(section, table[0], row) for section, table in found for row in table[1:] if table[0][0] == heading]
+
+
+def bounds_of(configuration: dict, figure: str) -> dict:
+    """Return the figure's interval; without a split the invariant part is all features."""
+    metrics = configuration["metrics"]
+    return metrics.get(figure) or metrics[figure.removeprefix("inv/")]
+
+
+def same(cell: str, bounds: dict) -> bool:
+    """Return whether a cell says an estimate, or an estimate and its half width."""
+    said = [float(number) for number in cell.split("±")]
+    held = [bounds["estimate"], bounds["high"] - bounds["estimate"]]
+    return said == pytest.approx(held[: len(said)], abs=HALF_A_DIGIT)
+
+
+@pytest.mark.parametrize(("section", "heading", "row"), rows(""))
+def test_a_row_of_the_methods(section, heading, row):
+    name, *cells = row
+    configuration = configurations(section)[re.sub(r" \(.*\)|, weight .*", "", name)]
+    weight = re.search(r"weight ([\d.]+)", name)
+    assert not weight or float(weight[1]) in configuration["params"].values()
+    epochs = re.search(r"(\d+) epochs", name)
+    assert not epochs or int(epochs[1]) == configuration["params"]["train.epochs"]
+    for column, cell in zip(heading[1:], cells, strict=True):
+        figure = FIGURES[column.removeprefix("Δ ")]
         if cell:
-            gain, margin = map(float, cell.split("±"))
-            bounds = gains[figure]
-            assert gain == pytest.approx(bounds["estimate"], abs=6e-4)
-            assert margin == pytest.approx(bounds["high"] - bounds["estimate"], abs=6e-4)
+            held = configuration["gains"][figure] if column.startswith("Δ") else bounds_of(configuration, figure)
+            assert same(cell, held), column
+
+
+@pytest.mark.parametrize(("section", "heading", "row"), rows("gain over the better control"))
+def test_a_row_of_gains_by_factor(section, heading, row):
+    figure, _, name = row[0].partition(": ")
+    gains = configurations(section)[name]["gains"]
+    for factor, cell in zip(heading[1:], row[1:], strict=True):
+        assert same(cell, gains[f"{FACTORS[figure]}/{factor}"]), factor
+
+
+@pytest.mark.parametrize(("section", "heading", "row"), rows("best by"))
+def test_the_winner_of_a_column(section, heading, row):
+    figure, name, value, tied = row
+    best = configurations(section)[summary(section)["best"][FIGURES[figure]]]
+    assert name == best["name"] and same(value, bounds_of(best, FIGURES[figure]))
+    told = {c["name"] for c in configurations(section).values() if _is_tied(c, FIGURES[figure])}
+    assert set(filter(None, tied.split("; "))) == told - {name}
+
+
+def _is_tied(configuration: dict, figure: str) -> bool:
+    behind = configuration["behind"].get(figure) or configuration["behind"].get(figure.removeprefix("inv/"))
+    return behind is not None and behind["low"] <= 0 <= behind["high"]
+
+
+@pytest.mark.parametrize("section", STORED)
+def test_a_section_has_all_tables(section):
+    headings = [table[0][0] for table in tables(section)]
+    assert headings[:3] == ["", "gain over the better control", "best by"]
+    entrants = {name for name in configurations(section) if "reconstruction" in name or "told" in name}
+    assert entrants <= {row[0].partition(": ")[2] for row in tables(section)[1][1:]}
