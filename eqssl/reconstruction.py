@@ -4,8 +4,8 @@ What is known of that paper is its abstract and short reviews: a shared encoder,
 cross-attention that blends those of two augmented views, one of which is reconstructed, "without additional
 parameters". Not known are the roles of the views in the attention and its projections, the decoder, which view is the
 target, and the weight of the loss. Roles, target and weight are therefore options; decoder and intermediate targets are
-those of the same group's arXiv 2503.18753, where the way to the second view starts from an augmentation of the image
-without parameters, a crop for instance; here every augmentation has parameters and the way starts from the image.
+those of the same group's arXiv 2503.18753. Deliberately, the way to the second view starts from the image and is its
+whole augmentation; there it starts from an augmented image, u = A2(I), and is a transformation that follows.
 
 B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
 """
