@@ -9,13 +9,13 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 
 from eqssl.backbones import TimmBackbone
 from eqssl.config import EncoderConfig, MethodConfig, from_dict
 from eqssl.encoder import Encoder
 from eqssl.files import as_path, check_storage, on_disk, write_atomically
-from eqssl.methods import build_method
+from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
 
 CONFIG, WEIGHTS, PREDICTOR = "config.json", "model.safetensors", "predictor.safetensors"
@@ -30,17 +30,21 @@ def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None =
         method: that it was trained with, whose predictor goes with it where it has one.
     """
     folder, about = as_path(folder), _describe(encoder)
-    _save(_weights_owner(encoder), folder / WEIGHTS)
+    _save(_weights_owner(encoder).state_dict(), folder / WEIGHTS)
     if isinstance(method, Predictive):
         about["eqssl"]["predictor"] = method.recipe
-        _save(method, folder / PREDICTOR)
+        _save(_of_predictor(method), folder / PREDICTOR)
     text = json.dumps(about, indent=2) + "\n"
     write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))
     return folder
 
 
-def _save(module: nn.Module, path: Path) -> None:
-    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+def _of_predictor(method: Predictive) -> dict[str, Tensor]:
+    return {name: value for name, value in method.state_dict().items() if name.partition(".")[0] in method.parts}
+
+
+def _save(state: dict[str, Tensor], path: Path) -> None:
+    weights = {name: value.contiguous() for name, value in state.items()}
     write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
 
 
@@ -71,18 +75,15 @@ def load_predictor(folder: str | Path) -> Predictive | None:
         folder: that `load_encoder` takes.
 
     Returns:
-        None for an encoder of a method that has none.
-
-    Raises:
-        ValueError: for a method of one's own that is not registered here.
+        None for an encoder of a method that has none, or of one of one's own that is not registered here.
     """
     folder = as_path(folder)
     recipe = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
-    if recipe is None:
+    if recipe is None or recipe["config"]["name"] not in METHODS:
         return None
     predictor = build_method(MethodConfig(**recipe["config"]), Sizes(**recipe["sizes"]))
     with on_disk(folder / PREDICTOR) as path:
-        predictor.load_state_dict(load_file(path))
+        predictor.load_state_dict(predictor.state_dict() | load_file(path))
     return predictor.eval()
 
 

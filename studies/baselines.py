@@ -62,9 +62,9 @@ def entrants(paired: bool) -> dict[str, Entrant]:
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
     check_options(study, options)
-    methods = methods_of(study, options)
-    options = change(options, run=replace(options.run, {"method.name": methods[0]}))  # the rows vary it
-    study = change(study, space={})
+    methods, given = methods_of(study, options), "method.name" not in study.space
+    study = change(study, space={})  # the rows vary the method
+    options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))
     rates = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
     alone, data = tune(change(study, name="baselines_alone"), options, rates, {}, **shown)
     who = entrants(data["paired"])

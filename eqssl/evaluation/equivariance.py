@@ -16,7 +16,7 @@ from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
 COMPONENTS = 64
-RESOLUTION = 1e-13  # of a variance: the square of float32's
+RESOLUTION = 1e-13  # a share of the squared features below which a variance is float32's rounding
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def fit_motion(first: Tensor, theta: Tensor, second: Tensor) -> Motion:
     centred = first - mean
     spectrum, basis = torch.linalg.eigh(centred.T @ centred)
     # What never varies in training may do so in held-out pairs, and standardising would blow it up beyond all measure.
-    basis = basis[:, spectrum > RESOLUTION * spectrum[-1]].flip(1)[:, :COMPONENTS]
+    basis = basis[:, spectrum > RESOLUTION * first.square().sum()].flip(1)[:, :COMPONENTS]
     inputs = _inputs(centred @ basis, (theta - theta_mean) / theta_std)
     return Motion(mean, basis, theta_mean, theta_std, fit(moments(inputs, second)))
 

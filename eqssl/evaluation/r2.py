@@ -45,20 +45,6 @@ def r2_pooled(target: Tensor, predicted: Tensor) -> float:
     return float(r2(target.reshape(-1, 1), predicted.reshape(-1, 1)))
 
 
-def r2_weighted(target: Tensor, predicted: Tensor) -> float:
-    """Return R2 weighted by the components' variance, sklearn's `variance_weighted`; no rotation of them alters it.
-
-    Args:
-        target, predicted: (N, k).
-
-    Returns:
-        The R2; 0 where no component varies, as there is nothing to predict.
-    """
-    target, predicted = target.double(), predicted.double()
-    total = ((target - target.mean(0)) ** 2).sum()
-    return float(1 - ((target - predicted) ** 2).sum() / total) if total > 0 else 0.0
-
-
 def factor_figures(targets: dict[str, Tensor], predicted: dict[str, Tensor]) -> dict[str, float]:
     """Return the figures of continuous factors.
 

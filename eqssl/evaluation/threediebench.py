@@ -89,8 +89,8 @@ def threediebench_figures(
         layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
         `_h5`, `_h10` (`rank_figures`) of held-out objects; PRE (`pose_error`) of training views among training views,
         `posthoc_pre_train_train`, and of held-out views, `posthoc_pre_held_held` and `posthoc_pre_held_all`. Retrieval
-        is among all views of up to 256 objects a split. With a predictor the same figures of it, `own_`, which has all
-        features.
+        is among all views of up to 256 objects a split. With a predictor that is told the rotation the same figures of
+        it, `own_`, which has all features.
 
     Raises:
         ValueError: for data without pairs of one object, or whose pose or hues are not known or never change.
@@ -104,7 +104,7 @@ def threediebench_figures(
         seen, asked = train.part(channels), held.part(channels)
         said += [dataclasses.replace(prediction, part=part) for prediction in _probes(seen.pairs, asked.pairs)]
         figures |= _retrieval(f"{prefix(PROTOCOL, part)}posthoc_", *_by_ridge(seen, asked))
-    if predictor is not None:
+    if predictor is not None and ROTATION in predictor.factors:
         with frozen(predictor):
             figures |= _retrieval(f"{prefix(PROTOCOL)}own_", *(_by(predictor, views) for views in (train, held)))
     if predictions is not None:

@@ -92,9 +92,11 @@ class Predictive(Method):
 
     Attributes:
         factors: of the transformation -> number of components, in the order in which `predict` takes them.
+        parts: names of the modules that `embed` and `predict` use, which are all that is exported.
     """
 
     sees_theta: ClassVar[bool] = True
+    parts: ClassVar[tuple[str, ...]] = ()
     factors: dict[str, int]
 
     def embed(self, representation: Tensor) -> Tensor:

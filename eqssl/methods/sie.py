@@ -53,6 +53,8 @@ class SIE(Predictive):
         prediction = self.predict(equi1, join(pair.theta, self.factors))
         return sie_loss(*map(gather, (inv1, inv2, equi1, equi2, prediction)), *self.coefficients)
 
+    parts: ClassVar = ("projector_equi", "predictor")
+
     def embed(self, representation: Tensor) -> Tensor:
         return self.projector_equi(representation[:, self.inv :])
 

@@ -137,7 +137,7 @@ def gains_table(summary: dict[str, Any], prefix: str, title: str) -> Table:
 
 
 def winners_table(summary: dict[str, Any]) -> Table:
-    """Return the best configuration by each figure, and those whose paired difference from it includes 0."""
+    """Return the best configuration by each figure, references aside, and those whose difference from it includes 0."""
     by_name = {c["name"]: c for c in summary["configurations"]}
     rows = []
     for figure in COLUMNS:
@@ -153,7 +153,7 @@ def winners_table(summary: dict[str, Any]) -> Table:
         value = estimate(by_name[best]["metrics"][figure])
         rows.append((COLUMNS[figure], best, value, others or ("none" if behind else unknown)))
     head = ("figure", "best configuration", "value", "not distinguishable from it")
-    return Table("winners", "The best by each figure", head, tuple(rows))
+    return Table("winners", "The best by each figure, references aside", head, tuple(rows))
 
 
 def cost_table(summary: dict[str, Any]) -> Table:

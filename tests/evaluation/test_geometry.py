@@ -97,7 +97,7 @@ def test_a_feature_that_only_held_out_pairs_move_does_no_harm():
     spare = torch.zeros(1500, 3), torch.where(torch.arange(700)[:, None] < 5, draw(700, 3), 0)
     turn = torch.linalg.qr(draw(11, 11)).Q  # so that no single feature is constant
     wider = [
-        dataclasses.replace(p, first=torch.cat([p.first, s], dim=1) @ turn, second=p.second)
+        dataclasses.replace(p, first=torch.cat([p.first, s], dim=1) @ turn)
         for p, s in zip((train, held), spare, strict=True)
     ]
     figures, _ = found_of(*wider)

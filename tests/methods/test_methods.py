@@ -148,7 +148,7 @@ PUBLISHED = {
     ("dino", "small"): {"head": [2048, 2048, 256, 4096], "teacher_temperature": 0.07, "momentum": 0.9995},
     ("dino", "imagenet"): {"head": [2048, 2048, 256, 65536], "teacher_temperature": 0.07, "momentum": 0.996},
     ("equimod", "small"): {"projector": [2048, 2048, 128], "temperature": 0.2, "weight": 1, "base.temperature": 0.5},
-    ("equimod", "imagenet"): {"projector": [2048, 2048, 128], "weight": 1, "base.temperature": 0.5},
+    ("equimod", "imagenet"): {"projector": [2048, 2048, 128], "weight": 1, "base.temperature": 0.2},
     ("augself", "small"): {"predictor": [512, 512, 7], "weight": 1},
     ("augself", "imagenet"): {"predictor": [512, 512, 7], "weight": 0.5},
     ("sie", "imagenet"): {"projector_inv": [1024] * 3, "projector_equi": [1024] * 3, "coefficients": (10, 4.5, 10, 1)},
