@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eqssl.memory import children_keep_freed
+from eqssl.study.environment import go_to
 from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config
 from eqssl.study.options import StudyOptions
 from eqssl.study.signals import Interrupted
@@ -169,8 +170,13 @@ def start_in_worker(function: Callable[..., Any], worker: Resources, *arguments:
         worker: resources that it reserves.
     """
     others = {name: amount for name, amount in worker.items() if name not in TUNES_NAMES}
-    task = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0), resources=others, max_retries=0)(function)
-    return task.remote(*arguments)
+    task = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0), resources=others, max_retries=0)(_call)
+    return task.remote(os.getcwd(), function, *arguments)
+
+
+def _call(cwd: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    go_to(cwd)
+    return function(*arguments)
 
 
 def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:

@@ -1,5 +1,7 @@
-"""What results rest on: versions of packages, and the commit of a checkout."""
+"""What results rest on: versions of packages, the commit of a checkout, and the folder of the command."""
 
+import contextlib
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -32,3 +34,11 @@ def commit(folder: Path) -> str | None:
         return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def go_to(folder: str) -> None:
+    """Work where the command was given, on a node that has this folder: Ray starts and moves its processes as it likes,
+    and a relative --data.path is the command's.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)

@@ -1,5 +1,6 @@
 """All trials of a study as one Tune run whose processes are kept from one trial to the next."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -51,6 +52,7 @@ def trial_spec(
         "worker": worker,
         "command": command,
         "ray_folder": str((folder / ".ray").absolute()),
+        "cwd": os.getcwd(),
     }
 
 

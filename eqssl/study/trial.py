@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
 from eqssl.files import as_path, modified_s, read, write_atomically
+from eqssl.study.environment import go_to
 from eqssl.study.plugins import Plugins, register
 from eqssl.study.record import finite, write_json
 
@@ -173,6 +174,7 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     """
     from eqssl.distributed import objects_of_all
 
+    go_to(spec["cwd"])
     count = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
     if count > ATTEMPTS:
         return _given_up(context)

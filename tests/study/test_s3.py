@@ -1,5 +1,6 @@
 """A study whose data and results lie in a bucket is the study of a local folder, whatever happens on the way."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -79,14 +80,16 @@ def studies(tmp_path_factory, base, sets, s3):
     marker = folder / "killed"
     register_method("mortal", mortal(marker))
     local, bucket = sets
-    base = replace(base, {"method.name": "mortal", "data.source": "parquet", "data.path": local})
+    # A relative path is the command's, wherever Ray has its processes.
+    base = replace(base, {"method.name": "mortal", "data.source": "parquet", "data.path": Path(local).name})
     study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 2.0)}, rows={}, base=base)
     options = StudyOptions(
         run=base, seeds=1, concurrency=1, smoke=True,  # without a forecast's steps
         output=str(folder / "results"), tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )  # fmt: skip
     marker.touch()
-    unharmed = run_study(study, options)
+    with contextlib.chdir(Path(local).parent):
+        unharmed = run_study(study, options)
     marker.unlink()
 
     def outage() -> None:

@@ -31,10 +31,12 @@ def nested(tmp_path_factory, base):
 
     folder = tmp_path_factory.mktemp("nested")
     run = replace(base, {"train.epochs": 3, "train.warmup_epochs": 0.5, "train.precision": "fp32"})
-    marker = folder / "failed"
+    marker, here = folder / "failed", os.getcwd()
 
     class Uneven(VICReg):
         def forward(self, pair):
+            if os.getcwd() != here:
+                raise ValueError(f"in {os.getcwd()}, where a relative --data.path is another")
             if rank() == 1 and not marker.exists():
                 marker.touch()
                 raise ValueError("of one worker alone")
