@@ -27,7 +27,7 @@ def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
     batch = Views(config, toy(paired)).batch(toy(paired).train, torch.arange(4), 0, tokens=16)
     kind = find_method(method)
     assert (batch.theta is not None) == kind.sees_theta == (method in ("augself", "equimod", "sie"))
-    assert (batch.mask is not None) == (kind.draw_masks is not None)
+    assert (batch.mask is not None) == (kind.draw_masks is not None) == (method == "ibot")
     assert (batch.labels is not None) == (method == "supervised")
     assert batch.partway is None
 

@@ -198,7 +198,9 @@ def test_without_lightly_the_table_says_so(monkeypatch):
 def test_without_a_peer_the_table_says_so():
     pytest.importorskip("lightly")
     from eqssl.bench import methods
+    from eqssl.bench.peers import PEERS
 
+    assert set(PEERS) == {"simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot"}
     assert [(r.name, r.note) for r in methods.measure(options(methods=("sie",)))] == [("sie", methods.NO_PEER)]
 
 

@@ -73,8 +73,9 @@ def paired_toy(views: dict[str, list[int]]) -> Dataset:
 
 def test_an_object_with_a_single_view_is_named_with_its_split_and_source():
     register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2, 2, 2], "test": [3, 1, 2]}))
-    with pytest.raises(ValueError, match=r"source toy, --data.path it: 1 of 3 objects of test .* single view \(6\)"):
-        load(DataConfig(source="toy", path="it"))
+    for path, where in ((None, "source toy"), ("it", "source toy, --data.path it")):
+        with pytest.raises(ValueError, match=rf"{where}: 1 of 3 objects of test have a single view \(6\)"):
+            load(DataConfig(source="toy", path=path))
     assert not load(DataConfig(source="toy", pairs="image")).paired
     register_source("toy", lambda config: paired_toy({"train": [1] * 9, "val": [2], "test": [2]}))
     with pytest.raises(ValueError, match=r"9 of 9 objects of train .*\(0, 1, 2, 3, 4, \.\.\.\)"):

@@ -203,7 +203,8 @@ def test_a_class_that_a_split_lacks_is_named(folder: Path, caplog: pytest.LogCap
     np.save(folder / "val_images.npy", np.array(chairs[:2]))
     data = load(config(folder))
     assert data.num_classes == 2 and set(data.val.labels.tolist()) == {1}  # the rank does not depend on the split
-    assert f"--data.path {folder}: of 2 classes, val lacks 1 (0), test lacks 1 (0)" in caplog.text
+    where = f"--data.source 3diebench, --data.path {folder}"
+    assert f"{where}: of 2 classes, val lacks 1 (0), test lacks 1 (0)" in caplog.text
 
 
 def save_latent(path: Path, latent: object) -> None:

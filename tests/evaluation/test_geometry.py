@@ -10,7 +10,7 @@ from eqssl.evaluation.collapse import collapse_figures
 from eqssl.evaluation.equivariance import explain_motion, fit_motion
 from eqssl.evaluation.invariance import variances
 from eqssl.evaluation.pairs import Pairs
-from eqssl.evaluation.predictions import figures_of
+from eqssl.evaluation.predictions import ALL, Prediction, figures_of
 
 FACTORS = ("angle_deg", "brightness")
 SPREAD = torch.tensor([30.0, 0.3])
@@ -52,8 +52,8 @@ def hit1(bank, motion):
 
 
 def invariance(views):
-    total, within = variances(views)
-    return float(1 - within.sum() / total.sum())
+    said = Prediction("invariance", ALL, torch.arange(len(views)), *variances(views))
+    return figures_of([said])["invariance"]
 
 
 def test_equivariant_by_construction():
@@ -117,6 +117,7 @@ def test_invariance_is_the_share_of_variance_between_images():
     assert invariance(image.expand(-1, 16, -1)) == 1
     assert invariance(transform) == pytest.approx(0, abs=0.01)
     assert invariance(image + transform) == pytest.approx(0.5, abs=0.03)
+    assert invariance(torch.ones(5, 16, 3)) == 1
 
 
 @pytest.mark.parametrize("later", [draw(30, 34, 8), torch.zeros(30, 34, 8)])

@@ -3,11 +3,12 @@
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.metrics import r2_score
 
 from eqssl.config import EvaluateConfig
 from eqssl.evaluation.augself import augself_figures
 from eqssl.evaluation.finetune import finetune_figures
-from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, load_predictions, save_predictions
+from eqssl.evaluation.predictions import ALL, LABEL, Prediction, figures_of, load_predictions, save_predictions
 from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.rows import Pixels, constant_figures
 
@@ -49,6 +50,16 @@ def test_a_known_score(tmp_path):
     figures = figures_of(load_predictions(tmp_path / "predictions.parquet"))
     assert figures["knn"] == 0.5 and figures["inv/augself/r2/place"] == pytest.approx((0.5 + 0) / 2)
     assert figures["inv/augself/r2_pooled/place"] == pytest.approx(1 - 9 / 35)
+
+
+def test_equivariance_is_the_difference_of_two_r2_as_sklearn_has_them():
+    target, blind, seeing = torch.randn(3, 200, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target, seeing = target * torch.tensor([1, 5, 0.1, 2]), target + 0.3 * seeing
+    total = (target - target.mean(0)).square().sum(1, keepdim=True)
+    left = torch.stack([(target - predicted).square().sum(1) for predicted in (blind, seeing)], dim=1)
+    found = figures_of([Prediction("equivariance", ALL, torch.arange(200), total.expand(-1, 2), left)])
+    scores = [r2_score(target, predicted, multioutput="variance_weighted") for predicted in (seeing, blind)]
+    assert found["equivariance"] == pytest.approx(scores[0] - scores[1])
 
 
 def test_figures_of_images(flat_images, tmp_path):

@@ -108,6 +108,7 @@ def test_earlier_trials_leave_nothing_behind(nested):
     ]
     assert figures[1].keys() <= figures[0].keys() and "loss" in figures[1]
     assert {name: figures[0][name] for name in figures[1]} == figures[1]
+    assert warm["status"] == "STOPPED" or (warm["status"] == "COMPLETE" and figures[0] == figures[1])
 
 
 @pytest.mark.slow
