@@ -110,7 +110,7 @@ def _kept(total: Tensor, left: Tensor) -> float:
     return float(1 - left.double().sum() / total.double().sum()) if total.any() else 1.0
 
 
-MEASURES = {"auroc": lambda *asked: auroc(*(column[:, 0] for column in asked)), "equivariance": _explained,
+MEASURES = {"auroc": lambda target, predicted: auroc(target[:, 0], predicted[:, 0]), "equivariance": _explained,
             "invariance": _kept}  # fmt: skip
 
 

@@ -27,6 +27,7 @@ class EquiMod(Predictive, Auxiliary):
         base_temperature: of SimCLR, where that is the base; others have none.
     """
 
+    parts: ClassVar = ("projector", "theta_projector", "predictor")
     # The authors' heads are the same on CIFAR and ImageNet, SimCLR's temperature beside them .5 and .2 (not set here:
     # LARS 4.0 and 2.4, decay 1e-6, batch 512 and 4096).
     scales: ClassVar = {
@@ -52,8 +53,6 @@ class EquiMod(Predictive, Auxiliary):
         z1, z2 = self.embed(representation).chunk(2)
         prediction = self.predict(z1, join(theta, self.factors))
         return nt_xent(gather(prediction), gather(z2), self.temperature)
-
-    parts: ClassVar = ("projector", "theta_projector", "predictor")
 
     def embed(self, representation: Tensor) -> Tensor:
         return self.projector(representation)

@@ -27,6 +27,7 @@ class SIE(Predictive):
         sim_coeff, equi_coeff, std_coeff, cov_coeff: weights of the terms; 10, .45 x 10, 10 and 1 as published.
     """
 
+    parts: ClassVar = ("projector_equi", "predictor")
     # The authors' on 3DIEBench, 2048 for both parts together (not set here: Adam 1e-3, decay 1e-6, batch 1024, 2000
     # epochs).
     scales: ClassVar = {"small": {"width": 1024}, "imagenet": {"width": 1024}}
@@ -52,8 +53,6 @@ class SIE(Predictive):
         equi1, equi2 = self.projector_equi(pair.equi).chunk(2)
         prediction = self.predict(equi1, join(pair.theta, self.factors))
         return sie_loss(*map(gather, (inv1, inv2, equi1, equi2, prediction)), *self.coefficients)
-
-    parts: ClassVar = ("projector_equi", "predictor")
 
     def embed(self, representation: Tensor) -> Tensor:
         return self.projector_equi(representation[:, self.inv :])
