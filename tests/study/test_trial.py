@@ -1,6 +1,7 @@
 """What a trial leaves in its folder, without Ray."""
 
 import json
+import os
 
 import pytest
 
@@ -23,7 +24,7 @@ def evaluated(base, tmp_path):
 
 
 def spec(config, row=None, command="first"):
-    return {"row": row, "run": to_dict(config), "worker": {"CPU": 1}, "command": command}
+    return {"row": row, "run": to_dict(config), "worker": {"CPU": 1}, "command": command, "cwd": os.getcwd()}
 
 
 def context(folder, **place):
