@@ -62,6 +62,7 @@ def load(config: DataConfig) -> "Dataset":
         dataset = _reduced(dataset, config.train_images)
     where = config.source if config.path is None else f"{config.source}, --data.path {config.path}"
     _check_views(dataset, where)
+    _check_labels(dataset, where)
     _name_missing_classes(dataset, where)
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
@@ -110,6 +111,17 @@ def _check_views(dataset: "Dataset", where: str) -> None:
                 f"--data.source {where}: {len(alone)} of {len(objects)} objects of {name} have a single view "
                 f"({_few(alone.tolist())}), and a pair is two; allowed: two or more of each, or --data.pairs image"
             )
+
+
+def _check_labels(dataset: "Dataset", where: str) -> None:
+    """Refuse held-out splits without the labels that train has.
+
+    Raises:
+        ValueError: naming the source, its folder and the split.
+    """
+    for name in SPLITS if dataset.train.labels is not None else ():
+        if getattr(dataset, name).labels is None:
+            raise ValueError(f"--data.source {where}: train has labels, {name} has none; allowed: in all or none")
 
 
 def _name_missing_classes(dataset: "Dataset", where: str) -> None:

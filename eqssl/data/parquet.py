@@ -2,11 +2,13 @@
 
 Splits are told by the files' names (train-*, val-* or validation-*, test-*) in the folder or in its `data`; a single
 file, or files named otherwise, are train. A missing val is 10 % of train, a missing test is half of val, and where both
-lack they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. The image
-column is a struct<bytes, path> or binary; each further column of numbers or fixed-size lists of numbers is a factor.
+lack they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or test
+without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes, path>
+or binary; each further column of numbers or fixed-size lists of numbers is a factor.
 """
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,8 @@ from eqssl.data.dataset import Dataset, ImageStore, Split
 from eqssl.data.decoding import BadImages, Reader
 from eqssl.data.parquet_files import common_schema, content_digest, find_files
 from eqssl.data.stores import channel_statistics, select
+
+logger = logging.getLogger(__name__)
 
 CUT_SEED = 0
 OBJECT_COLUMN = "object"
@@ -45,7 +49,7 @@ def load(config: DataConfig) -> Dataset:
         images, table = reader.read(of_split, cached)
         splits[name] = _split(images, table, config.label_column, first_id)
         first_id += len(images)
-    splits = _complete(splits)
+    splits = _complete(_with_labels(splits, config.path))
     train = splits["train"]
     shapes = {name: split.images.take(torch.zeros(1, dtype=torch.int64)).shape[1:] for name, split in splits.items()}
     if len(set(shapes.values())) > 1:
@@ -115,6 +119,16 @@ def _factor(column: pa.Array, name: str) -> Tensor:
     if column.null_count or not np.isfinite(values).all():
         raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
     return torch.from_numpy(values)
+
+
+def _with_labels(splits: dict[str, Split], path: str) -> dict[str, Split]:
+    """Return the splits without those that cannot be asked for the classes which train has."""
+    if splits["train"].labels is None:
+        return splits
+    for name in [name for name, split in splits.items() if split.labels is None]:
+        logger.warning("--data.path %s: %s has no labels, and its place is taken by images with labels", path, name)
+        del splits[name]
+    return splits
 
 
 def _complete(splits: dict[str, Split]) -> dict[str, Split]:

@@ -96,12 +96,20 @@ def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
         "--data.source toy: of 3 classes, train lacks 1 (2), test lacks 2 (0, 2)"
     ]
     caplog.clear()
-    for test in ([0, 1, 0, 1], None):
-        register_source("toy", lambda config, test=test: labelled(train=[1, 0] * 25, val=[0, 0, 1, 1], test=test))
-        load(DataConfig(source="toy"))
+    register_source("toy", lambda config: labelled(train=[1, 0] * 25, val=[0, 0, 1, 1], test=[0, 1, 0, 1]))
+    load(DataConfig(source="toy"))
     register_source("toy", lambda config: labelled(train=None, val=None, test=None))
     load(DataConfig(source="toy"))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["val", "test"])
+def test_a_split_without_the_labels_that_train_has_is_refused(name):
+    data = toy(50)
+    split = replace(getattr(data, name), labels=None)
+    register_source("toy", lambda config: replace(data, **{name: split}))
+    with pytest.raises(ValueError, match=f"--data.source toy: train has labels, {name} has none; allowed: in all"):
+        load(DataConfig(source="toy"))
 
 
 def test_any_source_is_resized_and_cut_to_the_centre():

@@ -114,10 +114,22 @@ def test_a_binary_column_by_another_name(tmp_path, images):
 
 
 def test_unknown_labels_are_none(tmp_path, write, images):
-    write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
-    write(tmp_path / "set/test-0.parquet", images, label=pa.array([-1] * 40))
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([-1] * 40))
     data = load(config(tmp_path / "set"))
-    assert data.test.labels is None and data.num_classes == 2
+    assert data.train.labels is data.test.labels is None and data.num_classes == 0
+
+
+@pytest.mark.parametrize("unlabelled", ["val", "test"])
+def test_a_split_without_labels_counts_as_missing_where_train_has_them(tmp_path, write, images, caplog, unlabelled):
+    (labelled,) = {"val", "test"} - {unlabelled}
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
+    write(tmp_path / f"set/{labelled}-0.parquet", images, label=pa.array([0, 1] * 20))
+    alone = load(config(tmp_path / "set"))
+    write(tmp_path / f"set/{unlabelled}-0.parquet", images, label=pa.array([-1] * 40))
+    data = load(config(tmp_path / "set"))
+    assert f"set: {unlabelled} has no labels" in caplog.text
+    for name in ("train", "val", "test"):
+        assert torch.equal(getattr(data, name).labels, getattr(alone, name).labels)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b"no image", lambda b: b[: len(b) // 2], lambda b: None])
