@@ -3,4 +3,4 @@
 PROTOCOL_VERSION changes whenever any figure of the same encoder on the same images would.
 """
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4

@@ -85,10 +85,15 @@ def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
 
 
 def object_views(split: Split) -> Tensor:
-    """Return int64 indices (N, T) of the views of up to 256 objects, the same ones every time, in order."""
+    """Return int64 indices (N, T) of the views of up to 256 objects, the same ones every time, in order.
+
+    T is the median number of views, at most 50; an object with fewer is left out, so that one which lacks a view does
+    not make the search easier for all.
+    """
     order = split.objects.argsort(stable=True)
     counts = split.objects.unique(return_counts=True)[1]
-    views = min(int(counts.min()), TRANSFORMS)
+    views = min(int(counts.median()), TRANSFORMS)
     starts = counts.cumsum(0) - counts
-    chosen = permutation(SEED, 0, len(starts))[:IMAGES]
+    chosen = permutation(SEED, 0, len(starts))
+    chosen = chosen[counts[chosen] >= views][:IMAGES]
     return order[starts[chosen][:, None] + torch.arange(views)]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from eqssl.evaluation.r2 import auroc, factor_figures
+from eqssl.evaluation.retrieval import pose_error, rank_figures
 from eqssl.files import on_disk, write_atomically
 
 LABEL, ALL = "label", "all"  # what is asked for where it is no factor: the class, and all factors together
@@ -24,11 +25,12 @@ class Prediction:
     """What one probe says of held-out examples about one factor.
 
     Args:
-        figure: how it is scored, and called: a name that ends in `r2`, a key of `MEASURES`, or any other for an
-            accuracy.
+        figure: how it is scored, and called: a name that ends in `r2` or `rank`, has a key of `MEASURES` among its
+            words, or any other for an accuracy.
         factor: what is asked for, or `LABEL` or `ALL`.
         examples: int64 (N,), identities of the images; of a pair the first one's.
-        target, predicted: float32 (N, k); of a figure that weighs variances, shares of the total and of what is left.
+        target, predicted: float32 (N, k); of a figure that weighs variances, shares of the total and of what is left;
+            of ranks, the first of each and itself.
         protocol, part: where it belongs; part is all, inv or equi.
     """
 
@@ -88,7 +90,9 @@ def _score(figure: str, asked: dict[str, Prediction]) -> dict[str, float]:
     if figure.endswith("r2"):
         head = figure.removesuffix("r2")
         return {head + name: value for name, value in factor_figures(targets, predicted).items()}
-    measure = MEASURES.get(figure, _accuracy)
+    if figure.endswith("rank"):
+        return {figure.removesuffix("rank") + name: value for name, value in rank_figures(predicted[ALL]).items()}
+    measure = next((MEASURES[word] for word in figure.split("_") if word in MEASURES), _accuracy)
     return {
         figure if factor in (LABEL, ALL) else f"{figure}/{factor}": measure(target, predicted[factor])
         for factor, target in targets.items()
@@ -111,7 +115,7 @@ def _kept(total: Tensor, left: Tensor) -> float:
 
 
 MEASURES = {"auroc": lambda target, predicted: auroc(target[:, 0], predicted[:, 0]), "equivariance": _explained,
-            "invariance": _kept}  # fmt: skip
+            "invariance": _kept, "pre": pose_error}  # fmt: skip
 
 
 def save_predictions(predictions: Iterable[Prediction], path: Path) -> None:

@@ -23,9 +23,9 @@ from eqssl.evaluation.features import frozen, parts
 from eqssl.evaluation.linear import linear_predict
 from eqssl.evaluation.mlp import mlp_predict
 from eqssl.evaluation.pairs import Pairs, encode_pairs, subset
-from eqssl.evaluation.predictions import Prediction, class_prediction, figures_of, predictions_of, prefix
+from eqssl.evaluation.predictions import ALL, Prediction, class_prediction, figures_of, predictions_of
 from eqssl.evaluation.r2 import ROTATION
-from eqssl.evaluation.retrieval import pose_error, rank_figures
+from eqssl.evaluation.retrieval import found_pose, ranks
 from eqssl.evaluation.ridge import fit, moments
 from eqssl.methods.base import Predictive
 
@@ -61,11 +61,13 @@ class _Search:
         predicted: (M, T, E), what each view is predicted to be from the first.
         views: (M, T, E), what they are.
         pose: float32 (M x T, 4).
+        ids: int64 (M,), of the first views.
     """
 
     predicted: Tensor
     views: Tensor
     pose: Tensor
+    ids: Tensor
 
 
 def threediebench_figures(
@@ -87,7 +89,7 @@ def threediebench_figures(
         both views, `linear_r2/rotation` and `linear_r2/colour` (mean over components), SIE's own definition
         `linear_r2_pooled` and `linear_r2_pooled/colour`, and `linear_geodesic_deg`; the same with `mlp_`, of two hidden
         layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
-        `_h5`, `_h10` (`rank_figures`) of held-out objects; PRE (`pose_error`) of training views among training views,
+        `_h5`, `_h10`, `_views` (`rank_figures`) of held-out objects; PRE (`pose_error`) of training views among these,
         `posthoc_pre_train_train`, and of held-out views, `posthoc_pre_held_held` and `posthoc_pre_held_all`. Retrieval
         is among all views of up to 256 objects a split. With a predictor that is told the rotation the same figures of
         it, `own_`, which has all features.
@@ -99,17 +101,16 @@ def threediebench_figures(
         train = _encode(encoder, dataset, dataset.train, config.train_images)
         held = _encode(encoder, dataset, getattr(dataset, config.split), config.images, (ROTATION, *HUES))
     said = _said("constant", held.pairs, train.pairs.theta.mean(0).expand_as(held.pairs.theta))
-    figures = {}
     for part, channels in parts(encoder, train.pairs.first.shape[1]).items():
         seen, asked = train.part(channels), held.part(channels)
-        said += [dataclasses.replace(prediction, part=part) for prediction in _probes(seen.pairs, asked.pairs)]
-        figures |= _retrieval(f"{prefix(PROTOCOL, part)}posthoc_", *_by_ridge(seen, asked))
+        of_part = _probes(seen.pairs, asked.pairs) + _retrieval("posthoc", *_by_ridge(seen, asked))
+        said += [dataclasses.replace(prediction, part=part) for prediction in of_part]
     if predictor is not None and ROTATION in predictor.factors:
         with frozen(predictor):
-            figures |= _retrieval(f"{prefix(PROTOCOL)}own_", *(_by(predictor, views) for views in (train, held)))
+            said += _retrieval("own", *(_by(predictor, views) for views in (train, held)))
     if predictions is not None:
         predictions += said
-    return figures_of(said) | figures
+    return figures_of(said)
 
 
 def _encode(
@@ -143,7 +144,9 @@ def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:
 
 def _by_ridge(train: _Views, held: _Views) -> list[_Search]:
     motion = fit_motion(train.pairs.first, train.pairs.targets[ROTATION], train.pairs.second)
-    return [_Search(views.bank.predicted(motion), views.bank.views, views.pose) for views in (train, held)]
+    return [
+        _Search(views.bank.predicted(motion), views.bank.views, views.pose, views.bank.ids) for views in (train, held)
+    ]
 
 
 def _by(predictor: Predictive, asked: _Views) -> _Search:
@@ -152,13 +155,16 @@ def _by(predictor: Predictive, asked: _Views) -> _Search:
     theta = torch.cat([asked.between.get(n, nothing.expand(-1, -1, k)) for n, k in predictor.factors.items()], dim=-1)
     embedded = predictor.embed(asked.bank.views.flatten(0, 1)).unflatten(0, (objects, views))
     predicted = predictor.predict(embedded[:, 0].repeat_interleave(views, 0), theta.flatten(0, 1))
-    return _Search(predicted.unflatten(0, (objects, views)), embedded, asked.pose)
+    return _Search(predicted.unflatten(0, (objects, views)), embedded, asked.pose, asked.bank.ids)
 
 
-def _retrieval(name: str, train: _Search, held: _Search) -> dict[str, float]:
-    figures = rank_figures(held.predicted, held.views)
+def _retrieval(by: str, train: _Search, held: _Search) -> list[Prediction]:
+    rank = ranks(held.predicted, held.views).float()
+    said = [Prediction(f"{by}_rank", ALL, held.ids, torch.ones_like(rank), rank, PROTOCOL)]
     searches = {"train_train": (train, [train]), "held_held": (held, [held]), "held_all": (held, [train, held])}
     for where, (asked, among) in searches.items():
         stored, pose = torch.cat([s.views.flatten(0, 1) for s in among]), torch.cat([s.pose for s in among])
-        figures[f"pre_{where}"] = pose_error(asked.predicted.flatten(0, 1), asked.pose, stored, pose)
-    return {name + figure: value for figure, value in figures.items()}
+        found = found_pose(asked.predicted.flatten(0, 1), stored, pose)
+        ids = asked.ids.repeat_interleave(asked.views.shape[1])
+        said.append(Prediction(f"{by}_pre_{where}", ALL, ids, asked.pose, found, PROTOCOL))
+    return said
