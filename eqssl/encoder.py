@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from eqssl.backbones import build_backbone
 from eqssl.config import EncoderConfig
 
+LEAST_CHANNELS = 3  # of a part: fewer can hardly be told from features that have collapsed to a line
+
 
 class Encoder(nn.Module):
     """A backbone with its normalisation inside; the one thing that is left at inference.
@@ -38,9 +40,10 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
         self.grid, self.dim = self._probe()
         self.dim_inv = self.dim - round(self.dim * config.split)
-        if config.split > 0 and not 0 < self.dim_inv < self.dim:
+        if config.split > 0 and min(self.dim_inv, self.dim - self.dim_inv) < LEAST_CHANNELS:
             raise ValueError(
-                f"--encoder.split is {config.split}; allowed: 0, or what leaves both parts a channel of {self.dim}"
+                f"--encoder.split is {config.split}; allowed: 0, or what leaves both parts {LEAST_CHANNELS} channels "
+                f"of {self.dim}"
             )
 
     def _probe(self) -> tuple[tuple[int, int], int]:

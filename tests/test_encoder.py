@@ -95,7 +95,7 @@ def test_backbones_that_merge_patches_have_no_place_for_a_mask(name, size):
     assert make(size, name=name).backbone.width == 0
 
 
-@pytest.mark.parametrize("split", [0.003, 0.999])
-def test_a_split_that_leaves_a_part_without_a_channel_is_refused(split):
+@pytest.mark.parametrize("split", [0.003, 0.019, 0.985, 0.999])
+def test_a_split_that_leaves_a_part_too_few_channels_to_be_told_from_a_line_is_refused(split):
     with pytest.raises(ValueError, match=rf"--encoder.split is {split}; allowed: 0, or what leaves both parts"):
         Encoder(EncoderConfig(split=split), 1, 32, (0.5,), (0.3,))
