@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eqssl.config import RunConfig, digest
+from eqssl.config import EvaluateConfig, RunConfig, digest
 from eqssl.context import Alone, Context
 from eqssl.data import load
 from eqssl.data.dataset import Dataset, Split
@@ -136,13 +136,18 @@ class Run:
         self.metrics = metrics
         return metrics
 
+    def _evaluated(self) -> EvaluateConfig:
+        """Return what is evaluated now: before the end little, and on val, since trials are ended early by it."""
+        config = self.config.evaluate
+        return config if self.is_last else dataclasses.replace(config, level="quick", split="val")
+
     def _evaluate(self, model: Model) -> dict[str, float]:
         start = time.perf_counter()
-        self.predictions, config = [], self.config.evaluate
+        self.predictions = []
         metrics = evaluate(
             model.encoder,
             self.dataset,
-            config=config if self.is_last else dataclasses.replace(config, level="quick"),
+            config=self._evaluated(),
             device=self.device,
             predictions=self.predictions,
         )
@@ -304,7 +309,7 @@ class Run:
         if model.reconstruction is None:
             return None
         model.eval()
-        split = getattr(self.dataset, self.config.evaluate.split)
+        split = getattr(self.dataset, self._evaluated().split)
         batch = self.views.batch(split, _of_different_objects(split)[:count], 0, self._tokens())
         tokens = model.encoder.tokens(torch.cat([batch.first, batch.second]))
         return batch, model.reconstruction_inputs(tokens, batch)

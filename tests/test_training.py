@@ -222,9 +222,26 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert again.metrics == first.metrics and again.epochs == 2
 
 
-def test_accumulated_gradients_are_those_of_the_parts():
-    metrics = train(configuration(**{"train.accumulate": 2, "train.epochs": 1}), dataset=toy()).metrics
-    assert metrics["loss"] == pytest.approx(metrics["ssl"] + metrics["recon"], rel=1e-5)
+def test_accumulated_gradients_and_losses_are_the_means_of_the_parts():
+    values = {"train.accumulate": 3, "train.batch_size": 48, "train.epochs": 1, "train.precision": "fp32"}
+    run = Run(configuration(**values), Alone(), toy())
+    model, batches, seen = copy.deepcopy(run.model).train(), next(run._batches(0)), []
+    run.optimizer.step = lambda: seen.extend(parameter.grad.clone() for parameter in run.model.parameters())
+    metrics = run.next_epoch()
+    totals = [model(batch, autocast=False).total for batch in batches]
+    expected = torch.autograd.grad(sum(totals) / 3, list(model.parameters()))
+    assert len(totals) == 3 and metrics["loss"] == pytest.approx(sum(totals).item() / 3, rel=1e-5)
+    for gradient, mean in zip(seen, expected, strict=True):
+        torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_last_evaluation_is_of_test():
+    values = {"train.epochs": 3, "train.eval_every": 1, "evaluate.split": "test"}
+    data = toy()
+    one_class = dataclasses.replace(data.test, labels=torch.zeros_like(data.test.labels) + 7)
+    run = Run(configuration(**values), Alone(), dataclasses.replace(data, test=one_class))
+    on_the_way = [run.next_epoch()["knn"] for _ in range(2)]
+    assert min(on_the_way) > 0 and run.next_epoch()["knn"] == 0
 
 
 @pytest.mark.parametrize(

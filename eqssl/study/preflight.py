@@ -34,6 +34,11 @@ def check_options(study: Study, options: StudyOptions) -> None:
         ValueError: naming the option, its value and what is allowed.
     """
     check_space(study.space, options.run)
+    if study.space and options.run.evaluate.split == "test":
+        raise ValueError(
+            f"--evaluate.split is test; allowed in {study.name}, which chooses: val; "
+            "--confirm 5 reports the choice on test"
+        )
     if options.stopping == "halving" and not options.smoke:  # whose epochs are too few for any rung
         from eqssl.study.halving import check_rungs
 

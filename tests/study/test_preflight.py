@@ -66,3 +66,11 @@ def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, t
         check_options(study, few)
     check_options(study, change(few, smoke=True))
     check_options(study, change(few, stopping="none"))
+
+
+def test_a_search_does_not_choose_on_test(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    on_test = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --confirm"):
+        check_options(study, on_test)
+    check_options(change(study, space={}), on_test)
