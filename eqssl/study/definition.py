@@ -19,7 +19,7 @@ REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
     "split-0": {"recon.weight": 0.0},
 }
 CONTROLS = ("base", "split-0")
-NEED_LABELS = ("knn", "linear")
+NEED_LABELS = ("knn", "linear")  # accuracies
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "recon-only")  # beside the methods, not among them
 

@@ -71,7 +71,7 @@ def summarise(study: Study, records: list[TrialRecord], about: dict[str, Any]) -
     behind = {figure: table.behind(figure) for figure in figures}
     chosen = choose(study, records)
     on_front = table.front_probability(study.objectives)
-    verdicts = table.verdicts(next(iter(study.objectives)))
+    verdicts = table.verdicts()
     accuracy, goal = next(iter(study.objectives)), list(study.objectives)[-1]
     warm = [record.overhead_s for record in records if record.warm]
     return {

@@ -13,7 +13,7 @@ from eqssl.evaluation.statistics import (
     paired_differences,
     verdict,
 )
-from eqssl.study.definition import CONTROLS, REFERENCES, WITHOUT_ENCODER
+from eqssl.study.definition import CONTROLS, NEED_LABELS, REFERENCES, WITHOUT_ENCODER
 from eqssl.study.record import TrialRecord
 
 LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
@@ -104,13 +104,19 @@ class Table:
         except ValueError:
             return {}
 
-    def verdicts(self, accuracy: str) -> dict[str, bool]:
+    def verdicts(self) -> dict[str, bool]:
         """Return configuration with a split -> whether it is more equivariant than its controls and loses nothing.
 
-        Empty where the evaluation was quick or the seeds are too few.
+        Accuracy is the one that is an objective, else kNN. Empty where the evaluation was quick, the seeds are too few
+        or the data have no labels.
         """
+        accuracy = next((figure for figure in self._objectives if figure in NEED_LABELS), NEED_LABELS[0])
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
-        evaluated, having_parts = self.values("invariance")[0], self.values("inv/invariance")[0]
+        asked = {figure: set(self.values(figure)[0]) for figure in figures.values()}
+        evaluated, having_parts = (
+            [name for name in self.values(figure)[0] if all(name in having for having in asked.values())]
+            for figure in ("invariance", "inv/invariance")
+        )
         every_control = {control for name in evaluated for control in self.controls(name)}
         found = {}
         for name in having_parts:

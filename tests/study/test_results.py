@@ -163,12 +163,15 @@ def test_parquet_has_a_row_for_every_trial_and_metric(tmp_path):
     assert {r["recon.weight"] for r in table} == {0.0, 1.0}
 
 
-@pytest.mark.parametrize(("accuracy", "holds"), [(0.8, True), (0.75, False)])
-def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, holds):
+@pytest.mark.parametrize("first", ["knn", "inv/knn", "geodesic_deg", "r2_mean"])
+@pytest.mark.parametrize(("accuracy", "holds"), [(0.8, True), (0.75, False), (None, None)])
+def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, holds, first):
     def made(name, number, knn, gain, part):
         noise = (0.0, 0.001, -0.001)
-        shared = {"r2_mean": 0.3 + gain, "equivariance": 0.2 + gain, "invariance": 0.7}
-        metrics = shared | {"knn": knn} | ({"inv/invariance": 0.7} if part else {})
+        shared = {"r2_mean": 0.3 + gain, "equivariance": 0.2 + gain, "invariance": 0.7, "geodesic_deg": 9 + 9 * gain}
+        metrics = shared | ({"inv/invariance": 0.7} if part else {})
+        if accuracy is not None:
+            metrics |= {"knn": knn} | ({"inv/knn": 0.8} if part else {})
         return [
             record(name, s, number, **{k: v + noise[s] * (1 + len(k) % 3) for k, v in metrics.items()})
             for s in range(3)
@@ -179,7 +182,8 @@ def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, h
         *made("split-0", None, 0.79, 0.01, True),
         *made("weight 1", 1, accuracy, 0.1, True),
     ]
-    configurations = {c["name"]: c for c in summarise(STUDY, records, ABOUT)["configurations"]}
+    study = dataclasses.replace(STUDY, objectives={first: "maximize"})
+    configurations = {c["name"]: c for c in summarise(study, records, ABOUT)["configurations"]}
     assert configurations["weight 1"]["equivariant_without_loss"] is holds
     assert configurations["base"]["equivariant_without_loss"] is None
 
