@@ -4,9 +4,10 @@
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
     python studies/baselines.py --method.name byol,dino                         some of them, and what builds on these
 
-Every method alone has three learning rates, compared on val with one seed (`baselines_alone`); at its best rate, every
-entrant that builds on it has three settings of one knob (`baselines_tuning`). What is best is trained again with fresh
-seeds and reported on test (`baselines`); each method also alone for as long as it takes with reconstruction.
+Every method alone has three learning rates, half, once and twice `--train.lr`, compared on val with one seed
+(`baselines_alone`); at its best rate, every entrant that builds on it has three settings of one knob
+(`baselines_tuning`). What is best is trained again with fresh seeds and reported on test (`baselines`), every method
+also alone for as long as it takes with reconstruction.
 """
 
 import sys
@@ -21,7 +22,7 @@ from eqssl.study.tuning import check_options, rows_on_test
 
 ALL = tuple(BASE_METHODS)
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
-RATES, WEIGHTS, SHARES = (2e-3, 4e-3, 8e-3), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
+RATES, WEIGHTS, SHARES = (0.5, 1.0, 2.0), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
 STUDY = Study(
     name="baselines",
     question=__doc__.partition("\n")[0],
@@ -35,14 +36,19 @@ STUDY = Study(
 def methods_of(study: Study, options: StudyOptions) -> list[str]:
     """Return the methods that are compared: those that were given, or all that the encoder can take."""
     given, encoder = [name.strip() for name in options.run.method.name.split(",")], options.run.encoder
-    if "method.name" in study.space:
-        from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
-        from eqssl.methods import find_method
-
-        return [m for m in ALL if find_method(m).draw_masks is None or masks_patches(encoder)]
-    if wrong := [name for name in given if name not in ALL]:
+    asked = ALL if "method.name" in study.space else given
+    if wrong := [name for name in asked if name not in ALL]:
         raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(ALL)}, without it all of them")
-    return given
+    from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
+    from eqssl.methods import find_method
+
+    possible = [m for m in asked if find_method(m).draw_masks is None or masks_patches(encoder)]
+    if asked is given and (wrong := [m for m in given if m not in possible]):
+        raise ValueError(
+            f"--method.name has {wrong[0]}, which hides patches; allowed with --encoder.name {encoder.name}, which has "
+            f"none to hide: {', '.join(m for m in ALL if find_method(m).draw_masks is None)}"
+        )
+    return possible
 
 
 def entrants(paired: bool) -> dict[str, Entrant]:
@@ -61,12 +67,13 @@ def entrants(paired: bool) -> dict[str, Entrant]:
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
-    check_options(study, options)
+    check_options(study, options, tuned=["recon.weight"])
     methods, given = methods_of(study, options), "method.name" not in study.space
     study = change(study, space={})  # the rows vary the method
     options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))
-    rates = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", RATES) for m in methods}
-    alone, data = tune(change(study, name="baselines_alone"), options, rates, {}, **shown)
+    rates = tuple(share * options.run.train.lr for share in RATES)
+    alone_at = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", rates) for m in methods}
+    alone, data = tune(change(study, name="baselines_alone"), options, alone_at, {}, **shown)
     who = entrants(data["paired"])
     tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
     both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}

@@ -1,18 +1,23 @@
 """A study that compares methods: one knob of every entrant is tuned on val, with one seed; the best are compared."""
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
-from eqssl.config import replace
+from eqssl.config import get, replace
+from eqssl.files import as_path
 from eqssl.study import preflight
 from eqssl.study.command import run_study
 from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.record import write_json
 
-OF_A_SEARCH = ("trials", "sampler", "race", "stopping", "warm_start", "confirm")
+logger = logging.getLogger(__name__)
+
+OF_A_SEARCH = ("trials", "sampler", "race", "stopping", "warm_start", "confirm", "objectives")
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,21 @@ class Setting:
     Args:
         overrides: of its row.
         accuracy: kNN on val; 0 without labels.
+        accurate: whether that is enough beside what the entrant builds on, so that R² chose it; else accuracy did.
+            None where it builds on nothing.
     """
 
     overrides: dict[str, Any]
     accuracy: float
+    accurate: bool | None = None
 
 
-def check_options(study: Study, options: StudyOptions) -> None:
+def check_options(study: Study, options: StudyOptions, tuned: Iterable[str] = ()) -> None:
     """Refuse what the options alone show to be impossible, and what has no meaning where all configurations are rows.
+
+    Args:
+        study, options: as of `run_study`.
+        tuned: dotted options that the study gives values of its own.
 
     Raises:
         ValueError: naming the option, its value and what is allowed.
@@ -59,6 +71,10 @@ def check_options(study: Study, options: StudyOptions) -> None:
             raise ValueError(
                 f"--{name.replace('_', '-')} is {value}; allowed in {study.name}, which searches no space: {allowed}"
             )
+    for name in tuned:
+        value, allowed = get(options.run, name), get(study.base, name)
+        if value != allowed:
+            raise ValueError(f"--{name} is {value}; allowed in {study.name}, which tunes it: {allowed}")
 
 
 def tune(
@@ -67,32 +83,51 @@ def tune(
     """Run every setting of every entrant and return the best ones, and the data's description.
 
     The best has the highest R² among those that are accurate enough: at most .01 below what the entrant builds on. If
-    none is, it has the highest accuracy, and without labels the highest R².
+    none is, it has the highest accuracy, and without labels the highest R². What was chosen, and by which of these, is
+    written to OUTPUT/STUDY/choices.json.
 
     Args:
         study: whose name and base are taken.
         options: how it is run.
-        entrants: by name; those whose settings all failed or collapsed are left out of what is returned.
+        entrants: by name; those whose settings all failed or collapsed are left out of what is returned, with a
+            warning.
         earlier: what entrants build on: they have its learning rate, and are left out where it is missing.
         shown: what `run_study` takes beside.
     """
-    from eqssl.evaluation.statistics import ACCURACY_MARGIN
-
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
     entrants = {name: entrant for name, entrant in entrants.items() if entrant.on in {None, *earlier}}
     settings = {name: _settings(name, entrant, earlier) for name, entrant in entrants.items()}
     rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
     once = change(options, run=on_val, seeds=1, trials=None)
     summary = run_study(change(study, rows=rows), once, **shown)
-    done = usable(summary["trials"])
-    best = {}
+    done, best = usable(summary["trials"]), {}
     for name, entrant in entrants.items():
-        metrics = {row: done[row] for row in settings[name] if row in done}
-        if metrics:
-            floor = earlier[entrant.on].accuracy - ACCURACY_MARGIN if entrant.on else math.inf
-            row = best_row(metrics, floor)
-            best[name] = Setting(rows[row], metrics[row].get("knn", 0.0))
+        if metrics := {row: done[row] for row in settings[name] if row in done}:
+            best[name] = _choose(rows, metrics, earlier[entrant.on] if entrant.on else None)
+        else:
+            logger.warning("%s is left out: %s", name, _why(summary["trials"], settings[name]))
+    write_json(as_path(options.output) / study.name / "choices.json", {n: asdict(of) for n, of in best.items()})
     return best, summary["data"]
+
+
+def _choose(
+    rows: Mapping[str, dict[str, Any]], metrics: Mapping[str, Mapping[str, float]], on: Setting | None
+) -> Setting:
+    from eqssl.evaluation.statistics import ACCURACY_MARGIN
+
+    floor = on.accuracy - ACCURACY_MARGIN if on else math.inf
+    row = best_row(metrics, floor)
+    accuracy = metrics[row].get("knn", 0.0)
+    return Setting(rows[row], accuracy, accuracy >= floor if on else None)
+
+
+def _why(trials: Iterable[Mapping[str, Any]], rows: Iterable[str]) -> str:
+    ended = {trial["configuration"]: trial for trial in trials}
+    return "; ".join(
+        f"{row}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
+        for row in rows
+        for trial in (ended[row],)
+    )
 
 
 def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -107,11 +142,16 @@ def _settings(name: str, entrant: Entrant, earlier: Mapping[str, Setting]) -> di
 
 
 def best_row(metrics: Mapping[str, Mapping[str, float]], floor: float) -> str:
-    """Return the row with the highest R² of those whose accuracy reaches the floor, else the most accurate."""
-    r2 = {row: figures["r2_mean"] for row, figures in metrics.items()}
+    """Return the row with the highest R² of those whose accuracy reaches the floor, else the most accurate.
+
+    Without labels R² decides alone, and where nothing is known between the views accuracy does.
+    """
+    r2 = {row: figures.get("r2_mean", 0.0) for row, figures in metrics.items()}
     accuracy = {row: figures.get("knn", 0.0) for row, figures in metrics.items()}
     good = [row for row in metrics if accuracy[row] >= floor]
-    return max(good, key=r2.get) if good else max(metrics, key=lambda row: (accuracy[row], r2[row]))
+    if good:
+        return max(good, key=lambda row: (r2[row], accuracy[row]))
+    return max(metrics, key=lambda row: (accuracy[row], r2[row]))
 
 
 def rows_on_test(

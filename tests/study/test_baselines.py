@@ -48,6 +48,9 @@ def test_some_methods_may_be_asked_for(baselines):
     study, options = parse(baselines.STUDY, ["--method.name", "byol, sie"])
     with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*, ibot"):
         baselines.methods_of(study, options)
+    study, options = parse(baselines.STUDY, ["--method.name", "byol,ibot"])
+    with pytest.raises(ValueError, match=r"has ibot, which hides .* --encoder.name resnet_tiny, .*: simclr, .*, dino$"):
+        baselines.methods_of(study, options)
 
 
 def test_what_cannot_work_is_refused_before_torch_is_imported(tmp_path):
@@ -87,6 +90,12 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", split-0")]
     assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", *methods, *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
+    chosen = [json.loads((tmp_path / f"baselines_{n}" / "choices.json").read_text()) for n in ("alone", "tuning")]
+    assert {name: of["overrides"] for stage in chosen for name, of in stage.items()} == {
+        name: rows[name]["params"] for name in ("simclr", "vicreg", *who)
+    }
+    assert {of["accurate"] for of in chosen[0].values()} == {None}
+    assert {of["accurate"] for of in chosen[1].values()} <= {True, False}
     longer = json.loads((tmp_path / "baselines_relative_times.json").read_text())["ratios"]
     assert longer.keys() == {"simclr", "vicreg"} and all(0.8 < ratio < 4 for ratio in longer.values())
     with_recon = rows["simclr + reconstruction"]["params"]

@@ -1,11 +1,12 @@
 """Tuning: which setting of an entrant is the best, and what it is compared with."""
 
+import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
-from eqssl.config import replace
+from eqssl.config import ReconConfig, RunConfig, replace
 from eqssl.study import Entrant, Setting, Study, StudyOptions, relative_times, tune
 from eqssl.study.tuning import best_row, check_options, rows_on_test, usable
 
@@ -24,6 +25,11 @@ def test_data_without_labels_go_by_r2(floor):
     assert best_row({"a": {"r2_mean": 0.1}, "b": {"r2_mean": 0.2}}, floor) == "b"
 
 
+@pytest.mark.parametrize("floor", [0.1, float("inf")])
+def test_data_of_which_nothing_is_known_go_by_accuracy(floor):
+    assert best_row({"a": {"knn": 0.2}, "b": {"knn": 0.3}, "c": {"knn": 0.1}}, floor) == "b"
+
+
 def test_what_failed_or_collapsed_is_no_setting_to_take():
     trials = [
         {"configuration": name, "metrics": {"knn": 0.5}, "status": status, "collapsed": collapsed}
@@ -40,28 +46,61 @@ def test_what_failed_or_collapsed_is_no_setting_to_take():
         ({"trials": 3}, "--trials is 3; allowed in toy, which searches no space: None"),
         ({"race": True}, "--race is True; .*: False"),
         ({"warm_start": "results/toy"}, "--warm-start is "),
+        ({"objectives": ("inv/knn", "r2_mean")}, "--objectives is "),
+        ({"run": RunConfig(recon=ReconConfig(weight=3.0))}, "--recon.weight is 3.0; allowed in toy, which tunes it: 1"),
         ({"seeds": 3}, None),
     ],
 )
 def test_options_of_a_search_are_refused_where_there_is_none(given, wrong, tmp_path):
     options = StudyOptions(output=str(tmp_path), **given)
     with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
-        check_options(Study(name="toy", question="?", space={}), options)
+        check_options(Study(name="toy", question="?", space={}), options, tuned=["recon.weight"])
 
 
-def test_a_setting_has_one_seed_however_many_trials_are_asked_for(monkeypatch):
+@pytest.fixture
+def tuned(monkeypatch, tmp_path):
+    """Return what tunes two values of a knob whose trials end as they are told to, and the options of its study."""
     run = []
 
-    def run_study(study, options):
-        run.append(options)
-        metrics = {"knn": 0.5, "r2_mean": 0.1}
-        done = [{"configuration": row, "metrics": metrics, "status": "COMPLETE", "collapsed": []} for row in study.rows]
-        return {"trials": done, "data": {}}
+    def tuned(ends, earlier=None):
+        def run_study(study, options):
+            run.append(options)
+            same = {"metrics": {}, "status": "COMPLETE", "collapsed": [], "error": None}
+            return {"trials": [same | {"configuration": row} | ends[row] for row in study.rows], "data": {}}
 
-    monkeypatch.setattr("eqssl.study.tuning.run_study", run_study)
-    study = Study(name="toy", question="?", space={}, configurations=0)
-    tune(study, StudyOptions(seeds=5, trials=10), {"a": Entrant({}, "train.lr", (1e-3, 2e-3))}, {})
+        monkeypatch.setattr("eqssl.study.tuning.run_study", run_study)
+        study = Study(name="toy", question="?", space={}, configurations=0)
+        entrant = Entrant({}, "recon.weight", (1.0, 5.0), on="base" if earlier else None)
+        options = StudyOptions(seeds=5, trials=10, output=str(tmp_path))
+        return tune(study, options, {"a": entrant}, earlier or {})[0]
+
+    return tuned, run
+
+
+def test_a_setting_has_one_seed_however_many_trials_are_asked_for(tuned):
+    tune_it, run = tuned
+    tune_it({f"a, recon.weight {value}": {"metrics": {"knn": 0.5, "r2_mean": 0.1}} for value in (1, 5)})
     assert [(options.seeds, options.trials) for options in run] == [(1, None)]
+
+
+@pytest.mark.parametrize(("accuracy", "accurate", "weight"), [(0.5, True, 5), (0.9, False, 1), (None, None, 1)])
+def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accurate, weight):
+    earlier = {"base": Setting({"train.lr": 0.1}, accuracy)} if accuracy else None
+    settings = {1: (0.6, 0.1), 5: (0.55, 0.3)}
+    ends = {f"a, recon.weight {w}": {"metrics": {"knn": knn, "r2_mean": r2}} for w, (knn, r2) in settings.items()}
+    tuned[0](ends, earlier)
+    (kept,) = json.loads((tmp_path / "toy" / "choices.json").read_text()).values()
+    assert kept["overrides"]["recon.weight"] == weight
+    assert kept["accurate"] is accurate and kept["accuracy"] == settings[weight][0]
+
+
+def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
+    failed = {"status": "FAILED", "error": "ValueError: no patches"}
+    ends = {"a, recon.weight 1": failed, "a, recon.weight 5": {"collapsed": ["inv", "all"]}}
+    assert tuned[0](ends) == {}
+    assert caplog.messages == [
+        "a is left out: a, recon.weight 1: ValueError: no patches; a, recon.weight 5: collapsed: inv, all"
+    ]
 
 
 def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
