@@ -119,7 +119,8 @@ class MethodConfig:
         ),
     ] = "vicreg"
     scale: Literal["tiny", "small", "imagenet"] = "tiny"
-    """Widths of the heads: tiny for a CPU, small and imagenet as published for CIFAR and ImageNet."""
+    """Widths of the heads and what else is scaled with them (a loss's factor, a temperature): tiny for a CPU, small and
+    imagenet as published for CIFAR and ImageNet."""
     options: dict[str, float | str] = field(default_factory=dict)
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
 

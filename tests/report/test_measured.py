@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from eqssl.config import BASE_METHODS
+from eqssl.evaluation.statistics import ACCURACY_MARGIN
 from eqssl.study.definition import REFERENCES
+from eqssl.study.tuning import best_row, usable
 
 ROOT = Path(__file__).parents[2]
 STORED = {
@@ -21,8 +24,12 @@ HALF_A_DIGIT = 5.1e-4
 
 
 @cache
+def stored(study: str) -> dict:
+    return json.loads((ROOT / "studies/measured" / study / "summary.json").read_text())
+
+
 def summary(section: str) -> dict:
-    return json.loads((ROOT / "studies/measured" / STORED[section] / "summary.json").read_text())
+    return stored(STORED[section])
 
 
 @cache
@@ -30,11 +37,14 @@ def configurations(section: str) -> dict:
     return {configuration["name"]: configuration for configuration in summary(section)["configurations"]}
 
 
+def text_of(section: str) -> str:
+    text = (ROOT / "README.md").read_text().partition(f"### {section}\n")[2]
+    return re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
+
+
 def tables(section: str) -> list[list[list[str]]]:
     """Return the section's tables of the README: rows of cells, the heading first."""
-    text = (ROOT / "README.md").read_text().partition(f"### {section}\n")[2]
-    text = re.split(r"^##", text, maxsplit=1, flags=re.MULTILINE)[0]
-    found = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    found = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text_of(section), re.MULTILINE)]
     return [[[cell.strip() for cell in line.strip("|").split("|")] for line in (t[0], *t[2:])] for t in found]
 
 
@@ -98,5 +108,34 @@ def _is_tied(configuration: dict, figure: str) -> bool:
 def test_a_section_has_all_tables(section):
     headings = [table[0][0] for table in tables(section)]
     assert headings[:3] == ["", "gain over the better control", "best by"]
-    entrants = {name for name in configurations(section) if "reconstruction" in name or "told" in name}
-    assert entrants <= {row[0].partition(": ")[2] for row in tables(section)[1][1:]}
+    assert {"sie, all", "sie, one", "augself", "equimod", "simclr + reconstruction"} < entrants(section)
+    for figure in FACTORS:
+        told = [row[0].partition(": ") for row in tables(section)[1][1:]]
+        assert {name for of, _, name in told if of == figure} == entrants(section)
+
+
+@pytest.mark.parametrize("section", STORED)
+def test_settings_that_were_taken_for_their_accuracy_are_named(section):
+    alone, tuning, last = (stored(STORED[section] + stage)["trials"] for stage in ("_alone", "_tuning", ""))
+    accuracy = {t["configuration"]: t["metrics"]["knn"] for t in alone}
+    params = {t["configuration"]: t["params"] for t in (*tuning, *last)}
+    tuned, by_accuracy = usable(tuning), set()
+    for name in entrants(section):
+        metrics = {row: figures for row, figures in tuned.items() if row.rpartition(", ")[0] == name}
+        floor = max(knn for row, knn in accuracy.items() if row.startswith(f"{base_of(name)},")) - ACCURACY_MARGIN
+        row = best_row(metrics, floor)
+        assert params[name] == params[row]
+        if metrics[row]["knn"] < floor:
+            by_accuracy.add(name)
+    told = re.search(r"the most accurate was taken, of:\s(.*?)\.\s", text_of(section), re.DOTALL)
+    assert by_accuracy == (set(re.split(r";\s", told[1].replace("\n", " "))) if told else set())
+
+
+def entrants(section: str) -> set[str]:
+    """Return what builds on the methods."""
+    return {n for n in configurations(section) if n.partition(",")[0] not in (*BASE_METHODS, *REFERENCES)}
+
+
+def base_of(entrant: str) -> str:
+    base, _, added = entrant.partition(" + ")
+    return base if added else {"sie": "vicreg"}.get(entrant.partition(",")[0], "simclr")
