@@ -67,7 +67,7 @@ def entrants(paired: bool) -> dict[str, Entrant]:
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every entrant on val, then train what was best again and report it on test."""
-    check_options(study, options, tuned=["recon.weight"])
+    check_options(study, options, own=["recon.weight", "evaluate.split"])
     methods, given = methods_of(study, options), "method.name" not in study.space
     study = change(study, space={})  # the rows vary the method
     options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))

@@ -100,7 +100,8 @@ def test_a_predictor_that_was_exported_is_asked_beside_the_fitted_one(command, o
     metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
     own = {name.partition("own_")[2] for name in metrics if "own_" in name}
     assert own == {name.partition("/posthoc_")[2] for name in metrics if name.startswith("3die/posthoc_")}
-    assert all(0 <= metrics[f"3die/own_{name}"] <= 1 for name in own)
+    assert metrics["3die/own_views"] == 3
+    assert all(0 <= metrics[f"3die/own_{name}"] <= 1 for name in own - {"views"})
 
 
 def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):

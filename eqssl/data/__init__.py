@@ -121,7 +121,9 @@ def _check_labels(dataset: "Dataset", where: str) -> None:
     """
     for name in SPLITS if dataset.train.labels is not None else ():
         if getattr(dataset, name).labels is None:
-            raise ValueError(f"--data.source {where}: train has labels, {name} has none; allowed: in all or none")
+            raise ValueError(
+                f"--data.source {where}: train has labels, {name} has none; allowed: in all or not in train"
+            )
 
 
 def _name_missing_classes(dataset: "Dataset", where: str) -> None:

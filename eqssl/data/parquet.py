@@ -62,7 +62,7 @@ def load(config: DataConfig) -> Dataset:
         paired=OBJECT_COLUMN in schema.names,
         channels=shapes["train"][0],
         image_size=shapes["train"][1],
-        num_classes=max((int(s.labels.max()) + 1 for s in splits.values() if s.labels is not None), default=0),
+        num_classes=0 if train.labels is None else max(int(split.labels.max()) + 1 for split in splits.values()),
         mean=mean,
         std=std,
         digest=digest,

@@ -28,7 +28,7 @@ class Bank:
 
     Args:
         first: float32 (N, D), the clean images, or the first view of each object.
-        views: float32 (N, T, D), under the T fixed transforms, or all views of the object, the first among them.
+        views: float32 (N, T, D), under the T fixed transforms, or T views of the object (`object_views`).
         theta: float32 (N, T, k), of the transforms from the first to each view.
         ids: int64 (N,), the first ones' identities.
     """

@@ -91,8 +91,8 @@ def threediebench_figures(
         layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
         `_h5`, `_h10`, `_views` (`rank_figures`) of held-out objects; PRE (`pose_error`) of training views among these,
         `posthoc_pre_train_train`, and of held-out views, `posthoc_pre_held_held` and `posthoc_pre_held_all`. Retrieval
-        is among all views of up to 256 objects a split. With a predictor that is told the rotation the same figures of
-        it, `own_`, which has all features.
+        is among T views of up to 256 objects a split (`object_views`). With a predictor that is told the rotation the
+        same figures of it, `own_`, which has all features.
 
     Raises:
         ValueError: for data without pairs of one object, or whose pose or hues are not known or never change.

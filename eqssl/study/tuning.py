@@ -44,8 +44,8 @@ class Setting:
     Args:
         overrides: of its row.
         accuracy: kNN on val; 0 without labels.
-        accurate: whether that is enough beside what the entrant builds on, so that R² chose it; else accuracy did.
-            None where it builds on nothing.
+        accurate: whether that is enough beside what the entrant builds on, so that R² chose it, where it is known; else
+            accuracy did. None where it builds on nothing.
     """
 
     overrides: dict[str, Any]
@@ -53,17 +53,17 @@ class Setting:
     accurate: bool | None = None
 
 
-def check_options(study: Study, options: StudyOptions, tuned: Iterable[str] = ()) -> None:
+def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) -> None:
     """Refuse what the options alone show to be impossible, and what has no meaning where all configurations are rows.
 
     Args:
         study, options: as of `run_study`.
-        tuned: dotted options that the study gives values of its own.
+        own: dotted options that the study gives values of its own.
 
     Raises:
         ValueError: naming the option, its value and what is allowed.
     """
-    preflight.check_options(study, options)
+    preflight.check_options(change(study, space={}), options)
     default = default_options(study)
     for name in OF_A_SEARCH:
         value, allowed = getattr(options, name), getattr(default, name)
@@ -71,10 +71,10 @@ def check_options(study: Study, options: StudyOptions, tuned: Iterable[str] = ()
             raise ValueError(
                 f"--{name.replace('_', '-')} is {value}; allowed in {study.name}, which searches no space: {allowed}"
             )
-    for name in tuned:
+    for name in own:
         value, allowed = get(options.run, name), get(study.base, name)
         if value != allowed:
-            raise ValueError(f"--{name} is {value}; allowed in {study.name}, which tunes it: {allowed}")
+            raise ValueError(f"--{name} is {value}; allowed in {study.name}, which sets it: {allowed}")
 
 
 def tune(

@@ -117,6 +117,9 @@ def test_unknown_labels_are_none(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([-1] * 40))
     data = load(config(tmp_path / "set"))
     assert data.train.labels is data.test.labels is None and data.num_classes == 0
+    write(tmp_path / "set/test-0.parquet", images, label=pa.array([0, 1] * 20))
+    data = load(config(tmp_path / "set"))  # without any in train there is nothing to ask of them
+    assert data.train.labels is None and data.num_classes == 0
 
 
 @pytest.mark.parametrize("unlabelled", ["val", "test"])

@@ -54,7 +54,8 @@ def test_some_methods_may_be_asked_for(baselines):
 
 
 def test_what_cannot_work_is_refused_before_torch_is_imported(tmp_path):
-    for option, value in (("--trials", "3"), ("--data.path", "/no/such/folder")):
+    given = {"--trials": "3", "--data.path": "/no/such/folder", "--recon.weight": "3.0", "--evaluate.split": "test"}
+    for option, value in given.items():
         script = f"""
 import runpy, sys
 sys.argv = [{str(SCRIPT)!r}, "--encoder.name", "test_vit", "--output", {str(tmp_path)!r}, {option!r}, {value!r}]

@@ -47,14 +47,14 @@ def test_what_failed_or_collapsed_is_no_setting_to_take():
         ({"race": True}, "--race is True; .*: False"),
         ({"warm_start": "results/toy"}, "--warm-start is "),
         ({"objectives": ("inv/knn", "r2_mean")}, "--objectives is "),
-        ({"run": RunConfig(recon=ReconConfig(weight=3.0))}, "--recon.weight is 3.0; allowed in toy, which tunes it: 1"),
+        ({"run": RunConfig(recon=ReconConfig(weight=3.0))}, "--recon.weight is 3.0; allowed in toy, which sets it: 1"),
         ({"seeds": 3}, None),
     ],
 )
 def test_options_of_a_search_are_refused_where_there_is_none(given, wrong, tmp_path):
     options = StudyOptions(output=str(tmp_path), **given)
     with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
-        check_options(Study(name="toy", question="?", space={}), options, tuned=["recon.weight"])
+        check_options(Study(name="toy", question="?", space={}), options, own=["recon.weight"])
 
 
 @pytest.fixture
