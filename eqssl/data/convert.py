@@ -110,6 +110,8 @@ def _row(data: bytes, label: int, path: str | None) -> dict[str, Any]:
 
 
 def _write(out: Path, splits: dict[str, Iterable[dict[str, Any]]], classes: Sequence[str]) -> None:
+    if out.parts[:1] and out.parts[0].endswith(":"):  # s3://..., which is no URI any more once it is a Path
+        raise ValueError(f"OUT is {str(out)!r}; allowed: a folder on a disk, from which it can be copied to a bucket")
     out = out.expanduser()
     if out.exists():
         raise ValueError(f"OUT {str(out)!r} is there already")

@@ -67,6 +67,13 @@ def test_an_existing_output_is_not_overwritten(folder: Path, tmp_path: Path):
         main(["imagefolder", str(folder), str(tmp_path / "out")])
 
 
+def test_a_bucket_is_refused_and_no_folder_named_like_it_is_made(folder: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"OUT is 's3:/.*'; allowed: a folder on a disk"):
+        main(["imagefolder", str(folder), "s3://bucket/photos"])
+    assert not (tmp_path / "s3:").exists()
+
+
 def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
     """Fashion-MNIST's own files, a few images of them, through torchvision's own reader."""
     raw = tmp_path / "root/FashionMNIST/raw"
