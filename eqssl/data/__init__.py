@@ -63,6 +63,7 @@ def load(config: DataConfig) -> "Dataset":
     where = config.source if config.path is None else f"{config.source}, --data.path {config.path}"
     _check_views(dataset, where)
     _check_labels(dataset, where)
+    dataset = _without_one_class(dataset, where)
     _name_missing_classes(dataset, where)
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
@@ -124,6 +125,15 @@ def _check_labels(dataset: "Dataset", where: str) -> None:
             raise ValueError(
                 f"--data.source {where}: train has labels, {name} has none; allowed: in all or not in train"
             )
+
+
+def _without_one_class(dataset: "Dataset", where: str) -> "Dataset":
+    """Return the data set without labels where all training images have the same, as photos in a single folder."""
+    if dataset.train.labels is None or len(dataset.train.labels.unique()) > 1:
+        return dataset
+    logger.warning("--data.source %s: all images of train are of one class, so no accuracy is measured", where)
+    splits = {name: dataclasses.replace(getattr(dataset, name), labels=None) for name in SPLITS}
+    return dataclasses.replace(dataset, num_classes=0, **splits)
 
 
 def _name_missing_classes(dataset: "Dataset", where: str) -> None:

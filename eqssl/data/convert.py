@@ -71,14 +71,17 @@ def torchvision_set(name: str, out: Path, root: Path) -> None:
         root: folder that torchvision downloads to; for ImageNet the one that holds its archives.
 
     Raises:
-        ValueError: if out is there already.
+        ValueError: if out is there already, or the images cannot be had.
     """
     from torchvision import datasets
 
     kind, splits = TORCHVISION_SETS[name]
     root = root.expanduser()
     root.mkdir(parents=True, exist_ok=True)
-    sets = {split: getattr(datasets, kind)(root, **arguments) for split, arguments in splits.items()}
+    try:
+        sets = {split: getattr(datasets, kind)(root, **arguments) for split, arguments in splits.items()}
+    except (RuntimeError, OSError) as error:  # archives that are not there, a download that fails
+        raise ValueError(f"{name} cannot be had in {root}: {error}") from error
     classes = [c if isinstance(c, str) else ", ".join(c) for c in sets["train"].classes]
     _write(out, {split: _rows(images) for split, images in sets.items()}, classes)
 

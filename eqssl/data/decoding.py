@@ -51,16 +51,18 @@ class Reader:
 
     Args:
         image_column: struct<bytes, path> or binary.
+        columns: the others that are read.
         size: height and width to decode to, px; None: that of all images.
         bad: where unreadable images are counted.
     """
 
     image_column: str
+    columns: list[str]
     size: int | None
     bad: BadImages
 
     def read(self, files: list[ParquetFile], cached: Path) -> tuple[ImageStore, pa.Table]:
-        """Return the images and, row by row, the other columns.
+        """Return the images and, row by row, the other columns that are read.
 
         Args:
             files: of one split.
@@ -70,7 +72,7 @@ class Reader:
             ValueError: for too many unreadable images, none at all, or several sizes.
         """
         if cached.exists():
-            return _open(cached)
+            return _open(cached, self.columns)
         batches = self._batches(files)
         first = next(batches, None)
         if first is None:
@@ -80,7 +82,7 @@ class Reader:
         if rows * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
             return _to_memory(batches, rows)
         make_once(cached, lambda: _to_file(batches, cached))
-        return _open(cached)
+        return _open(cached, self.columns)
 
     def _batches(self, files: list[ParquetFile]) -> Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]]:
         """Yield decoded images, the same encoded, and the other columns, without the unreadable."""
@@ -88,7 +90,7 @@ class Reader:
         for file in files:
             row = 0
             with file.open() as parquet:
-                for batch in parquet.iter_batches(READ_ROWS):
+                for batch in parquet.iter_batches(READ_ROWS, columns=[self.image_column, *self.columns]):
                     column = batch.column(self.image_column)
                     encoded = column.field("bytes") if pa.types.is_struct(column.type) else column
                     images = in_threads(self._try, encoded, size=encoded.nbytes)
@@ -149,11 +151,11 @@ def _to_file(batches: Iterator[tuple[list[np.ndarray], pa.Array, pa.Table]], pat
         writer.close()
 
 
-def _open(path: Path) -> tuple[EncodedImages, pa.Table]:
+def _open(path: Path, columns: list[str]) -> tuple[EncodedImages, pa.Table]:
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     images = EncodedImages(
         column=table["__image"],
         size=table["__size"][0].as_py(),
         channels=pc.max(table["__channels"]).as_py(),
     )
-    return images, table.drop(["__image", "__channels", "__size"])
+    return images, table.select(columns)

@@ -1,16 +1,37 @@
 """Which two images make a pair, two views of one object or one image twice, and what is known to lie between them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from eqssl.data.dataset import Split
+from eqssl.data.dataset import Dataset, Split
 from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
 HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
+KNOWN = ("quaternion", *HUES)  # factors of which the difference between views of one object is taken
+# Augmentation family -> the factor that it would alter unseen. A mirrored object is none turned. Saturation, brightness
+# and contrast leave every hue as it is.
+ALTERED_BY = {
+    "rotation": "quaternion",
+    "flip": "quaternion",
+    "hue": "floor_hue",
+    "grayscale": "floor_hue",
+    "solarize": "light_hue",
+}
+
+
+def is_known(dataset: Dataset) -> bool:
+    """Return whether anything is known to lie between the views of a pair: of one image twice, its augmentations."""
+    return not dataset.paired or not dataset.train.factors.keys().isdisjoint(KNOWN)
+
+
+def altered_by(factors: Collection[str]) -> dict[str, str]:
+    """Return augmentation family -> which of the known factors it would alter."""
+    return {family: factor for family, factor in ALTERED_BY.items() if factor in factors}
 
 
 @dataclass(frozen=True)

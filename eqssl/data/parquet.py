@@ -4,7 +4,7 @@ Splits are told by the files' names (train-*, val-* or validation-*, test-*) in 
 file, or files named otherwise, are train. A missing val is 10 % of train, a missing test is half of val, and where both
 lack they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or test
 without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes, path>
-or binary; each further column of numbers or fixed-size lists of numbers is a factor.
+or binary; each further column of numbers or of equally long lists of numbers is a factor, others are not read.
 """
 
 import hashlib
@@ -13,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, ImageStore, Split
 from eqssl.data.decoding import BadImages, Reader
+from eqssl.data.pairs import altered_by
 from eqssl.data.parquet_files import common_schema, content_digest, find_files
 from eqssl.data.stores import channel_statistics, select
 
@@ -42,7 +44,9 @@ def load(config: DataConfig) -> Dataset:
     labelled = [config.label_column] if config.label_column != DataConfig.label_column else []
     schema = common_schema(files, required=[config.image_column, *labelled])
     digest = _digest(content_digest(files), config)
-    reader = Reader(config.image_column, config.image_size, BadImages(config.max_bad_images))
+    asked = (config.label_column, OBJECT_COLUMN)
+    columns = [field.name for field in schema if field.name in asked or _is_numeric(field.type)]
+    reader = Reader(config.image_column, columns, config.image_size, BadImages(config.max_bad_images))
     splits, first_id = {}, 0
     for name, of_split in files.items():
         cached = Path(config.cache).expanduser() / "encoded" / f"{digest}-{name}.arrow"
@@ -66,6 +70,7 @@ def load(config: DataConfig) -> Dataset:
         mean=mean,
         std=std,
         digest=digest,
+        altered_by=altered_by(train.factors),
     )
 
 
@@ -79,18 +84,29 @@ def _split(images: ImageStore, table: pa.Table, label_column: str, first_id: int
     labels = objects = None
     factors = {}
     for name in table.column_names:
-        column, kind = table[name].combine_chunks(), table.schema.field(name).type
+        column = table[name].combine_chunks()
         if name == label_column:
             labels = _labels(column, name)
         elif name == OBJECT_COLUMN:
             objects = _objects(column)
-        elif _is_number(kind) or (pa.types.is_fixed_size_list(kind) and _is_number(kind.value_type)):
+        elif _is_ragged(column):
+            logger.warning("column %r is no factor, since its lists are not equally long", name)
+        else:
             factors[name] = _factor(column, name)
     return Split(images, torch.arange(first_id, first_id + len(images)), labels, objects, factors)
 
 
-def _is_number(kind: pa.DataType) -> bool:
+def _is_numeric(kind: pa.DataType) -> bool:
+    kind = kind.value_type if _is_list(kind) else kind
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_ragged(column: pa.Array) -> bool:
+    return _is_list(column.type) and len(pc.list_value_length(column).unique()) > 1
 
 
 def _labels(column: pa.Array, name: str) -> Tensor | None:
@@ -114,11 +130,11 @@ def _objects(column: pa.Array) -> Tensor:
 
 
 def _factor(column: pa.Array, name: str) -> Tensor:
-    flat = column.flatten() if pa.types.is_fixed_size_list(column.type) else column
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(column), -1)
+    flat = column.flatten() if _is_list(column.type) else column
+    values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
     if column.null_count or not np.isfinite(values).all():
         raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
-    return torch.from_numpy(values)
+    return torch.from_numpy(values.reshape(len(column), -1))
 
 
 def _with_labels(splits: dict[str, Split], path: str) -> dict[str, Split]:

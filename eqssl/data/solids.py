@@ -31,14 +31,6 @@ SEED = 20241204
 SHAPE_STREAM, COLOUR_STREAM, VIEW_STREAM = 0, 1, 2
 DEFAULT_SIZE = 64
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
-# A mirrored solid is none of ours turned. Saturation, brightness and contrast leave every hue as it is.
-ALTERED_BY = {
-    "rotation": "quaternion",
-    "flip": "quaternion",
-    "hue": "floor_hue",
-    "grayscale": "floor_hue",
-    "solarize": "light_hue",
-}
 OBJECTS_AT_ONCE = 96
 IMAGES_AT_ONCE = {"cpu": 2, "cuda": 256}  # few enough for the caches of a core
 
@@ -56,7 +48,7 @@ def load(config: DataConfig) -> Dataset:
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
     # Processors differ in the last bit of a pixel: what was asked for is the identity, not what came out.
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return dataclasses.replace(dataset, name="solids", digest=digest, altered_by=ALTERED_BY)
+    return dataclasses.replace(dataset, name="solids", digest=digest)
 
 
 def _render(config: DataConfig, size: int, folder: Path) -> None:

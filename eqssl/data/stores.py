@@ -35,12 +35,16 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
         size: S, px; None keeps the shorter side.
 
     Raises:
-        Exception: of many kinds, from Pillow, for what is no image.
+        Exception: of many kinds, from Pillow, for what is no image; for pixels of 32 bits, whose range is not known.
     """
     with Image.open(io.BytesIO(data)) as image:
         if size is not None:
             image.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
         side = size or min(image.size)
+        if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        elif image.mode in ("I", "F"):
+            raise ValueError(f"pixels of mode {image.mode}, whose range is not known; allowed: 8 or 16 bits a channel")
         if image.mode not in ("L", "RGB"):
             image = image.convert("L" if image.mode in GREY_MODES else "RGB")
         if image.size != (side, side):

@@ -24,8 +24,8 @@ from torch import Tensor
 from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.decoding import BadImages
+from eqssl.data.pairs import altered_by
 from eqssl.data.rotation import euler_to_quaternion
-from eqssl.data.solids import ALTERED_BY
 from eqssl.data.stores import channel_statistics, decode, select, stack, workers
 from eqssl.data.write import atomic, make_once
 
@@ -114,7 +114,7 @@ def load(config: DataConfig) -> Dataset:
         mean=mean,
         std=std,
         digest=hashlib.sha256(repr(known).encode() + latents.tobytes()).hexdigest()[:16],
-        altered_by=ALTERED_BY,
+        altered_by=altered_by(whole.factors),
     )
 
 

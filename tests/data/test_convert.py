@@ -74,6 +74,11 @@ def test_a_bucket_is_refused_and_no_folder_named_like_it_is_made(folder: Path, t
     assert not (tmp_path / "s3:").exists()
 
 
+def test_a_set_whose_archives_are_not_there_is_an_error_that_says_so(tmp_path: Path):
+    with pytest.raises(SystemExit, match=f"error: imagenet cannot be had in {tmp_path}: The archive "):
+        main(["imagenet", str(tmp_path / "out"), "--root", str(tmp_path)])
+
+
 def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
     """Fashion-MNIST's own files, a few images of them, through torchvision's own reader."""
     raw = tmp_path / "root/FashionMNIST/raw"

@@ -103,6 +103,17 @@ def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
     assert not caplog.records
 
 
+def test_one_class_is_none(caplog):
+    data = toy(50)
+    one = {
+        name: replace(getattr(data, name), labels=getattr(data, name).labels * 0) for name in ("train", "val", "test")
+    }
+    register_source("toy", lambda config: replace(data, **one))
+    loaded = load(DataConfig(source="toy"))
+    assert loaded.num_classes == 0 and loaded.train.labels is loaded.val.labels is loaded.test.labels is None
+    assert caplog.messages == ["--data.source toy: all images of train are of one class, so no accuracy is measured"]
+
+
 @pytest.mark.parametrize("name", ["val", "test"])
 def test_a_split_without_the_labels_that_train_has_is_refused(name):
     data = toy(50)

@@ -24,18 +24,23 @@ def images(png):
     return [png(seed) for seed in range(40)]
 
 
-def test_columns_become_labels_objects_and_factors(tmp_path, write, images):
+def test_columns_become_labels_objects_and_factors(tmp_path, write, images, caplog):
     columns = {
         "label": pa.array([i % 3 for i in range(40)]),
         "object": pa.array([f"o{i // 4}" for i in range(40)]),
         "angle": pa.array([i / 7 for i in range(40)]),
         "pose": pa.array([[i, -i] for i in range(40)], pa.list_(pa.float32(), 2)),
+        "axis": pa.array([[i, 2.0, 3.0] for i in range(40)], pa.list_(pa.float64())),
+        "boxes": pa.array([[1.0] * (i % 3) for i in range(40)], pa.list_(pa.float64())),
         "caption": pa.array(["text"] * 40),
+        "mask": pa.array([b"no image"] * 40),
     }
     write(tmp_path / "set/train-00000-of-00001.parquet", images, **columns)
     data = load(config(tmp_path / "set"))
     assert data.num_classes == 3 and data.channels == 3 and data.image_size == 12 and data.paired
-    assert set(data.train.factors) == {"angle", "pose"}
+    assert set(data.train.factors) == {"angle", "pose", "axis"}
+    assert data.train.factors["axis"][:, 0].tolist() == data.train.ids.tolist()
+    assert "column 'boxes' is no factor" in caplog.text and "mask" not in caplog.text
     assert data.train.factors["pose"].shape == (32, 2)
     rows = data.train.ids  # nothing is left out, so that an image's number is its row
     torch.testing.assert_close(data.train.factors["angle"][:, 0], rows.float() / 7)
@@ -120,6 +125,12 @@ def test_unknown_labels_are_none(tmp_path, write, images):
     write(tmp_path / "set/test-0.parquet", images, label=pa.array([0, 1] * 20))
     data = load(config(tmp_path / "set"))  # without any in train there is nothing to ask of them
     assert data.train.labels is None and data.num_classes == 0
+
+
+def test_what_would_alter_a_known_factor_is_known(tmp_path, write, images):
+    columns = {"object": pa.array([i // 2 for i in range(40)]), "floor_hue": pa.array([i / 40 for i in range(40)])}
+    write(tmp_path / "set/train-0.parquet", images, **columns)
+    assert load(config(tmp_path / "set")).altered_by == {"hue": "floor_hue", "grayscale": "floor_hue"}
 
 
 @pytest.mark.parametrize("unlabelled", ["val", "test"])

@@ -29,3 +29,18 @@ def test_channels_come_first_and_in_their_order(side, mode, channels):
     image.save(file, "PNG")
     expected = np.asarray(image.convert("L" if channels == 1 else "RGB")).reshape(side, side, channels)
     assert np.array_equal(decode(file.getvalue(), None), expected.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bits_keep_their_range(form):
+    levels, file = np.linspace(0, 65535, 64 * 64).astype(np.uint16).reshape(64, 64), io.BytesIO()
+    Image.fromarray(levels).save(file, form)
+    assert np.array_equal(decode(file.getvalue(), None), (levels >> 8)[None])
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused(kind):
+    file = io.BytesIO()
+    Image.fromarray(np.ones((8, 8), kind)).save(file, "TIFF")
+    with pytest.raises(ValueError, match=r"mode [IF], whose range is not known"):
+        decode(file.getvalue(), None)

@@ -28,6 +28,12 @@ def test_knn_equals_sklearn(clusters):
     np.testing.assert_array_equal(ours, theirs.predict(x[1000:]))
 
 
+def test_knn_asks_for_classes_by_number_however_large():
+    labels = torch.tensor([2**40, 7, 7])
+    held = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
+    assert knn_predict(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), labels, held, 1).tolist() == [2**40, 7]
+
+
 def test_knn_takes_all_neighbours_where_there_are_fewer():
     assert knn_predict(torch.eye(2), torch.tensor([1, 1]), torch.eye(2)).tolist() == [1, 1]
 
