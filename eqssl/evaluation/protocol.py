@@ -100,14 +100,13 @@ def _encode(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> Vie
         indices = subset(split, count)
         # A factor that varies among training pairs alone is theirs to fit, so held-out pairs have its column too.
         pairs.append(encode_pairs(encoder, dataset, split, indices, pairs[0].targets if pairs else None))
-        if not dataset.paired:
-            few = len(indices) // BINARY_SHARE
+        if not dataset.paired and (few := len(indices) // BINARY_SHARE):
             clean = pairs[-1].first[:few]
             binary.append(encode_binary_pairs(encoder, dataset, split, indices[:few], clean))
     bank = None
     if config.level == "full" and pairs[0].targets:
         bank = encode_bank(encoder, dataset, split, list(pairs[0].targets))
-    return Views(*pairs, tuple(binary) or None, bank)
+    return Views(*pairs, tuple(binary) if len(binary) == 2 else None, bank)
 
 
 def _quick_probes(views: Views, shared: Moments | None) -> list[Prediction]:

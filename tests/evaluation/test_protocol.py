@@ -55,6 +55,12 @@ def test_what_is_in_the_feature_is_found_and_nothing_else(flat_images):
     assert figures["geodesic_deg"] == pytest.approx(22.5, abs=2)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_few_images_have_all_figures_but_those_of_a_quarter_of_them(flat_images, count):
+    figures = evaluate(Level(), flat_images, config=EvaluateConfig(images=count))
+    assert {"knn", "r2_mean"} <= figures.keys() and not any("auroc" in name for name in figures)
+
+
 def test_parts_are_figures_of_their_channels_alone(flat_images):
     figures = evaluate(Level(), flat_images)
     first = Level()
