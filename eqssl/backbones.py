@@ -81,7 +81,7 @@ class TimmBackbone(nn.Module):
             self.arguments[stride] = config.output_stride
         try:
             self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)
-        except (TypeError, AssertionError) as error:
+        except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
             raise ValueError(f"--encoder.name {config.name} cannot be made with {self.arguments}: {error}") from error
         self.prefix = getattr(self.model, "num_prefix_tokens", 0)
         # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
@@ -95,6 +95,8 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         with _masked(self.model, mask, mask_token):
             features = self.model.forward_features(images)
+        if not isinstance(features, Tensor):
+            return features  # several maps, which the encoder refuses
         if features.ndim == 4 and self.channels_last:
             features = features.permute(0, 3, 1, 2)
         return features[:, self.prefix :] if features.ndim == 3 else features
@@ -139,6 +141,7 @@ class TorchvisionBackbone(nn.Module):
         model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
         self.stem = _set_stem(config, model, channels, image_size)
         self.prefix = 1 if name.startswith("vit") else 0
+        self.channels_last = name.startswith("swin")
         node = next((n for n in ("encoder", "layer4", "features") if hasattr(model, n)), None)
         if node is None:
             raise ValueError(f"--encoder.name {config.name}: this model has no token map; take a ResNet, ViT, ConvNeXt")
@@ -148,6 +151,8 @@ class TorchvisionBackbone(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.model(images)["tokens"]
+        if self.channels_last:
+            features = features.permute(0, 3, 1, 2)
         return features[:, self.prefix :] if features.ndim == 3 else features
 
 
@@ -158,8 +163,8 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> nn.
         ValueError: for an unknown name, or an option that the backbone does not have.
     """
     if config.name == "resnet_tiny":
-        if config.pretrained or config.output_stride not in (None, 8):
-            raise ValueError("--encoder.name resnet_tiny has no published weights and output stride 8")
+        if config.pretrained or config.output_stride not in (None, 8) or config.stem == "small":
+            raise ValueError("--encoder.name resnet_tiny has no published weights, output stride 8 and one stem")
         return TinyResNet(channels)
     if config.name.startswith("torchvision/"):
         return TorchvisionBackbone(config, channels, image_size)
@@ -187,7 +192,7 @@ def _class_of(timm, name: str) -> object:
 
 def _set_stem(config: EncoderConfig, model: nn.Module, channels: int, image_size: int) -> str:
     """Give a ResNet the stem that was asked for and return its name."""
-    is_resnet = hasattr(model, "conv1") and hasattr(model, "maxpool")
+    is_resnet = all(hasattr(model, part) for part in ("conv1", "bn1", "maxpool"))
     if config.stem == "small" and not is_resnet:
         raise ValueError(f"--encoder.stem small is for ResNets; {config.name} has no such stem")
     if config.stem == "small" and config.pretrained:

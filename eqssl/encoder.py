@@ -57,6 +57,10 @@ class Encoder(nn.Module):
                 "take another --data.image-size"
             ) from error
         self.train(training)
+        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+            raise ValueError(
+                f"--encoder.name {self.config.name} gives no single map of tokens; take a ResNet, ViT, Swin"
+            )
         # What the map does not depend on (an unused head, say) would wait for a gradient that never comes.
         features.sum().backward()
         for parameter in self.backbone.parameters():
@@ -64,8 +68,10 @@ class Encoder(nn.Module):
             parameter.grad = None
         if features.ndim == 4:
             return (features.shape[2], features.shape[3]), features.shape[1]
-        side = round(features.shape[1] ** 0.5)
-        return (side, features.shape[1] // side), features.shape[2]
+        tokens, side = features.shape[1], round(features.shape[1] ** 0.5)
+        if side * (tokens // side) != tokens:
+            raise ValueError(f"--encoder.name {self.config.name} gives {tokens} tokens, no map of rows and columns")
+        return (side, tokens // side), features.shape[2]
 
     def standardise(self, images: Tensor) -> Tensor:
         """Return pixels of mean 0 and deviation 1 over the training images, or as published weights have them.

@@ -129,7 +129,7 @@ class Reconstruction(nn.Module):
         if tokens < MIN_TOKENS and config.tokens == "map":
             raise ValueError(
                 f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
-                "take --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
+                "take a ResNet's --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
         self.view, self.roles, self.vector = config.view, config.roles, config.tokens == "vector"
         self.images = TARGETS[self.view]

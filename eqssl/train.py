@@ -29,11 +29,11 @@ class TrainOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for options that cannot work."""
+    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for what fails on the way."""
     try:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl.train")
         return _run(options)
-    except (ValueError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
 

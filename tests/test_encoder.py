@@ -43,6 +43,7 @@ def test_normalisation_is_inside():
         ({"name": "swin_tiny_patch4_window7_224"}, 224, (7, 7), 768, "standard"),
         ({"name": "torchvision/resnet18"}, 64, (8, 8), 512, "small"),
         ({"name": "torchvision/vit_b_16"}, 64, (4, 4), 768, "standard"),
+        ({"name": "torchvision/swin_t"}, 64, (2, 2), 768, "standard"),
     ],
 )
 def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
@@ -59,6 +60,10 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
         ({"name": "vit_tiny_patch16_224", "stem": "small"}, "--encoder.stem small is for ResNets"),
         ({"name": "swin_tiny_patch4_window7_224"}, "does not take images of 64 px"),
         ({"pretrained": True}, "resnet_tiny has no published weights"),
+        ({"stem": "small"}, "resnet_tiny has no published weights, output stride 8 and one stem"),
+        ({"name": "convnext_atto_rms", "pretrained": True}, "cannot be made with .*: No pretrained weights"),
+        ({"name": "torchvision/shufflenet_v2_x0_5"}, "this model has no token map"),
+        ({"name": "crossvit_tiny_240"}, "crossvit_tiny_240 gives no single map of tokens"),
     ],
 )
 def test_what_cannot_be_had_is_refused(options, message):
