@@ -34,8 +34,19 @@ def hypervolume_curve(summary: dict[str, Any]) -> tuple[list[int], list[float]]:
     reference = [
         sign * floor[f]["estimate"] if f in floor else low for (f, sign), low in zip(signs.items(), worst, strict=True)
     ]
-    volumes = [hypervolume(points[: i + 1], reference) for i in range(len(points))]
-    return np.cumsum([t["epochs"] for t in trials]).tolist(), volumes
+    return np.cumsum([t["epochs"] for t in trials]).tolist(), _volumes(points, np.asarray(reference))
+
+
+def _volumes(points: np.ndarray, reference: np.ndarray) -> list[float]:
+    """Return the hypervolume after every point (N, M): of those on the front alone, which with many figures are few."""
+    front, volumes = points[:0], [0.0]
+    for point in points:
+        if (front >= point).all(1).any():
+            volumes.append(volumes[-1])
+        else:
+            front = np.vstack([front[~(point >= front).all(1)], point])
+            volumes.append(hypervolume(front, reference))
+    return volumes[1:]
 
 
 def progress_figure(summary: dict[str, Any]) -> "Figure":

@@ -1,8 +1,10 @@
 """Hypervolume against epochs, by hand."""
 
+import numpy as np
 import pytest
 
 from eqssl.report.progress import hypervolume_curve
+from eqssl.study.ranking import hypervolume
 
 
 def trial(number, knn, error, status="COMPLETE", epochs=9):
@@ -31,3 +33,16 @@ def test_only_complete_trials_add_volume_and_all_add_epochs():
     assert [round(v, 9) for v in volumes] == [first, both, both, both, both]
     summary["configurations"] = []
     assert hypervolume_curve(summary)[1][0] == pytest.approx(0.15 * 10)  # beyond the worst of both
+
+
+def test_the_volume_of_the_front_is_that_of_all():
+    names = ("knn", "r2_mean", "equivariance")
+    values = np.random.default_rng(0).integers(0, 6, (40, 3)) / 5  # with ties
+    trials = [
+        {"number": n, "seed": 0, "status": "COMPLETE", "epochs": 1, "metrics": dict(zip(names, row, strict=True))}
+        for n, row in enumerate(values.tolist())
+    ]
+    floor = {"name": "constant", "metrics": {name: {"estimate": 0.1} for name in names}}
+    summary = {"objectives": dict.fromkeys(names, "maximize"), "trials": trials, "configurations": [floor]}
+    expected = [hypervolume(values[: n + 1], [0.1] * 3) for n in range(40)]
+    assert hypervolume_curve(summary)[1] == pytest.approx(expected)
