@@ -54,6 +54,8 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment)
+        if found and found.lifecycle_stage != "active":
+            raise ValueError(f"its experiment {experiment} was deleted: restore it, or `mlflow gc` it for good")
         return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
     except Exception as error:  # whatever the store's library raises
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
@@ -144,7 +146,7 @@ class StudyTracker(Listener):
             self._put(partial(self._end_trial, by_id[record.trial_id], record))
 
     def trial_started(self, trial: Trial) -> None:
-        self._put(partial(self._run_of, trial))
+        self._put(partial(self._start_trial, trial))
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         self._put(partial(self._log_epoch, trial, dict(metrics), time.time_ns() // 1_000_000))
@@ -241,6 +243,11 @@ class StudyTracker(Listener):
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
 
+    def _start_trial(self, trial: Trial) -> None:
+        run_id = self._run_of(trial)
+        if self._client.get_run(run_id).info.status != "RUNNING":  # it had failed, and is tried again
+            self._client.update_run(run_id, status="RUNNING")
+
     def _params(self, trial: Trial) -> dict[str, Any]:
         """Return the varied options that the trial has a value of: for one `None`, MLflow takes numbers for words."""
         if trial.configuration.overrides is None:  # no encoder, so that the base's values would not be true of it
@@ -262,13 +269,13 @@ class StudyTracker(Listener):
             return
         final = {f"final/{name}": value for name, value in record.metrics.items()}
         final |= {"final/wall_s": record.wall_s, "final/overhead_s": record.overhead_s}
-        if not final.keys() & run.data.metrics.keys():  # logged before a kill, or only the answer was lost
+        if not final.keys() <= run.data.metrics.keys():  # else logged before a kill, or only the answer was lost
             _log_metrics(self._client, run_id, final, record.epochs, time.time_ns() // 1_000_000)
         if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
             grid = image_grid(np.load(io.BytesIO(images)))
             self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
-        if record.error:
-            self._client.set_tag(run_id, "error", record.error[:5000])
+        if record.error or "error" in run.data.tags:
+            self._client.set_tag(run_id, "error", (record.error or "")[:5000])
         # MLflow has no word for what was stopped early. The tag comes last, so that all else is there where it is.
         self._client.set_tag(run_id, OUTCOME, record.status)
         self._client.set_terminated(run_id, FINAL_STATUS[record.status])

@@ -118,6 +118,30 @@ def test_a_run_that_has_its_outcome_is_left_as_it_is_on_resume(uri, tmp_path, st
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
 
+def test_a_trial_that_had_failed_and_is_tried_again_has_its_new_outcome(uri, tmp_path):
+    failed = dataclasses.replace(RECORD, status="FAILED", metrics={}, epochs=0, error="CUDA error (3 attempts)")
+    tracker = start(uri, "given up", tmp_path)
+    tracker.trial_started(TRIAL)
+    tracker.trial_ended(TRIAL, failed)
+    tracker.close("FINISHED", [])
+    assert runs(uri, "given up")[TRIAL.id].info.status == "FAILED"
+
+    resumed = start(uri, "given up", tmp_path)
+    train_epochs(resumed, 1, 3)
+    resumed.trial_ended(TRIAL, RECORD)
+    resumed.close("FINISHED", [])
+    run = runs(uri, "given up")[TRIAL.id]
+    assert run.info.status == "FINISHED" and run.data.tags["error"] == "" and resumed.dropped == 0
+    assert run.data.metrics["final/knn"] == 0.75 and steps(uri, run) == [1, 2, 3]
+
+
+def test_an_experiment_that_was_deleted_is_refused(uri):
+    client = MlflowClient(uri)
+    client.delete_experiment(client.create_experiment("deleted"))
+    with pytest.raises(ValueError, match=r"--tracking-uri is .*: its experiment deleted was deleted: restore it"):
+        connect(uri, "deleted")
+
+
 def test_a_run_that_was_closed_before_its_outcome_was_logged_gets_it_on_resume(uri, tmp_path):
     record = dataclasses.replace(RECORD, status="STOPPED")
     killed = start(uri, "cut off", tmp_path)

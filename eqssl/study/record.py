@@ -25,6 +25,9 @@ from eqssl.study.space import Configuration, Trial
 
 WARM_START = "warm_start.json"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
+GIVEN_UP = (
+    " attempts)"  # the end of the error of a trial that might have gone on elsewhere, such as on a node that works
+)
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
 
@@ -79,6 +82,7 @@ class Record(Listener):
 
     def __init__(self, folder: Path, study_id: str, identity: dict[str, Any]):
         self.folder, self.study_id, self.identity = folder, study_id, identity
+        self._again: set[str] = set()  # trials that are tried again
 
     @classmethod
     def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "Record":
@@ -103,7 +107,7 @@ class Record(Listener):
         return cls(folder, uuid.uuid4().hex, identity)
 
     def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
-        """Make the folder, unless it is there.
+        """Make the folder, unless it is there. Trials that an earlier command gave up are no longer on record.
 
         Args:
             data: digest of the images.
@@ -121,6 +125,7 @@ class Record(Listener):
         try:
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
+            self._again = {r.trial_id for r in self.records().values() if r.error and r.error.endswith(GIVEN_UP)}
             known = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
             write_json(path, known)
         except OSError as error:
@@ -163,6 +168,7 @@ class Record(Listener):
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         """Note how the trial ended; its checkpoint is kept only where it shows what came before a failure."""
         write_json(self.trial_folder(trial) / "result.json", asdict(record))
+        self._again.discard(trial.id)
         if record.status != "FAILED":
             remove(self.trial_folder(trial) / "checkpoint")
 
@@ -176,9 +182,9 @@ class Record(Listener):
         return sorted(trials, key=lambda t: (-1 if t.configuration.number is None else t.configuration.number, t.seed))
 
     def records(self) -> dict[str, TrialRecord]:
-        """Return trial id -> record of every finished trial."""
+        """Return trial id -> record of every finished trial, but those that are tried again."""
         found = (TrialRecord(**json.loads(text)) for text in read_all(find(self.folder, "trials/*/result.json")))
-        return {record.trial_id: record for record in found}
+        return {record.trial_id: record for record in found if record.trial_id not in self._again}
 
 
 def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *, resume: bool) -> None:

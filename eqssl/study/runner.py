@@ -1,5 +1,6 @@
 """All trials of a study as one Tune run whose processes are kept from one trial to the next."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -25,6 +26,8 @@ from eqssl.study.record import TrialRecord, collapsed_parts, finite
 from eqssl.study.space import Trial
 from eqssl.study.suggestions import Suggestions
 from eqssl.study.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
+
+logger = logging.getLogger(__name__)
 
 
 def trial_spec(
@@ -146,7 +149,12 @@ class _Events(_Unsaved, tune.Callback):
         self._last.pop(tune_trial.trial_id, None)
         record = self._record(tune_trial, final, stopped)
         for listener in self._listeners:
-            listener.trial_ended(self._searcher.trials[tune_trial.trial_id], record)
+            try:
+                listener.trial_ended(self._searcher.trials[tune_trial.trial_id], record)
+            except OSError:  # as of a terminal's log on a full disk; Tune would train the trial once more for it
+                if listener is self._listeners[0]:  # the record: without it the trial has not ended
+                    raise
+                logger.exception("the end of trial %s is not told to all", record.trial_id)
 
     def _record(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool) -> TrialRecord:
         held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())

@@ -17,7 +17,7 @@ from eqssl.config import DataConfig, RunConfig, from_dict
 from eqssl.files import as_path, modified_s, read, write_atomically
 from eqssl.study.environment import go_to
 from eqssl.study.plugins import Plugins, register
-from eqssl.study.record import finite, write_json
+from eqssl.study.record import GIVEN_UP, finite, write_json
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -190,7 +190,7 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 
 
 def _given_up(context: TrialContext) -> dict[str, Any]:
-    return {"error": f"{last_error(context.folder)} ({ATTEMPTS} attempts)", **context.seconds()}
+    return {"error": f"{last_error(context.folder)} ({ATTEMPTS}{GIVEN_UP}", **context.seconds()}
 
 
 def last_error(folder: Path) -> str:

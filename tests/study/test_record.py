@@ -45,6 +45,21 @@ def test_a_failed_trial_keeps_its_last_good_checkpoint(tmp_path):
     assert (record.trial_folder(TRIAL) / "checkpoint").exists()
 
 
+def test_what_was_given_up_is_tried_again_on_resume_and_what_cannot_work_is_not(tmp_path):
+    trials = [TRIAL, Trial(Configuration.suggested({"recon.weight": 1.0}, 1), 1)]
+    errors = ["RuntimeError: CUDA error (3 attempts)", "ValueError: no such weight"]
+    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    record.create("data")
+    for trial, error in zip(trials, errors, strict=True):
+        record.trial_ended(trial, finished(trial, status="FAILED", error=error))
+    assert record.records().keys() == {trial.id for trial in trials}  # by the same command it is not
+    again = Record.open(tmp_path / "toy", IDENTITY, resume=True)
+    again.create("data")
+    assert again.records().keys() == {trials[1].id}
+    again.trial_ended(TRIAL, finished(TRIAL))
+    assert again.records()[TRIAL.id].status == "COMPLETE"
+
+
 def test_features_on_a_line_have_collapsed():
     assert collapsed_parts({"rank": 30.0, "inv/rank": 1.2, "equi/rank": 0.0}) == ["inv", "equi"]
     assert collapsed_parts({"rank": 2.0, "spread": 0.5}) == collapsed_parts({}) == []
