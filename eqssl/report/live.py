@@ -84,7 +84,7 @@ def _study(known: dict[str, Any]) -> Study:
         controls=about["controls"],
         objectives=identity["objectives"],
         seeds=identity["seeds"],
-    ).for_data(labelled=about["data"]["num_classes"] > 0)
+    ).for_data(labelled=about["data"]["num_classes"] > 0, known=about["data"].get("known", True))
 
 
 def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:

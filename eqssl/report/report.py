@@ -10,7 +10,7 @@ import numpy as np
 from eqssl.files import read, write_atomically
 from eqssl.report import page, render
 from eqssl.report.figures import Picture, png, reconstruction_figure
-from eqssl.report.fronts import front_figure
+from eqssl.report.fronts import competing, front_figure
 from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.importance import Importances, importance_figure, study_importances
 from eqssl.report.progress import progress_figure
@@ -80,7 +80,7 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
     pictures = []
     searched = [c for c in in_order(summary["configurations"]) if c["number"] is not None and c["seeds"]]
     space, objectives = summary["space"], list(summary["objectives"])
-    if len(objectives) > 1 and searched:
+    if len(objectives) > 1 and searched and competing(summary):
         pictures.append(Picture("front", "Front", FRONT, front_figure(summary)))
         pictures.append(Picture("progress", "What was found for what was trained", PROGRESS, progress_figure(summary)))
     if len(space) == 1 and len(searched) > 1 and "low" in next(iter(space.values())):

@@ -125,7 +125,7 @@ class _Run:
                 about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
                 shown = {"question": self.study.question, "controls": dict(self.study.controls)}
                 self.record.create(data["digest"], about | shown, self.warm_points)
-                self.study = self.study.for_data(labelled=data["num_classes"] > 0)
+                self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
                 unfinished = self._run_trials(room)
             return self._finish(about, room, signals, unfinished)
 

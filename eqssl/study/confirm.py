@@ -4,9 +4,11 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import replace
+from eqssl.files import as_path, read
 from eqssl.study.command import run_study
 from eqssl.study.definition import CONTROLS, Study
 from eqssl.study.options import StudyOptions
+from eqssl.study.preflight import check_output
 
 FRESH = 1000  # added to the seed, so that no seed of the search comes again
 BESIDE = ("constant", "pixels", "random", *CONTROLS)
@@ -26,9 +28,14 @@ def run_confirmed(study: Study, options: StudyOptions, **shown: Any) -> dict[str
         study, options: as of `run_study`.
         shown: what `run_study` takes beside.
     """
+    if options.confirm and not options.resume:  # after the search it would be too late
+        check_output(options.output)
+        last = as_path(options.output) / f"{study.name}_test"
+        if read(last / "study.json"):
+            raise ValueError(f"--output: {last} holds a study; continue it with --resume or take another --output")
     summary = run_study(study, options, **shown)
     if options.confirm and summary["chosen"]:
-        confirm(study, options, summary["chosen"], **shown)
+        confirm(study, change(options, yes=True), summary["chosen"], **shown)  # nobody may be there to be asked again
     return summary
 
 

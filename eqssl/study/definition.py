@@ -20,10 +20,12 @@ REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
 }
 CONTROLS = ("base", "split-0")
 NEED_LABELS = ("knn", "linear")  # accuracies
+NEED_FACTORS = ("r2_mean",)
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "recon-only")  # beside the methods, not among them
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
+LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that heed what was found
 Stopping = Literal["none", "halving"]
 
 
@@ -75,13 +77,18 @@ class Study:
         }
     )
 
-    def for_data(self, *, labelled: bool) -> "Study":
-        """Return the study without the objectives and the row that need labels, where the data have none."""
-        if labelled:
-            return self
-        objectives = {name: way for name, way in self.objectives.items() if name not in NEED_LABELS}
-        rows = {name: overrides for name, overrides in self.rows.items() if name != "supervised"}
-        return dataclasses.replace(self, objectives=objectives or {"r2_mean": "maximize"}, rows=rows)
+    def for_data(self, *, labelled: bool, known: bool = True) -> "Study":
+        """Return the study without the objectives and the row that need what the data do not have.
+
+        Args:
+            labelled: whether there are labels.
+            known: whether anything is known to lie between two views.
+        """
+        lacking = (() if labelled else NEED_LABELS) + (() if known else NEED_FACTORS)
+        objectives = {name: way for name, way in self.objectives.items() if name not in lacking}
+        instead = {"r2_mean" if known else "knn": "maximize"}
+        rows = {name: overrides for name, overrides in self.rows.items() if labelled or name != "supervised"}
+        return dataclasses.replace(self, objectives=objectives or instead, rows=rows)
 
     def reference_configurations(self) -> list[Configuration]:
         """Return the rows that every table has."""

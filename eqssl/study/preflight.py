@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eqssl.config import EvaluateConfig, RunConfig, from_dict
 from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
-from eqssl.study.definition import NEED_LABELS, Stopping, Study
+from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Stopping, Study
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.nodes import read_config
 from eqssl.study.options import StudyOptions
@@ -51,6 +51,8 @@ def check_options(study: Study, options: StudyOptions) -> None:
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
     if options.warm_start:
+        if options.sampler not in LEARNING:
+            raise ValueError(f"--sampler is {options.sampler}; allowed with --warm-start: {', '.join(LEARNING)}")
         earlier = as_path(options.warm_start, "--warm-start")
         check_storage(earlier, "--warm-start", write=False)
         if not read(earlier / "summary.json"):
@@ -122,6 +124,7 @@ def try_run(
     import torch
 
     from eqssl.data import load
+    from eqssl.data.pairs import is_known
     from eqssl.evaluation.transforms import digest
     from eqssl.model import Model
     from eqssl.training import check_fits
@@ -145,7 +148,7 @@ def try_run(
         return {"error": str(error)}
     finally:
         logging.getLogger("eqssl").removeHandler(warnings)
-    about = {name: getattr(data, name) for name in DESCRIPTION}
+    about = {name: getattr(data, name) for name in DESCRIPTION} | {"known": is_known(data)}
     about["transforms"] = digest()  # of the evaluation
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
     return about | {"strengths": strengths, "warnings": warnings.texts, "timing": timing}
@@ -153,8 +156,16 @@ def try_run(
 
 def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", stopping: Stopping) -> None:
     """Refuse a figure that the evaluation does not give on these data, at this level."""
-    if data.num_classes == 0:  # then those that need labels are left out
-        objectives = set(objectives) - set(NEED_LABELS)
+    from eqssl.data.pairs import KNOWN, is_known
+
+    labelled, known = data.num_classes > 0, is_known(data)
+    if not (labelled or known):
+        raise ValueError(
+            f"--data.source {data.name} has neither labels nor a factor between the views of an object "
+            f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
+        )
+    # What the data lack is left out.
+    objectives = set(objectives) - set(() if labelled else NEED_LABELS) - set(() if known else NEED_FACTORS)
     figures = {f.removeprefix("inv/").removeprefix("equi/") for f in objectives if not f.startswith("recon")}
     if figures <= {"knn", "r2_mean"}:
         return

@@ -8,6 +8,7 @@ from dataclasses import replace as change
 import pytest
 
 from eqssl.config import replace, to_dict
+from eqssl.data import SOURCES, solids
 from eqssl.study import Study, StudyOptions, log_uniform
 from eqssl.study.lease import Lease
 from eqssl.study.plugins import registered
@@ -74,3 +75,24 @@ def test_a_search_does_not_choose_on_test(base, tmp_path):
     with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --confirm"):
         check_options(study, on_test)
     check_options(change(study, space={}), on_test)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
+    lease, base, tmp_path, monkeypatch, labelled
+):
+    def plain(config):
+        data = solids.load(config)
+        splits = {name: getattr(data, name) for name in ("train", "val", "test")}
+        splits = {name: change(of, factors={}, labels=of.labels if labelled else None) for name, of in splits.items()}
+        return change(data, num_classes=data.num_classes if labelled else 0, **splits)
+
+    monkeypatch.setitem(SOURCES, "plain", plain)
+    run, there = to_dict(replace(base, {"data.source": "plain"})), (str(tmp_path / "study"), lease.holder.token)
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("knn", "r2_mean"), registered())
+    if labelled:
+        assert "error" not in found and not found["known"]
+        study = Study(name="toy", question="?", space={}).for_data(labelled=True, known=found["known"])
+        assert study.objectives == {"knn": "maximize"}
+    else:
+        assert found["error"].startswith("--data.source solids has neither labels nor a factor between the views of an")

@@ -155,8 +155,10 @@ def test_encoder_evaluation_and_report_are_read_from_the_bucket(studies, monkeyp
 
 def test_a_search_learns_from_the_bucket(studies, tmp_path):
     _, _, _, study, options = studies
-    options = dataclasses.replace(options, output=str(tmp_path), warm_start=f"{BUCKET}/toy")
+    options = dataclasses.replace(options, output=str(tmp_path), warm_start=f"{BUCKET}/toy", sampler="tpe")
     check_options(study, options)
+    with pytest.raises(ValueError, match="--sampler is grid; allowed with --warm-start: tpe, gp, nsga2, nsga3"):
+        check_options(study, dataclasses.replace(options, sampler="grid"))
     points = Record.open(tmp_path / "toy", {}, resume=False).warm_points(options.warm_start, study.objectives)
     assert [params for params, _ in points] == [{"recon.weight": 1.0}, {"recon.weight": 2.0}]
     with pytest.raises(ValueError, match=r"--warm-start is 's3://studies/none'"):
