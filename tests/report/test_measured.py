@@ -14,6 +14,7 @@ from eqssl.study.tuning import best_row, usable
 
 ROOT = Path(__file__).parents[2]
 STORED = {
+    "On Fashion-MNIST": "baselines_fashion_mnist",
     "On a vision transformer": "baselines_vit",
     "On rendered solids": "baselines_solids",
 }
