@@ -63,7 +63,6 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
     Raises:
         ValueError: naming the option, its value and what is allowed.
     """
-    preflight.check_options(change(study, space={}), options)
     default = default_options(study)
     for name in OF_A_SEARCH:
         value, allowed = getattr(options, name), getattr(default, name)
@@ -75,6 +74,7 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
         value, allowed = get(options.run, name), get(study.base, name)
         if value != allowed:
             raise ValueError(f"--{name} is {value}; allowed in {study.name}, which sets it: {allowed}")
+    preflight.check_options(change(study, space={}), options)
 
 
 def tune(
