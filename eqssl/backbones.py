@@ -95,11 +95,16 @@ class TimmBackbone(nn.Module):
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         with _masked(self.model, mask, mask_token):
             features = self.model.forward_features(images)
-        if not isinstance(features, Tensor):
-            return features  # several maps, which the encoder refuses
-        if features.ndim == 4 and self.channels_last:
-            features = features.permute(0, 3, 1, 2)
-        return features[:, self.prefix :] if features.ndim == 3 else features
+        return _channels_first(features, self.channels_last, self.prefix)
+
+
+def _channels_first(features: Tensor, channels_last: bool, prefix: int) -> Tensor:
+    """Return a map (B, D, H, W), or tokens without those that show no patch; the encoder refuses what is neither."""
+    if not isinstance(features, Tensor):
+        return features
+    if features.ndim == 4 and channels_last:
+        features = features.permute(0, 3, 1, 2)
+    return features[:, prefix:] if features.ndim == 3 else features
 
 
 @contextlib.contextmanager
@@ -150,10 +155,7 @@ class TorchvisionBackbone(nn.Module):
         self.model = models.feature_extraction.create_feature_extractor(model, {node: "tokens"})
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.model(images)["tokens"]
-        if self.channels_last:
-            features = features.permute(0, 3, 1, 2)
-        return features[:, self.prefix :] if features.ndim == 3 else features
+        return _channels_first(self.model(images)["tokens"], self.channels_last, self.prefix)
 
 
 def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> nn.Module:

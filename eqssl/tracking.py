@@ -146,7 +146,7 @@ class StudyTracker(Listener):
             self._put(partial(self._end_trial, by_id[record.trial_id], record))
 
     def trial_started(self, trial: Trial) -> None:
-        self._put(partial(self._start_trial, trial))
+        self._put(partial(self._run_of, trial, starts=True))
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         self._put(partial(self._log_epoch, trial, dict(metrics), time.time_ns() // 1_000_000))
@@ -219,8 +219,8 @@ class StudyTracker(Listener):
         _log_params(self._client, run.info.run_id, identity(self._base))
         self._parent = run.info.run_id
 
-    def _run_of(self, trial: Trial) -> str:
-        """Return the trial's run, found or made."""
+    def _run_of(self, trial: Trial, starts: bool = False) -> str:
+        """Return the trial's run, found or made; one that had failed runs again where its trial starts."""
         if trial.id in self._runs:
             return self._runs[trial.id][0]
         run = self._find(study_id=self._study_id, trial_id=trial.id)
@@ -232,7 +232,7 @@ class StudyTracker(Listener):
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
             last_step = max((metric.step for metric in history), default=-1)
-            if not _has_ended(run):
+            if starts or not _has_ended(run):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial) | {"seed": trial.seed})
         # What waited for the server when a study was killed.
@@ -242,11 +242,6 @@ class StudyTracker(Listener):
                 _log_metrics(self._client, run.info.run_id, metrics, last_step, time_ms)
         self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
-
-    def _start_trial(self, trial: Trial) -> None:
-        run_id = self._run_of(trial)
-        if self._client.get_run(run_id).info.status != "RUNNING":  # it had failed, and is tried again
-            self._client.update_run(run_id, status="RUNNING")
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         """Return the varied options that the trial has a value of: for one `None`, MLflow takes numbers for words."""

@@ -42,13 +42,16 @@ def methods_of(study: Study, options: StudyOptions) -> list[str]:
     from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
     from eqssl.methods import find_method
 
-    possible = [m for m in asked if find_method(m).draw_masks is None or masks_patches(encoder)]
-    if asked is given and (wrong := [m for m in given if m not in possible]):
+    plain = [m for m in ALL if find_method(m).draw_masks is None]
+    hiding = [m for m in asked if m not in plain]
+    if not hiding or masks_patches(encoder):
+        return list(asked)
+    if asked is given:
         raise ValueError(
-            f"--method.name has {wrong[0]}, which hides patches; allowed with --encoder.name {encoder.name}, which has "
-            f"none to hide: {', '.join(m for m in ALL if find_method(m).draw_masks is None)}"
+            f"--method.name has {hiding[0]}, which hides patches; allowed with --encoder.name {encoder.name}, which "
+            f"has none to hide: {', '.join(plain)}"
         )
-    return possible
+    return plain
 
 
 def entrants(paired: bool) -> dict[str, Entrant]:

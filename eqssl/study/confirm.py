@@ -9,6 +9,7 @@ from eqssl.study.command import run_study
 from eqssl.study.definition import CONTROLS, Study
 from eqssl.study.options import StudyOptions
 from eqssl.study.preflight import check_output
+from eqssl.study.record import check_same
 
 FRESH = 1000  # added to the seed, so that no seed of the search comes again
 BESIDE = ("constant", "pixels", "random", *CONTROLS)
@@ -32,7 +33,7 @@ def run_confirmed(study: Study, options: StudyOptions, **shown: Any) -> dict[str
         check_output(options.output)
         last = as_path(options.output) / f"{study.name}_test"
         if read(last / "study.json"):
-            raise ValueError(f"--output: {last} holds a study; continue it with --resume or take another --output")
+            check_same(last, {}, {}, resume=False)
     summary = run_study(study, options, **shown)
     if options.confirm and summary["chosen"]:
         confirm(study, change(options, yes=True), summary["chosen"], **shown)  # nobody may be there to be asked again

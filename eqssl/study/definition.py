@@ -29,6 +29,11 @@ LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that heed what was found
 Stopping = Literal["none", "halving"]
 
 
+def lacking(*, labelled: bool, known: bool) -> tuple[str, ...]:
+    """Return the figures that data without labels, or without anything known between two views, do not give."""
+    return (() if labelled else NEED_LABELS) + (() if known else NEED_FACTORS)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One question.
@@ -84,8 +89,8 @@ class Study:
             labelled: whether there are labels.
             known: whether anything is known to lie between two views.
         """
-        lacking = (() if labelled else NEED_LABELS) + (() if known else NEED_FACTORS)
-        objectives = {name: way for name, way in self.objectives.items() if name not in lacking}
+        absent = lacking(labelled=labelled, known=known)
+        objectives = {name: way for name, way in self.objectives.items() if name not in absent}
         instead = {"r2_mean" if known else "knn": "maximize"}
         rows = {name: overrides for name, overrides in self.rows.items() if labelled or name != "supervised"}
         return dataclasses.replace(self, objectives=objectives or instead, rows=rows)

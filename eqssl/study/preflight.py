@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eqssl.config import EvaluateConfig, RunConfig, from_dict
 from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
-from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Stopping, Study
+from eqssl.study.definition import LEARNING, Stopping, Study, lacking
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.nodes import read_config
 from eqssl.study.options import StudyOptions
@@ -164,8 +164,7 @@ def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data:
             f"--data.source {data.name} has neither labels nor a factor between the views of an object "
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
-    # What the data lack is left out.
-    objectives = set(objectives) - set(() if labelled else NEED_LABELS) - set(() if known else NEED_FACTORS)
+    objectives = set(objectives) - set(lacking(labelled=labelled, known=known))  # the study leaves them out, too
     figures = {f.removeprefix("inv/").removeprefix("equi/") for f in objectives if not f.startswith("recon")}
     if figures <= {"knn", "r2_mean"}:
         return

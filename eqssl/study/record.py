@@ -25,9 +25,8 @@ from eqssl.study.space import Configuration, Trial
 
 WARM_START = "warm_start.json"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
-GIVEN_UP = (
-    " attempts)"  # the end of the error of a trial that might have gone on elsewhere, such as on a node that works
-)
+# The end of the error of a trial that might have gone on elsewhere, such as on a node that works.
+GIVEN_UP = " attempts)"
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
 

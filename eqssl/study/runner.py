@@ -148,12 +148,13 @@ class _Events(_Unsaved, tune.Callback):
     def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
         self._last.pop(tune_trial.trial_id, None)
         record = self._record(tune_trial, final, stopped)
-        for listener in self._listeners:
+        trial = self._searcher.trials[tune_trial.trial_id]
+        first, *others = self._listeners
+        first.trial_ended(trial, record)  # it is on record, and without that it has not ended
+        for listener in others:
             try:
-                listener.trial_ended(self._searcher.trials[tune_trial.trial_id], record)
+                listener.trial_ended(trial, record)
             except OSError:  # as of a terminal's log on a full disk; Tune would train the trial once more for it
-                if listener is self._listeners[0]:  # the record: without it the trial has not ended
-                    raise
                 logger.exception("the end of trial %s is not told to all", record.trial_id)
 
     def _record(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool) -> TrialRecord:

@@ -112,9 +112,9 @@ class Table:
         """
         accuracy = next((figure for figure in self._objectives if figure in NEED_LABELS), NEED_LABELS[0])
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
-        asked = {figure: set(self.values(figure)[0]) for figure in figures.values()}
+        having_all = set.intersection(*(set(self.values(figure)[0]) for figure in figures.values()))
         evaluated, having_parts = (
-            [name for name in self.values(figure)[0] if all(name in having for having in asked.values())]
+            [name for name in self.values(figure)[0] if name in having_all]
             for figure in ("invariance", "inv/invariance")
         )
         every_control = {control for name in evaluated for control in self.controls(name)}

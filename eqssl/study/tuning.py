@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
@@ -121,12 +121,11 @@ def _choose(
     return Setting(rows[row], accuracy, accuracy >= floor if on else None)
 
 
-def _why(trials: Iterable[Mapping[str, Any]], rows: Iterable[str]) -> str:
-    ended = {trial["configuration"]: trial for trial in trials}
+def _why(trials: Iterable[Mapping[str, Any]], rows: Collection[str]) -> str:
     return "; ".join(
-        f"{row}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
-        for row in rows
-        for trial in (ended[row],)
+        f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
+        for trial in trials
+        if trial["configuration"] in rows
     )
 
 
