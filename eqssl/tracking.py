@@ -167,6 +167,8 @@ class StudyTracker(Listener):
         self._put(partial(self._close, status, files))
         self._put(None)
         self._worker.join(patience_s + 10)
+        if self._worker.is_alive():  # in a call that does not return
+            self.dropped += 1 + self._jobs.qsize()
 
     def _put(self, job: Callable[[], None] | None) -> None:
         try:

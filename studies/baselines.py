@@ -77,6 +77,7 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     rates = tuple(share * options.run.train.lr for share in RATES)
     alone_at = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", rates) for m in methods}
     alone, data = tune(change(study, name="baselines_alone"), options, alone_at, {}, **shown)
+    options = change(options, yes=True)  # asked once, before the first stage
     who = entrants(data["paired"])
     tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
     both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}

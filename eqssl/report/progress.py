@@ -1,5 +1,8 @@
 """What a search had found for what it had trained: hypervolume against epochs."""
 
+import math
+from bisect import bisect
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +24,7 @@ def hypervolume_curve(summary: dict[str, Any]) -> tuple[list[int], list[float]]:
         summary: what summary.json holds.
     """
     signs = {figure: 1 if way == "maximize" else -1 for figure, way in summary["objectives"].items()}
-    trials = sorted((t for t in summary["trials"] if t["number"] is not None), key=lambda t: (t["number"], t["seed"]))
+    trials = _in_order([t for t in summary["trials"] if t["number"] is not None], summary.get("stages", [math.inf]))
     values = [
         [sign * t["metrics"][f] for f, sign in signs.items()]
         if t["status"] == "COMPLETE" and signs.keys() <= t["metrics"].keys()
@@ -35,6 +38,16 @@ def hypervolume_curve(summary: dict[str, Any]) -> tuple[list[int], list[float]]:
         sign * floor[f]["estimate"] if f in floor else low for (f, sign), low in zip(signs.items(), worst, strict=True)
     ]
     return np.cumsum([t["epochs"] for t in trials]).tolist(), _volumes(points, np.asarray(reference))
+
+
+def _in_order(trials: list[dict[str, Any]], stages: Sequence[float]) -> list[dict[str, Any]]:
+    """Return trials as they were suggested: in a race the seeds of one stage, of all configurations, before the next's.
+
+    Args:
+        trials: of the search.
+        stages: seeds of a configuration after each stage; one that was suggested again has further seeds.
+    """
+    return sorted(trials, key=lambda t: (bisect(stages, t["seed"] % stages[-1]), t["number"], t["seed"]))
 
 
 def _volumes(points: np.ndarray, reference: np.ndarray) -> list[float]:

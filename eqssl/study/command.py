@@ -93,6 +93,12 @@ class _Run:
         self.folder = as_path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
+        if (planned := self._suggestions()).left_out:
+            trials = trials_of(planned.design, self.stages)
+            console.print(
+                f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out; "
+                f"all of them take --trials {trials}"
+            )
         self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), self.folder)
@@ -123,6 +129,7 @@ class _Run:
                 data = self._try_in_worker(room)
                 self.tracker.ready()
                 about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
+                about["stages"] = self.stages
                 shown = {"question": self.study.question, "controls": dict(self.study.controls)}
                 self.record.create(data["digest"], about | shown, self.warm_points)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])

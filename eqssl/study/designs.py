@@ -1,6 +1,7 @@
 """Points of a space that are planned before the first result, and Optuna's samplers, which learn from results."""
 
 import itertools
+import math
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from eqssl.study.definition import Sampler
 from eqssl.study.space import Range, Space, chosen_by
 
 STARTS = 10  # random points before a sampler goes by results
+MOST = 100_000  # combinations of a grid
 SAMPLERS = {
     "random": lambda seed: RandomSampler(seed),
     "tpe": lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=STARTS, seed=seed),
@@ -22,7 +24,9 @@ SAMPLERS = {
 
 
 def planned(sampler: Sampler, space: Space, count: int, seed: int) -> list[dict[str, Any]] | None:
-    """Return the points of a design, at most `count` unless lists of values alone give more; None for a sampler.
+    """Return the points of a design, of which a study trains the first `count`; None for a sampler.
+
+    There are no more than `count` unless that is too few for all values of the lists and two of each range.
 
     Args:
         sampler: grid: all combinations, ranges cut evenly; one-at-a-time: each parameter over its values, the others
@@ -30,6 +34,9 @@ def planned(sampler: Sampler, space: Space, count: int, seed: int) -> list[dict[
         space: what is varied.
         count: configurations asked for.
         seed: of the order and of the sequence.
+
+    Raises:
+        ValueError: for a grid of too many combinations.
     """
     if sampler == "grid":
         points = _grid(space, count)
@@ -45,7 +52,10 @@ def planned(sampler: Sampler, space: Space, count: int, seed: int) -> list[dict[
 
 def _grid(space: Space, count: int) -> list[dict[str, Any]]:
     ranges = sum(isinstance(values, Range) for values in space.values())
-    steps = max(1, int(count ** (1 / max(ranges, 1)) + 1e-9))
+    lists = math.prod(len(values.grid(1)) for values in space.values())
+    steps = max(2, int((count / lists) ** (1 / max(ranges, 1)) + 1e-9))
+    if (total := lists * steps**ranges) > MOST:
+        raise ValueError(f"--sampler is grid, of which this space has {total:,} configurations; allowed: {MOST:,}")
     combinations = itertools.product(*(values.grid(steps) for values in space.values()))
     existing = (_existing(space, dict(zip(space, values, strict=True))) for values in combinations)
     return list({repr(point): point for point in existing}.values())

@@ -133,6 +133,8 @@ class Record(Listener):
     def warm_points(self, earlier: str | None, objectives: Iterable[str]) -> list[Point]:
         """Return options and objectives of an earlier study's configurations, the same after every resume.
 
+        As in that study itself, one of which a trial failed, was stopped early or collapsed has none.
+
         Args:
             earlier: its folder or a URI of it, only read the first time; None: nothing.
             objectives: figures of which a configuration must have one.
@@ -145,10 +147,11 @@ class Record(Listener):
         if text := read(self.folder / WARM_START):
             return [(params, values) for params, values in json.loads(text)]
         summary = json.loads((as_path(earlier, "--warm-start") / "summary.json").read_text())
+        unsound = {t["configuration"] for t in summary["trials"] if t["status"] != "COMPLETE" or t["collapsed"]}
         points = [
             (c["params"], {f: c["metrics"][f]["estimate"] for f in objectives if f in c["metrics"]})
             for c in summary["configurations"]
-            if c["number"] is not None
+            if c["number"] is not None and c["name"] not in unsound
         ]
         points = [(params, values) for params, values in points if values]
         if not points:

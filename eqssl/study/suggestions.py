@@ -38,8 +38,11 @@ class Suggestions(Listener):
         self._left = count if len(self._stages) > 1 else trials
         count = -(-self._left // self._stages[0])
         self.search = Search(study.space, study.objectives, sampler=sampler, seed=seed, count=count)
-        if self.search.points is not None:
-            self._left = min(self._left, self._stages[0] * len(self.search.points))
+        self.design, self.left_out = 0, 0  # configurations of the design, and for how many no trials are left
+        if study.space and self.search.points is not None:
+            self.design = len(self.search.points)
+            self.left_out = max(0, self.design - count)
+            self._left = min(self._left, self._stages[0] * self.design)
         rows = study.reference_configurations()
         self._queue = deque(Trial(row, s) for row in rows for s in range(seeds if row.overrides is not None else 1))
         further = trials_of(count, self._stages) - count * self._stages[0]

@@ -35,6 +35,16 @@ def test_only_complete_trials_add_volume_and_all_add_epochs():
     assert hypervolume_curve(summary)[1][0] == pytest.approx(0.15 * 10)  # beyond the worst of both
 
 
+def test_a_race_is_followed_stage_by_stage():
+    seeds = {0: [0, 1, 2, 3, 4], 1: [0], 2: [5, 6, 7]}  # the last was suggested a second time
+    trials = [{**trial(n, 0.2, 0, epochs=10 * n + s), "seed": s} for n, of in seeds.items() for s in of]
+    summary = {"objectives": {"knn": "maximize"}, "trials": trials, "configurations": [], "stages": [1, 3, 5]}
+    epochs, _ = hypervolume_curve(summary)
+    assert np.diff([0, *epochs]).tolist() == [0, 10, 25, 1, 2, 26, 27, 3, 4]
+    epochs, _ = hypervolume_curve({**summary, "stages": [5]})
+    assert np.diff([0, *epochs]).tolist() == [0, 1, 2, 3, 4, 10, 25, 26, 27]
+
+
 def test_the_volume_of_the_front_is_that_of_all():
     names = ("knn", "r2_mean", "equivariance")
     values = np.random.default_rng(0).integers(0, 6, (40, 3)) / 5  # with ties

@@ -19,6 +19,19 @@ def test_grid_of_several_ranges_has_no_more_points_than_asked():
     assert {p["augment.crop"] for p in points} == {0.0, 0.5, 1.0}
 
 
+def test_grid_of_lists_and_ranges_has_no_more_points_than_asked_and_both_ends_of_a_range():
+    space = {**SPACE, "recon.view": choice("first", "second", "clean")}
+    assert len(planned("grid", space, 30, 0)) == 27
+    points = planned("grid", space, 5, 0)
+    assert len(points) == 12 and {p["augment.crop"] for p in points} == {0.0, 1.0}
+
+
+def test_grid_of_too_many_combinations_is_refused():
+    space = {f"augment.{n}": uniform(0.0, 1.0) for n in range(17)}
+    with pytest.raises(ValueError, match="--sampler is grid, of which this space has 131,072 configurations; allowed"):
+        planned("grid", space, 5, 0)
+
+
 def test_grid_leaves_out_what_does_not_exist():
     points = planned("grid", CONDITIONAL, 1, 0)
     assert sorted(map(str, points)) == sorted(

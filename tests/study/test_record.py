@@ -66,6 +66,25 @@ def test_features_on_a_line_have_collapsed():
     assert collapsed_parts({"rank": 60.0, "spread": 1e-4}) == ["all"]  # noise around one point has full rank
 
 
+def test_a_warm_start_takes_configurations_of_which_all_trials_can_be_used(tmp_path):
+    ends = {
+        "whole": [{}, {}], "stopped": [{}, {"status": "STOPPED"}], "failed": [{"status": "FAILED"}, {}],
+        "collapsed": [{"collapsed": ["equi"]}, {}],
+    }  # fmt: skip
+    summary = {
+        "configurations": [
+            {"name": name, "number": number, "params": {"recon.view": name}, "metrics": {"knn": {"estimate": 0.5}}}
+            for name, number in {**{n: i for i, n in enumerate(ends)}, "base": None}.items()
+        ],
+        "trials": [
+            {"configuration": name, "status": "COMPLETE", "collapsed": [], **end} for name in ends for end in ends[name]
+        ],
+    }
+    write_json(tmp_path / "earlier" / "summary.json", summary)
+    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    assert record.warm_points(str(tmp_path / "earlier"), ["knn"]) == [({"recon.view": "whole"}, {"knn": 0.5})]
+
+
 def test_nothing_is_written_before_create(tmp_path):
     Record.open(tmp_path / "toy", IDENTITY, resume=False)
     assert list(tmp_path.iterdir()) == []

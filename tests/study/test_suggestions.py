@@ -47,6 +47,15 @@ def test_trials_count_all_seeds():
     assert len(drain(make(trials=5, seeds=2))) == 3 + 5
 
 
+def test_what_is_left_of_a_design_is_counted():
+    study = Study(name="toy", question="?", space={"recon.view": choice("first", "second", "clean")}, rows={})
+    cut = make(trials=4, seeds=2, study=study)
+    assert (cut.design, cut.left_out, len(drain(cut))) == (3, 1, 4)
+    for whole in (make(trials=8, seeds=2, study=study), make(trials=4, sampler="tpe", study=study)):
+        assert whole.left_out == 0
+    assert make(trials=4, seeds=4, study=Study(name="toy", question="?", space={}, rows={})).left_out == 0
+
+
 def test_nothing_varied_gives_a_replicate_study():
     study = Study(name="toy", question="?", space={}, rows={})
     trials = drain(make(trials=4, seeds=4, study=study))
