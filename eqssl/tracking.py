@@ -53,12 +53,23 @@ def connect(uri: str, experiment: str) -> tuple[Any, str]:
     try:
         _make_database(uri)
         client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment)
-        if found and found.lifecycle_stage != "active":
-            raise ValueError(f"its experiment {experiment} was deleted: restore it, or `mlflow gc` it for good")
-        return client, found.experiment_id if found else client.create_experiment(experiment, _artifacts(uri))
+        return client, _experiment(client, experiment, _artifacts(uri))
     except Exception as error:  # whatever the store's library raises
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
+
+
+def _experiment(client: Any, name: str, artifacts: str | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return client.create_experiment(name, artifacts)
+        except Exception:
+            found = client.get_experiment_by_name(name)
+            if found is None:  # else another process was first
+                raise
+    if found.lifecycle_stage != "active":
+        raise ValueError(f"its experiment {name} was deleted: restore it, or `mlflow gc` it for good")
+    return found.experiment_id
 
 
 def _make_database(uri: str) -> None:

@@ -1,6 +1,8 @@
 """Files on a disk and in a bucket of a real S3 server."""
 
 import logging
+import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from eqssl.files import (
     remove,
     write_atomically,
 )
+from eqssl.study.signals import Interrupted, StopSignals
 from tests.storage import free_port, s3_at, s3_server
 
 
@@ -100,6 +103,16 @@ def test_a_bucket_that_is_away_is_waited_for(s3, caplog):
     assert 2.5 < time.monotonic() - start < 20
     assert "the storage is away, to be tried again in 0.5 s" in caplog.text
     assert read(path) == b"after"
+
+
+def test_a_stop_while_a_bucket_is_away_is_none_of_its_errors(s3):
+    s3.away()
+    threading.Timer(1, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM"), StopSignals():
+            put(as_path("s3://studies/outage/d.txt"), "?")
+    finally:
+        s3.back()
 
 
 def test_the_time_of_a_file_is_waited_for_as_well(s3):

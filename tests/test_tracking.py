@@ -217,6 +217,19 @@ def test_two_studies_that_begin_at_once_share_a_new_database(tmp_path):
     assert found == [experiment for _, experiment in ids]
 
 
+def test_an_experiment_that_another_process_makes_meanwhile_is_taken(uri, monkeypatch):
+    client = MlflowClient(uri)
+    known = client.create_experiment("meanwhile")
+    look, asked = MlflowClient.get_experiment_by_name, []
+
+    def too_early(self, name):
+        asked.append(name)
+        return look(self, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    assert connect(uri, "meanwhile")[1] == known
+
+
 def test_a_single_run_is_logged_with_its_whole_configuration(uri):
     with track_run(uri, "single", RunConfig()) as log:
         log({"epoch": 1.0, "loss": 0.5})

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from eqssl.evaluation.statistics import on_front
 from eqssl.report.figures import COLOURS, style
 from eqssl.report.tables import COLUMNS
-from eqssl.study.definition import WITHOUT_ENCODER
+from eqssl.study.definition import REFERENCE_ROWS, WITHOUT_ENCODER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,12 +19,10 @@ UNLIKELY_TO_SURE = ("#cfcfcf", "#56B4E9", "#0072B2", "#002b4d")
 
 
 def competing(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the configurations with an encoder and all objectives, reference rows first."""
-    return [
-        c
-        for c in summary["configurations"]
-        if c["name"] not in WITHOUT_ENCODER and all(f in c["metrics"] for f in summary["objectives"])
-    ]
+    """Return the configurations with an encoder and all objectives that did not collapse, reference rows first."""
+    out = {*WITHOUT_ENCODER, *(t["configuration"] for t in summary["trials"] if t["collapsed"])}
+    rows = summary["configurations"]
+    return [c for c in rows if c["name"] not in out and all(f in c["metrics"] for f in summary["objectives"])]
 
 
 def front_members(summary: dict[str, Any]) -> set[str]:
@@ -78,17 +76,17 @@ def _draw(axes: "Axes", rows: list[dict[str, Any]], members: set[str], first: st
     means, half = _points(rows, first, other)
     axes.errorbar(*means.T, half[:, 1], half[:, 0], fmt="none", ecolor="#888888", elinewidth=0.6, alpha=0.45, zorder=1)
     probability = np.array([c["front_probability"] or 0.0 for c in rows])
-    searched = np.array([c["number"] is not None for c in rows])
+    reference = np.array([c["name"] in REFERENCE_ROWS for c in rows])
     member = np.array([c["name"] in members for c in rows])
     shades = LinearSegmentedColormap.from_list("probability", UNLIKELY_TO_SURE)
     style_of = {"cmap": shades, "vmin": 0, "vmax": 1}
     for is_member, size, edge in ((False, 26, "none"), (True, 62, "black")):
-        picked = searched & (member == is_member)
+        picked = ~reference & (member == is_member)
         drawn = axes.scatter(
             *means[picked].T, size, probability[picked], edgecolors=edge, zorder=2 + is_member, **style_of
         )
-    widths = np.where(member[~searched], 2.6, 1.2)
-    axes.scatter(*means[~searched].T, 46, marker="s", fc="none", ec=COLOURS[1], linewidths=widths, zorder=4)
+    widths = np.where(member[reference], 2.6, 1.2)
+    axes.scatter(*means[reference].T, 46, marker="s", fc="none", ec=COLOURS[1], linewidths=widths, zorder=4)
     return drawn
 
 
@@ -98,11 +96,11 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
 
     scale, halo = axes.figure.dpi / 72, [withStroke(linewidth=2.5, foreground="white")]
     pixels = axes.transData.transform(means) / scale
-    named = [c["number"] is None or c["name"] in members for c in rows]
+    named = [c["name"] in REFERENCE_ROWS or c["name"] in members for c in rows]
     taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), shown in zip(pixels, named, strict=True) if shown]
     frame = axes.get_window_extent()
     shown = [item for item, show in zip(zip(means, pixels, rows, strict=True), named, strict=True) if show]
-    for point, at, c in sorted(shown, key=lambda item: item[2]["number"] is not None):
+    for point, at, c in sorted(shown, key=lambda item: item[2]["name"] not in REFERENCE_ROWS):
         for dx, dy in OFFSETS:
             width = 4.6 * len(c["name"])
             left = at[0] + dx - (width if dx < 0 else width / 2 if dx == 0 else 0)
@@ -111,7 +109,7 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
             if inside and not any(_overlap(box, other) for other in taken):
                 side = {-1: "right", 0: "center", 1: "left"}[int(np.sign(dx))]
                 text = axes.annotate(c["name"], point, (dx, dy), textcoords="offset points", ha=side, fontsize=8)
-                text.set(color=COLOURS[1] if c["number"] is None else "black", path_effects=halo, zorder=5)
+                text.set(color=COLOURS[1] if c["name"] in REFERENCE_ROWS else "black", path_effects=halo, zorder=5)
                 taken.append(box)
                 break
 

@@ -7,26 +7,27 @@ from numpy.typing import NDArray
 
 from eqssl.report.fronts import front_members
 from eqssl.report.tables import in_order
+from eqssl.study.definition import REFERENCE_ROWS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
-MOST = 30  # rows that can be read
+MOST = 40  # rows that can be read
 
 
 def heatmap_rows(summary: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """Return the configurations that are shown, and which these are, in words.
 
-    All of them up to `MOST`; else those on the front, the best by each objective and the reference rows.
+    All of them up to `MOST`; else those on the front, the best by each objective and the reference rows, then others.
     """
     rows = [c for c in in_order(summary["configurations"]) if any(f.startswith("r2/") for f in c["metrics"])]
     if len(rows) <= MOST:
         return rows, f"all {len(rows)} configurations"
     shown = front_members(summary) | {summary["best"][figure] for figure in summary["objectives"]}
-    certain = sorted((c for c in rows if c["name"] in shown), key=lambda c: -(c["front_probability"] or 0))
-    picked = {c["name"] for c in [*(c for c in rows if c["number"] is None), *certain][:MOST]}
-    words = f"reference rows, the front and the best by each objective: {len(picked)} of {len(rows)} configurations"
+    first = sorted(rows, key=lambda c: (c["name"] not in shown, c["name"] not in REFERENCE_ROWS))[:MOST]
+    picked = {c["name"] for c in first}
+    words = f"the front, the best by each objective and reference rows first: {MOST} of {len(rows)} configurations"
     return [c for c in rows if c["name"] in picked], words
 
 
@@ -41,7 +42,7 @@ def heatmap_figure(rows: list[dict[str, Any]]) -> "Figure":
     factors = sorted({f.removeprefix("r2/") for c in rows for f in c["metrics"] if f.startswith("r2/")})
     maps = {title: _values(rows, [f"{prefix}r2/{factor}" for factor in factors]) for title, prefix in PARTS.items()}
     maps = {title: values for title, values in maps.items() if np.isfinite(values).any()}
-    highest = max(float(np.nanmax(values)) for values in maps.values())
+    highest = max(0.01, *(float(np.nanmax(values)) for values in maps.values()))
     width = 2.2 + len(maps) * max(1.6, 0.55 * len(factors))
     figure = Figure(figsize=(width, 1.5 + 0.25 * len(rows)), layout="constrained")
     grid = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]

@@ -15,17 +15,19 @@ from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.importance import Importances, importance_figure, study_importances
 from eqssl.report.progress import progress_figure
 from eqssl.report.responses import dose_response, factor_response, means_and_bounds, option_responses
-from eqssl.report.tables import COLUMNS, Table, caption, in_order, report_tables
+from eqssl.report.tables import Table, caption, columns_of, in_order, report_tables
 
 REFERENCES = ("base", "split-0", "pixels", "random", "supervised", "recon-only")
 BANDS = REFERENCES[:2]
 SHOWN = 3  # configurations along a range whose reconstructions are shown: lowest, middle, highest
 
 FRONT = (
-    "Each point is a configuration's mean over seeds, its cross the 95 % intervals (standard deviation pooled over "
-    "configurations). Edged: on the front of the means. Colour: probability of being on the front, by parametric "
-    "draws of the means. Squares: reference rows with an encoder, which take part; "
-    "thick on the front. Named where there is room."
+    "Each point is a configuration's mean over seeds. Edged: on the front of the means. Squares: reference rows with "
+    "an encoder, which take part; thick on the front. Named where there is room."
+)
+SURE = (
+    " Crosses: 95 % intervals (standard deviation pooled over configurations). Colour: probability of being on the "
+    "front, by parametric draws of the means."
 )
 PROGRESS = (
     "Volume in the space of the objectives that complete trials dominate, beyond a constant predictor; every trial of "
@@ -80,8 +82,11 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
     pictures = []
     searched = [c for c in in_order(summary["configurations"]) if c["number"] is not None and c["seeds"]]
     space, objectives = summary["space"], list(summary["objectives"])
-    if len(objectives) > 1 and searched and competing(summary):
-        pictures.append(Picture("front", "Front", FRONT, front_figure(summary)))
+    competitors = competing(summary)
+    if len(objectives) > 1 and competitors:
+        sure = SURE if any(c["front_probability"] is not None for c in competitors) else ""
+        pictures.append(Picture("front", "Front", FRONT + sure, front_figure(summary)))
+    if len(objectives) > 1 and searched and competitors:
         pictures.append(Picture("progress", "What was found for what was trained", PROGRESS, progress_figure(summary)))
     if len(space) == 1 and len(searched) > 1 and "low" in next(iter(space.values())):
         pictures += _range_pictures(summary, searched, next(iter(space)))
@@ -103,12 +108,13 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
 
 def _range_pictures(summary: dict[str, Any], searched: list[dict[str, Any]], option: str) -> list[Picture]:
     doses, log = [c["params"][option] for c in searched], summary["space"][option]["log"]
-    shown = [figure for figure in COLUMNS if all(figure in c["metrics"] for c in searched)]
-    panels = {COLUMNS[f]: (doses, means_and_bounds(searched, f)) for f in shown}
-    references = {COLUMNS[f]: _references(summary, f) for f in shown}
+    given = set.intersection(*(set(c["metrics"]) for c in searched))
+    shown = {figure: name for figure, name in columns_of(summary).items() if figure in given}
+    panels = {name: (doses, means_and_bounds(searched, f)) for f, name in shown.items()}
+    references = {name: _references(summary, f) for f, name in shown.items()}
     rows = {c["name"]: c["metrics"] for c in summary["configurations"]}
     factors = {}
-    for figure in sorted(f for f in searched[0]["metrics"] if f.startswith("r2/")):
+    for figure in sorted(f for f in given if f.startswith("r2/")):
         control = rows.get(summary["better_control"][figure], {}).get(figure, {}).get("estimate")
         factors[figure.removeprefix("r2/")] = means_and_bounds(searched, figure), control
     name = option.replace(".", "_")

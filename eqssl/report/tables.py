@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eqssl.evaluation.statistics import ACCURACY_MARGIN, INVARIANCE_MARGIN
+
 if TYPE_CHECKING:
     import rich.table
 
@@ -19,7 +21,6 @@ COLUMNS = {
     "equivariance": "equivariance",
     "inv/invariance": "invariance (inv)",
 }
-WHOLE = {"inv/invariance": "invariance"}  # without a split all features are the method's
 HOLDS = {True: "yes", False: "no", None: ""}
 GAINS = {"knn": "Δ kNN", "r2_mean": "Δ R² mean", "equivariance": "Δ equivariance"}
 # Figures of one factor each, under these prefixes.
@@ -93,19 +94,26 @@ def report_tables(summary: dict[str, Any], found: Sequence["Importances"] = ()) 
     return [table for table in tables if table.rows or table.name == "results"]
 
 
+def columns_of(summary: dict[str, Any]) -> dict[str, str]:
+    """Return the figures of the main table and how they are called, the study's own objectives among them."""
+    return COLUMNS | {figure: figure for figure in summary["objectives"] if figure not in COLUMNS}
+
+
 def results_table(summary: dict[str, Any]) -> Table:
     """Return the study's one table: figures, gains over the better control, probability of being on the front."""
     configurations = [c for c in in_order(summary["configurations"]) if c["seeds"]]
-    shown = [f for f in COLUMNS if any(f in c["metrics"] for c in configurations)]
-    gained = [f for f in GAINS if any(f in c["gains"] for c in configurations)]
+    columns = columns_of(summary)
+    gains = GAINS | {figure: f"Δ {columns[figure]}" for figure in summary["objectives"]}
+    shown = [f for f in columns if any(f in c["metrics"] for c in configurations)]
+    gained = [f for f in gains if any(f in c["gains"] for c in configurations)]
     judged = any(c["equivariant_without_loss"] is not None for c in configurations)
     placed = any(c["front_probability"] is not None for c in configurations)
-    head = ["configuration", "seeds", *(COLUMNS[f] for f in shown), *(GAINS[f] for f in gained)]
+    head = ["configuration", "seeds", *(columns[f] for f in shown), *(gains[f] for f in gained)]
     rows = [
         (
             c["name"],
             str(len(c["seeds"])),
-            *(estimate(c["metrics"].get(f, c["metrics"].get(WHOLE.get(f)))) for f in shown),
+            *(estimate(c["metrics"].get(f)) for f in shown),
             *(estimate(c["gains"].get(f), signed=True) for f in gained),
             *[HOLDS[c["equivariant_without_loss"]]] * judged,
             *["" if c["front_probability"] is None else f"{c['front_probability']:.2f}"] * placed,
@@ -140,18 +148,18 @@ def winners_table(summary: dict[str, Any]) -> Table:
     """Return the best configuration by each figure, references aside, and those whose difference from it includes 0."""
     by_name = {c["name"]: c for c in summary["configurations"]}
     rows = []
-    for figure in COLUMNS:
+    for figure, called in columns_of(summary).items():
         best = summary["best"].get(figure)
         if best is None:
             continue
         behind = {n: c["behind"][figure] for n, c in by_name.items() if figure in c["behind"]}
         close = [n for n, bounds in behind.items() if bounds["low"] is None or bounds["low"] <= 0 <= bounds["high"]]
         close.sort(key=lambda name: abs(behind[name]["estimate"]))
-        others = ", ".join(close[:NAMED])
+        others = "; ".join(close[:NAMED])
         others += f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
         unknown = "too few seeds to tell"
         value = estimate(by_name[best]["metrics"][figure])
-        rows.append((COLUMNS[figure], best, value, others or ("none" if behind else unknown)))
+        rows.append((called, best, value, others or ("none" if behind else unknown)))
     head = ("figure", "best configuration", "value", "not distinguishable from it")
     return Table("winners", "The best by each figure, references aside", head, tuple(rows))
 
@@ -163,7 +171,7 @@ def cost_table(summary: dict[str, Any]) -> Table:
         trials = [t for t in summary["trials"] if t["configuration"] == c["name"]]
         metrics = [t["metrics"] for t in trials]
         epochs = [m["train_s"] for m in metrics if "train_s" in m]
-        sizes = {m["parameters"] for m in metrics if "parameters" in m}
+        sizes = {t["metrics"]["parameters"] for t in trials if t["epochs"] and "parameters" in t["metrics"]}
         cells = (
             c["name"],
             str(len(trials)),
@@ -219,22 +227,26 @@ def estimate(bounds: dict[str, float | None] | None, *, signed: bool = False) ->
 
 
 def caption(summary: dict[str, Any]) -> str:
-    """Return what the numbers of the main table mean."""
-    detectable = summary["minimum_detectable_difference"]
-    found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in COLUMNS.items() if detectable.get(f) is not None)
-    chosen = summary["chosen"]["configuration"] if summary["chosen"] else "none"
+    """Return what the numbers of the main table mean, column by column that is there."""
+    rows, columns, detectable = summary["configurations"], columns_of(summary), summary["minimum_detectable_difference"]
+    at_once = " and ".join(columns[f] for f in summary["objectives"])
+    found = ", ".join(f"{name} {detectable[f]:.3f}" for f, name in columns.items() if detectable.get(f) is not None)
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
-    without = sum(not c["seeds"] for c in summary["configurations"])
-    known = any(c["front_probability"] is not None for c in summary["configurations"])
-    at_once = " and ".join(COLUMNS.get(f, f) for f in summary["objectives"])
-    placed = f"On the front: probability that no other row is better in {at_once} at once. " if known else ""
-    return (
-        f"± 95 %, standard deviation pooled over configurations; Δ: paired difference from the better control. "
-        f"Holds: all bounds give more R² and equivariance, and no loss of accuracy and invariance. "
-        f"{placed}Minimum detectable difference: {found or 'unknown, too few seeds'}. Chosen: {chosen}."
-        + (f" Not shown: {without} configurations of which no trial came to its end." if without else "")
-        + (f" Collapsed, to a line or a point: {', '.join(collapsed)}." if collapsed else "")
-    )
+    without = sum(not c["seeds"] for c in rows)
+    said = {
+        "± 95 %, standard deviation pooled over configurations.": bool(found),
+        "Δ: paired difference from the better control.": any(c["gains"] for c in rows),
+        f"Holds: all 95 % bounds give more R² and equivariance, accuracy at most {ACCURACY_MARGIN} lower, "
+        f"invariance at most {INVARIANCE_MARGIN} lower.": any(c["equivariant_without_loss"] is not None for c in rows),
+        f"On the front: probability that no other row is better in {at_once} at once.": any(
+            c["front_probability"] is not None for c in rows
+        ),
+        f"Minimum detectable difference: {found or 'unknown, too few seeds'}.": True,
+        f"Chosen: {summary['chosen']['configuration'] if summary['chosen'] else 'none'}.": True,
+        f"Not shown: {without} configurations of which no trial came to its end.": without > 0,
+        f"Collapsed, to a line or a point: {'; '.join(collapsed)}.": bool(collapsed),
+    }
+    return " ".join(sentence for sentence, true in said.items() if true)
 
 
 def result_table(summary: dict[str, Any]) -> "rich.table.Table":

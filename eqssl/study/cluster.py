@@ -13,9 +13,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eqssl.memory import children_keep_freed
 from eqssl.study.environment import go_to
-from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config
+from eqssl.study.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config, untold
 from eqssl.study.options import StudyOptions
-from eqssl.study.signals import Interrupted
 
 RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
 ANSWER_S = 10.0
@@ -80,8 +79,6 @@ def _join_or_start() -> None:
     try:
         with children_keep_freed():  # trials, where Ray is started here
             ray.init(log_to_driver=False, logging_level="error")
-    except Interrupted:
-        raise
     except Exception as error:  # no cluster there, another Ray or Python, a wrong token; of many kinds, bare ones too
         address = os.environ.get("RAY_ADDRESS", "not given")
         raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
@@ -102,7 +99,7 @@ def cluster_at_most(config: str | None) -> Cluster:
     else:
         on_head = ray.remote(num_cpus=0, resources={HEAD: 0.001})(_autoscaler_config)
         types = ray.get(on_head.remote())
-    if types:
+    if types and not untold(types):  # a cluster of machines that somebody owns tells nothing and adds nothing
         return add_types([Nodes(1, head["Resources"])], types)
     return Cluster([Nodes(1, node["Resources"]) for node in alive])
 

@@ -96,8 +96,8 @@ class _Run:
         if (planned := self._suggestions()).left_out:
             trials = trials_of(planned.design, self.stages)
             console.print(
-                f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out; "
-                f"all of them take --trials {trials}"
+                f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out;"
+                f" all of them take --trials {trials}"
             )
         self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
@@ -253,4 +253,6 @@ class _Run:
         self.console.print(result_table(summary))
         self.console.print(ledger_line(summary["ledger"]), soft_wrap=True)
         self.console.print(f"results: {self.folder}", soft_wrap=True)
+        if signals.number:  # it came meanwhile, and no further study of this command should start
+            raise Interrupted(signals.number, signals.reason)
         return summary

@@ -1,5 +1,6 @@
 """After a study: what it chose, trained again with fresh seeds and reported on test."""
 
+import json
 from dataclasses import replace as change
 from typing import Any
 
@@ -29,15 +30,27 @@ def run_confirmed(study: Study, options: StudyOptions, **shown: Any) -> dict[str
         study, options: as of `run_study`.
         shown: what `run_study` takes beside.
     """
-    if options.confirm and not options.resume:  # after the search it would be too late
-        check_output(options.output)
-        last = as_path(options.output) / f"{study.name}_test"
-        if read(last / "study.json"):
-            check_same(last, {}, {}, resume=False)
+    if not options.confirm:
+        return run_study(study, options, **shown)
+    check_output(options.output)
+    last = as_path(options.output) / f"{study.name}_test"
+    begun = read(last / "study.json")
+    if begun and not options.resume:  # after the search it would be too late
+        check_same(last, {}, {}, resume=False)
     summary = run_study(study, options, **shown)
-    if options.confirm and summary["chosen"]:
-        confirm(study, change(options, yes=True), summary["chosen"], **shown)  # nobody may be there to be asked again
+    if chosen := _choice_of(begun) if begun else summary["chosen"]:
+        confirm(study, change(options, yes=True), chosen, **shown)  # nobody may be there to be asked again
     return summary
+
+
+def _choice_of(begun: bytes) -> dict[str, Any]:
+    """Return what a confirmation confirms: it holds, whatever a trial that was tried again has shown since.
+
+    Args:
+        begun: its study.json, whose last row is the choice.
+    """
+    *_, (name, params) = json.loads(begun)["identity"]["rows"].items()
+    return {"configuration": name, "params": params}
 
 
 def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown: Any) -> dict[str, Any]:
@@ -63,7 +76,7 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
         name=f"{study.name}_test",
         space={},
         configurations=0,
-        rows=rows | own | {name: params},
+        rows=rows | own | {name: params},  # the choice last, see `_choice_of`
         controls=dict(study.controls) | controls,
     )
     return run_study(last, on_test(options, options.confirm), **shown)

@@ -56,6 +56,13 @@ def _grid(space: Space, count: int) -> list[dict[str, Any]]:
     steps = max(2, int((count / lists) ** (1 / max(ranges, 1)) + 1e-9))
     if (total := lists * steps**ranges) > MOST:
         raise ValueError(f"--sampler is grid, of which this space has {total:,} configurations; allowed: {MOST:,}")
+    points = _combinations(space, steps)
+    while ranges and len(finer := _combinations(space, steps + 1)) <= count:  # where some do not exist beside others
+        points, steps = finer, steps + 1
+    return points
+
+
+def _combinations(space: Space, steps: int) -> list[dict[str, Any]]:
     combinations = itertools.product(*(values.grid(steps) for values in space.values()))
     existing = (_existing(space, dict(zip(space, values, strict=True))) for values in combinations)
     return list({repr(point): point for point in existing}.values())

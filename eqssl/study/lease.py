@@ -26,7 +26,7 @@ class Holder:
 
     Args:
         host: its name.
-        pids: the space in which `pid` is a number: that of the host, or of a container.
+        pids: the space in which `pid` is a number: that of the host since it was started, or of a container there.
         pid: its number.
         born: when it started, as the system notes it, so that another process of the same number is told apart.
         token: of the lease.
@@ -157,8 +157,8 @@ def token_in(folder: Path) -> str | None:
 
 
 def _pid_space() -> str:
-    with suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
+    with suppress(OSError):  # machines may share a name, and number their spaces alike
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
     return ""
 
 
@@ -172,5 +172,4 @@ def _born(pid: int) -> str | None:
         state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
-    return None if state in "ZX" else f"{boot} {fields[18]}"  # a dead process whose parent has not asked stays as Z
+    return None if state in "ZX" else fields[18]  # a dead process whose parent has not asked stays as Z

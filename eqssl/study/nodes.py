@@ -1,5 +1,6 @@
 """The nodes of a cluster: those that are there, and those that its autoscaler may add."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ class Nodes:
 
     def hold(self, need: Resources) -> int:
         """Return how many of what needs these resources fit on one node."""
-        return min((int(self.resources.get(name, 0) / amount + 1e-9) for name, amount in need.items()), default=0)
+        return min((_shares(name, self.resources.get(name, 0), amount) for name, amount in need.items()), default=0)
+
+
+def _shares(name: str, total: float, amount: float) -> int:
+    """Return how often a resource has an amount, of which a part of a GPU never lies on two of them."""
+    if name == "GPU" and amount < 1:
+        return int(total) * int(1 / amount + 1e-9)
+    return int(total / amount + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,26 @@ def read_config(path: str) -> dict[str, Any]:
     return config
 
 
+def check_config(path: str) -> None:
+    """Refuse a configuration that does not tell what its nodes have.
+
+    Raises:
+        ValueError: naming the file and what is missing.
+    """
+    config = read_config(path)
+    try:
+        missing = untold(config) or (add_types([], config) and [])
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"--cluster-config is {path!r}, which cannot be read: {error!r}") from error
+    if missing:
+        raise ValueError(f"--cluster-config is {path!r}; allowed: one with resources of {', '.join(missing)}")
+
+
+def untold(config: dict[str, Any]) -> list[str]:
+    """Return the types of `ray up` whose resources are not told; those of a cloud are by the head's own file."""
+    return [name for name, kind in _types(config).items() if kind[0] and not kind[1]]
+
+
 def add_types(there: Sequence[Nodes], config: dict[str, Any]) -> Cluster:
     """Return a cluster with the nodes that its configuration lets its autoscaler add.
 
@@ -99,13 +127,18 @@ def add_types(there: Sequence[Nodes], config: dict[str, Any]) -> Cluster:
     """
     if "spec" in config:
         return Cluster(there, [_kubernetes_group(group) for group in _groups(config)])
-    head, types = config.get("head_node_type"), config["available_node_types"]
     most = config.get("max_workers", math.inf)
-    addable = [
-        Nodes(int(min(kind.get("max_workers", 0 if name == head else most), most)), kind.get("resources", {}))
-        for name, kind in types.items()
-    ]
-    return Cluster(there, [nodes for nodes in addable if nodes.count], most)
+    addable = [Nodes(int(min(count, most)), resources) for count, resources in _types(config).values() if count]
+    return Cluster(there, addable, most)
+
+
+def _types(config: dict[str, Any]) -> dict[str, tuple[float, Resources]]:
+    """Return the most nodes and the resources of each type of `ray up`."""
+    head, most = config.get("head_node_type"), config.get("max_workers", math.inf)
+    return {
+        name: (kind.get("max_workers", 0 if name == head else most), kind.get("resources", {}))
+        for name, kind in config.get("available_node_types", {}).items()
+    }
 
 
 def _groups(config: dict[str, Any]) -> list[dict[str, Any]]:
@@ -113,10 +146,24 @@ def _groups(config: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _kubernetes_group(group: dict[str, Any]) -> Nodes:
-    """Return the pods of a group: what its first container may use is what Ray counts."""
-    limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-    cpus = str(limits.get("cpu", 0))
-    resources = {"CPU": math.ceil(float(cpus[:-1]) / 1000 if cpus.endswith("m") else float(cpus))}
-    if gpus := int(limits.get("nvidia.com/gpu", 0)):
-        resources["GPU"] = gpus
-    return Nodes(group["maxReplicas"], resources)
+    """Return the pods of a group with what Ray counts there: its own words first, then the first container's."""
+    own, start = group.get("resources", {}), group.get("rayStartParams", {})
+    container = group["template"]["spec"]["containers"][0].get("resources", {})
+    pod = container.get("requests", {}) | container.get("limits", {})
+    gpus = next((amount for name, amount in pod.items() if name.endswith("gpu")), 0)
+    counted = {
+        "CPU": own.get("CPU", start.get("num-cpus", pod.get("cpu", 0))),
+        "GPU": own.get("GPU", start.get("num-gpus", gpus)),
+    }
+    others = {name: amount for name, amount in own.items() if name not in (*counted, "memory")}
+    if not own and "resources" in start:  # JSON within quotes for a shell
+        others = json.loads(start["resources"].replace("\\", "").strip("\"'"))
+    resources = {name: _whole(amount) for name, amount in (counted | others).items()}
+    pods = group["maxReplicas"] * group.get("numOfHosts", 1)
+    return Nodes(pods, {name: amount for name, amount in resources.items() if amount or name == "CPU"})
+
+
+def _whole(quantity: float | str) -> int:
+    """Return a quantity of Kubernetes, such as `7500m`, rounded up."""
+    text = str(quantity)
+    return math.ceil(float(text[:-1]) / 1000 if text.endswith("m") else float(text))

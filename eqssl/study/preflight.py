@@ -14,9 +14,10 @@ from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
 from eqssl.study.definition import LEARNING, Stopping, Study, lacking
 from eqssl.study.forecast import Timing, Work, time_run
-from eqssl.study.nodes import read_config
+from eqssl.study.nodes import check_config
 from eqssl.study.options import StudyOptions
 from eqssl.study.plugins import Plugins, register
+from eqssl.study.race import stages_of, trials_of
 from eqssl.study.space import Trial, check_space
 
 if TYPE_CHECKING:
@@ -39,12 +40,18 @@ def check_options(study: Study, options: StudyOptions) -> None:
             f"--evaluate.split is test; allowed in {study.name}, which chooses: val; "
             "--confirm 5 reports the choice on test"
         )
+    stages = stages_of(options.seeds, options.race)
+    if study.space and options.race and options.trials is not None and options.trials < trials_of(1, stages):
+        raise ValueError(
+            f"--trials is {options.trials}; allowed with --race and --seeds {options.seeds}: {trials_of(1, stages)} or "
+            "more, which one configuration takes"
+        )
     if options.stopping == "halving" and not options.smoke:  # whose epochs are too few for any rung
         from eqssl.study.halving import check_rungs
 
         check_rungs(options.run.train)
     if options.cluster_config:
-        read_config(options.cluster_config)
+        check_config(options.cluster_config)
     for row in study.reference_configurations():
         Trial(row, 0).run_config(options.run)
     path = options.run.data.path

@@ -139,7 +139,9 @@ class _Events(_Unsaved, tune.Callback):
         self._end(trial, last[FINAL]) if FINAL in last else self._end(trial, last, stopped=True)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._end(trial, {"error": last_error(as_path(trial.config["trial"]["folder"]))})
+        _, seen = self._last.get(trial.trial_id, (trial, {}))
+        error = last_error(as_path(trial.config["trial"]["folder"]))
+        self._end(trial, {"error": error, HISTORY: seen.get(HISTORY, {})})
 
     def unfinished(self) -> list[TrialRecord]:
         """Return how far the trials have come that have not ended."""
@@ -168,7 +170,7 @@ def trial_record(
     """Return the record of a trial from its last report.
 
     Args:
-        final: `metrics`, `history` and `epochs`, or `error`; `attempt_s`, `wall_s` and `warm`.
+        final: `metrics` and `epochs`, or `error`; `history`, `attempt_s`, `wall_s` and `warm`.
         held_s: seconds from Tune's start of the last attempt to its end.
         objectives: the figures that are kept of earlier epochs.
         stopped: whether it was ended before its last epoch.
@@ -176,7 +178,8 @@ def trial_record(
     configuration = trial.configuration
     metrics = finite(final.get(METRICS, {}))
     epochs = int(final.get("epochs", metrics.get("epoch", 0)))
-    earlier = {epoch: finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if stopped or int(epoch) < epochs}
+    cut = stopped or "error" in final  # else the last epoch's figures are the trial's
+    earlier = {epoch: finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if cut or int(epoch) < epochs}
     return TrialRecord(
         trial_id=trial.id,
         configuration=configuration.name,

@@ -53,7 +53,8 @@ class Search:
         """
         for params, values in points:
             exists = chosen_by(self._space, lambda option, _, params=params: params.get(option))
-            if params.keys() == exists.keys() and values.keys() >= self._objectives.keys():
+            allowed = params.keys() == exists.keys() and all(self._space[o].allows(v) for o, v in params.items())
+            if allowed and values.keys() >= self._objectives.keys():
                 self.optuna.tell(self._replay(params)[0], [values[figure] for figure in self._objectives])
 
     def suggest(self, params: dict[str, Any] | None = None) -> dict[str, Any]:

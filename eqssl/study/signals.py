@@ -10,8 +10,10 @@ from typing import Any
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The study was stopped by a signal; what has ended is on record, the rest goes on with `--resume`.
+
+    It may come amid a request to a bucket or in Tune, and is none of the errors that these make good or translate.
 
     Args:
         number: of the signal.

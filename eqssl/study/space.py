@@ -42,6 +42,10 @@ class Choice(_Values):
         if not self.values:
             raise ValueError("choice() needs at least one value")
 
+    def allows(self, value: Any) -> bool:
+        """Return whether the parameter may have a value."""
+        return value in self.values
+
     def grid(self, count: int) -> list[Any]:
         """Return all values; a list has no finer grid."""
         return list(self.values)
@@ -69,6 +73,10 @@ class Range(_Values):
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"range from {self.low} to {self.high}: low must be below high, and above 0 if log")
+
+    def allows(self, value: Any) -> bool:
+        """Return whether the parameter may have a value."""
+        return isinstance(value, int | float) and self.low <= value <= self.high
 
     def grid(self, count: int) -> list[float]:
         """Return `count` evenly spaced values, both ends among them, rounded to 4 digits."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace as change
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from eqssl.evaluation.statistics import (
 from eqssl.study.definition import CONTROLS, NEED_LABELS, REFERENCES, WITHOUT_ENCODER
 from eqssl.study.record import TrialRecord
 
+# Without a split all features are the method's, and stand where others have their invariant part.
+INVARIANCE, OF_ALL = "inv/invariance", "invariance"
 LOWER_IS_BETTER = ("geodesic_deg", "/error", "loss", "ssl", "recon")
 
 
@@ -23,7 +26,7 @@ class Table:
     """Figures of configurations under paired seeds.
 
     Args:
-        records: of trials; those that failed are left out.
+        records: of trials; those that failed are left out, and what collapsed is never the best nor on the front.
         controls: configuration -> those it is compared with; default: base and split-0.
         objectives: figure -> maximize or minimize; of any other its name tells.
     """
@@ -35,7 +38,10 @@ class Table:
         objectives: Mapping[str, str] | None = None,
     ):
         self._controls, self._objectives = controls or {}, objectives or {}
-        self._records = [record for record in records if record.status == "COMPLETE"]
+        complete = [record for record in records if record.status == "COMPLETE"]
+        self._collapsed = {record.configuration for record in complete if record.collapsed}
+        self._with_parts = {record.configuration for record in complete if INVARIANCE in record.metrics}
+        self._records = [_with_invariance(record) for record in complete]
         self.seeds = sorted({record.seed for record in self._records})
 
     def sign(self, figure: str) -> int:
@@ -81,7 +87,8 @@ class Table:
 
     def best(self, figure: str) -> str | None:
         """Return the configuration with the best mean, of those that are no reference."""
-        means = {name: mean for name, mean in self._estimates(figure).items() if name not in REFERENCES}
+        no_winners = {*REFERENCES, *self._collapsed}
+        means = {name: mean for name, mean in self._estimates(figure).items() if name not in no_winners}
         return max(means, key=lambda name: self.sign(figure) * means[name], default=None)
 
     def gains(self, figure: str) -> dict[str, Interval]:
@@ -113,10 +120,8 @@ class Table:
         accuracy = next((figure for figure in self._objectives if figure in NEED_LABELS), NEED_LABELS[0])
         figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
         having_all = set.intersection(*(set(self.values(figure)[0]) for figure in figures.values()))
-        evaluated, having_parts = (
-            [name for name in self.values(figure)[0] if name in having_all]
-            for figure in ("invariance", "inv/invariance")
-        )
+        evaluated = [name for name in self.values(INVARIANCE)[0] if name in having_all]
+        having_parts = [name for name in evaluated if name in self._with_parts]
         every_control = {control for name in evaluated for control in self.controls(name)}
         found = {}
         for name in having_parts:
@@ -125,31 +130,28 @@ class Table:
                 continue
             others = [row for row in having_parts if row not in (*controls, name)]  # they tell about the noise
             rows = [*controls, name, *others]
-            tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
-            # Without a split all features are the method's.
-            tables["inv/invariance"] = self._rows(rows, "inv/invariance", "invariance")
+            tables = {key: self._rows(rows, figure) for key, figure in {**figures, INVARIANCE: INVARIANCE}.items()}
             try:
                 found[name] = verdict(tables, len(controls), range(len(controls))).holds
             except ValueError:
                 return {}
         return found
 
-    def _rows(self, names: list[str], *figures: str) -> np.ndarray:
-        """Return float (C, S) of the first of the figures that each configuration has."""
-        known = {figure: dict(zip(*self.values(figure), strict=True)) for figure in reversed(figures)}
-        found = {name: row for rows in known.values() for name, row in rows.items()}
+    def _rows(self, names: list[str], figure: str) -> np.ndarray:
+        """Return a figure of these configurations, float (C, S)."""
+        found = dict(zip(*self.values(figure), strict=True))
         return np.stack([found[name] for name in names])
 
     def front_probability(self, objectives: Mapping[str, str]) -> dict[str, float]:
         """Return trained configuration -> probability that none of the others is better in all objectives at once.
 
-        Empty where there are too few seeds.
+        What collapsed is none of them. Empty where there are too few seeds.
 
         Args:
             objectives: figure -> maximize or minimize.
         """
         having = [self.values(figure)[0] for figure in objectives]
-        names = [name for name in having[0] if all(name in others for others in having)]
+        names = [n for n in having[0] if n not in self._collapsed and all(n in others for others in having)]
         signs = [1 if direction == "maximize" else -1 for direction in objectives.values()]
         try:
             columns = [sign * self._rows(names, figure) for sign, figure in zip(signs, objectives, strict=True)]
@@ -163,3 +165,8 @@ class Table:
             return minimum_detectable_difference(self.values(figure)[1])
         except ValueError:
             return None
+
+
+def _with_invariance(record: TrialRecord) -> TrialRecord:
+    figures = {INVARIANCE: record.metrics[OF_ALL]} if OF_ALL in record.metrics else {}
+    return change(record, metrics=figures | record.metrics)

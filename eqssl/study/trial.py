@@ -181,7 +181,7 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     try:
         return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
     except (ValueError, FloatingPointError) as error:
-        return {"error": f"{type(error).__name__}: {error}", **context.seconds()}
+        return _failed(context, f"{type(error).__name__}: {error}")
     except Exception:
         context.note_error(traceback.format_exc())
         if count == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
@@ -190,7 +190,12 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 
 
 def _given_up(context: TrialContext) -> dict[str, Any]:
-    return {"error": f"{last_error(context.folder)} ({ATTEMPTS}{GIVEN_UP}", **context.seconds()}
+    return _failed(context, f"{last_error(context.folder)} ({ATTEMPTS}{GIVEN_UP}")
+
+
+def _failed(context: TrialContext, error: str) -> dict[str, Any]:
+    """Return the end of a trial that failed, with what it had shown on its way: others were compared with that."""
+    return {"error": error, HISTORY: context.history, **context.seconds()}
 
 
 def last_error(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """A study that compares methods: one knob of every entrant is tuned on val, with one seed; the best are compared."""
 
+import json
 import logging
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -8,7 +9,7 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import get, replace
-from eqssl.files import as_path
+from eqssl.files import as_path, read
 from eqssl.study import preflight
 from eqssl.study.command import run_study
 from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
@@ -84,7 +85,7 @@ def tune(
 
     The best has the highest R² among those that are accurate enough: at most .01 below what the entrant builds on. If
     none is, it has the highest accuracy, and without labels the highest R². What was chosen, and by which of these, is
-    written to OUTPUT/STUDY/choices.json.
+    written to OUTPUT/STUDY/choices.json, and holds after a resume.
 
     Args:
         study: whose name and base are taken.
@@ -100,13 +101,16 @@ def tune(
     rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
     once = change(options, run=on_val, seeds=1, trials=None)
     summary = run_study(change(study, rows=rows), once, **shown)
+    path = as_path(options.output) / study.name / "choices.json"
+    if text := read(path):  # later stages were built on it, whatever a trial that was tried again has shown since
+        return {name: Setting(**of) for name, of in json.loads(text).items()}, summary["data"]
     done, best = usable(summary["trials"]), {}
     for name, entrant in entrants.items():
         if metrics := {row: done[row] for row in settings[name] if row in done}:
             best[name] = _choose(rows, metrics, earlier[entrant.on] if entrant.on else None)
         else:
             logger.warning("%s is left out: %s", name, _why(summary["trials"], settings[name]))
-    write_json(as_path(options.output) / study.name / "choices.json", {n: asdict(of) for n, of in best.items()})
+    write_json(path, {name: asdict(of) for name, of in best.items()})
     return best, summary["data"]
 
 

@@ -54,7 +54,13 @@ def records(trials: int, seeds: int = 3) -> list[TrialRecord]:
 def record(name: str, params: dict, seed: int, number: int | None, **values: Any) -> TrialRecord:
     """Return a trial that ended well."""
     rng = np.random.default_rng([seed, *name.encode()])
-    values = {"status": "COMPLETE", "metrics": _metrics(params, rng), "wall_s": rng.uniform(50, 60), **values}
+    values = {
+        "status": "COMPLETE",
+        "metrics": _metrics(params, rng),
+        "wall_s": rng.uniform(50, 60),
+        "epochs": 3,
+        **values,
+    }
     trial_id = Trial(Configuration(name, params, number), seed).id
     return TrialRecord(
         trial_id=trial_id, configuration=name, number=number, params=params, seed=seed, overhead_s=0.1, **values

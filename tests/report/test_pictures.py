@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from eqssl.report.fronts import competing, front_figure, front_members
-from eqssl.report.heatmap import MOST, heatmap_figure, heatmap_rows
+from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.responses import binned_means, option_responses
 
 
@@ -22,7 +22,7 @@ def toy(objectives, means):
         }
         for number, (name, values) in enumerate(means.items())
     ]
-    return {"objectives": objectives, "configurations": configurations, "best": {}}
+    return {"objectives": objectives, "configurations": configurations, "best": {}, "trials": []}
 
 
 def test_the_front_heeds_directions_and_leaves_out_what_has_no_encoder():
@@ -42,13 +42,34 @@ def test_each_further_objective_has_a_panel_and_front_members_are_named():
     assert bar.get_ylabel() == "probability of being on the front"
 
 
-def test_a_large_heat_map_shows_the_front_and_says_so(summary, joint_summary):
+def test_a_large_heat_map_shows_the_front_and_says_so(summary, joint_summary, monkeypatch):
+    monkeypatch.setattr("eqssl.report.heatmap.MOST", 20)
     rows, words = heatmap_rows(summary)
     assert len(rows) == len(summary["configurations"]) and "all 5" in words
     rows, words = heatmap_rows(joint_summary)
     shown = {c["name"] for c in rows}
-    assert len(rows) <= MOST < len(joint_summary["configurations"])
+    assert len(rows) == 20 < len(joint_summary["configurations"])
     assert front_members(joint_summary) <= shown and "base" in shown and f"{len(rows)} of" in words
+
+
+def test_a_heat_map_has_room_for_all_methods_of_a_comparison(summary):
+    methods = [{**summary["configurations"][0], "name": f"method {n}"} for n in range(33)]
+    rows, words = heatmap_rows({**summary, "configurations": summary["configurations"] + methods})
+    assert len(rows) == 38 and words == "all 38 configurations"
+
+
+def test_a_heat_map_is_drawn_where_nothing_is_retained(summary):
+    rows = [
+        {"name": "a", "metrics": {"r2/dx": {"estimate": -0.1}}},
+        {"name": "b", "metrics": {"r2/dx": {"estimate": -0.2}}},
+    ]
+    assert heatmap_figure(rows).axes[0].images[0].get_clim() == (0, 0.01)
+
+
+def test_what_collapsed_is_not_on_the_front():
+    summary = toy({"knn": "maximize", "inv/invariance": "maximize"}, {"c1": (1, 1), "c2": (0, 2)})
+    summary["trials"] = [{"configuration": "c2", "collapsed": ["inv"]}, {"configuration": "c1", "collapsed": []}]
+    assert front_members(summary) == {"c1"}
 
 
 def test_the_heat_map_holds_every_part_and_factor(summary):

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from eqssl.report.tables import (
     Estimate,
+    caption,
     configurations_table,
     cost_table,
     gains_table,
@@ -45,7 +48,7 @@ def test_winners_name_those_that_are_not_distinguishable(summary):
         for c in summary["configurations"]
         if "knn" in c["behind"] and c["behind"]["knn"]["low"] <= 0 <= c["behind"]["knn"]["high"]
     }
-    assert rows["kNN"][1] == best and set(rows["kNN"][3].split(", ")) == (close or {"none"})
+    assert rows["kNN"][1] == best and set(rows["kNN"][3].split("; ")) == (close or {"none"})
     alone = winners_table(summarise(STUDY, weight_records(seeds=1), made_up.ABOUT))
     assert alone.rows[0][3] == "too few seeds to tell"
 
@@ -57,6 +60,36 @@ def test_cost_marks_methods_that_are_told_the_transform():
     rows = {row[0]: row[1:] for row in cost_table(summarise(STUDY, records, made_up.ABOUT)).rows}
     assert rows["sie"] == ("2", "2000000", "20.0", "120", "0.2", "yes")
     assert rows["base"][1] == "1000000" and rows["base"][-1] == ""
+
+
+def test_an_encoder_that_was_not_trained_has_no_trained_parameters():
+    records = [made_up.record("random", {}, seed, None, epochs=0) for seed in (0, 1)]
+    (row,) = cost_table(summarise(STUDY, records, made_up.ABOUT)).rows
+    assert row[0] == "random" and row[2] == ""
+
+
+def test_an_objective_of_ones_own_has_its_columns_and_its_winner():
+    errors = {"weight 1": 10.0, "base": 12.0, "split-0": 11.0}
+    records = [
+        made_up.record(
+            name, {}, seed, 0 if name == "weight 1" else None, metrics={"knn": 0.5, "geodesic_deg": e + seed}
+        )
+        for name, e in errors.items()
+        for seed in (0, 1, 2)
+    ]
+    study = replace(STUDY, objectives={"knn": "maximize", "geodesic_deg": "minimize"})
+    summary = summarise(study, records, made_up.ABOUT)
+    head = results_table(summary).head
+    assert "geodesic_deg" in head and "Δ geodesic_deg" in head
+    assert {row[0]: row[1] for row in winners_table(summary).rows}["geodesic_deg"] == "weight 1"
+    assert "better in kNN and geodesic_deg at once" in caption(summary)
+
+
+def test_the_caption_speaks_of_the_columns_that_are_there(summary):
+    words = "± 95 %", "Δ: paired", "On the front:", "Minimum detectable difference: kNN"
+    assert all(word in caption(summary) for word in words) and "Holds" not in caption(summary)
+    alone = caption(summarise(STUDY, weight_records(seeds=1), made_up.ABOUT))
+    assert alone.startswith("Minimum detectable difference: unknown, too few seeds. Chosen: ")
 
 
 def test_configurations_of_many_options_are_called_by_number_and_listed(summary, joint_summary):

@@ -106,6 +106,15 @@ def test_a_recycled_number_is_not_taken_for_the_holder(folder):
         pass
 
 
+def test_a_machine_of_the_same_name_is_another_one(folder):
+    living = dataclasses.asdict(Lease(folder).holder)
+    boot, space = living["pids"].split()
+    folder.mkdir(parents=True)
+    (folder / FILE).write_text(json.dumps(living | {"token": "theirs", "pids": f"{boot[::-1]} {space}", "born": "1"}))
+    with pytest.raises(ValueError, match="try again in"), Lease(folder):
+        pass
+
+
 def test_of_many_that_start_at_once_one_gets_the_folder(folder, start):
     elsewhere(folder, silent_s=2 * SILENCE_S)  # so that all of them find a holder that is gone
     said = [holder.says() for holder in [start() for _ in range(6)]]

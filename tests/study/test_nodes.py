@@ -1,6 +1,8 @@
+from contextlib import nullcontext
+
 import pytest
 
-from eqssl.study.nodes import HEAD, Cluster, Nodes, add_types, read_config
+from eqssl.study.nodes import HEAD, Cluster, Nodes, add_types, check_config, read_config, untold
 
 RAY_UP = """
 head_node_type: head
@@ -19,6 +21,19 @@ spec:
         template: {spec: {containers: [{resources: {limits: {cpu: 7500m, nvidia.com/gpu: 2}}}]}}
       - maxReplicas: 4
         template: {spec: {containers: [{resources: {limits: {cpu: "4"}}}]}}
+"""
+KUBERAY_OTHERWISE = r"""
+spec:
+  workerGroupSpecs:
+    - maxReplicas: 3
+      numOfHosts: 2
+      rayStartParams: {num-cpus: "3", num-gpus: "1", resources: '"{\"accelerator\": 2}"'}
+      template: {spec: {containers: [{resources: {limits: {cpu: "4"}}}]}}
+    - maxReplicas: 1
+      resources: {CPU: "2", fast: "4", memory: 1Gi}
+      template: {spec: {containers: [{resources: {requests: {amd.com/gpu: 1}}}]}}
+    - maxReplicas: 1
+      template: {spec: {containers: [{resources: {requests: {cpu: 5500m}}}]}}
 """
 HEAD_NODE = Nodes(1, {"train_driver": 4.0, HEAD: 1.0})
 
@@ -44,6 +59,12 @@ def test_a_share_of_a_gpu_is_exact():
     assert Cluster([Nodes(1, {"GPU": 1.0})]).hold({"GPU": 0.1}) == 10
 
 
+def test_a_share_of_a_gpu_lies_on_one_of_them():
+    assert Cluster([Nodes(1, {"GPU": 2.0})]).hold({"GPU": 0.6}) == 2
+    assert Cluster([Nodes(1, {"GPU": 2.0})]).hold({"GPU": 0.5}) == 4
+    assert Cluster([Nodes(1, {"GPU": 8.0})]).hold({"GPU": 2}) == 4
+
+
 def test_the_nodes_that_hold_most_are_added_first_and_no_more_than_allowed_in_all(config):
     cluster = add_types([HEAD_NODE], config(RAY_UP))
     assert cluster.hold({"GPU": 1}) == 2 * 4 + 6  # two large ones, and six more are eight
@@ -56,6 +77,39 @@ def test_groups_of_kuberay(config):
     cluster = add_types([HEAD_NODE], config(KUBERAY))
     assert [nodes.resources for nodes in cluster.addable] == [{"CPU": 8, "GPU": 2}, {"CPU": 4}]
     assert cluster.hold({"CPU": 4}) == 3 * 2 + 4
+
+
+def test_groups_of_kuberay_tell_of_themselves_in_all_of_rays_ways(config):
+    cluster = add_types([HEAD_NODE], config(KUBERAY_OTHERWISE))
+    assert [(nodes.count, nodes.resources) for nodes in cluster.addable] == [
+        (6, {"CPU": 3, "GPU": 1, "accelerator": 2}), (1, {"CPU": 2, "GPU": 1, "fast": 4}), (1, {"CPU": 6}),
+    ]  # fmt: skip
+
+
+def test_machines_that_somebody_owns_tell_nothing(config):
+    types = "{local.cluster.node: {resources: {}, node_config: {}}}"
+    text = f"head_node_type: local.cluster.node\nmax_workers: 2\navailable_node_types: {types}"
+    assert untold(config(text)) == []  # a head alone
+    owned = config(text.replace("resources", "max_workers: 2, resources"))
+    assert untold(owned) == ["local.cluster.node"] and untold(config(RAY_UP)) == untold(config(KUBERAY)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RAY_UP, None),
+        (KUBERAY, None),
+        (RAY_UP.replace("resources: {CPU: 8, GPU: 1}, ", ""), "allowed: one with resources of spot"),
+        (KUBERAY.replace("maxReplicas: 4", "replicas: 4"), "cannot be read: KeyError..maxReplicas"),
+        (KUBERAY.replace("7500m", "many"), "cannot be read: ValueError"),
+        ("spec: {}", "cannot be read: KeyError"),
+    ],
+)
+def test_a_configuration_that_does_not_tell_what_its_nodes_have_is_refused(tmp_path, text, message):
+    path = tmp_path / "cluster.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"--cluster-config is .*{message}") if message else nullcontext():
+        check_config(str(path))
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, t
     check_options(study, change(few, stopping="none"))
 
 
+def test_a_race_of_fewer_trials_than_one_configuration_takes_is_refused(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    options = StudyOptions(run=base, race=True, seeds=5, trials=4, output=str(tmp_path))
+    with pytest.raises(ValueError, match="--trials is 4; allowed with --race and --seeds 5: 5 or more"):
+        check_options(study, options)
+    check_options(study, change(options, trials=5))
+    check_options(study, change(options, race=False))
+
+
 def test_a_search_does_not_choose_on_test(base, tmp_path):
     study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
     on_test = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))

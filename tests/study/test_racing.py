@@ -99,6 +99,17 @@ def test_the_choice_is_confirmed_on_test_with_fresh_seeds(raced):
     assert len(trained) == 6 and all(t["epochs"] == 3 for t in trained)
 
 
+def test_a_confirmation_that_was_begun_keeps_its_choice(raced, monkeypatch):
+    folder, _, study, options = raced
+    asked, other = [], {"configuration": "another", "params": {}, "trial_id": "0"}
+    monkeypatch.setattr(
+        "eqssl.study.confirm.run_study", lambda study, options: asked.append(study) or {"chosen": other}
+    )
+    run_confirmed(study, dataclasses.replace(options, resume=True))
+    known = json.loads((folder / "toy_test" / "study.json").read_text())["identity"]
+    assert json.loads(json.dumps(dict(asked[1].rows))) == known["rows"]
+
+
 def test_the_control_of_a_choice_shares_all_but_the_reconstruction(raced):
     folder, summary, _, _ = raced
     last = json.loads((folder / "toy_test" / "summary.json").read_text())

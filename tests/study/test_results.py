@@ -111,6 +111,27 @@ def test_a_reference_wins_nothing(reference):
     assert table.behind("knn").keys() == {"weight 1"}
 
 
+def test_what_collapsed_wins_nothing_and_is_not_on_the_front():
+    good = [record("weight 2", seed, 2, knn=0.9, r2_mean=0.9) for seed in (0, 1, 2)]
+    collapsed = [dataclasses.replace(good[0], collapsed=["inv"]), *good[1:]]
+    table = Table([*rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.4)}), *collapsed])
+    assert (table.best("knn"), table.best("r2_mean")) == ("base", "weight 1")
+    assert table.front_probability({"knn": "maximize", "r2_mean": "maximize"}).keys() == {"base", "weight 1"}
+
+
+def test_without_a_split_all_features_stand_where_others_have_their_invariant_part():
+    figures = {"base": {"invariance": 0.6}, "split-0": {"invariance": 0.3, "inv/invariance": 0.5}}
+    figures["weight 1"] = {"invariance": 0.9, "inv/invariance": 0.55}
+    records = [
+        record(name, s, **{f: v + 0.01 * s for f, v in of.items()}) for name, of in figures.items() for s in (0, 1)
+    ]
+    table = Table(records)
+    assert table.best("inv/invariance") == table.better_control("inv/invariance") == "base"
+    assert table.means("inv/invariance")["base"].estimate == pytest.approx(0.605)
+    assert table.behind("inv/invariance")["weight 1"].estimate == pytest.approx(-0.05)
+    assert table.best("invariance") == "weight 1"
+
+
 @pytest.mark.parametrize("figure", ["geodesic_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
 def test_the_better_error_is_the_smaller_one(figure):
     records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]

@@ -1,6 +1,7 @@
 """Whole studies on one real Ray, with a real MLflow: what they run, write, log and survive."""
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from rich.console import Console
 
 from eqssl.config import replace
 from eqssl.data import load, register_source
@@ -17,6 +19,7 @@ from eqssl.export import load_encoder
 from eqssl.methods import register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
+from eqssl.study.signals import Interrupted
 from eqssl.training import train
 
 pytestmark = pytest.mark.slow
@@ -182,6 +185,25 @@ def test_a_process_that_is_killed_costs_an_epoch_and_no_trial(tmp_path, base, tr
     experiment = client.get_experiment_by_name(study.name).experiment_id
     (tracked,) = client.search_runs([experiment], "tags.kind = 'trial'")
     assert [metric.step for metric in client.get_metric_history(tracked.info.run_id, "loss")] == [1, 2]
+
+
+def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path, base, tracking, monkeypatch):
+    from eqssl.study.results import write_results
+
+    def write(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return write_results(*arguments)
+
+    monkeypatch.setattr("eqssl.study.results.write_results", write)
+    study = Study(name="late", question="?", space={"recon.view": choice("second", "both")}, rows={"pixels": None})
+    options = StudyOptions(run=base, seeds=1, trials=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
+    said = Console(file=io.StringIO(), width=200)
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_study(study, options, console=said)
+    assert json.loads((tmp_path / "late" / "summary.json").read_text())["status"] == "complete"
+    text = said.file.getvalue()
+    assert "warning: 1 of the 2 configurations of grid are left out; all of them take --trials 2\n" in text
+    assert f"results: {tmp_path}" in text
 
 
 def test_a_source_of_ones_own_reaches_the_trials(tmp_path, base, tracking):

@@ -5,11 +5,13 @@ import os
 
 import pytest
 
-from eqssl.config import replace, to_dict
+from eqssl.config import RunConfig, replace, to_dict
 from eqssl.evaluation.predictions import figures_of, load_predictions
 from eqssl.study.leaving import NodeWatch
 from eqssl.study.plugins import registered
 from eqssl.study.record import write_json
+from eqssl.study.runner import trial_record
+from eqssl.study.space import Configuration, Trial
 from eqssl.study.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, attempt, run_trial
 
 
@@ -59,6 +61,20 @@ def test_a_row_is_evaluated_by_one_of_several_workers_and_not_by_the_process_tha
     assert told == [row]
     final = attempt(row, context(tmp_path, rank=1, world_size=2))
     assert "metrics" not in final and not (tmp_path / PREDICTIONS).exists()
+
+
+def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(tmp_path, monkeypatch):
+    def fails(spec, context):
+        metrics = {"epoch": 3.0, "evaluate_s": 1.0, "knn": 0.4}
+        context.report(metrics, {"epoch": 3, "step": 0, "metrics": metrics})
+        raise FloatingPointError("the loss is not finite")
+
+    monkeypatch.setattr("eqssl.study.trial._train", fails)
+    final = attempt(spec(RunConfig()), context(tmp_path))
+    trial = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
+    record = trial_record(trial, final, 1.0, ["knn"])
+    assert (record.status, record.error) == ("FAILED", "FloatingPointError: the loss is not finite")
+    assert record.history == {"3": {"knn": 0.4}}
 
 
 def test_an_attempt_knows_the_epochs_before_it_and_none_that_it_trains_again(tmp_path):

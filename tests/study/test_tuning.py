@@ -94,6 +94,14 @@ def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accu
     assert kept["accurate"] is accurate and kept["accuracy"] == settings[weight][0]
 
 
+def test_what_later_stages_were_built_on_holds_though_a_trial_tried_again_is_better(tuned):
+    better = {"metrics": {"knn": 0.6, "r2_mean": 0.3}}
+    ends = {"a, recon.weight 1": {"metrics": {"knn": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": {"status": "FAILED"}}
+    first = tuned[0](ends)
+    assert first["a"].overrides == {"recon.weight": 1.0}
+    assert tuned[0](ends | {"a, recon.weight 5": better}) == first
+
+
 def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
     failed = {"status": "FAILED", "error": "ValueError: no patches"}
     ends = {"a, recon.weight 1": failed, "a, recon.weight 5": {"collapsed": ["inv", "all"]}}
