@@ -79,6 +79,8 @@ class TimmBackbone(nn.Module):
         if config.output_stride is not None:
             stride = "patch_size" if "patch_size" in accepted else "output_stride"
             self.arguments[stride] = config.output_stride
+            if _class_of(timm, config.name).__name__ == "ResNet" and _small_stem(config, image_size):
+                self.arguments[stride] *= 4  # which the standard stem, replaced below, would have had of it
         try:
             self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)
         except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
@@ -133,6 +135,7 @@ class TorchvisionBackbone(nn.Module):
     def __init__(self, config: EncoderConfig, channels: int, image_size: int):
         super().__init__()
         import torchvision.models as models
+        from torchvision.models.feature_extraction import create_feature_extractor
 
         name = config.name.removeprefix("torchvision/")
         if name not in models.list_models(module=models):
@@ -152,7 +155,7 @@ class TorchvisionBackbone(nn.Module):
             raise ValueError(f"--encoder.name {config.name}: this model has no token map; take a ResNet, ViT, ConvNeXt")
         # Every torchvision weight was trained on pixels standardised by ImageNet's figures.
         self.mean_std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if config.pretrained else None
-        self.model = models.feature_extraction.create_feature_extractor(model, {node: "tokens"})
+        self.model = create_feature_extractor(model, {node: "tokens"})
 
     def forward(self, images: Tensor) -> Tensor:
         return _channels_first(self.model(images)["tokens"], self.channels_last, self.prefix)
@@ -192,6 +195,11 @@ def _class_of(timm, name: str) -> object:
     return timm.model_entrypoint(name)
 
 
+def _small_stem(config: EncoderConfig, image_size: int) -> bool:
+    """Return whether a ResNet gets the stem for small images."""
+    return config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE and not config.pretrained)
+
+
 def _set_stem(config: EncoderConfig, model: nn.Module, channels: int, image_size: int) -> str:
     """Give a ResNet the stem that was asked for and return its name."""
     is_resnet = all(hasattr(model, part) for part in ("conv1", "bn1", "maxpool"))
@@ -201,8 +209,7 @@ def _set_stem(config: EncoderConfig, model: nn.Module, channels: int, image_size
         raise ValueError(
             "--encoder.stem small does not fit --encoder.pretrained: the published stem is the standard one"
         )
-    by_size = config.stem == "auto" and is_resnet and image_size <= SMALL_IMAGE and not config.pretrained
-    if not (by_size or config.stem == "small"):
+    if not (is_resnet and _small_stem(config, image_size)):
         return "standard"
     # 3x3 at stride 1 and no pooling, as solo-learn's and lightly's CIFAR runs have it.
     model.conv1 = nn.Conv2d(channels, model.bn1.num_features, 3, 1, 1, bias=False)

@@ -33,12 +33,13 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.config, self.channels, self.image_size = config, channels, image_size
-        self.backbone = build_backbone(config, channels, image_size)
+        with torch.inference_mode(False), torch.enable_grad():  # wherever a caller makes it
+            self.backbone = build_backbone(config, channels, image_size)
+            self.grid, self.dim = self._probe()
         self.stem = self.backbone.stem
         self.mean_std = self.backbone.mean_std or (tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(self.mean_std[0]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
-        self.grid, self.dim = self._probe()
         self.dim_inv = self.dim - round(self.dim * config.split)
         if config.split > 0 and min(self.dim_inv, self.dim - self.dim_inv) < LEAST_CHANNELS:
             raise ValueError(
@@ -66,6 +67,16 @@ class Encoder(nn.Module):
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
+        grid, dim = self._grid(features)
+        covered = self.image_size / grid[0]
+        if self.config.output_stride is not None and abs(covered - self.config.output_stride) >= 1:
+            raise ValueError(
+                f"--encoder.output-stride is {self.config.output_stride}, and a token of {self.config.name} with the "
+                f"{self.backbone.stem} stem covers {covered:g} of {self.image_size} px"
+            )
+        return grid, dim
+
+    def _grid(self, features: Tensor) -> tuple[tuple[int, int], int]:
         if features.ndim == 4:
             return (features.shape[2], features.shape[3]), features.shape[1]
         tokens, side = features.shape[1], round(features.shape[1] ** 0.5)

@@ -37,7 +37,8 @@ class Command:
     augself, how crop, colour, blur and flip of two augmented views differ (augself/...); finetune, accuracy of the
     whole encoder trained with 1 and 10 percent of the labels (finetune_1pct/...)."""
     pretrained: bool = True
-    """Published weights for a model given by name; --no-pretrained: untrained, the row `random` of a table."""
+    """Published weights for a model given by name; --no-pretrained: untrained, the row `random` of a table, as
+    resnet_tiny is always."""
     output: str | None = None
     """JSON file, or its URI, to write."""
     predictions: str | None = None
@@ -73,6 +74,7 @@ def run(command: Command) -> dict:
     from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.transforms import digest
 
+    _check_model(command.model)
     dataset = load(command.data)
     _check_protocols(command.protocols, dataset)
     encoder = load_model(command.model, dataset, command.pretrained)
@@ -82,7 +84,7 @@ def run(command: Command) -> dict:
         save_predictions(predictions, as_path(command.predictions))
     return {
         "model": command.model,
-        "pretrained": command.pretrained and named,
+        "pretrained": command.pretrained and named and command.model != "resnet_tiny",
         "changes": getattr(encoder, "changes", []),
         "protocols": command.protocols,
         "protocol": PROTOCOL_VERSION,
@@ -91,6 +93,19 @@ def run(command: Command) -> dict:
         "evaluate": dataclasses.asdict(command.evaluate),
         "metrics": metrics,
     }
+
+
+def _check_model(model: str) -> None:
+    """Refuse a name of nothing before the data are loaded."""
+    if model in (*ROWS, "resnet_tiny") or model.startswith("torchvision/") or _exported(model):
+        return
+    import timm
+
+    if not timm.is_model(model):
+        raise ValueError(
+            f"MODEL is {model!r}, which is no folder; allowed: the folder of an exported encoder, a timm name, "
+            f"resnet_tiny, torchvision/NAME, {', '.join(ROWS)}"
+        )
 
 
 def _check_protocols(protocols: tuple[str, ...], dataset: "Dataset") -> None:
@@ -152,7 +167,7 @@ def load_model(model: str, dataset: "Dataset", pretrained: bool) -> "nn.Module":
     if model in ROWS:
         return {"pixels": Pixels, "constant": Constant}[model]()
     if not _exported(model):
-        config = EncoderConfig(name=model, split=0, pretrained=pretrained)
+        config = EncoderConfig(name=model, split=0, pretrained=pretrained and model != "resnet_tiny")
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
     transferred = Transferred(encoder, dataset.channels, dataset.image_size)

@@ -39,5 +39,5 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     warmup = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
     if step < warmup:
-        return peak * (step + 1) / max(1.0, warmup)
+        return peak * min(1.0, (step + 1) / warmup)  # its last step may be a part of one
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))

@@ -1,5 +1,6 @@
 """How a model is spread over workers: copied to each of them, or with its parameters shared out among them (FSDP2)."""
 
+import logging
 from typing import Any
 
 import torch
@@ -8,7 +9,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from eqssl.distributed import synchronise_batch_norm, world_size
 
-BLOCKS = ("Block", "Bottleneck", "Layer")  # how the classes of what a backbone repeats end
+logger = logging.getLogger(__name__)
+
+BLOCKS = ("Block", "Bottleneck", "Layer", "Residual")  # how the classes of what a backbone repeats end
 
 
 def spread_out(model: nn.Module, *, shard: bool) -> nn.Module:
@@ -28,7 +31,10 @@ def spread_out(model: nn.Module, *, shard: bool) -> nn.Module:
 
     model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
-    for block in _outermost_blocks(model):
+    blocks = _outermost_blocks(model)
+    if not blocks:
+        logger.warning("--train.shard: the encoder has no blocks that are known, so all of it is gathered at once")
+    for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model

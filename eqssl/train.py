@@ -1,6 +1,7 @@
 """`python -m eqssl.train`: one training run from the command line, without Ray."""
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -58,7 +59,8 @@ def _run(options: TrainOptions) -> int:
 
     with tracking(options) as log:
         result = train(options.run, Told(output / "checkpoint"))
-    figures = json.dumps(result.metrics, indent=2) + "\n"
+    finite = {name: value for name, value in result.metrics.items() if math.isfinite(value)}  # JSON has no other
+    figures = json.dumps(finite, indent=2) + "\n"
     write_atomically(output / "metrics.json", lambda temporary: temporary.write_text(figures))
     export_encoder(result.encoder, output / "encoder", result.method)
     if result.reconstructions is not None:

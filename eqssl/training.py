@@ -37,6 +37,7 @@ from eqssl.random import permutation
 from eqssl.reconstruction import use_of_views
 from eqssl.views import Batch, Read, Views
 
+HELD_OUT, HELD_OUT_AT_ONCE = 256, 64  # images on which the reconstruction is tried, and those encoded together
 SHOWN = 8  # images in a grid of reconstructions
 
 
@@ -151,7 +152,7 @@ class Run:
             device=self.device,
             predictions=self.predictions,
         )
-        if held_out := self._held_out(model, 256):
+        if held_out := self._held_out(model, HELD_OUT):
             metrics |= use_of_views(model.reconstruction, *held_out[1])
         metrics["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
         metrics["sees_theta"] = float(model.method.sees_theta)
@@ -311,7 +312,8 @@ class Run:
         model.eval()
         split = getattr(self.dataset, self._evaluated().split)
         batch = self.views.batch(split, _of_different_objects(split)[:count], 0, self._tokens())
-        tokens = model.encoder.tokens(torch.cat([batch.first, batch.second]))
+        images = torch.cat([batch.first, batch.second])
+        tokens = torch.cat([model.encoder.tokens(some) for some in images.split(HELD_OUT_AT_ONCE)])
         return batch, model.reconstruction_inputs(tokens, batch)
 
     @torch.no_grad()

@@ -66,7 +66,8 @@ class Views:
         self.strengths = strengths(
             config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
         )
-        if dataset.paired and config.recon.view == "intermediate":
+        self.needs_stops = config.recon.view == "intermediate" and config.recon.weight > 0
+        if dataset.paired and self.needs_stops:
             raise ValueError(
                 "--recon.view is 'intermediate'; allowed for pairs of one object: first, second, both, random, clean, "
                 "since no image lies between two renders"
@@ -101,7 +102,7 @@ class Views:
             ids = to_device(split.ids[pair[0]], self.device)  # so many draws that the device has them sooner
             draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
             batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
-        if config.recon.view == "intermediate":
+        if self.needs_stops:
             stops = [apply(second, partway(params[1], k / (STOPS + 1))) for k in range(1, STOPS + 1)]
             batch = batch._replace(partway=torch.cat(stops))
         return batch

@@ -1,5 +1,8 @@
 """The encoder: token maps, split, stems, errors."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -38,6 +41,8 @@ def test_normalisation_is_inside():
     ("options", "size", "grid", "dim", "stem"),
     [
         ({"name": "resnet18"}, 64, (8, 8), 512, "small"),
+        ({"name": "resnet18", "output_stride": 4}, 64, (16, 16), 512, "small"),
+        ({"name": "resnet18", "stem": "small", "output_stride": 8}, 96, (12, 12), 512, "small"),
         ({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, (8, 8), 512, "standard"),
         ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, (4, 4), 192, "standard"),
         ({"name": "swin_tiny_patch4_window7_224"}, 224, (7, 7), 768, "standard"),
@@ -62,6 +67,8 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
         ({"pretrained": True}, "resnet_tiny has no published weights"),
         ({"stem": "small"}, "resnet_tiny has no published weights, output stride 8 and one stem"),
         ({"name": "convnext_atto_rms", "pretrained": True}, "cannot be made with .*: No pretrained weights"),
+        ({"name": "resnet18", "output_stride": 16}, "resnet18 cannot be made with .*'output_stride': 64"),
+        ({"name": "resnetv2_50", "output_stride": 64}, "cannot be made|a token of resnetv2_50 .*covers"),
         ({"name": "torchvision/shufflenet_v2_x0_5"}, "this model has no token map"),
         ({"name": "crossvit_tiny_240"}, "crossvit_tiny_240 gives no single map of tokens"),
     ],
@@ -69,6 +76,23 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
 def test_what_cannot_be_had_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.slow
+def test_torchvision_needs_nothing_that_another_package_has_imported():
+    code = "from tests.test_encoder import make; print(make(name='torchvision/resnet18').dim)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "512\n"
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_encoder_is_made_wherever_its_features_are_asked_for(mode):
+    with mode():
+        encoder = make(name="convnext_atto")
+        encoder(torch.rand(1, 3, 64, 64))
+    assert [p.requires_grad for p in encoder.parameters()] == [
+        p.requires_grad for p in make(name="convnext_atto").parameters()
+    ]
+    encoder(torch.rand(1, 3, 64, 64)).sum().backward()
 
 
 @pytest.mark.parametrize("name", ["resnet_tiny", "convnext_atto"])

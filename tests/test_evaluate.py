@@ -50,8 +50,8 @@ def test_an_exported_encoder_has_a_column_for_each_part(command, tmp_path):
     assert "equivariant" in out and "r2_mean" in out
 
 
-def test_a_name_is_evaluated_untrained_on_request(command, tmp_path):
-    command("resnet_tiny", "--no-pretrained", "--output", tmp_path / "result.json")
+def test_a_name_without_published_weights_is_evaluated_untrained(command, tmp_path):
+    command("resnet_tiny", "--output", tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())
     assert not result["pretrained"] and "inv/knn" not in result["metrics"]
 
@@ -110,6 +110,6 @@ def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):
 
 
 def test_an_unknown_model_is_refused(command, tmp_path):
-    error = command("resnet_of_nobody", "--output", tmp_path / "result.json", code=2)
-    assert re.match(r"error: .*resnet_of_nobody", error)
+    error = command("results/nothing", "--data.path", tmp_path / "none", "--output", tmp_path / "result.json", code=2)
+    assert error.startswith("error: MODEL is 'results/nothing', which is no folder; allowed: ")
     assert not (tmp_path / "result.json").exists()

@@ -18,6 +18,12 @@ def test_warm_up_then_cosine_to_zero_in_proportion_to_the_batch():
     assert 0 < rates[-1] < 0.002 and rates[10:] == sorted(rates[10:], reverse=True)
 
 
+@pytest.mark.parametrize("warmup", [0.02, 0.3, 0.5, 1.0])
+def test_a_warm_up_that_ends_within_a_step_stays_below_the_peak(warmup):
+    config = TrainConfig(lr=0.1, batch_size=256, epochs=10, warmup_epochs=warmup)
+    assert 0.09 < max(learning_rate(config, step, 5) for step in range(50)) <= 0.1
+
+
 @pytest.mark.parametrize("name", ["adamw", "lars"])
 def test_vectors_are_not_decayed(name):
     torch.manual_seed(0)

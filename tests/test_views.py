@@ -40,6 +40,8 @@ def test_the_images_part_way_lie_between_the_unaugmented_one_and_the_second_view
     assert all((near < far).all() for far, near in pairwise(steps))
     with pytest.raises(ValueError, match=r"intermediate.*allowed for pairs of one object: first"):
         Views(config, toy(paired=True))
+    without = Views(replace(config, {"recon.weight": 0.0}), toy(paired=True))
+    assert without.batch(toy(paired=True).train, torch.arange(4), 0).partway is None
 
 
 def test_theta_holds_what_is_known_of_objects_and_what_augmentations_change():

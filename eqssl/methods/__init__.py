@@ -2,7 +2,9 @@
 
 import importlib
 import inspect
+import math
 from dataclasses import asdict
+from typing import Any, get_args, get_type_hints
 
 from eqssl.config import BASE_METHODS, MethodConfig
 from eqssl.methods.base import Method, Sizes
@@ -15,6 +17,9 @@ METHODS: dict[str, str | type[Method]] = {
     "supervised": "eqssl.methods.references:Supervised",
     "none": "eqssl.methods.references:NoMethod",
 }
+
+
+SCALES = get_args(get_type_hints(MethodConfig)["scale"])
 
 
 def register_method(name: str, method: type[Method]) -> None:
@@ -36,11 +41,39 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
                 f"--method.options {option} is no option of {config.name}; "
                 f"allowed: {', '.join(f'{n} (default {d})' for n, d in allowed.items()) or 'none'}"
             )
+    if config.scale not in SCALES:
+        raise ValueError(f"--method.scale is {config.scale!r}; allowed: {', '.join(SCALES)}")
     options = {**method.scales.get(config.scale, {}), **config.options}
-    # Options come as floats; a width has to be whole again.
-    made = method(sizes, **{name: type(allowed[name])(value) for name, value in options.items()})
+    made = method(sizes, **{name: _as_taken(name, value, allowed[name]) for name, value in options.items()})
     made.recipe = {"config": asdict(config), "sizes": asdict(sizes)}
     return made
+
+
+def _as_taken(option: str, value: Any, default: Any) -> Any:
+    """Return an option's value as the method takes it, whose default says what it is: a width has to be whole again.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    if isinstance(default, str):
+        return str(value)
+    if isinstance(default, bool) or not isinstance(default, int | float):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if option == "momentum":
+        good, allowed = 0 <= number <= 1, "0 to 1"
+    elif option.endswith("temperature"):
+        good, allowed = 0 < number < math.inf, "above 0"
+    elif isinstance(default, int):
+        good, allowed = number.is_integer() and number >= min(1, default), f"whole numbers from {min(1, default)}"
+    else:
+        good, allowed = math.isfinite(number), "numbers"
+    if not good:
+        raise ValueError(f"--method.options {option} is {value}; allowed: {allowed}")
+    return int(number) if isinstance(default, int) else number
 
 
 def find_method(name: str) -> type[Method]:

@@ -10,6 +10,7 @@ from torch import nn
 from eqssl.config import MethodConfig
 from eqssl.methods import METHODS, build_method, find_method, register_method
 from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.references import NoMethod
 from eqssl.methods.simsiam import simsiam_loss
 from eqssl.views import Batch
 from tests.toy import make_batch, make_model
@@ -121,6 +122,39 @@ def test_options_reach_the_method_and_unknown_ones_are_refused():
         build_method(MethodConfig(name="simclear"), SIZES)
     with pytest.raises(ValueError, match="supervised needs labels"):
         build_method(MethodConfig(name="supervised"), Sizes(inv=16))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "wrong"),
+    [
+        ("byol", {"momentum": 2.0}, "momentum is 2.0; allowed: 0 to 1"),
+        ("byol", {"width": 511.9}, "width is 511.9; allowed: whole numbers from 1"),
+        ("simclr", {"width": "abc"}, "width is abc; allowed: whole numbers from 1"),
+        ("simclr", {"width": 0.0}, "width is 0.0; allowed: whole numbers from 1"),
+        ("simclr", {"temperature": 0.0}, "temperature is 0.0; allowed: above 0"),
+        ("vicreg", {"cov_coeff": float("nan")}, "cov_coeff is nan; allowed: numbers"),
+    ],
+)
+def test_a_value_that_an_option_cannot_have_is_refused_by_name(name, options, wrong):
+    with pytest.raises(ValueError, match=f"--method.options {wrong}"):
+        build_method(MethodConfig(name=name, options=options), SIZES)
+
+
+@pytest.mark.parametrize(("name", "options"), [("simclr", {}), ("augself", {"scale": "huge"})])
+def test_another_scale_is_refused(name, options):
+    with pytest.raises(ValueError, match=r"--method.scale is 'huge'; allowed: tiny, small, imagenet"):
+        build_method(MethodConfig(name=name, scale="tiny" if options else "huge", options=options), SIZES)
+
+
+def test_an_option_of_ones_own_has_what_its_default_has(monkeypatch):
+    class Mine(NoMethod):
+        def __init__(self, sizes, margin: float, layers: int = 0, kind: str = "a", other=None):
+            super().__init__(sizes)
+            self.given = margin, layers, kind, other
+
+    monkeypatch.setitem(METHODS, "mine", Mine)
+    given = {"margin": 0.5, "layers": 0.0, "kind": "b", "other": 2.0}
+    assert build_method(MethodConfig(name="mine", options=given), SIZES).given == (0.5, 0, "b", 2.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
