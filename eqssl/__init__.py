@@ -13,6 +13,7 @@ _LAZY = {
     "evaluate": "eqssl.evaluation.protocol",
     "load": "eqssl.data",
     "register_source": "eqssl.data",
+    "register_encoder": "eqssl.backbones",
     "register_method": "eqssl.methods",
     "export_encoder": "eqssl.export",
     "load_encoder": "eqssl.export",

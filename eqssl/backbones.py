@@ -1,11 +1,11 @@
-"""Backbones by name: our small ResNet, timm's and torchvision's, each as a map or a row of tokens.
+"""Backbones by name: our small ResNet, timm's, torchvision's and the user's own, each as a map or a row of tokens.
 
 timm and torchvision take 10 s to import, so each is imported only for a name of its own.
 """
 
 import contextlib
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,18 @@ from torch import Tensor, nn
 from eqssl.config import EncoderConfig, replace
 
 SMALL_IMAGE, USUAL_IMAGE = 64, 224
+ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {}  # of the user
+
+
+def register_encoder(name: str, make: Callable[[int, int], nn.Module]) -> None:
+    """Make an encoder of one's own available as `--encoder.name NAME`.
+
+    Args:
+        name: the name; it goes before timm's.
+        make: takes C and S of the images and returns a module from standardised images, float (B, C, S, S), to a map
+            (B, D, H, W) or tokens (B, T, D), row by row.
+    """
+    ENCODERS[name] = make
 
 
 class BasicBlock(nn.Module):
@@ -69,8 +81,8 @@ class TimmBackbone(nn.Module):
         if not timm.is_model(config.name):
             near = ", ".join(timm.list_models(f"*{config.name.split('_')[0]}*")[:8])
             raise ValueError(
-                f"--encoder.name is {config.name!r}; allowed: resnet_tiny, torchvision/NAME or a timm model"
-                + (f", such as {near}" if near else "")
+                f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
+                "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
             )
         accepted = inspect.signature(_class_of(timm, config.name)).parameters
         self.arguments: dict[str, object] = {"in_chans": channels}
@@ -161,12 +173,33 @@ class TorchvisionBackbone(nn.Module):
         return _channels_first(self.model(images)["tokens"], self.channels_last, self.prefix)
 
 
+class OwnBackbone(nn.Module):
+    """What the user registered."""
+
+    stem = "standard"
+    mean_std = None
+    width = 0
+
+    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
+        super().__init__()
+        if config.pretrained or config.output_stride is not None or config.stem == "small":
+            raise ValueError(
+                f"--encoder.name {config.name} is your own: its weights, stride and stem are what it makes"
+            )
+        self.model = ENCODERS[config.name](channels, image_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)
+
+
 def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> nn.Module:
     """Return a module from images (B, C, S, S) to a map (B, D, H, W) or tokens (B, T, D).
 
     Raises:
         ValueError: for an unknown name, or an option that the backbone does not have.
     """
+    if config.name in ENCODERS:
+        return OwnBackbone(config, channels, image_size)
     if config.name == "resnet_tiny":
         if config.pretrained or config.output_stride not in (None, 8) or config.stem == "small":
             raise ValueError("--encoder.name resnet_tiny has no published weights, output stride 8 and one stem")

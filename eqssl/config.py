@@ -96,7 +96,7 @@ class EncoderConfig:
     """The backbone, its token map and its split into an invariant and an equivariant part."""
 
     name: str = "resnet_tiny"
-    """resnet_tiny (ours, 23 million multiply-adds at 64 px), any timm name, or torchvision/NAME."""
+    """resnet_tiny (ours, 23 million multiply-adds at 64 px), any timm name, torchvision/NAME, or a registered one."""
     split: float = 0.5
     """Share of the channels that is equivariant; 0: no split, every channel goes to the method."""
     stem: Literal["auto", "standard", "small"] = "auto"

@@ -84,7 +84,7 @@ def run(command: Command) -> dict:
         save_predictions(predictions, as_path(command.predictions))
     return {
         "model": command.model,
-        "pretrained": command.pretrained and named and command.model != "resnet_tiny",
+        "pretrained": command.pretrained and named and _published(command.model),
         "changes": getattr(encoder, "changes", []),
         "protocols": command.protocols,
         "protocol": PROTOCOL_VERSION,
@@ -97,7 +97,9 @@ def run(command: Command) -> dict:
 
 def _check_model(model: str) -> None:
     """Refuse a name of nothing before the data are loaded."""
-    if model in (*ROWS, "resnet_tiny") or model.startswith("torchvision/") or _exported(model):
+    from eqssl.backbones import ENCODERS
+
+    if model in (*ROWS, *ENCODERS, "resnet_tiny") or model.startswith("torchvision/") or _exported(model):
         return
     import timm
 
@@ -167,11 +169,17 @@ def load_model(model: str, dataset: "Dataset", pretrained: bool) -> "nn.Module":
     if model in ROWS:
         return {"pixels": Pixels, "constant": Constant}[model]()
     if not _exported(model):
-        config = EncoderConfig(name=model, split=0, pretrained=pretrained and model != "resnet_tiny")
+        config = EncoderConfig(name=model, split=0, pretrained=pretrained and _published(model))
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
     transferred = Transferred(encoder, dataset.channels, dataset.image_size)
     return transferred if transferred.changes else encoder
+
+
+def _published(model: str) -> bool:
+    from eqssl.backbones import ENCODERS
+
+    return model not in ("resnet_tiny", *ENCODERS)
 
 
 def _exported(model: str) -> bool:

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from eqssl.backbones import masks_patches, register_encoder
 from eqssl.config import EncoderConfig
 from eqssl.encoder import Encoder
 
@@ -76,6 +77,22 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
 def test_what_cannot_be_had_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+def patches(channels, size):
+    return torch.nn.Sequential(torch.nn.Conv2d(channels, 8, 16, 16), torch.nn.Conv2d(8, 12, 1))
+
+
+def test_an_encoder_of_ones_own_is_had_by_its_name(monkeypatch):
+    monkeypatch.setattr("eqssl.backbones.ENCODERS", {})
+    register_encoder("patches", patches)
+    encoder = make(name="patches", split=0.25)
+    assert (encoder.grid, encoder.dim, encoder.dim_inv) == ((4, 4), 12, 9)
+    assert not masks_patches(encoder.config)
+    with pytest.raises(ValueError, match=r"--encoder.name patches is your own: its weights, stride and stem are what"):
+        make(name="patches", pretrained=True)
+    with pytest.raises(ValueError, match="allowed: resnet_tiny, patches, torchvision/NAME or a timm model"):
+        make(name="patchwork")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from eqssl.bench.options import Options
 FILE = Path(__file__).with_name("ratios.json")
 MARGIN, SLACK = 1.5, 0.1  # the latter where little lies beyond the encoder, and other load alters it much
 SIZES = Options(
-    encoders=("resnet_tiny",), image_size=64, batch_size=64, precision="fp32", threads=1, seconds=15,
+    encoders=("resnet_tiny",), image_size=64, batch_size=64, precision="fp32", threads=1, seconds=10,
     data_images=64, data_pixels=1 << 23, data_sizes=(64,),
 )  # fmt: skip
 

@@ -78,7 +78,8 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     for knob in ("RATES", "WEIGHTS", "SHARES"):
         monkeypatch.setattr(baselines, knob, getattr(baselines, knob)[:2])
     run = replace(base, {"train.epochs": 1})
-    options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)  # no forecasts
     try:
         summary = baselines.run(dataclasses.replace(baselines.STUDY, base=run), options)
     finally:

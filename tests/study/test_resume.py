@@ -161,8 +161,8 @@ def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp
 def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
     uninterrupted = Process(whole, base.data.cache, "--race", **SEARCH)  # meanwhile, on a core of its own
-    for count, number in ((4, signal.SIGKILL), (8, signal.SIGINT), (10, signal.SIGKILL)):
-        process = Process(cut, base.data.cache, "--race", *["--resume"] * (count > 4), **SEARCH)
+    for resumed, count, number in ((False, 5, signal.SIGKILL), (True, 10, signal.SIGINT)):
+        process = Process(cut, base.data.cache, "--race", *["--resume"] * resumed, **SEARCH)
         process.wait_for("trials/*/result.json", cut, count)
         assert process.end(number) in (-number, 128 + number), process.text()
     last = Process(cut, base.data.cache, "--race", "--resume", **SEARCH)

@@ -13,6 +13,7 @@ import torch
 from mlflow import MlflowClient
 from rich.console import Console
 
+from eqssl.backbones import register_encoder
 from eqssl.config import replace
 from eqssl.data import load, register_source
 from eqssl.export import load_encoder
@@ -206,7 +207,7 @@ def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path
     assert f"results: {tmp_path}" in text
 
 
-def test_a_source_of_ones_own_reaches_the_trials(tmp_path, base, tracking):
+def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path, base, tracking):
     cache, objects = base.data.cache, base.data.objects
 
     def loader(config):
@@ -214,12 +215,23 @@ def test_a_source_of_ones_own_reaches_the_trials(tmp_path, base, tracking):
 
         return dataclasses.replace(load(DataConfig(cache=cache, objects=objects)), name="mine")
 
+    class Own(VICReg):
+        pass
+
+    def encoder(channels, image_size):
+        return torch.nn.Conv2d(channels, 16, 8, 8)
+
     register_source("mine", loader)
-    run = replace(base, {"data.source": "mine", "train.epochs": 1})
+    register_encoder("mine", encoder)
+    register_method("own", Own)
+    own = {"data.source": "mine", "encoder.name": "mine", "method.name": "own", "train.epochs": 1}
+    run = replace(base, own)
     study = Study(name="own", question="?", space={}, rows={}, base=run)
     summary = run_study(study, StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking))
     assert summary["data"]["name"] == "mine"
-    assert summary["trials"][0]["status"] == "COMPLETE"
+    (trial,) = summary["trials"]
+    assert trial["status"] == "COMPLETE"
+    assert load_encoder(tmp_path / "own" / "trials" / trial["trial_id"] / "encoder").dim == 16
 
 
 @pytest.mark.parametrize(
