@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OFFSETS = ((7, 4), (-7, 4), (7, -11), (-7, -11), (0, 8), (0, -15))  # of a label, in points
+MAY_BE = 0.1  # probability of being on the front from which a configuration is named
+CROWD = 60  # points, beyond which a label may lie on those that have none
 UNLIKELY_TO_SURE = ("#cfcfcf", "#56B4E9", "#0072B2", "#002b4d")
 
 
@@ -91,16 +93,19 @@ def _draw(axes: "Axes", rows: list[dict[str, Any]], members: set[str], first: st
 
 
 def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: NDArray) -> None:
-    """Label the reference rows, and members of the front as far as there is room."""
+    """Label the reference rows, and what is or may well be on the front, as far as there is room."""
     from matplotlib.patheffects import withStroke
 
     scale, halo = axes.figure.dpi / 72, [withStroke(linewidth=2.5, foreground="white")]
     pixels = axes.transData.transform(means) / scale
-    named = [c["name"] in REFERENCE_ROWS or c["name"] in members for c in rows]
-    taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), shown in zip(pixels, named, strict=True) if shown]
+    named = [
+        c["name"] in REFERENCE_ROWS or c["name"] in members or (c["front_probability"] or 0) >= MAY_BE for c in rows
+    ]
+    few = len(rows) <= CROWD
+    taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), shown in zip(pixels, named, strict=True) if shown or few]
     frame = axes.get_window_extent()
     shown = [item for item, show in zip(zip(means, pixels, rows, strict=True), named, strict=True) if show]
-    for point, at, c in sorted(shown, key=lambda item: item[2]["name"] not in REFERENCE_ROWS):
+    for point, at, c in sorted(shown, key=lambda item: _last_named(item[2], members)):
         for dx, dy in OFFSETS:
             width = 4.6 * len(c["name"])
             left = at[0] + dx - (width if dx < 0 else width / 2 if dx == 0 else 0)
@@ -112,6 +117,10 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
                 text.set(color=COLOURS[1] if c["name"] in REFERENCE_ROWS else "black", path_effects=halo, zorder=5)
                 taken.append(box)
                 break
+
+
+def _last_named(c: dict[str, Any], members: set[str]) -> tuple[bool, bool, float]:
+    return c["name"] not in REFERENCE_ROWS, c["name"] not in members, -(c["front_probability"] or 0)
 
 
 def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -23,7 +23,7 @@ SHOWN = 3  # configurations along a range whose reconstructions are shown: lowes
 
 FRONT = (
     "Each point is a configuration's mean over seeds. Edged: on the front of the means. Squares: reference rows with "
-    "an encoder, which take part; thick on the front. Named where there is room."
+    "an encoder, which take part; thick on the front. Those are named, and what may be on it, where there is room."
 )
 SURE = (
     " Crosses: 95 % intervals (standard deviation pooled over configurations). Colour: probability of being on the "

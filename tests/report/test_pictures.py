@@ -15,7 +15,7 @@ def toy(objectives, means):
             "name": name,
             "number": number if name.startswith("c") else None,
             "params": {},
-            "front_probability": 0.5,
+            "front_probability": 0.05,
             "metrics": {
                 f: {"estimate": v, "low": v - 1, "high": v + 1} for f, v in zip(objectives, values, strict=True)
             },
@@ -39,6 +39,8 @@ def test_each_further_objective_has_a_panel_and_front_members_are_named():
     *panels, bar = front_figure(summary).axes
     assert [axes.get_ylabel() for axes in panels] == ["R² mean", "equivariance"]
     assert all({text.get_text() for text in axes.texts} == {"base", "c2"} for axes in panels)
+    summary["configurations"][1]["front_probability"] = 0.2
+    assert "c1" in {text.get_text() for text in front_figure(summary).axes[0].texts}
     assert bar.get_ylabel() == "probability of being on the front"
 
 
