@@ -28,7 +28,7 @@ class Context(Protocol):
         ...
 
     def save(self, state: dict[str, Any]) -> None:
-        """Take the state within an epoch, from rank 0."""
+        """Take the state within an epoch, or between the last one and its evaluation, from rank 0."""
         ...
 
 
@@ -56,4 +56,5 @@ class Alone:
         return False
 
     def save(self, state: dict[str, Any]) -> None:
-        self.report({}, state)
+        if self.folder:
+            checkpoint.save(state, self.folder)

@@ -78,7 +78,7 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
     dataset = dataset or load(config.data)
     run = Run(config, context, dataset)
     run.resume(context.load())
-    while run.epoch < config.train.epochs or not run.metrics:
+    while run.epoch < config.train.epochs or run.trained or not run.metrics:
         run.next_epoch()
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
         context.report(run.metrics, run.state() if due else None)
@@ -114,6 +114,7 @@ class Run:
         self.weighs_terms = self.model.reconstruction is not None and not self.sharded
         self.epoch, self.step = 0, 0  # what is next
         self.totals = torch.zeros(3, device=self.device)  # of the losses of this epoch's steps
+        self.trained: dict[str, float] = {}  # of the last epoch, until it is evaluated
         self.metrics: dict[str, float] = {}  # of the epoch before
         self.predictions: list[Prediction] | None = None
 
@@ -124,17 +125,19 @@ class Run:
     def next_epoch(self) -> dict[str, float]:
         """Train what is left of an epoch (none, if zero are asked for) and return its metrics, evaluated where due."""
         start = time.perf_counter()
-        metrics: dict[str, float] = {}
-        if self.config.train.epochs > 0:
-            metrics = self._train_epoch()
+        if self.config.train.epochs > 0 and not self.trained:
+            self.trained = self._train_epoch()
             self.epoch += 1
-        metrics |= {"epoch": float(self.epoch), "train_s": time.perf_counter() - start}
+            self.trained |= {"train_s": time.perf_counter() - start}
+            if self.is_last and (state := self.state()):  # a full evaluation may take as long as an epoch, or fail
+                self.context.save(state)
+        metrics = {"epoch": float(self.epoch), "train_s": 0.0, **self.trained}
         every = self.config.train.eval_every
         if self.is_last or (every and self.epoch % every == 0):
             model = self.whole_model()
             if self.context.rank == 0:
                 metrics |= self._evaluate(model)
-        self.metrics = metrics
+        self.trained, self.metrics = {}, metrics
         return metrics
 
     def _evaluated(self) -> EvaluateConfig:
@@ -268,6 +271,7 @@ class Run:
             "epoch": self.epoch,
             "step": self.step,
             "totals": self.totals,
+            "trained": self.trained,
             "metrics": self.metrics,
             **whole,
             "rng": torch.get_rng_state(),
@@ -302,6 +306,7 @@ class Run:
         if state["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
         self.epoch, self.step, self.metrics = state["epoch"], state["step"], state["metrics"]
+        self.trained = state.get("trained", {})
         self.totals = state["totals"].to(self.device)
 
     @torch.no_grad()

@@ -133,6 +133,21 @@ def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step):
     assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
 
 
+def test_a_run_that_dies_in_its_last_evaluation_is_evaluated_and_not_trained_again(tmp_path, monkeypatch):
+    def dies(*arguments, **named):
+        raise RuntimeError("out of memory")
+
+    whole = train(configuration(), Alone(tmp_path / "whole"), toy())
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
+        patch.setattr("eqssl.training.evaluate", dies)
+        train(configuration(), Alone(tmp_path / "cut"), toy())
+    monkeypatch.setattr(Run, "_train_epoch", dies)
+    cut = train(configuration(), Alone(tmp_path / "cut"), toy())
+    assert cut.metrics.keys() == whole.metrics.keys() and cut.metrics["train_s"] > 0
+    timeless = {name for name in whole.metrics if not name.endswith("_s")}
+    assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
+
+
 def test_a_run_reports_losses_and_evaluation_and_returns_the_encoder():
     result = train(configuration(), dataset=toy())
     assert result.epochs == 2 and not result.encoder.training

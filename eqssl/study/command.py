@@ -93,7 +93,7 @@ class _Run:
         self.folder = as_path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
-        if (planned := self._suggestions()).left_out:
+        if (planned := self._plan()).left_out:
             trials = trials_of(planned.design, self.stages)
             console.print(
                 f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out;"
@@ -184,11 +184,11 @@ class _Run:
         checkpoints = [str((self.record.trial_folder(trial) / "checkpoint").absolute()) for trial in begun]
         return Work(trials, epochs, evaluations, checkpoints, min(room.trials, trials)) if epochs else None
 
-    def _suggestions(self) -> "Suggestions":
+    def _plan(self) -> "Suggestions":
         from eqssl.study.suggestions import Suggestions
 
         options = self.options
-        suggestions = Suggestions(
+        return Suggestions(
             self.study,
             trials=self.trials,
             seeds=self.seeds,
@@ -196,6 +196,9 @@ class _Run:
             seed=options.run.train.seed,
             race=options.race,
         )
+
+    def _suggestions(self) -> "Suggestions":
+        suggestions = self._plan()
         suggestions.search.warm_start(self.warm_points)
         suggestions.restore(self.record.asked_trials(), self.record.records())
         return suggestions

@@ -106,7 +106,7 @@ def check_config(path: str) -> None:
     """
     config = read_config(path)
     try:
-        missing = untold(config) or (add_types([], config) and [])
+        missing, _ = untold(config), add_types([], config)
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"--cluster-config is {path!r}, which cannot be read: {error!r}") from error
     if missing:
@@ -115,7 +115,7 @@ def check_config(path: str) -> None:
 
 def untold(config: dict[str, Any]) -> list[str]:
     """Return the types of `ray up` whose resources are not told; those of a cloud are by the head's own file."""
-    return [name for name, kind in _types(config).items() if kind[0] and not kind[1]]
+    return [name for name, (count, resources) in _types(config).items() if count and not resources]
 
 
 def add_types(there: Sequence[Nodes], config: dict[str, Any]) -> Cluster:
