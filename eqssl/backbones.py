@@ -215,8 +215,11 @@ def masks_patches(config: EncoderConfig) -> bool:
     Raises:
         ValueError: for an unknown name, or an option that the backbone does not have.
     """
+    if config.name in ENCODERS:
+        return False
+    config = replace(config, {"pretrained": False, "output_stride": None})  # which may fit another size alone
     with torch.device("meta"):  # of no weight the memory is needed
-        return build_backbone(replace(config, {"pretrained": False}), 3, USUAL_IMAGE).width > 0
+        return build_backbone(config, 3, USUAL_IMAGE).width > 0
 
 
 def _class_of(timm, name: str) -> object:

@@ -68,11 +68,11 @@ class Encoder(nn.Module):
             parameter.requires_grad_(parameter.grad is not None)
             parameter.grad = None
         grid, dim = self._grid(features)
-        covered = self.image_size / grid[0]
-        if self.config.output_stride is not None and abs(covered - self.config.output_stride) >= 1:
+        stride, side = self.config.output_stride, self.image_size
+        if stride is not None and grid[0] not in (side // stride, -(-side // stride)):
             raise ValueError(
-                f"--encoder.output-stride is {self.config.output_stride}, and a token of {self.config.name} with the "
-                f"{self.backbone.stem} stem covers {covered:g} of {self.image_size} px"
+                f"--encoder.output-stride is {stride}, and a token of {self.config.name} with the {self.backbone.stem} "
+                f"stem covers {side / grid[0]:g} of {side} px"
             )
         return grid, dim
 

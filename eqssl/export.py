@@ -62,6 +62,10 @@ def load_encoder(folder: str | Path) -> Encoder:
     if about is None:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
     config = from_dict(EncoderConfig, {**about["encoder"], "pretrained": False, "stem": about["stem"]})
+    if (
+        config.output_stride and config.stem == "small" and "grid" not in about
+    ):  # of 2026, when it was a quarter of that
+        config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
     with on_disk(folder / WEIGHTS) as path:
         _weights_owner(encoder).load_state_dict(load_file(path))
@@ -101,6 +105,7 @@ def _describe(encoder: Encoder) -> dict:
         "image_size": encoder.image_size,
         "mean": mean,
         "std": std,
+        "grid": encoder.grid,
         "dim": encoder.dim,
         "dim_inv": encoder.dim_inv,
     }

@@ -76,10 +76,10 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))
     rates = tuple(share * options.run.train.lr for share in RATES)
     alone_at = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", rates) for m in methods}
-    alone, data = tune(change(study, name="baselines_alone"), options, alone_at, {}, **shown)
+    alone, data = tune(change(study, name="baselines_alone"), options, alone_at, {}, later="baselines_tuning", **shown)
     options = change(options, yes=True)  # asked once, before the first stage
     who = entrants(data["paired"])
-    tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, **shown)
+    tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, later=study.name, **shown)
     both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}
     pairs = {m: (with_it.overrides, alone[m].overrides) for m, with_it in both.items()}
     longer = relative_times(pairs, options, "baselines_relative_times.json")

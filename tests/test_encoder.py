@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from eqssl.backbones import masks_patches, register_encoder
+from eqssl.backbones import ENCODERS, masks_patches, register_encoder
 from eqssl.config import EncoderConfig
 from eqssl.encoder import Encoder
 
@@ -22,6 +22,10 @@ def test_tiny_resnet_has_tokens_enough_at_every_small_size(size, channels, side)
     encoder = make(size, channels)
     assert encoder.grid == (side, side)
     assert encoder.tokens(torch.rand(2, channels, size, size)).shape == (2, side**2, 128)
+
+
+def test_an_output_stride_may_not_divide_the_side():
+    assert make(28, 1, output_stride=8).grid == (4, 4)
 
 
 def test_representation_is_the_mean_over_tokens_and_invariant_channels_come_first():
@@ -42,6 +46,7 @@ def test_normalisation_is_inside():
     ("options", "size", "grid", "dim", "stem"),
     [
         ({"name": "resnet18"}, 64, (8, 8), 512, "small"),
+        ({"name": "resnet18", "output_stride": 32}, 100, (4, 4), 512, "standard"),
         ({"name": "resnet18", "output_stride": 4}, 64, (16, 16), 512, "small"),
         ({"name": "resnet18", "stem": "small", "output_stride": 8}, 96, (12, 12), 512, "small"),
         ({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, (8, 8), 512, "standard"),
@@ -84,14 +89,16 @@ def patches(channels, size):
 
 
 def test_an_encoder_of_ones_own_is_had_by_its_name(monkeypatch):
-    monkeypatch.setattr("eqssl.backbones.ENCODERS", {})
+    monkeypatch.setitem(ENCODERS, "patches", None)  # taken away again at the end
     register_encoder("patches", patches)
     encoder = make(name="patches", split=0.25)
     assert (encoder.grid, encoder.dim, encoder.dim_inv) == ((4, 4), 12, 9)
-    assert not masks_patches(encoder.config)
+    monkeypatch.setitem(ENCODERS, "sixty-four", lambda channels, size: patches(channels, {64: size}[size]))
+    assert not masks_patches(encoder.config) and not masks_patches(EncoderConfig(name="sixty-four"))
+    assert not masks_patches(EncoderConfig(name="resnet18", output_stride=4))
     with pytest.raises(ValueError, match=r"--encoder.name patches is your own: its weights, stride and stem are what"):
         make(name="patches", pretrained=True)
-    with pytest.raises(ValueError, match="allowed: resnet_tiny, patches, torchvision/NAME or a timm model"):
+    with pytest.raises(ValueError, match="allowed: resnet_tiny, patches, sixty-four, torchvision/NAME or a timm model"):
         make(name="patchwork")
 
 

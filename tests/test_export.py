@@ -48,6 +48,17 @@ def test_timm_loads_its_own_backbones(tmp_path, options, size, channels):
     assert torch.equal(tokens, encoder.tokens(images))
 
 
+def test_the_stride_of_an_earlier_export_is_what_it_was_of_the_standard_stem(tmp_path):
+    encoder = make(32, name="resnet18", output_stride=2)
+    folder = export_encoder(encoder, tmp_path / "encoder")
+    about = json.loads((folder / "config.json").read_text())
+    del about["eqssl"]["grid"]
+    about["eqssl"]["encoder"]["output_stride"] = 8
+    (folder / "config.json").write_text(json.dumps(about))
+    images = torch.rand(2, 3, 32, 32)
+    assert encoder.grid == (16, 16) and torch.equal(load_encoder(folder)(images), encoder(images))
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is no exported encoder"):
         load_encoder(tmp_path)

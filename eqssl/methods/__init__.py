@@ -19,6 +19,7 @@ METHODS: dict[str, str | type[Method]] = {
 }
 
 
+LAYERS = ("width", "embedding", "bottleneck", "prototypes")  # options that are widths of layers
 SCALES = get_args(get_type_hints(MethodConfig)["scale"])
 
 
@@ -41,8 +42,8 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
                 f"--method.options {option} is no option of {config.name}; "
                 f"allowed: {', '.join(f'{n} (default {d})' for n, d in allowed.items()) or 'none'}"
             )
-    if config.scale not in SCALES:
-        raise ValueError(f"--method.scale is {config.scale!r}; allowed: {', '.join(SCALES)}")
+    if config.scale not in (scales := dict.fromkeys([*SCALES, *method.scales])):
+        raise ValueError(f"--method.scale is {config.scale!r}; allowed: {', '.join(scales)}")
     options = {**method.scales.get(config.scale, {}), **config.options}
     made = method(sizes, **{name: _as_taken(name, value, allowed[name]) for name, value in options.items()})
     made.recipe = {"config": asdict(config), "sizes": asdict(sizes)}
@@ -50,7 +51,7 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
 
 
 def _as_taken(option: str, value: Any, default: Any) -> Any:
-    """Return an option's value as the method takes it, whose default says what it is: a width has to be whole again.
+    """Return an option's value as the method takes it, whose default says what it is: a width is rounded.
 
     Raises:
         ValueError: naming the option, its value and what is allowed.
@@ -67,13 +68,13 @@ def _as_taken(option: str, value: Any, default: Any) -> Any:
         good, allowed = 0 <= number <= 1, "0 to 1"
     elif option.endswith("temperature"):
         good, allowed = 0 < number < math.inf, "above 0"
-    elif isinstance(default, int):
-        good, allowed = number.is_integer() and number >= min(1, default), f"whole numbers from {min(1, default)}"
+    elif option in LAYERS:
+        good, allowed = 0.5 < number < math.inf, "1 or more"
     else:
         good, allowed = math.isfinite(number), "numbers"
     if not good:
         raise ValueError(f"--method.options {option} is {value}; allowed: {allowed}")
-    return int(number) if isinstance(default, int) else number
+    return round(number) if isinstance(default, int) else number
 
 
 def find_method(name: str) -> type[Method]:

@@ -13,7 +13,7 @@ from eqssl.study.definition import Sampler
 from eqssl.study.space import Range, Space, chosen_by
 
 STARTS = 10  # random points before a sampler goes by results
-MOST = 100_000  # combinations of a grid
+MOST = 10_000  # combinations of a grid
 SAMPLERS = {
     "random": lambda seed: RandomSampler(seed),
     "tpe": lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=STARTS, seed=seed),
@@ -57,8 +57,11 @@ def _grid(space: Space, count: int) -> list[dict[str, Any]]:
     if (total := lists * steps**ranges) > MOST:
         raise ValueError(f"--sampler is grid, of which this space has {total:,} configurations; allowed: {MOST:,}")
     points = _combinations(space, steps)
-    while ranges and len(finer := _combinations(space, steps + 1)) <= count:  # where some do not exist beside others
-        points, steps = finer, steps + 1
+    while ranges and lists * (steps + 1) ** ranges <= MOST:  # where some do not exist beside others
+        finer, steps = _combinations(space, steps + 1), steps + 1
+        if not len(points) < len(finer) <= count:
+            break
+        points = finer
     return points
 
 

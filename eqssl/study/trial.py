@@ -94,7 +94,6 @@ class TrialContext:
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
         if state is not None:
-            write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
             self.save(state)
         self._tell(metrics)
 
@@ -104,6 +103,7 @@ class TrialContext:
     def save(self, state: dict[str, Any]) -> None:
         from eqssl import checkpoint
 
+        write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
         checkpoint.save({"run": state, "wall_s": self.seconds()["wall_s"]}, self.folder / CHECKPOINT)
 
     def attempts(self, command: str) -> int:

@@ -79,13 +79,20 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
 
 
 def tune(
-    study: Study, options: StudyOptions, entrants: Mapping[str, Entrant], earlier: Mapping[str, Setting], **shown: Any
+    study: Study,
+    options: StudyOptions,
+    entrants: Mapping[str, Entrant],
+    earlier: Mapping[str, Setting],
+    *,
+    later: str,
+    **shown: Any,
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
     """Run every setting of every entrant and return the best ones, and the data's description.
 
     The best has the highest R² among those that are accurate enough: at most .01 below what the entrant builds on. If
     none is, it has the highest accuracy, and without labels the highest R². What was chosen, and by which of these, is
-    written to OUTPUT/STUDY/choices.json, and holds after a resume.
+    written to OUTPUT/STUDY/choices.json, and holds once the next study was begun, whatever a trial that is tried again
+    after a resume may show.
 
     Args:
         study: whose name and base are taken.
@@ -93,6 +100,7 @@ def tune(
         entrants: by name; those whose settings all failed or collapsed are left out of what is returned, with a
             warning.
         earlier: what entrants build on: they have its learning rate, and are left out where it is missing.
+        later: name of the study that builds on the choice.
         shown: what `run_study` takes beside.
     """
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
@@ -101,17 +109,38 @@ def tune(
     rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
     once = change(options, run=on_val, seeds=1, trials=None)
     summary = run_study(change(study, rows=rows), once, **shown)
-    path = as_path(options.output) / study.name / "choices.json"
-    if text := read(path):  # later stages were built on it, whatever a trial that was tried again has shown since
-        return {name: Setting(**of) for name, of in json.loads(text).items()}, summary["data"]
-    done, best = usable(summary["trials"]), {}
+    output = as_path(options.output)
+    path = output / study.name / "choices.json"
+    if read(output / later / "study.json") and (text := read(path)):
+        best = {name: Setting(**of) for name, of in json.loads(text).items()}
+    else:
+        best = _best(entrants, settings, usable(summary["trials"]), earlier)
+        write_json(path, {name: asdict(of) for name, of in best.items()})
+    for name in entrants.keys() - best.keys():
+        logger.warning(
+            "%s is left out: %s", name, _why(summary["trials"], settings[name]) or f"{later} was begun without"
+        )
+    return best, summary["data"]
+
+
+def _best(
+    entrants: Mapping[str, Entrant],
+    settings: Mapping[str, Mapping[str, dict[str, Any]]],
+    done: Mapping[str, Mapping[str, float]],
+    earlier: Mapping[str, Setting],
+) -> dict[str, Setting]:
+    """Return the best setting of every entrant that has one.
+
+    Args:
+        entrants, earlier: as `tune` has them.
+        settings: entrant -> row -> overrides.
+        done: row -> figures of what can be used.
+    """
+    found = {}
     for name, entrant in entrants.items():
         if metrics := {row: done[row] for row in settings[name] if row in done}:
-            best[name] = _choose(rows, metrics, earlier[entrant.on] if entrant.on else None)
-        else:
-            logger.warning("%s is left out: %s", name, _why(summary["trials"], settings[name]))
-    write_json(path, {name: asdict(of) for name, of in best.items()})
-    return best, summary["data"]
+            found[name] = _choose(settings[name], metrics, earlier[entrant.on] if entrant.on else None)
+    return found
 
 
 def _choose(
@@ -129,7 +158,7 @@ def _why(trials: Iterable[Mapping[str, Any]], rows: Collection[str]) -> str:
     return "; ".join(
         f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
         for trial in trials
-        if trial["configuration"] in rows
+        if trial["configuration"] in rows and (trial["error"] or trial["collapsed"])
     )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from operator import attrgetter
+from typing import ClassVar
 
 import pytest
 import torch
@@ -128,9 +129,8 @@ def test_options_reach_the_method_and_unknown_ones_are_refused():
     ("name", "options", "wrong"),
     [
         ("byol", {"momentum": 2.0}, "momentum is 2.0; allowed: 0 to 1"),
-        ("byol", {"width": 511.9}, "width is 511.9; allowed: whole numbers from 1"),
-        ("simclr", {"width": "abc"}, "width is abc; allowed: whole numbers from 1"),
-        ("simclr", {"width": 0.0}, "width is 0.0; allowed: whole numbers from 1"),
+        ("simclr", {"width": "abc"}, "width is abc; allowed: 1 or more"),
+        ("simclr", {"width": 0.0}, "width is 0.0; allowed: 1 or more"),
         ("simclr", {"temperature": 0.0}, "temperature is 0.0; allowed: above 0"),
         ("vicreg", {"cov_coeff": float("nan")}, "cov_coeff is nan; allowed: numbers"),
     ],
@@ -146,15 +146,23 @@ def test_another_scale_is_refused(name, options):
         build_method(MethodConfig(name=name, scale="tiny" if options else "huge", options=options), SIZES)
 
 
+def test_a_width_from_a_range_is_rounded():
+    assert build_method(MethodConfig(name="simclr", options={"width": 31.7}), SIZES).projector[0].out_features == 32
+
+
 def test_an_option_of_ones_own_has_what_its_default_has(monkeypatch):
     class Mine(NoMethod):
-        def __init__(self, sizes, margin: float, layers: int = 0, kind: str = "a", other=None):
+        scales: ClassVar = {"mine": {"kind": "c"}}
+
+        def __init__(self, sizes, margin: float, layers: int = 2, kind: str = "a", other=None):
             super().__init__(sizes)
             self.given = margin, layers, kind, other
 
     monkeypatch.setitem(METHODS, "mine", Mine)
     given = {"margin": 0.5, "layers": 0.0, "kind": "b", "other": 2.0}
     assert build_method(MethodConfig(name="mine", options=given), SIZES).given == (0.5, 0, "b", 2.0)
+    scaled = build_method(MethodConfig(name="mine", scale="mine", options={"margin": 1.0}), SIZES)
+    assert scaled.given == (1.0, 2, "c", None)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -27,8 +27,8 @@ def test_grid_of_lists_and_ranges_has_no_more_points_than_asked_and_both_ends_of
 
 
 def test_grid_of_too_many_combinations_is_refused():
-    space = {f"augment.{n}": uniform(0.0, 1.0) for n in range(17)}
-    with pytest.raises(ValueError, match="--sampler is grid, of which this space has 131,072 configurations; allowed"):
+    space = {f"augment.{n}": uniform(0.0, 1.0) for n in range(14)}
+    with pytest.raises(ValueError, match="--sampler is grid, of which this space has 16,384 configurations; allowed"):
         planned("grid", space, 5, 0)
 
 
@@ -44,6 +44,18 @@ def test_grid_leaves_out_what_does_not_exist():
             ],
         )
     )
+
+
+@pytest.mark.parametrize(
+    ("space", "count", "points"),
+    [
+        ({f"augment.{n}": uniform(0.0, 1.0) for n in range(12)}, 20, 4096),
+        ({"recon.weight": uniform(0.99, 0.9915)}, 24, 16),  # in four digits there are no more
+        ({"recon.roles": choice("concat"), "augment.crop": uniform(0.0, 1.0).when("recon.roles", "none")}, 24, 1),
+    ],
+)
+def test_grid_that_cannot_be_finer_is_had_at_once(space, count, points):
+    assert len(planned("grid", space, count, 0)) == points
 
 
 def test_one_at_a_time_varies_each_alone():

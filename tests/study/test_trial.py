@@ -63,6 +63,13 @@ def test_a_row_is_evaluated_by_one_of_several_workers_and_not_by_the_process_tha
     assert "metrics" not in final and not (tmp_path / PREDICTIONS).exists()
 
 
+def test_what_is_saved_before_an_epochs_end_comes_with_the_epochs_before_it(tmp_path):
+    context = TrialContext(tmp_path, lambda metrics: None, NodeWatch(set()))
+    context.report({"epoch": 1.0}, None)  # no checkpoint is due
+    context.save({"epoch": 1, "step": 3, "metrics": {}})
+    assert [metrics["epoch"] for metrics in json.loads((tmp_path / EPOCHS).read_text())] == [1.0]
+
+
 def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(tmp_path, monkeypatch):
     def fails(spec, context):
         metrics = {"epoch": 3.0, "evaluate_s": 1.0, "knn": 0.4}

@@ -72,7 +72,7 @@ def tuned(monkeypatch, tmp_path):
         study = Study(name="toy", question="?", space={}, configurations=0)
         entrant = Entrant({}, "recon.weight", (1.0, 5.0), on="base" if earlier else None)
         options = StudyOptions(seeds=5, trials=10, output=str(tmp_path))
-        return tune(study, options, {"a": entrant}, earlier or {})[0]
+        return tune(study, options, {"a": entrant}, earlier or {}, later="last")[0]
 
     return tuned, run
 
@@ -94,12 +94,20 @@ def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accu
     assert kept["accurate"] is accurate and kept["accuracy"] == settings[weight][0]
 
 
-def test_what_later_stages_were_built_on_holds_though_a_trial_tried_again_is_better(tuned):
+def test_what_a_later_stage_was_built_on_holds_though_a_trial_tried_again_is_better(tuned, tmp_path, caplog):
     better = {"metrics": {"knn": 0.6, "r2_mean": 0.3}}
-    ends = {"a, recon.weight 1": {"metrics": {"knn": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": {"status": "FAILED"}}
-    first = tuned[0](ends)
-    assert first["a"].overrides == {"recon.weight": 1.0}
-    assert tuned[0](ends | {"a, recon.weight 5": better}) == first
+    failed = {"status": "FAILED", "error": "its process died (3 attempts)"}
+    ends = {"a, recon.weight 1": {"metrics": {"knn": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": failed}
+    assert tuned[0](ends)["a"].overrides == {"recon.weight": 1.0}
+    assert tuned[0](ends | {"a, recon.weight 5": better})["a"].overrides == {
+        "recon.weight": 5.0
+    }  # nothing is built on it
+    assert tuned[0](dict.fromkeys(ends, failed)) == {}
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "study.json").write_text("{}")
+    caplog.clear()
+    assert tuned[0](ends) == {} and caplog.messages[0].startswith("a is left out: a, recon.weight 5: its process died")
+    assert tuned[0](dict.fromkeys(ends, better)) == {} and caplog.messages[1] == "a is left out: last was begun without"
 
 
 def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
