@@ -116,10 +116,9 @@ def tune(
     else:
         best = _best(entrants, settings, usable(summary["trials"]), earlier)
         write_json(path, {name: asdict(of) for name, of in best.items()})
-    for name in entrants.keys() - best.keys():
-        logger.warning(
-            "%s is left out: %s", name, _why(summary["trials"], settings[name]) or f"{later} was begun without"
-        )
+    for name in (name for name in entrants if name not in best):
+        why = _why(summary["trials"], settings[name]) or f"{later} was begun without"
+        logger.warning("%s is left out: %s", name, why)
     return best, summary["data"]
 
 

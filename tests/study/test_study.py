@@ -13,11 +13,11 @@ import torch
 from mlflow import MlflowClient
 from rich.console import Console
 
-from eqssl.backbones import register_encoder
+from eqssl.backbones import ENCODERS, register_encoder
 from eqssl.config import replace
-from eqssl.data import load, register_source
+from eqssl.data import SOURCES, load, register_source
 from eqssl.export import load_encoder
-from eqssl.methods import register_method
+from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
 from eqssl.study.signals import Interrupted
@@ -80,7 +80,7 @@ def test_a_trial_whose_features_lie_at_one_point_is_marked(finished):
             least, mean = (trial["metrics"][f"{part}{figure}"] for figure in ("std_min", "std"))
             assert mean < 1e-4 if trial["collapsed"] else least > 1e-3
     # The floor is an encoder that gives one feature for all images.
-    assert "Collapsed, to a line or a point: constant, decayed." in (folder / "tables.md").read_text()
+    assert "Collapsed, to a line or a point: constant; decayed." in (folder / "tables.md").read_text()
 
 
 def test_a_trial_is_the_plain_training_run(finished, base):
@@ -207,7 +207,7 @@ def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path
     assert f"results: {tmp_path}" in text
 
 
-def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path, base, tracking):
+def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path, base, tracking, monkeypatch):
     cache, objects = base.data.cache, base.data.objects
 
     def loader(config):
@@ -221,6 +221,8 @@ def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path,
     def encoder(channels, image_size):
         return torch.nn.Conv2d(channels, 16, 8, 8)
 
+    for known, name in ((SOURCES, "mine"), (ENCODERS, "mine"), (METHODS, "own")):
+        monkeypatch.setitem(known, name, None)  # taken away again at the end
     register_source("mine", loader)
     register_encoder("mine", encoder)
     register_method("own", Own)
