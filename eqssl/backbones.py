@@ -84,14 +84,15 @@ class TimmBackbone(nn.Module):
                 f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
                 "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
             )
-        accepted = inspect.signature(_class_of(timm, config.name)).parameters
+        kind = _class_of(timm, config.name)
+        accepted = inspect.signature(kind).parameters
         self.arguments: dict[str, object] = {"in_chans": channels}
         if "img_size" in accepted:
             self.arguments["img_size"] = image_size
         if config.output_stride is not None:
             stride = "patch_size" if "patch_size" in accepted else "output_stride"
             self.arguments[stride] = config.output_stride
-            if _class_of(timm, config.name).__name__ == "ResNet" and _small_stem(config, image_size):
+            if kind.__name__ == "ResNet" and _small_stem(config, image_size):
                 self.arguments[stride] *= 4  # which the standard stem, replaced below, would have had of it
         try:
             self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)

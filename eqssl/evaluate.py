@@ -97,9 +97,7 @@ def run(command: Command) -> dict:
 
 def _check_model(model: str) -> None:
     """Refuse a name of nothing before the data are loaded."""
-    from eqssl.backbones import ENCODERS
-
-    if model in (*ROWS, *ENCODERS, "resnet_tiny") or model.startswith("torchvision/") or _exported(model):
+    if model in ROWS or not _published(model) or model.startswith("torchvision/") or _exported(model):
         return
     import timm
 

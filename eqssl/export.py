@@ -62,9 +62,8 @@ def load_encoder(folder: str | Path) -> Encoder:
     if about is None:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
     config = from_dict(EncoderConfig, {**about["encoder"], "pretrained": False, "stem": about["stem"]})
-    if (
-        config.output_stride and config.stem == "small" and "grid" not in about
-    ):  # of 2026, when it was a quarter of that
+    # Written before the grid was, when the option meant the standard stem's stride.
+    if config.output_stride and config.stem == "small" and "grid" not in about:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
     with on_disk(folder / WEIGHTS) as path:

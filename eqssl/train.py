@@ -1,7 +1,5 @@
 """`python -m eqssl.train`: one training run from the command line, without Ray."""
 
-import json
-import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from eqssl.config import RunConfig
-from eqssl.files import as_path, make_folder, write_atomically
+from eqssl.files import as_path, make_folder
 from eqssl.memory import keep_freed
 
 
@@ -49,6 +47,7 @@ def _run(options: TrainOptions) -> int:
     from eqssl.context import Alone
     from eqssl.export import export_encoder
     from eqssl.report.figures import save_reconstructions
+    from eqssl.study.record import finite, write_json
     from eqssl.training import train
 
     class Told(Alone):
@@ -59,9 +58,7 @@ def _run(options: TrainOptions) -> int:
 
     with tracking(options) as log:
         result = train(options.run, Told(output / "checkpoint"))
-    finite = {name: value for name, value in result.metrics.items() if math.isfinite(value)}  # JSON has no other
-    figures = json.dumps(finite, indent=2) + "\n"
-    write_atomically(output / "metrics.json", lambda temporary: temporary.write_text(figures))
+    write_json(output / "metrics.json", finite(result.metrics))
     export_encoder(result.encoder, output / "encoder", result.method)
     if result.reconstructions is not None:
         save_reconstructions(result.reconstructions, output / "reconstructions.png")

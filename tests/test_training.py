@@ -7,12 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
 
 from eqssl import checkpoint
 from eqssl.augment import apply, draw, strengths
@@ -21,7 +19,6 @@ from eqssl.context import Alone
 from eqssl.data.dataset import Dataset, MemoryImages, Split, to_float
 from eqssl.methods import find_method
 from eqssl.methods.base import Pair, Sizes
-from eqssl.model import compiled_tokens
 from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import counter_uniform, permutation
 from eqssl.teacher import Teacher
@@ -383,27 +380,3 @@ def test_images_that_are_read_ahead_give_the_same_training_bit_for_bit():
     runs = [train(config, dataset=data) for data in (dataset, dataclasses.replace(dataset, train=elsewhere))]
     assert runs[0].metrics["loss"] == runs[1].metrics["loss"]
     assert all(torch.equal(*pair) for pair in zip(*(run.encoder.parameters() for run in runs), strict=True))
-
-
-@pytest.mark.slow
-def test_a_compiled_encoder_trains_alike_and_is_compiled_once_for_all_trials():
-    """Tune runs every trial in a thread of its own."""
-    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 2}
-    plain = train(configuration(**values), dataset=toy())
-    compiled_tokens.cache_clear()  # what earlier tests have compiled
-    torch._dynamo.reset()
-    graphs = []
-    for _ in range(2):
-        before = counters["stats"]["unique_graphs"]
-        with ThreadPoolExecutor(1) as trial:
-            result = trial.submit(train, configuration(**values, **{"train.compile": True}), dataset=toy()).result()
-        for name in ("loss", "recon_share/gradient"):
-            assert result.metrics[name] == pytest.approx(plain.metrics[name], rel=1e-3)
-        graphs.append(counters["stats"]["unique_graphs"] - before)
-    assert graphs[0] > 0 and graphs[1] == 0
-
-
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setenv("CXX", "no-such-compiler -O2")
-    with pytest.raises(ValueError, match=r"--train.compile needs a C\+\+ compiler, and there is no no-such-compiler"):
-        train(configuration(**{"train.compile": True}), dataset=toy())

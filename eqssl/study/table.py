@@ -118,7 +118,7 @@ class Table:
         or the data have no labels.
         """
         accuracy = next((figure for figure in self._objectives if figure in NEED_LABELS), NEED_LABELS[0])
-        figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy}
+        figures = {"r2_mean": "r2_mean", "equivariance": "equivariance", "accuracy": accuracy, INVARIANCE: INVARIANCE}
         having_all = set.intersection(*(set(self.values(figure)[0]) for figure in figures.values()))
         evaluated = [name for name in self.values(INVARIANCE)[0] if name in having_all]
         having_parts = [name for name in evaluated if name in self._with_parts]
@@ -130,7 +130,7 @@ class Table:
                 continue
             others = [row for row in having_parts if row not in (*controls, name)]  # they tell about the noise
             rows = [*controls, name, *others]
-            tables = {key: self._rows(rows, figure) for key, figure in {**figures, INVARIANCE: INVARIANCE}.items()}
+            tables = {key: self._rows(rows, figure) for key, figure in figures.items()}
             try:
                 found[name] = verdict(tables, len(controls), range(len(controls))).holds
             except ValueError:
