@@ -28,7 +28,9 @@ BASE_METHODS = {
     "ibot": "eqssl.methods.ibot:IBOT",
 }
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
-ReconRoles = Literal["target-queries", "other-queries", "residual", "concat"]
+ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
+Pose = Literal["turntable", "free"]
+Classes = Literal["coarse", "fine"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +44,7 @@ class DataConfig:
     cache: str = "~/.cache/eqssl"
     """Folder for what is rendered, converted or downloaded once."""
     image_size: int | None = None
-    """Height and width in pixels that the encoder sees; default: the source's own."""
+    """Height and width in pixels that the encoder sees; default: the source's own, 32 for solids."""
     pairs: Literal["auto", "object", "image"] = "auto"
     """A pair is two views of one object (a paired source's default) or two augmentations of one image."""
     train_images: int | None = None
@@ -53,10 +55,15 @@ class DataConfig:
     """Parquet column with the encoded image: struct<bytes, path> or binary."""
     label_column: str = "label"
     """Parquet column with the class as an integer; may be absent."""
-    objects: int = 1000
-    """Training objects that solids renders; val and test have a quarter as many each."""
+    objects: int = 1250
+    """Training objects that solids renders; val and test have half as many each."""
     views_per_object: int = 4
     """Views that solids renders of one object."""
+    pose: Pose | None = None
+    """Rotations of the objects of solids: turntable (one angle, +-90 degrees) or free (three angles, as in 3DIEBench,
+    which takes some 8,000 objects to learn). Default: turntable."""
+    classes: Classes | None = None
+    """Classes of solids: coarse (12 families) or fine (24: each family in two proportions). Default: fine."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +122,7 @@ class MethodConfig:
         str,
         Doc(
             f"Registered method: {', '.join(BASE_METHODS)}; augself, equimod and sie, which are told the "
-            "transformation; supervised and none are the references of the tables."
+            "transformation; supervised, supervised_factors and none are the references of the tables."
         ),
     ] = "vicreg"
     scale: Literal["tiny", "small", "imagenet"] = "tiny"
@@ -134,8 +141,14 @@ class ReconConfig:
     view: ReconView = "second"
     """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
     intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
-    roles: ReconRoles = "target-queries"
-    """Who queries whom in the cross-attention; residual adds the query to what it read, concat skips attention."""
+    attention: ReconAttention = "pooled-query"
+    """What the decoder reads. pooled-query: every position queries the other view's tokens with its place and one pooled
+    vector of the target; target-queries: the target's tokens query the other view's; other-queries: the reverse;
+    residual: target-queries plus the query itself; concat: both views' tokens, no attention; autoencode: the target's own
+    tokens, the control that never reads the other view."""
+    query_gradient: float = 0.1
+    """Share of the gradient that passes through the query of pooled-query, 0 to 1; at 0 the pooled vector steers the
+    attention but is not trained to code the target."""
     tokens: Literal["map", "vector"] = "map"
     """What attention works on: the tokens of the map, or the pooled vector cut into 16 parts."""
     width: int = 32
@@ -182,13 +195,14 @@ class EvaluateConfig:
     """The frozen encoder's evaluation: fixed transforms, independent of what a trial trained with."""
 
     level: Literal["quick", "full"] = "quick"
-    """quick: kNN, R2 per factor, collapse; full adds linear and MLP probes, invariance, equivariance, retrieval."""
+    """quick: kNN and linear accuracy, R2 per factor, collapse; full adds MLP probes, invariance, equivariance,
+    retrieval."""
     split: Literal["val", "test"] = "val"
     """Choose on val, report on test."""
     train_images: int = 4096
     """Training images that the probes are fitted on."""
-    images: int = 2048
-    """Held-out images that the probes are scored on."""
+    images: int = 10_000
+    """Held-out images that the probes are scored on, or all where the split has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +234,11 @@ def check(config: RunConfig) -> None:
 
     for section in dataclasses.fields(config):
         for f in dataclasses.fields(section.type):
-            if get_origin(f.type) is Literal:
+            literal = next((kind for kind in (f.type, *get_args(f.type)) if get_origin(kind) is Literal), None)
+            if literal is not None:
                 option = f"{section.name}.{f.name}"
-                require(get(config, option) in get_args(f.type), option, ", ".join(get_args(f.type)))
+                optional = f.type is not literal and get(config, option) is None
+                require(optional or get(config, option) in get_args(literal), option, ", ".join(get_args(literal)))
     for family in AUGMENTATIONS:
         strength = getattr(config.augment, family)
         require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
@@ -243,12 +259,20 @@ def check(config: RunConfig) -> None:
     require(config.train.lr > 0, "train.lr", "above 0")
     require(config.train.batch_size >= 2, "train.batch_size", "2 or more")
     require(0 <= config.recon.weight < float("inf"), "recon.weight", "0 or more, finite")
+    require(0 <= config.recon.query_gradient <= 1, "recon.query_gradient", "0 to 1")
     require(0 <= config.encoder.split < 1, "encoder.split", "0 (no split) to below 1")
     if config.train.compile and config.train.shard:
         raise ValueError("--train.compile goes with copies of the model on all workers, not with --train.shard")
     if config.encoder.split == 0 and config.recon.weight > 0:
         raise ValueError("--encoder.split is 0, so there is no equivariant part to reconstruct from: "
                          "give a split above 0 or --recon.weight 0")  # fmt: skip
+    if config.recon.attention == "pooled-query" and config.recon.tokens == "vector" and config.recon.weight > 0:
+        raise ValueError("--recon.tokens is 'vector', whose parts have no places on the map; allowed with "
+                         "--recon.attention pooled-query: map")  # fmt: skip
+    if (config.data.pose or config.data.classes) and config.data.source != "solids":
+        option = "pose" if config.data.pose else "classes"
+        raise ValueError(f"--data.{option} is {getattr(config.data, option)!r}; allowed with --data.source solids alone, "
+                         f"not with {config.data.source}")  # fmt: skip
     if config.method.name == "none" and config.recon.weight == 0:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss: give a weight above 0")
 

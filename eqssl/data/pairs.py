@@ -1,5 +1,6 @@
 """Which two images make a pair, two views of one object or one image twice, and what is known to lie between them."""
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eqssl.data.dataset import Dataset, Split
+from eqssl.data.rotation import quaternion_to_matrix
 from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
@@ -92,8 +94,52 @@ def _group(objects: Tensor) -> _Groups:
     return _Groups(order, place, (counts.cumsum(0) - counts)[group], counts[group])
 
 
+def absolute_factors(split: Split, indices: Tensor) -> dict[str, Tensor]:
+    """Return the known factors of single views, in coordinates that are continuous: the targets of one view's probes.
+
+    Args:
+        split: with factors `quaternion` (N, 4), of any length above 0, and hues (N, 1) in turns, each where it is
+            known.
+        indices: int64 (...), of the views.
+
+    Returns:
+        `pose` float32 (..., 9), the rotation matrix row by row; hues float32 (..., 2), cosine and sine, since a hue is
+        an angle.
+    """
+    known = split.factors
+    factors = {}
+    if "quaternion" in known:
+        factors["pose"] = quaternion_to_matrix(known["quaternion"][indices]).flatten(-2)
+    return factors | {name: _on_circle(known[name][indices]) for name in HUES if name in known}
+
+
+def relative_transform(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
+    """Return the transformation between views of one object, in the coordinates of `absolute_factors`.
+
+    Args:
+        split: as `absolute_factors` takes it.
+        first, second: int64 (...), indices of the views.
+
+    Returns:
+        `pose` float32 (..., 9), R1^T R2 row by row; hues float32 (..., 2), cosine and sine of second - first.
+    """
+    known = split.factors
+    between = {}
+    if "quaternion" in known:
+        one, two = (quaternion_to_matrix(known["quaternion"][view]) for view in (first, second))
+        between["pose"] = (one.mT @ two).flatten(-2)
+    return between | {name: _on_circle(known[name][second] - known[name][first]) for name in HUES if name in known}
+
+
+def _on_circle(turns: Tensor) -> Tensor:
+    return torch.cat([torch.cos(2 * math.pi * turns), torch.sin(2 * math.pi * turns)], dim=-1)
+
+
 def relative_factors(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Return what lies between views of one object: the rotation and the hues, as SIE has them on 3DIEBench.
+    """Return the rotation and the hue differences between views of one object, as SIE has them on 3DIEBench.
+
+    Methods that are conditioned on the transformation train on these; `absolute_factors` and `relative_transform` are
+    those of the evaluation.
 
     Args:
         split: with factors `quaternion` (N, 4) and hues (N, 1), each where it is known.

@@ -1,7 +1,9 @@
 """The default set, rendered on first use: solids with known pose, floor hue and light, in the protocol of 3DIEBench.
 
 The factors and their ranges are those of 3DIEBench (Garrido et al., arXiv 2302.10283): three angles in ± 90 degrees,
-hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. Train, val and test share no object.
+hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. On a turntable objects turn about the vertical
+axis alone, by ± 90 degrees: pose can then be learned from some 1,250 objects, where three angles take some 8,000. The
+fine classes are each family in two proportions. Train, val and test share no object.
 """
 
 import dataclasses
@@ -16,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from eqssl.config import DataConfig
+from eqssl.config import Classes, DataConfig, Pose
 from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
 from eqssl.data.families import DRAWS, FAMILIES, build
@@ -26,11 +28,13 @@ from eqssl.data.stores import workers
 from eqssl.data.write import atomic, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
-VERSION = 1  # to be raised whenever a pixel changes
+VERSION = 2  # to be raised whenever a pixel changes
 SEED = 20241204
 SHAPE_STREAM, COLOUR_STREAM, VIEW_STREAM = 0, 1, 2
-DEFAULT_SIZE = 64
+DEFAULT_SIZE = 32
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
+PROPORTIONS = ("one", "two")
+FINE_SHARE = 0.4  # of a proportion's range that either fine class takes
 OBJECTS_AT_ONCE = 96
 IMAGES_AT_ONCE = {"cpu": 2, "cuda": 256}  # few enough for the caches of a core
 
@@ -39,10 +43,11 @@ def load(config: DataConfig) -> Dataset:
     """Return the rendered set, from the cache if it was rendered before.
 
     Args:
-        config: objects, views_per_object, image_size and cache are used.
+        config: objects, views_per_object, pose, classes, image_size and cache are used.
     """
     size = config.image_size or DEFAULT_SIZE
-    key = f"solids-v{VERSION}-{config.objects}x{config.views_per_object}-{size}px"
+    pose, classes = config.pose or "turntable", config.classes or "fine"
+    key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{config.views_per_object}-{size}px"
     folder = Path(config.cache).expanduser() / key
     make_once(folder, lambda: _render(config, size, folder))
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
@@ -52,20 +57,57 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _render(config: DataConfig, size: int, folder: Path) -> None:
-    held = math.ceil(config.objects / 4)
-    counts = {"train": config.objects, "val": held, "test": held}
-    rows = {split: _rows(i, list(counts.values()), config.views_per_object, size) for i, split in enumerate(counts)}
+    eval_objects = math.ceil(config.objects / 2)
+    counts = {"train": config.objects, "val": eval_objects, "test": eval_objects}
+    kind = config.pose or "turntable", config.classes or "fine"
+    rows = {
+        split: _rows(i, list(counts.values()), config.views_per_object, size, *kind) for i, split in enumerate(counts)
+    }
     with atomic(folder) as temporary:
-        write_splits(temporary, rows, image_schema(list(FAMILIES), FACTORS))
+        write_splits(temporary, rows, image_schema(class_names(kind[1]), FACTORS))
 
 
-def draw_factors(split: int, objects: Tensor, views: int) -> dict[str, Tensor]:
-    """Return what is known of every view.
+def class_names(classes: Classes) -> list[str]:
+    """Return the names of the classes, in the order of their labels."""
+    if classes == "coarse":
+        return list(FAMILIES)
+    return [f"{family}, {kind}" for family in FAMILIES for kind in PROPORTIONS]
+
+
+def draw_shape(split: int, objects: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
+    """Return the labels of objects and the numbers that shape them.
+
+    The families take turns. The two fine classes of a family differ in its first two proportions: one is in the upper two
+    fifths of its range and the other in the lower two, or the reverse, so that no object lies between the classes.
+
+    Args:
+        split: 0, 1, 2 for train, val, test.
+        objects: int64 (N,), counted within the split.
+        classes: coarse or fine.
+
+    Returns:
+        int64 (N,) labels and float32 (N, DRAWS) in [0, 1).
+    """
+    uniform = counter_uniform(SEED, split, objects, SHAPE_STREAM, DRAWS)
+    family = objects % len(FAMILIES)
+    if classes == "coarse":
+        return family, uniform
+    kind = (objects // len(FAMILIES)) % 2
+    first, second = FINE_SHARE * uniform[:, 0], FINE_SHARE * uniform[:, 1]
+    high = 1 - FINE_SHARE
+    uniform[:, 0] = torch.where(kind == 0, first, high + first)
+    uniform[:, 1] = torch.where(kind == 0, high + second, second)
+    return family * 2 + kind, uniform
+
+
+def draw_factors(split: int, objects: Tensor, views: int, pose: Pose = "free") -> dict[str, Tensor]:
+    """Return the known factors of every view.
 
     Args:
         split: 0, 1, 2 for train, val, test.
         objects: int64 (N,), counted within the split.
         views: V, of each object.
+        pose: whether all three angles vary or the last alone.
 
     Returns:
         name -> float32 (N x V, k): angles in rad, hues in turns.
@@ -74,6 +116,8 @@ def draw_factors(split: int, objects: Tensor, views: int) -> dict[str, Tensor]:
     ids = (objects[:, None] * 2**20 + torch.arange(views)).flatten()
     uniform = counter_uniform(SEED, split, ids, VIEW_STREAM, 7)
     euler = (uniform[:, :3] - 0.5) * math.pi
+    if pose == "turntable":
+        euler[:, :2] = 0
     return {
         "euler": euler,
         "quaternion": euler_to_quaternion(euler),
@@ -84,16 +128,19 @@ def draw_factors(split: int, objects: Tensor, views: int) -> dict[str, Tensor]:
     }
 
 
-def draw_scene(family: str, split: int, objects: Tensor, factors: dict[str, Tensor]) -> Scene:
+def draw_scene(
+    family: str, split: int, objects: Tensor, factors: dict[str, Tensor], classes: Classes = "coarse"
+) -> Scene:
     """Return the scenes of some objects of one family.
 
     Args:
         family: a name of FAMILIES.
         split: 0, 1, 2 for train, val, test.
         objects: int64 (N,), counted within the split.
-        factors: of V views of each object, as draw_factors gives them.
+        factors: of V views of each object, as draw_factors returns them.
+        classes: coarse or fine, which decides the proportions.
     """
-    solids = build(family, counter_uniform(SEED, split, objects, SHAPE_STREAM, DRAWS))
+    solids = build(family, draw_shape(split, objects, classes)[1])
     albedo = _palette(counter_uniform(SEED, split, objects, COLOUR_STREAM, 6))[:, solids.tones]
     views = len(factors["euler"]) // len(objects)
     theta, phi = factors["light_theta"], factors["light_phi"]
@@ -116,13 +163,15 @@ def _palette(uniform: Tensor) -> Tensor:
     return hsv_to_rgb(hue % 1, saturation, value)
 
 
-def _rows(split: int, counts: list[int], views: int, size: int) -> Iterator[dict[str, Any]]:
+def _rows(
+    split: int, counts: list[int], views: int, size: int, pose: Pose, classes: Classes
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a split, object by object, the families in turn."""
     for start in range(0, counts[split], OBJECTS_AT_ONCE):
         objects = torch.arange(start, min(start + OBJECTS_AT_ONCE, counts[split]))
-        factors = draw_factors(split, objects, views)
-        encoded = _images(split, objects, factors, size)
-        labels = (objects % len(FAMILIES)).repeat_interleave(views).tolist()
+        factors = draw_factors(split, objects, views, pose)
+        encoded = _images(split, objects, factors, size, classes)
+        labels = draw_shape(split, objects, classes)[0].repeat_interleave(views).tolist()
         numbers = (objects + sum(counts[:split])).repeat_interleave(views).tolist()
         columns = {name: values.squeeze(1).tolist() for name, values in factors.items()}
         for i, (data, label, number) in enumerate(zip(encoded, labels, numbers, strict=True)):
@@ -130,7 +179,7 @@ def _rows(split: int, counts: list[int], views: int, size: int) -> Iterator[dict
             yield {"image": {"bytes": data, "path": None}, "label": label, "object": number, **known}
 
 
-def _images(split: int, objects: Tensor, factors: dict[str, Tensor], size: int) -> list[bytes]:
+def _images(split: int, objects: Tensor, factors: dict[str, Tensor], size: int, classes: Classes) -> list[bytes]:
     """Render the views of some objects and return them as PNG, in the order of the factors."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     views = len(factors["euler"]) // len(objects)
@@ -146,7 +195,7 @@ def _images(split: int, objects: Tensor, factors: dict[str, Tensor], size: int) 
         places = (family_of_view == i).nonzero()[:, 0]
         if len(places):
             known = {name: values[places] for name, values in factors.items()}
-            scene = draw_scene(family, split, objects[objects % len(FAMILIES) == i], known)
+            scene = draw_scene(family, split, objects[objects % len(FAMILIES) == i], known, classes)
             parts += zip(places.split(IMAGES_AT_ONCE[device]), scene.split(IMAGES_AT_ONCE[device]), strict=True)
     list(workers().map(work, parts))
     return encoded

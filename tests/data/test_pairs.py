@@ -1,8 +1,12 @@
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from eqssl.data.dataset import MemoryImages, Split
-from eqssl.data.pairs import pair_indices
+from eqssl.data.pairs import absolute_factors, pair_indices, relative_transform
 
 
 def split(objects: list[int]) -> Split:
@@ -46,3 +50,33 @@ def test_a_draw_belongs_to_the_image_not_to_its_batch():
 def test_an_object_with_a_single_view_is_named():
     with pytest.raises(ValueError, match="object 42 has a single view"):
         pair_indices(split([1, 1, 42, 3, 3]), torch.tensor([0]), epoch=0, seed=0, paired=True)
+
+
+def with_factors() -> Split:
+    quaternion = torch.tensor(Rotation.random(40, random_state=0).as_quat(), dtype=torch.float32)
+    hue = torch.rand(40, 1, generator=torch.Generator().manual_seed(0))
+    return dataclasses.replace(split([0] * 40), factors={"quaternion": quaternion, "floor_hue": hue})
+
+
+def test_absolute_factors_are_those_of_one_view():
+    data, indices = with_factors(), torch.tensor([[3, 1, 39], [0, 0, 7]])
+    factors = absolute_factors(data, indices)
+    assert {name: value.shape for name, value in factors.items()} == {"pose": (2, 3, 9), "floor_hue": (2, 3, 2)}
+    expected = Rotation.from_quat(data.factors["quaternion"][indices].view(6, 4).numpy()).as_matrix()
+    np.testing.assert_allclose(factors["pose"].view(6, 3, 3), expected, atol=1e-6)
+    angle = 2 * np.pi * data.factors["floor_hue"][indices, 0].numpy()
+    np.testing.assert_allclose(factors["floor_hue"], np.stack([np.cos(angle), np.sin(angle)], -1), atol=1e-6)
+    assert absolute_factors(split([0, 0]), torch.tensor([0])) == {}
+
+
+def test_the_transform_between_views_leads_from_one_to_the_other():
+    data, one, two = with_factors(), torch.arange(20), torch.arange(20, 40)
+    between, (first, second) = relative_transform(data, one, two), (absolute_factors(data, i) for i in (one, two))
+    matrices = (p["pose"].view(-1, 3, 3) for p in (first, between, second))
+    start, turn, end = matrices
+    torch.testing.assert_close(start @ turn, end)
+    cosine, sine = first["floor_hue"].unbind(1)
+    turned = torch.stack([cosine, -sine, sine, cosine], 1).view(-1, 2, 2) @ between["floor_hue"][..., None]
+    torch.testing.assert_close(turned[..., 0], second["floor_hue"])
+    still = relative_transform(data, one, one)
+    torch.testing.assert_close(still["pose"].view(-1, 3, 3), torch.eye(3).expand(20, 3, 3))
