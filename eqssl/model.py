@@ -68,14 +68,15 @@ class Model(nn.Module):
             self.reconstruction = Reconstruction(config.recon, dim_equi, self.encoder.grid, *size)
 
     def _sizes(self, config: RunConfig, dataset: Dataset) -> Sizes:
-        encoder = self.encoder
+        encoder, views = self.encoder, Views(config, dataset)
         return Sizes(
             inv=encoder.dim_inv,
             equi=encoder.dim - encoder.dim_inv,
             width=encoder.backbone.width,
             tokens=encoder.grid[0] * encoder.grid[1],
             num_classes=dataset.num_classes,
-            theta=Views(config, dataset).theta_sizes(),
+            theta=views.theta_sizes(),
+            factors=views.factor_sizes(),
         )
 
     def forward(self, batch: Batch, autocast: bool = False) -> Losses:
@@ -135,6 +136,7 @@ class Model(nn.Module):
             theta=batch.theta,
             mask=batch.mask,
             labels=batch.labels,
+            factors=batch.factors,
         )
 
     @contextmanager

@@ -2,10 +2,10 @@
 
 What is known of that paper is its abstract and short reviews: a shared encoder, features split into two halves, a
 cross-attention that blends those of two augmented views, one of which is reconstructed, "without additional
-parameters". Not known are the roles of the views in the attention and its projections, the decoder, which view is the
-target, and the weight of the loss. Roles, target and weight are therefore options; decoder and intermediate targets are
-those of the same group's arXiv 2503.18753. Deliberately, the way to the second view starts from the image and is its
-whole augmentation; there it starts from an augmented image, u = A2(I), and is a transformation that follows.
+parameters". Unknown are the attention's formula and projections, the decoder, which view is the target, and the weight
+of the loss. Attention, target and weight are therefore options; decoder and intermediate targets are those of the same
+group's arXiv 2503.18753. Deliberately, the way to the second view starts from the image and is its whole augmentation;
+there it starts from an augmented image, u = A2(I), and is a transformation that follows.
 
 B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
 """
@@ -18,7 +18,10 @@ from torch import Tensor, nn
 
 from eqssl.config import ReconConfig
 
-MIN_TOKENS = 16
+MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
+VECTOR_PARTS = 16  # that the pooled vector is cut into
+POSITION_WEIGHT = 2.0  # of positions beside layer-normalised features, see `pooled_query`
+TURNS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
 STOPS = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
 TARGETS = {
     "first": ("first",),
@@ -45,25 +48,74 @@ def cross_attention(query: Tensor, source: Tensor) -> Tensor:
     return F.scaled_dot_product_attention(query, source, source)
 
 
-def blend(own: Tensor, other: Tensor, roles: str) -> Tensor:
-    """Return the tokens that the decoder sees; which of the roles arXiv 2412.03314 has is unknown.
+def positions(grid: tuple[int, int], dim: int) -> Tensor:
+    """Return sinusoidal places of a map's tokens: sines and cosines of the row in the first half, of the column after.
+
+    Args:
+        grid: rows and columns.
+        dim: D.
+
+    Returns:
+        float32 (T, D) in [-1, 1], row by row; the frequencies rise linearly over `TURNS`.
+    """
+    turns = torch.linspace(*TURNS, math.ceil(dim / 4))
+    rows, columns = (2 * math.pi * (torch.arange(n)[:, None] + 0.5) / n * turns for n in grid)
+    rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns))
+    shape = (*grid, -1)
+    return torch.cat([rows[:, None].expand(shape), columns[None].expand(shape)], dim=2).flatten(0, 1)[:, :dim]
+
+
+def pooled_query(own: Tensor, other: Tensor, places: Tensor, query_gradient: float = 1.0) -> Tensor:
+    """Return what every place of the target reads from the other view, asked with one vector of the target.
+
+    softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the places,
+    w = `POSITION_WEIGHT` and ln normalises each token. One vector can say how the target differs (its pose, its crop)
+    but not what it looks like: the content has to come from the other view. The formula of arXiv 2412.03314 is unknown;
+    this one was chosen among parameter-free ones by measurements, see README.
 
     Args:
         own: equivariant tokens of the view that is the target, (B, T, D).
         other: those of the other view, (B, T, D).
-        roles: `target-queries`: content comes from the other view, the target gives attention weights alone;
-            `other-queries`: the reverse; `residual`: the query is added to what it read; `concat`: no attention
-            (arXiv 2503.18753).
+        places: (T, D), see `positions`.
+        query_gradient: share of the gradient that passes through the pooled vector.
+
+    Returns:
+        float (B, T, D).
+    """
+    dim = own.shape[-1:]
+    pooled = F.layer_norm(own.mean(1, keepdim=True), dim)
+    if query_gradient < 1:
+        pooled = query_gradient * pooled + (1 - query_gradient) * pooled.detach()
+    places = POSITION_WEIGHT * places
+    return F.scaled_dot_product_attention(places + pooled, places + F.layer_norm(other, dim), other)
+
+
+def blend(
+    own: Tensor, other: Tensor, attention: str, places: Tensor | None = None, query_gradient: float = 1.0
+) -> Tensor:
+    """Return the tokens that the decoder sees; which attention arXiv 2412.03314 has is unknown.
+
+    Args:
+        own: equivariant tokens of the view that is the target, (B, T, D).
+        other: those of the other view, (B, T, D).
+        attention: `pooled-query`: see there; `target-queries`: the content comes from the other view, the target gives
+            T x T attention weights; `other-queries`: the reverse; `residual`: the query is added to its answer;
+            `concat`: no attention (arXiv 2503.18753); `autoencode`: own tokens alone.
+        places, query_gradient: of `pooled_query`.
 
     Returns:
         (B, T, D), for `concat` (B, T, 2 D).
     """
-    if roles == "target-queries":
+    if attention == "pooled-query":
+        return pooled_query(own, other, places, query_gradient)
+    if attention == "target-queries":
         return cross_attention(own, other)
-    if roles == "other-queries":
+    if attention == "other-queries":
         return cross_attention(other, own)
-    if roles == "residual":
+    if attention == "residual":
         return own + cross_attention(own, other)
+    if attention == "autoencode":
+        return own
     return torch.cat([own, other], dim=-1)
 
 
@@ -108,10 +160,10 @@ class Decoder(nn.Module):
 
 
 class Reconstruction(nn.Module):
-    """Attention and decoder for one choice of target view and roles, see the top of this file.
+    """Attention and decoder for one target view, see the top of this file.
 
     Args:
-        config: view, roles, tokens and width.
+        config: view, attention, query_gradient, tokens and width.
         dim: D.
         grid: rows and columns of the token map.
         channels, image_size: of the image.
@@ -120,7 +172,7 @@ class Reconstruction(nn.Module):
         images: names of the images of a batch that the target is made of.
 
     Raises:
-        ValueError: with fewer than 16 tokens, on which attention degenerates to copying.
+        ValueError: with fewer than 4 tokens, on which attention degenerates to copying.
     """
 
     def __init__(self, config: ReconConfig, dim: int, grid: tuple[int, int], channels: int, image_size: int):
@@ -131,14 +183,17 @@ class Reconstruction(nn.Module):
                 f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
                 "take a ResNet's --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
             )
-        self.view, self.roles, self.vector = config.view, config.roles, config.tokens == "vector"
+        self.view, self.attention, self.vector = config.view, config.attention, config.tokens == "vector"
+        self.query_gradient = config.query_gradient
         self.images = TARGETS[self.view]
-        if self.vector and dim % MIN_TOKENS:
+        if self.vector and dim % VECTOR_PARTS:
             raise ValueError(
-                f"--recon.tokens vector cuts the equivariant part into {MIN_TOKENS}, and it has {dim} channels: take "
-                f"--encoder.split so that it has a multiple of {MIN_TOKENS}"
+                f"--recon.tokens vector cuts the equivariant part into {VECTOR_PARTS}, and it has {dim} channels: take "
+                f"--encoder.split so that it has a multiple of {VECTOR_PARTS}"
             )
-        dim = dim * (2 if self.roles == "concat" else 1)
+        places = positions(grid, dim) if self.attention == "pooled-query" else None
+        self.register_buffer("places", places, persistent=False)
+        dim = dim * (2 if self.attention == "concat" else 1)
         targets = STOPS if self.view == "intermediate" else 1
         sizes = (dim, grid, channels, image_size, config.width, self.vector)
         self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(targets))
@@ -164,12 +219,12 @@ class Reconstruction(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return `assign` of the tokens that attention works on: of the map, or the parts of the pooled vector."""
         if self.vector:
-            equi = tuple(tokens.mean(1).unflatten(1, (MIN_TOKENS, -1)) for tokens in equi)
+            equi = tuple(tokens.mean(1).unflatten(1, (VECTOR_PARTS, -1)) for tokens in equi)
         return assign(self.view, equi, pixels, pick_second)
 
     def decode(self, own: Tensor, other: Tensor) -> Tensor:
         """Return the images (B', C, S, S) made of the tokens (B, T, D) of the target's own view and of the other."""
-        tokens = blend(own, other, self.roles)
+        tokens = blend(own, other, self.attention, self.places, self.query_gradient)
         return torch.cat([decoder(tokens) for decoder in self.decoders])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from eqssl.augment import Params, apply, draw, largest, partway, relative, strengths
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
-from eqssl.data.pairs import pair_indices, relative_factors
+from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
 from eqssl.devices import pinned, to_device
 from eqssl.methods import find_method
 from eqssl.random import counter_uniform
@@ -24,8 +24,9 @@ class Batch(NamedTuple):
     """Two augmented views, float (B, C, S, S) in [0, 1], and what belongs to them.
 
     What a run does not ask for is None: labels are the supervised reference's, `theta` (factor -> (B, k), from the
-    first view to the second) that of methods that see it, `mask` (2 B, T) that of those that mask, and
-    `partway` (STOPS x B, C, S, S) the targets of `recon.view intermediate`.
+    first view to the second) that of methods that see it, `factors` (factor -> (2 B, k), of either view of an object)
+    those of methods that require them, `mask` (2 B, T) that of those that mask, and `partway` (STOPS x B, C, S, S) the
+    targets of `recon.view intermediate`.
     """
 
     first: Tensor
@@ -36,6 +37,7 @@ class Batch(NamedTuple):
     theta: dict[str, Tensor] | None = None
     mask: Tensor | None = None
     partway: Tensor | None = None
+    factors: dict[str, Tensor] | None = None
 
 
 class Read(NamedTuple):
@@ -95,9 +97,13 @@ class Views:
         batch = Batch(apply(first, params[0]), apply(second, params[1]), first, to_device(pick, self.device))
         if config.method.name == "supervised":
             batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
-        if self.method.sees_theta:
+        absolute = self.method.requires_factors and self.dataset.paired
+        if self.method.sees_theta or (self.method.requires_factors and not absolute):
             theta = self._theta(split, pair, params)
             batch = batch._replace(theta={name: to_device(value, self.device) for name, value in theta.items()})
+        if absolute:
+            factors = absolute_factors(split, torch.cat(pair))
+            batch = batch._replace(factors={name: to_device(value, self.device) for name, value in factors.items()})
         if self.method.draw_masks is not None:
             ids = to_device(split.ids[pair[0]], self.device)  # so many draws that the device has them sooner
             draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
@@ -113,6 +119,13 @@ class Views:
         pair = pair_indices(split, indices, epoch=0, seed=0, paired=self.dataset.paired)
         theta = self._theta(split, pair, self._params(split, pair, epoch=0))
         return {name: values.shape[1] for name, values in theta.items()}
+
+    def factor_sizes(self) -> dict[str, int] | None:
+        """Return factor -> number of components of what is known of either view of an object; None for image pairs."""
+        if not self.dataset.paired:
+            return None
+        known = absolute_factors(self.dataset.train, torch.arange(2))
+        return {name: values.shape[1] for name, values in known.items()}
 
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
         settings = {"epoch": epoch, "seed": self.config.train.seed, "image_size": self.dataset.image_size}

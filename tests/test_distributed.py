@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eqssl.config import ReconView
+from eqssl.config import ReconAttention, ReconView
 from eqssl.distributed import share_out, synchronise_batch_norm
 from eqssl.methods import METHODS
 from eqssl.model import Model
@@ -16,8 +16,12 @@ from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
 
 CHANNELS = 3
-# Every method, and every target.
-CASES = [(method, "second") for method in METHODS] + [("vicreg", v) for v in get_args(ReconView) if v != "second"]
+# Every method, every target, and every attention.
+CASES = [
+    *((method, "second", "target-queries") for method in METHODS),
+    *(("vicreg", view, "pooled-query") for view in get_args(ReconView)),
+    *(("vicreg", "second", a) for a in get_args(ReconAttention) if a not in ("target-queries", "pooled-query")),
+]
 
 
 def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict[str, torch.Tensor]]:
@@ -32,8 +36,8 @@ def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict
     return losses.total.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def share_of(rank: int, world_size: int, method: str, view: ReconView):
-    model = synchronise_batch_norm(make_model(method, view))
+def share_of(rank: int, world_size: int, method: str, view: ReconView, attention: ReconAttention):
+    model = synchronise_batch_norm(make_model(method, view, attention))
     loss, grads = second_step(model, DistributedDataParallel(model), make_batch(method, rank, world_size, view))
     return loss, grads, dict(model.named_buffers())
 
@@ -103,8 +107,8 @@ def shares(request):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids="-".join)
 def test_gradient_of_workers_is_that_of_one_process(shares, case):
-    method, view = case
-    model = make_model(method, view)
+    method, view, attention = case
+    model = make_model(method, view, attention)
     loss, expected = second_step(model, model, make_batch(method, view=view))
     for other in shares:
         assert other[case][1].keys() == expected.keys()

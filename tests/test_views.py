@@ -26,7 +26,10 @@ def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
     config = replace(RunConfig(), {"method.name": method})
     batch = Views(config, toy(paired)).batch(toy(paired).train, torch.arange(4), 0, tokens=16)
     kind = find_method(method)
-    assert (batch.theta is not None) == kind.sees_theta == (method in ("augself", "equimod", "sie"))
+    assert kind.sees_theta == (method in ("augself", "equimod", "sie"))
+    assert kind.requires_factors == (method == "supervised_factors")
+    assert (batch.theta is not None) == (kind.sees_theta or (kind.requires_factors and not paired))
+    assert (batch.factors is not None) == (kind.requires_factors and paired)
     assert (batch.mask is not None) == (kind.draw_masks is not None) == (method == "ibot")
     assert (batch.labels is not None) == (method == "supervised")
     assert batch.partway is None

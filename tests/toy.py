@@ -2,7 +2,7 @@
 
 import torch
 
-from eqssl.config import EncoderConfig, MethodConfig, ReconConfig, ReconView, RunConfig
+from eqssl.config import EncoderConfig, MethodConfig, ReconAttention, ReconConfig, ReconView, RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.methods import find_method
 from eqssl.model import Model
@@ -16,22 +16,25 @@ _split = Split(
 DATASET = Dataset("toy", _split, _split, _split, False, 1, 32, 4, (0.5,), (0.3,), "0")
 
 
-def make_config(method: str, view: ReconView = "second") -> RunConfig:
+def make_config(
+    method: str, view: ReconView = "second", attention: ReconAttention = "target-queries"
+) -> RunConfig:
     """Return a run of the method with reconstruction; one that masks patches gets a vision transformer."""
     encoder = EncoderConfig(name="resnet_tiny")
     if find_method(method).draw_masks is not None:
         encoder = EncoderConfig(name="test_vit", output_stride=4)
-    return RunConfig(
-        encoder=encoder, method=MethodConfig(name=method), recon=ReconConfig(weight=0.7, width=8, view=view)
-    )
+    recon = ReconConfig(weight=0.7, width=8, view=view, attention=attention)
+    return RunConfig(encoder=encoder, method=MethodConfig(name=method), recon=recon)
 
 
-def make_model(method: str, view: ReconView = "second") -> Model:
+def make_model(
+    method: str, view: ReconView = "second", attention: ReconAttention = "target-queries"
+) -> Model:
     """Return the same model at every call; float64 from the first draw on, since those in float32 differ by CPU."""
     torch.set_default_dtype(torch.float64)
     try:
         torch.manual_seed(0)
-        return Model(make_config(method, view), DATASET)
+        return Model(make_config(method, view, attention), DATASET)
     finally:
         torch.set_default_dtype(torch.float32)
 

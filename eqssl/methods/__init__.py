@@ -15,6 +15,7 @@ METHODS: dict[str, str | type[Method]] = {
     "equimod": "eqssl.methods.equimod:EquiMod",
     "sie": "eqssl.methods.sie:SIE",
     "supervised": "eqssl.methods.references:Supervised",
+    "supervised_factors": "eqssl.methods.references:SupervisedFactors",
     "none": "eqssl.methods.references:NoMethod",
 }
 

@@ -21,6 +21,7 @@ class Sizes:
         tokens: T.
         num_classes: 0 without labels.
         theta: factor -> number of components of the transformation from the first view to the second.
+        factors: factor -> number of components of what is known of either view of an object; None without.
     """
 
     inv: int
@@ -29,6 +30,7 @@ class Sizes:
     tokens: int = 1
     num_classes: int = 0
     theta: dict[str, int] | None = None
+    factors: dict[str, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Pair:
             None unless the method says that it sees it.
         mask: bool (2 B, T), the patches that the student did not see; None unless the method masks.
         labels: int64 (B,) or None.
+        factors: factor -> float32 (2 B, k), known of either view; None unless the method requires them.
     """
 
     inv: Tensor
@@ -53,6 +56,7 @@ class Pair:
     theta: dict[str, Tensor] | None = None
     mask: Tensor | None = None
     labels: Tensor | None = None
+    factors: dict[str, Tensor] | None = None
 
 
 class Method(nn.Module):
@@ -62,6 +66,7 @@ class Method(nn.Module):
 
     Attributes:
         sees_theta: it is told the transformation between the views.
+        requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
         draw_masks: (N, T + 1) draws in [0, 1), which belong to the view -> bool (N, T), the patches that the student
             sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
         momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
@@ -72,6 +77,7 @@ class Method(nn.Module):
     """
 
     sees_theta: ClassVar[bool] = False
+    requires_factors: ClassVar[bool] = False
     draw_masks: ClassVar[Callable[[Tensor], Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     momentum: float | None = None

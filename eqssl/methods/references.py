@@ -1,5 +1,8 @@
-"""The references that stand in every table beside the methods: labels instead of pairs, and no method at all."""
+"""The references in every table beside the methods: labels or factors instead of pairs, and no method at all."""
 
+from typing import ClassVar
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -24,6 +27,40 @@ class Supervised(Method):
 
     def forward(self, pair: Pair) -> Tensor:
         return mean_over_workers(F.cross_entropy(self.classifier(pair.inv), pair.labels.repeat(2)))
+
+
+class SupervisedFactors(Method):
+    """Regression of the known factors, the upper bound of R2 under the same budget as the methods.
+
+    With pairs of objects a linear layer reads the absolute factors of either view from its own representation; with two
+    augmentations of one image it reads the parameters of the transformation between them from both.
+
+    Args:
+        sizes: of the representation.
+    """
+
+    requires_factors: ClassVar[bool] = True
+
+    def __init__(self, sizes: Sizes):
+        super().__init__()
+        dim = sizes.inv + sizes.equi
+        self.absolute = sizes.factors is not None
+        self.factors = (sizes.factors if self.absolute else sizes.theta) or {}
+        if not self.factors:
+            raise ValueError(
+                "--method.name supervised_factors needs known factors; allowed: a data source with pose or hues, or "
+                "pairs of one image with an --augment strength above 0"
+            )
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(dim if self.absolute else 2 * dim, size) for name, size in self.factors.items()}
+        )
+
+    def forward(self, pair: Pair) -> Tensor:
+        z = pair.inv if pair.equi is None else torch.cat([pair.inv, pair.equi], dim=1)
+        z = z if self.absolute else torch.cat(z.chunk(2), dim=1)
+        targets = pair.factors if self.absolute else pair.theta
+        errors = [F.mse_loss(self.heads[name](z), targets[name]) for name in self.factors]
+        return mean_over_workers(torch.stack(errors).mean())
 
 
 class NoMethod(Method):
