@@ -33,7 +33,7 @@ class Command:
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     protocols: tuple[Literal["eqssl", "3diebench", "augself", "finetune"], ...] = ("eqssl",)
-    """What is measured: eqssl, the figures above; 3diebench, its classification, regression and retrieval (3die/...);
+    """Protocols: eqssl, the metrics above; 3diebench, its classification, regression and retrieval (3die/...);
     augself, how crop, colour, blur and flip of two augmented views differ (augself/...); finetune, accuracy of the
     whole encoder trained with 1 and 10 percent of the labels (finetune_1pct/...)."""
     pretrained: bool = True
@@ -42,7 +42,7 @@ class Command:
     output: str | None = None
     """JSON file, or its URI, to write."""
     predictions: str | None = None
-    """Parquet file, or its URI, to write, with what every probe says of every held-out image."""
+    """Parquet file, or its URI, to write, with the predictions of every probe for every held-out image."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,7 +125,7 @@ def _check_protocols(protocols: tuple[str, ...], dataset: "Dataset") -> None:
 
 
 def measure(command: Command, encoder: "nn.Module", dataset: "Dataset") -> tuple[dict[str, float], "list[Prediction]"]:
-    """Return the figures of all protocols, and what the probes said."""
+    """Return the metrics of all protocols, and the predictions of their probes."""
     import torch
 
     from eqssl.evaluation.augself import augself_figures

@@ -18,7 +18,7 @@ from eqssl.study.record import TrialRecord
 from eqssl.study.results import summarise
 
 VARIED = {"image_size": "growth_sizes", "batch_size": "growth_batches"}
-FIGURES = ("knn", "r2_mean", "equivariance", *(f"r2/{factor}" for factor in range(20)))
+FIGURES = ("linear", "r2_mean", "equivariance", *(f"r2/{factor}" for factor in range(20)))
 SEEDS = 2
 
 
@@ -43,7 +43,7 @@ def _of_trials(options: Options) -> Row:
 
 def _records(count: int) -> list[TrialRecord]:
     """Return trials that never ran, of two seeds a configuration."""
-    draws, names = np.random.default_rng(0), ("base", "split-0")
+    draws, names = np.random.default_rng(0), ("base", "no-recon", "autoencode")
     return [
         TrialRecord(
             trial_id=str(i),

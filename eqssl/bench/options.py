@@ -62,7 +62,7 @@ class Options:
     """Batches that time is fitted against."""
     growth_trials: tuple[int, ...] = (64, 128, 256)
     """Trials of a study that time is fitted against."""
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(images=2048))
     """The evaluation that is timed."""
     trials: int = 5
     """Trials of the part overhead; two or more."""

@@ -1,6 +1,6 @@
-"""One evaluation protocol for every encoder: frozen features, fixed transforms, figures that carry a version.
+"""One evaluation protocol for every encoder: frozen features, fixed transforms, metrics that carry a version.
 
-PROTOCOL_VERSION changes whenever any figure of the same encoder on the same images would.
+PROTOCOL_VERSION changes whenever any metric of the same encoder on the same images would.
 """
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5

@@ -41,14 +41,14 @@ def augself_figures(
     Returns:
         Figure -> value, of all features; `inv/augself/...` and `equi/augself/...` of the parts. Of a ridge
         `augself/r2/<family>` for crop, colour and blur, their mean `augself/r2_mean` and, by SIE's definition,
-        `augself/r2_pooled/<family>` for crop and colour; of logistic regression `augself/accuracy/flip`, which no
+        `augself/r2_pooled/<family>` for crop and colour; of a ridge classifier `augself/accuracy/flip`, which no
         linear probe of two views can raise above chance. The same with `mlp_` of an MLP, and with `constant_` of the
         training pairs' mean and more frequent answer, the floor.
     """
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
         held = _encode(encoder, dataset, getattr(dataset, config.split), config.images)
-    said = _said("constant_", held, train.theta.mean(0).expand_as(held.theta))
+    said = _said("constant_", held, train.target.mean(0).expand_as(held.target))
     for part, channels in parts(encoder, held.first.shape[1]).items():
         probes = _probes(train.part(channels), held.part(channels))
         said += [dataclasses.replace(prediction, part=part) for prediction in probes]
@@ -107,9 +107,12 @@ def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> P
 
 def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
     agree = train.targets[FLIP][:, 0].long()
-    flips = linear_predict(train.joint, agree, held.joint, train.objects)[:, None]
-    linear = torch.cat([fit(moments(train.joint, train.theta)).predict(held.joint)[:, :-1], flips], dim=1)
-    predicted = mlp_predict(train.joint, train.theta, held.joint, objects=train.objects)
+    flips = linear_predict(train.inputs, agree, held.inputs)[:, None]
+    linear = torch.cat([fit(moments(train.inputs, train.target)).predict(held.inputs)[:, :-1], flips], dim=1)
+    predicted = torch.cat(
+        [mlp_predict(train.inputs, target, held.inputs, objects=train.objects) for target in train.targets.values()],
+        dim=1,
+    )
     return _said("", held, linear) + _said("mlp_", held, predicted)
 
 

@@ -1,18 +1,19 @@
 """Many views of the same held-out image, for invariance and retrieval.
 
-N images or objects, T views, D features, k components of theta.
+N images or objects, T views, D features, k components of theta, m outputs.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from eqssl.data.dataset import Dataset, Split
-from eqssl.evaluation.equivariance import Motion
+from eqssl.evaluation.equivariance import EquivariancePredictor, Projection
 from eqssl.evaluation.features import encode
 from eqssl.evaluation.invariance import variances
-from eqssl.evaluation.pairs import differences, subset
+from eqssl.evaluation.pairs import named_transform, subset
 from eqssl.evaluation.predictions import ALL, Prediction
 from eqssl.evaluation.transforms import BANK_STREAM, SEED, draw
 from eqssl.random import permutation
@@ -23,8 +24,8 @@ INVARIANCE_TRANSFORMS = 16
 
 
 @dataclass(frozen=True)
-class Bank:
-    """Views of each image, and what leads to them.
+class ViewBank:
+    """Views of each image, and the transforms that lead to them.
 
     Args:
         first: float32 (N, D), the clean images, or the first view of each object.
@@ -38,29 +39,31 @@ class Bank:
     theta: Tensor
     ids: Tensor
 
-    def part(self, channels: slice) -> "Bank":
+    def part(self, channels: slice) -> "ViewBank":
         """Return the bank with some of the features."""
         return replace(self, first=self.first[:, channels], views=self.views[..., channels])
 
-    def said(self, motion: Motion) -> list[Prediction]:
-        """Return what invariance and retrieval are made of.
+    def predictions(self, predictor: EquivariancePredictor, whiten: Projection) -> list[Prediction]:
+        """Return the predictions behind invariance and retrieval.
 
-        `invariance` is that over the first 16 views; `hit1` how often the predicted z2 is nearest (Euclidean) to its
-        own view among the T, by chance 1 / T.
+        `invariance` is that over the first 16 views. `hit1` is how often the predicted whitened z2 is nearest
+        (Euclidean) to its own view among the T, by chance 1 / T.
         """
-        nearest = torch.cdist(self.predicted(motion), self.views.double()).argmin(2)
-        own = torch.arange(self.views.shape[1]).expand_as(nearest)
+        images, views, _ = self.theta.shape
+        true = whiten(self.views.flatten(0, 1)).unflatten(0, (images, views))
+        nearest = torch.cdist(self.predicted(predictor), true).argmin(2)
+        own = torch.arange(views).expand_as(nearest)
         found = {"hit1": (own, nearest), "invariance": variances(self.views[:, :INVARIANCE_TRANSFORMS])}
         return [Prediction(figure, ALL, self.ids, *(t.float() for t in asked)) for figure, asked in found.items()]
 
-    def predicted(self, motion: Motion) -> Tensor:
-        """Return what each view is predicted to be from the first, float64 (N, T, D)."""
+    def predicted(self, predictor: EquivariancePredictor) -> Tensor:
+        """Return the predicted z2 of each view from the first, float64 (N, T, m)."""
         images, views, _ = self.theta.shape
-        predicted = motion.predict(self.first.repeat_interleave(views, 0), self.theta.flatten(0, 1))
+        predicted = predictor.predict(self.first.repeat_interleave(views, 0), self.theta.flatten(0, 1))
         return predicted.unflatten(0, (images, views))
 
 
-def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: list[str]) -> Bank:
+def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: Collection[str]) -> ViewBank:
     """Return the bank of a held-out split.
 
     Args:
@@ -73,15 +76,15 @@ def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: lis
     each = [{name: value[t].expand(len(indices)) for name, value in params.items()} for t in range(TRANSFORMS)]
     first, *views = encode(encoder, split, indices, [None, *each])
     theta = torch.stack([params[name] for name in factors], dim=1).expand(len(indices), -1, -1)
-    return Bank(first, torch.stack(views, dim=1), theta, split.ids[indices])
+    return ViewBank(first, torch.stack(views, dim=1), theta, split.ids[indices])
 
 
-def _objects(encoder: nn.Module, split: Split, factors: list[str]) -> Bank:
+def _objects(encoder: nn.Module, split: Split, factors: Collection[str]) -> ViewBank:
     indices = object_views(split)
     features = encode(encoder, split, indices.flatten())[0].unflatten(0, indices.shape)
-    known = differences(split, indices[:, :1].expand_as(indices), indices, factors)
-    theta = torch.cat([known[name] for name in factors], dim=-1)
-    return Bank(features[:, 0], features, theta, split.ids[indices[:, 0]])
+    between = named_transform(split, indices[:, :1].expand_as(indices), indices, factors)
+    theta = torch.cat([torch.empty(*indices.shape, 0), *between.values()], dim=-1)
+    return ViewBank(features[:, 0], features, theta, split.ids[indices[:, 0]])
 
 
 def object_views(split: Split) -> Tensor:

@@ -48,8 +48,7 @@ def finetune_figures(
         few = few_labels(train.labels, share)
         with frozen(encoder):
             seen = encode(encoder, train, few)[0]
-        objects = None if train.objects is None else train.objects[few]
-        probed = linear_predict(seen, train.labels[few], features, objects)
+        probed = linear_predict(seen, train.labels[few], features)
         model = finetune(encoder, train, few, (features.shape[1], dataset.num_classes))
         with frozen(model):
             tuned = encode(model, held, indices)[0].argmax(1)

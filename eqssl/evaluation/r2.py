@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from eqssl.data.rotation import angle_between
+
 ROTATION, ANGLE = "rotation", "angle_deg"
+MIN_EXAMPLES = 3  # below which a share of variance means nothing: of two examples it is often far below 0
 
 
 def varying(values: Tensor) -> Tensor:
@@ -45,33 +48,51 @@ def r2_pooled(target: Tensor, predicted: Tensor) -> float:
     return float(r2(target.reshape(-1, 1), predicted.reshape(-1, 1)))
 
 
-def factor_figures(targets: dict[str, Tensor], predicted: dict[str, Tensor]) -> dict[str, float]:
-    """Return the figures of continuous factors.
+def factor_r2(target: Tensor, predicted: Tensor) -> Tensor:
+    """Return R2 of a factor per component that varies, float64 (up to k,), for target and prediction (N, k).
+
+    It is empty for fewer than 3 examples.
+    """
+    varies = varying(target) & (len(target) >= MIN_EXAMPLES)
+    return r2(target[:, varies], predicted[:, varies])
+
+
+def factor_figures(targets: dict[str, Tensor], predicted: dict[str, Tensor], pooled: bool = False) -> dict[str, float]:
+    """Return the metrics of continuous factors.
 
     Args:
         targets, predicted: factor -> (N, k).
+        pooled: whether vectors have SIE's definition of R2 as well.
 
     Returns:
-        `r2/<factor>`, the mean over its components that vary; `r2_mean` over factors, a vector counting once; for
-        vectors SIE's definition as well, with all components, `r2_pooled` for a relative quaternion and
-        `r2_pooled/<factor>` for any other; for rotations in space or in the plane `geodesic_deg`, the mean angle
-        missed. What does not vary in these samples is absent: there is nothing to predict.
+        `r2/<factor>`, the mean over its components that vary; `r2_mean` over factors, a vector counting once; for a
+        relative quaternion (`rotation`) or an angle in the plane (`angle_deg`) `geodesic_deg`, the mean angle missed.
+        Pooled, for vectors with all components: `r2_pooled` for a relative quaternion and `r2_pooled/<factor>` for any
+        other. What does not vary in these samples is absent: there is nothing to predict.
     """
-    varies = {name: varying(target) for name, target in targets.items()}
-    targets = {name: target for name, target in targets.items() if varies[name].any()}
-    figures = {
-        f"r2/{name}": float(r2(target, predicted[name])[varies[name]].mean()) for name, target in targets.items()
-    }
+    values = {name: factor_r2(target, predicted[name]) for name, target in targets.items()}
+    figures = {f"r2/{name}": float(value.mean()) for name, value in values.items() if len(value)}
     if figures:
         figures["r2_mean"] = sum(figures.values()) / len(figures)
-    for name, target in targets.items():
-        if target.shape[1] > 1:
+    varying_targets = {name: target for name, target in targets.items() if len(values[name])}
+    for name, target in varying_targets.items():
+        if pooled and target.shape[1] > 1:
             figures["r2_pooled" if name == ROTATION else f"r2_pooled/{name}"] = r2_pooled(target, predicted[name])
-    if ROTATION in targets:
+    if ROTATION in varying_targets:
         figures["geodesic_deg"] = geodesic_deg(targets[ROTATION], predicted[ROTATION])
-    if ANGLE in targets:
+    if ANGLE in varying_targets:
         figures["geodesic_deg"] = float((targets[ANGLE] - predicted[ANGLE]).abs().mean())
     return figures
+
+
+def pose_deg(target: Tensor, predicted: Tensor) -> float:
+    """Return the mean angle between rotation matrices, both (N, 9), row by row.
+
+    Returns:
+        Degrees, 0 to 180.
+    """
+    one, two = (matrix.double().unflatten(1, (3, 3)) for matrix in (target, predicted))
+    return float(torch.rad2deg(angle_between(one, two)).mean())
 
 
 def geodesic_deg(target: Tensor, predicted: Tensor) -> float:

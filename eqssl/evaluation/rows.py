@@ -34,7 +34,7 @@ class Constant(nn.Module):
 def constant_figures(
     dataset: Dataset, config: EvaluateConfig | None = None, predictions: list[Prediction] | None = None
 ) -> dict[str, float]:
-    """Return the floor: what the figures are for an encoder that sees nothing.
+    """Return the floor: the metrics of an encoder that sees nothing.
 
     Accuracy is that of naming the most frequent training class every time; a vote among equally near neighbours would
     depend on their order.

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.pairs import HUES, relative_factors
-from eqssl.evaluation.bank import Bank, encode_bank, object_views
-from eqssl.evaluation.equivariance import fit_motion
+from eqssl.evaluation.bank import ViewBank, encode_bank, object_views
+from eqssl.evaluation.equivariance import fit_equivariance
 from eqssl.evaluation.features import frozen, parts
 from eqssl.evaluation.linear import linear_predict
 from eqssl.evaluation.mlp import mlp_predict
-from eqssl.evaluation.pairs import Pairs, encode_pairs, subset
+from eqssl.evaluation.pairs import Pairs, encode_pairs, fixed_pairs, subset
 from eqssl.evaluation.predictions import ALL, Prediction, class_prediction, figures_of, predictions_of
-from eqssl.evaluation.r2 import ROTATION
+from eqssl.evaluation.r2 import ROTATION, varying
 from eqssl.evaluation.retrieval import found_pose, ranks
 from eqssl.evaluation.ridge import fit, moments
 from eqssl.methods.base import Predictive
@@ -45,7 +45,7 @@ class _Views:
     """
 
     pairs: Pairs
-    bank: Bank
+    bank: ViewBank
     pose: Tensor
     between: dict[str, Tensor]
 
@@ -85,7 +85,7 @@ def threediebench_figures(
 
     Returns:
         Figure -> value, `3die/<figure>` of all features, `inv/3die/<figure>` and `equi/3die/<figure>` of the parts:
-        `top1`, logistic regression on one view; of the relative quaternion and the hues' differences, by a ridge on
+        `top1`, a ridge classifier on one view; of the relative quaternion and the hues' differences, by a ridge on
         both views, `linear_r2/rotation` and `linear_r2/colour` (mean over components), SIE's own definition
         `linear_r2_pooled` and `linear_r2_pooled/colour`, and `linear_geodesic_deg`; the same with `mlp_`, of two hidden
         layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
@@ -100,7 +100,7 @@ def threediebench_figures(
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
         held = _encode(encoder, dataset, getattr(dataset, config.split), config.images, (ROTATION, *HUES))
-    said = _said("constant", held.pairs, train.pairs.theta.mean(0).expand_as(held.pairs.theta))
+    said = _said("constant", held.pairs, train.pairs.target.mean(0).expand_as(held.pairs.target))
     for part, channels in parts(encoder, train.pairs.first.shape[1]).items():
         seen, asked = train.part(channels), held.part(channels)
         of_part = _probes(seen.pairs, asked.pairs) + _retrieval("posthoc", *_by_ridge(seen, asked))
@@ -118,24 +118,28 @@ def _encode(
 ) -> _Views:
     if not dataset.paired:
         raise ValueError(f"the protocol of 3DIEBench needs pairs of views of one object; {dataset.name} has none")
-    pairs = encode_pairs(encoder, dataset, split, subset(split, count), factors)
-    if missing := {ROTATION, *HUES} - pairs.targets.keys():
+    indices = subset(split, count)
+    between = relative_factors(split, *fixed_pairs(split, indices))
+    known = [name for name, value in between.items() if factors is not None or varying(value).any()]
+    if missing := {ROTATION, *HUES} - set(known):
         raise ValueError(f"the protocol of 3DIEBench needs factors that {dataset.name} lacks: {', '.join(missing)}")
-    colour = torch.cat([pairs.targets[hue] for hue in HUES], dim=1)
-    pairs = dataclasses.replace(pairs, targets={ROTATION: pairs.targets[ROTATION], "colour": colour})
+    pairs = encode_pairs(encoder, dataset, split, indices, ())
+    targets = {ROTATION: between[ROTATION], "colour": torch.cat([between[hue] for hue in HUES], dim=1)}
+    pairs = dataclasses.replace(pairs, targets=targets, transform=None, per_view=False)
     views = object_views(split)
-    pose, between = split.factors["quaternion"][views.flatten()], relative_factors(split, views[:, :1], views)
-    return _Views(pairs, encode_bank(encoder, dataset, split, [ROTATION]), pose, between)
+    pose, from_first = split.factors["quaternion"][views.flatten()], relative_factors(split, views[:, :1], views)
+    bank = dataclasses.replace(encode_bank(encoder, dataset, split, ()), theta=from_first[ROTATION])
+    return _Views(pairs, bank, pose, from_first)
 
 
 def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
     said = []
     if train.labels is not None:
-        classes = linear_predict(train.first, train.labels, held.first, train.objects)
+        classes = linear_predict(train.first, train.labels, held.first)
         said += class_prediction("top1", held.ids, held.labels, classes, PROTOCOL)
-    mlps = [mlp_predict(train.joint, target, held.joint, HIDDEN, train.objects) for target in train.targets.values()]
-    ridge = fit(moments(train.joint, train.theta))
-    return said + _said("linear", held, ridge.predict(held.joint)) + _said("mlp", held, torch.cat(mlps, dim=1))
+    mlps = [mlp_predict(train.inputs, target, held.inputs, HIDDEN, train.objects) for target in train.targets.values()]
+    ridge = fit(moments(train.inputs, train.target))
+    return said + _said("linear", held, ridge.predict(held.inputs)) + _said("mlp", held, torch.cat(mlps, dim=1))
 
 
 def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:
@@ -143,9 +147,10 @@ def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:
 
 
 def _by_ridge(train: _Views, held: _Views) -> list[_Search]:
-    motion = fit_motion(train.pairs.first, train.pairs.targets[ROTATION], train.pairs.second)
+    predictor = fit_equivariance(train.pairs.first, train.pairs.targets[ROTATION], train.pairs.second)
     return [
-        _Search(views.bank.predicted(motion), views.bank.views, views.pose, views.bank.ids) for views in (train, held)
+        _Search(views.bank.predicted(predictor), views.bank.views, views.pose, views.bank.ids)
+        for views in (train, held)
     ]
 
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from eqssl.evaluation.bank import Bank
+from eqssl.evaluation.bank import ViewBank
 from eqssl.evaluation.collapse import collapse_figures
-from eqssl.evaluation.equivariance import explain_motion, fit_motion
+from eqssl.evaluation.equivariance import explain_equivariance, fit_equivariance, fit_whitening, principal_components
 from eqssl.evaluation.invariance import variances
 from eqssl.evaluation.pairs import Pairs
 from eqssl.evaluation.predictions import ALL, Prediction, figures_of
@@ -39,16 +39,16 @@ def pairs(count, move):
 def bank(move):
     first, theta = draw(40, 8), draw(50, 2) * SPREAD
     theta = theta.expand(40, 50, 2)
-    return Bank(first, move(first[:, None].expand(40, 50, 8), theta), theta, torch.arange(40))
+    return ViewBank(first, move(first[:, None].expand(40, 50, 8), theta), theta, torch.arange(40))
 
 
 def found_of(train, held):
-    said, motion = explain_motion(train, held)
-    return figures_of(said), motion
+    predictions, *fitted = explain_equivariance(train, held)
+    return figures_of(predictions), fitted
 
 
-def hit1(bank, motion):
-    return figures_of(bank.said(motion))["hit1"]
+def hit1(bank, fitted):
+    return figures_of(bank.predictions(*fitted))["hit1"]
 
 
 def invariance(views):
@@ -57,11 +57,11 @@ def invariance(views):
 
 
 def test_equivariant_by_construction():
-    figures, motion = found_of(pairs(1500, moved), pairs(700, moved))
+    figures, fitted = found_of(pairs(1500, moved), pairs(700, moved))
     assert figures["equivariance"] == pytest.approx(1, abs=0.02)
     assert figures["equivariance/angle_deg"] == pytest.approx(0.5, abs=0.06)
     assert figures["equivariance/brightness"] == pytest.approx(0.5, abs=0.06)
-    assert hit1(bank(moved), motion) > 0.95
+    assert hit1(bank(moved), fitted) > 0.95
 
 
 def test_only_the_factor_that_moves_the_feature_counts():
@@ -78,18 +78,18 @@ def test_invariant_features_are_predictable_but_not_equivariant():
     def move(first, theta):
         return first.clone()
 
-    figures, motion = found_of(pairs(1500, move), pairs(700, move))
+    figures, fitted = found_of(pairs(1500, move), pairs(700, move))
     assert all(abs(value) < 1e-3 for value in figures.values())
-    assert hit1(bank(move), motion) == pytest.approx(1 / 50, abs=0.02)
+    assert hit1(bank(move), fitted) == pytest.approx(1 / 50, abs=0.02)
 
 
 def test_features_that_move_unpredictably_are_not_equivariant():
     def move(first, theta):
         return torch.randn(first.shape, generator=torch.Generator().manual_seed(9))
 
-    figures, motion = found_of(pairs(1500, move), pairs(700, move))
+    figures, fitted = found_of(pairs(1500, move), pairs(700, move))
     assert all(abs(value) < 0.02 for value in figures.values())
-    assert hit1(bank(move), motion) < 0.06
+    assert hit1(bank(move), fitted) < 0.06
 
 
 def test_a_feature_that_only_held_out_pairs_move_does_no_harm():
@@ -106,9 +106,9 @@ def test_a_feature_that_only_held_out_pairs_move_does_no_harm():
 
 def test_z1_is_reduced_to_64_components():
     first, theta = draw(400, 100), draw(400, 2)
-    motion = fit_motion(first, theta, first)
-    assert motion.ridge.weight.shape == (64 + 2 + 64 * 2, 100)
-    variance = (first.double() @ motion.basis).var(0)
+    predictor = fit_equivariance(first, theta, first)
+    assert predictor.ridge.weight.shape == (64 + 2 + 64 * 2, 100)
+    variance = predictor.reduce(first).var(0)
     assert (variance.diff() < 0).all() and variance[0] > first.var(0).max()
 
 
@@ -122,10 +122,10 @@ def test_invariance_is_the_share_of_variance_between_images():
 
 @pytest.mark.parametrize("later", [draw(30, 34, 8), torch.zeros(30, 34, 8)])
 def test_bank_takes_16_views_for_invariance(later):
-    _, motion = found_of(pairs(100, moved), pairs(50, moved))
+    _, fitted = found_of(pairs(100, moved), pairs(50, moved))
     for first in (draw(30, 8), torch.zeros(30, 8)):  # the features of the second do not vary at all
         views = torch.cat([first[:, None].expand(-1, 16, -1), later], 1)
-        said = Bank(first, views, draw(30, 50, 2), torch.arange(30)).said(motion)
+        said = ViewBank(first, views, draw(30, 50, 2), torch.arange(30)).predictions(*fitted)
         assert figures_of(said)["invariance"] == 1
 
 
@@ -151,7 +151,58 @@ def test_a_component_of_theta_that_does_not_vary_is_no_input():
     first, theta = draw(300, 4), draw(300, 2)
     second = first * theta[:, :1]
     theta[:, 1] = 1 + 1e-8 * theta[:, 1]
-    motion, alone = fit_motion(first, theta, second), fit_motion(first, theta[:, :1], second)
-    torch.testing.assert_close(motion.predict(first, theta), alone.predict(first, theta[:, :1]))
+    whole, alone = fit_equivariance(first, theta, second), fit_equivariance(first, theta[:, :1], second)
+    torch.testing.assert_close(whole.predict(first, theta), alone.predict(first, theta[:, :1]))
     far = torch.cat([theta[:, :1], theta[:, 1:] + 5], 1)
-    torch.testing.assert_close(motion.predict(first, far), alone.predict(first, theta[:, :1]))
+    torch.testing.assert_close(whole.predict(first, far), alone.predict(first, theta[:, :1]))
+
+
+def test_a_component_of_theta_that_repeats_others_is_no_input():
+    first, theta = draw(300, 4), draw(300, 2)
+    second = first * theta[:, :1] + theta[:, 1:]
+    repeated = torch.cat([theta, -theta[:, :1], theta.sum(1, keepdim=True), torch.ones(300, 1)], dim=1)
+    whole, alone = fit_equivariance(first, repeated, second), fit_equivariance(first, theta, second)
+    assert whole.chosen.tolist() == [0, 1]
+    torch.testing.assert_close(whole.predict(first, repeated), alone.predict(first, theta))
+
+
+def test_whitening_has_variance_1_and_holds_99_percent_in_at_most_64_components():
+    x = draw(3000, 6) * torch.tensor([10.0, 5, 3, 1, 0.1, 0.01]) + 7
+    whiten = fit_whitening(x @ torch.linalg.qr(draw(6, 6)).Q)
+    white = whiten(x @ torch.linalg.qr(draw(6, 6)).Q)
+    assert white.shape == (3000, 3)  # 134 of 135.01 are 99.25 %
+    torch.testing.assert_close(torch.cov(white.T, correction=0), torch.eye(3, dtype=torch.float64))
+    assert fit_whitening(draw(400, 100))(draw(400, 100)).shape == (400, 64)
+    assert fit_whitening(torch.ones(50, 4))(draw(10, 4)).shape == (10, 0)
+    share = principal_components(x)[1]
+    assert float(share.sum()) == pytest.approx(1) and (share.diff() < 0).all()
+
+
+def test_equivariance_does_not_depend_on_the_scale_of_channels_and_the_raw_one_does():
+    """Half of the channels move with theta; where those are large, the raw share of variance is large."""
+
+    def move(first, theta):
+        return torch.cat([moved(first, theta)[:, :4], first[:, 4:]], dim=1)
+
+    train, held = pairs(3000, move), pairs(1500, move)
+    found = {}
+    for scale in (0.5, 2.0):
+        channels = torch.cat([torch.full((4,), scale), torch.ones(4)])
+        scaled = [dataclasses.replace(p, first=p.first * channels, second=p.second * channels) for p in (train, held)]
+        found[scale] = found_of(*scaled)[0]
+    for name in ("equivariance", "equivariance/angle_deg", "equivariance/brightness"):
+        assert found[0.5][name] == pytest.approx(found[2.0][name], abs=0.02)
+    assert found[2.0]["equivariance"] == pytest.approx(0.5, abs=0.03)
+    assert found[0.5]["equivariance_raw"] == pytest.approx(0.2, abs=0.02)
+    assert found[2.0]["equivariance_raw"] == pytest.approx(0.8, abs=0.02)
+
+
+def test_a_transform_is_told_from_the_factors_of_a_view():
+    """For pairs of one object theta is what leads to the second view, not the first view's own factors."""
+    train, held = pairs(1500, moved), pairs(700, moved)
+    of_views = [
+        dataclasses.replace(p, targets={"pose": draw(len(p.first), 9)}, transform=p.targets, per_view=True)
+        for p in (train, held)
+    ]
+    figures = found_of(*of_views)[0]
+    assert figures == found_of(train, held)[0] and "equivariance/angle_deg" in figures

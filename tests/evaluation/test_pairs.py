@@ -7,11 +7,11 @@ from scipy.spatial.transform import Rotation
 from torch import nn
 
 from eqssl.augment import apply
-from eqssl.data.pairs import relative_quaternion
+from eqssl.data.pairs import absolute_factors, relative_quaternion, relative_transform
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.evaluation.bank import encode_bank
 from eqssl.evaluation.features import encode, frozen
-from eqssl.evaluation.pairs import differences, encode_binary_pairs, encode_pairs, subset
+from eqssl.evaluation.pairs import encode_binary_pairs, encode_pairs, fixed_pairs, subset
 from eqssl.evaluation.transforms import BANK_STREAM, complete, draw
 
 SPELT = 5  # pixels that spell quaternion and floor hue
@@ -56,12 +56,29 @@ def test_two_views_of_one_object(objects):
     split = objects.train
     indices = subset(split, 200)
     pairs = encode_pairs(Spell(), objects, split, indices)
-    assert {name: value.shape[1] for name, value in pairs.targets.items()} == {"rotation": 4, "floor_hue": 1}
-    known = [(z * 255 - 128) / 127 for z in (pairs.first, pairs.second)]
-    torch.testing.assert_close(known[1][:, 4:] - known[0][:, 4:], pairs.targets["floor_hue"], atol=0.02, rtol=0)
-    relative = relative_quaternion(known[0][:, :4], known[1][:, :4])
-    torch.testing.assert_close(relative, pairs.targets["rotation"], atol=0.04, rtol=0)
-    assert (pairs.first != pairs.second).any(1).all()
+    assert {name: value.shape[1] for name, value in pairs.targets.items()} == {"pose": 9, "floor_hue": 2}
+    one, two = fixed_pairs(split, indices)
+    assert torch.equal(one, indices) and torch.equal(split.objects[one], split.objects[two])
+    for features, shown in ((pairs.first, one), (pairs.second, two)):
+        known = torch.cat([split.factors["quaternion"], split.factors["floor_hue"]], dim=1)[shown]
+        torch.testing.assert_close((features * 255 - 128) / 127, known, atol=0.01, rtol=0)
+    targets, between = absolute_factors(split, one), relative_transform(split, one, two)
+    for name in ("pose", "floor_hue"):
+        assert torch.equal(pairs.targets[name], targets[name]) and torch.equal(pairs.between[name], between[name])
+    assert pairs.theta.shape == (200, 11) and torch.equal(pairs.inputs, pairs.first)
+
+
+def test_no_image_is_encoded_twice(objects):
+    seen = []
+
+    def count(images):
+        seen.append(len(images))
+        return images[:, 0, 0, :SPELT]
+
+    encoder = nn.Identity()
+    encoder.forward = count
+    encode_pairs(encoder, objects, objects.val, torch.arange(300))
+    assert sum(seen) == 300  # every second view is the first of another pair
 
 
 def test_subset_is_fixed_and_without_repetition(objects):
@@ -81,18 +98,20 @@ def test_bank_of_transforms(textured_images):
 
 
 def test_bank_of_objects_has_all_their_views(objects):
-    bank = encode_bank(Spell(), objects, objects.val, ["rotation", "floor_hue"])
-    assert bank.views.shape == (100, 3, SPELT) and bank.theta.shape == (100, 3, 5)
+    bank = encode_bank(Spell(), objects, objects.val, ["pose", "floor_hue"])
+    assert bank.views.shape == (100, 3, SPELT) and bank.theta.shape == (100, 3, 11)
     assert torch.equal(bank.first, bank.views[:, 0])
-    torch.testing.assert_close(bank.theta[:, 0], torch.tensor([0.0, 0, 0, 1, 0]).expand(100, 5))
-    hue = (bank.views[..., 4] - bank.views[:, :1, 4]) * 255 / 127
-    torch.testing.assert_close(bank.theta[..., 4], hue, atol=0.02, rtol=0)
+    still = torch.cat([torch.eye(3).flatten(), torch.tensor([1.0, 0.0])])
+    torch.testing.assert_close(bank.theta[:, 0], still.expand(100, 11))
+    hue = (bank.views[..., 4] - bank.views[:, :1, 4]) * 255 / 127 * 2 * torch.pi
+    torch.testing.assert_close(bank.theta[..., 9], hue.cos(), atol=0.1, rtol=0)
+    torch.testing.assert_close(bank.theta[..., 10], hue.sin(), atol=0.1, rtol=0)
 
 
 def test_a_factor_that_never_changes_is_no_target(objects):
-    assert "light_hue" in objects.train.factors
-    one, two = torch.arange(10), torch.arange(10, 20)
-    assert "light_hue" not in differences(objects.train, one, two)
+    assert "light_hue" in absolute_factors(objects.train, torch.arange(10))
+    pairs = encode_pairs(Spell(), objects, objects.train, torch.arange(10))
+    assert pairs.targets.keys() == pairs.between.keys() == {"pose", "floor_hue"}
 
 
 def test_frozen_uses_running_statistics_and_restores_every_mode(textured_images):

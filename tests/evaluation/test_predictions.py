@@ -8,7 +8,17 @@ from sklearn.metrics import r2_score
 from eqssl.config import EvaluateConfig
 from eqssl.evaluation.augself import augself_figures
 from eqssl.evaluation.finetune import finetune_figures
-from eqssl.evaluation.predictions import ALL, LABEL, Prediction, figures_of, load_predictions, save_predictions
+from eqssl.evaluation.predictions import (
+    ALL,
+    LABEL,
+    Prediction,
+    figures_of,
+    load_contributions,
+    load_predictions,
+    save_contributions,
+    save_predictions,
+    unit_contributions,
+)
 from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.rows import Pixels, constant_figures
 
@@ -35,15 +45,16 @@ def check(figures, said, path):
 
 def test_a_known_score(tmp_path):
     ids = torch.tensor([7, 2**40])
-    target, predicted = torch.tensor([[0.0, 4.0], [2.0, 8.0]]), torch.tensor([[0.0, 6.0], [1.0, 6.0]])
+    target = torch.tensor([[0.0, 4.0], [2.0, 8.0], [0.0, 4.0], [2.0, 8.0]])
+    predicted = torch.tensor([[0.0, 6.0], [1.0, 6.0], [0.0, 6.0], [1.0, 6.0]])
     classes = torch.tensor([[1.0], [2.0]])
     said = [
-        Prediction("r2", "place", ids, target, predicted, "augself", "inv"),
+        Prediction("r2", "place", torch.tensor([7, 2**40, 8, 9]), target, predicted, "augself", "inv"),
         Prediction("knn", LABEL, ids, classes, torch.tensor([[1.0], [1.0]])),
     ]
     save_predictions(said, tmp_path / "predictions.parquet")
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()
-    assert len(rows) == 6 and rows[3] == {
+    assert len(rows) == 10 and rows[3] == {
         "protocol": "augself", "part": "inv", "figure": "r2", "factor": "place",
         "component": 1, "example": 2**40, "target": 8.0, "predicted": 6.0,
     }  # fmt: skip
@@ -67,7 +78,8 @@ def test_figures_of_images(flat_images, tmp_path):
     figures = evaluate(Halves(), flat_images, config=CONFIG, predictions=said)
     assert figures == evaluate(Halves(), flat_images, config=CONFIG)
     assert {one.figure for one in said} == {
-        "knn", "linear", "r2", "mlp_r2", "extrapolation_r2", "auroc", "equivariance", "invariance", "hit1"
+        "knn", "linear", "r2", "mlp_r2", "extrapolation_r2", "auroc", "equivariance", "equivariance_raw", "invariance",
+        "hit1",
     }  # fmt: skip
     check(figures, said, tmp_path / "full.parquet")
 
@@ -75,7 +87,7 @@ def test_figures_of_images(flat_images, tmp_path):
 def test_figures_of_objects(objects, tmp_path):
     said = []
     figures = evaluate(Halves(), objects, config=CONFIG, predictions=said)
-    assert {"r2_pooled", "geodesic_deg", "extrapolation_geodesic_deg"} <= figures_of(said).keys()
+    assert {"pose_deg", "mlp_r2/pose", "extrapolation_r2/pose"} <= figures_of(said).keys()
     check(figures, said, tmp_path / "full.parquet")
 
 
@@ -101,3 +113,74 @@ def test_a_row_belongs_to_a_held_out_image(flat_images):
     assert len(set(knn.examples.tolist())) == 150
     assert [labels[example] for example in knn.examples.tolist()] == knn.target[:, 0].tolist()
     assert all(set(one.examples.tolist()) <= labels.keys() for one in said)
+
+
+METRICS = {"knn", "linear", "r2_mean", "mlp_r2_mean", "equivariance", "invariance", "inv/invariance"}
+
+
+def contributions_of_full(data, objects=None):
+    predictions = []
+    figures = evaluate(Halves(), data, config=CONFIG, predictions=predictions)
+    return figures, unit_contributions(predictions, objects)
+
+
+def test_the_weighted_mean_of_the_contributions_is_the_metric(flat_images, objects):
+    for data in (flat_images, objects):
+        figures, contributions = contributions_of_full(data)
+        factors = {name for name in figures if name.startswith("r2/")}
+        assert contributions.keys() == (METRICS | factors) & figures.keys() and factors
+        for metric, (units, values, weights) in contributions.items():
+            assert float((values * weights).sum() / weights.sum()) == pytest.approx(figures[metric], abs=1e-5)
+            assert units.dtype == torch.int64 and values.dtype == weights.dtype == torch.float32
+            assert (units.diff() > 0).all() and (weights == 1).all()
+
+
+def test_units_may_be_objects_with_all_their_views(objects):
+    of_object = dict(zip(objects.val.ids.tolist(), objects.val.objects.tolist(), strict=True))
+    figures, contributions = contributions_of_full(objects, of_object)
+    for metric, (units, values, weights) in contributions.items():
+        assert torch.isin(units, objects.val.objects).all()
+        assert float((values * weights).sum() / weights.sum()) == pytest.approx(figures[metric], abs=1e-5)
+    units, _, weights = contributions["r2_mean"]
+    assert len(units) < 100 and weights.sum() == 150 and weights.max() == 3
+
+
+def test_contributions_vary_as_the_metric_does_over_samples_of_images():
+    """The linearised ratio has the variance that R2 has over samples, which the sum of squares alone would not give."""
+    generator = torch.Generator().manual_seed(0)
+    scores, expected = [], []
+    for _ in range(400):
+        target = torch.rand(300, 1, generator=generator).square()
+        predicted = 0.7 * target + 0.05 * torch.randn(300, 1, generator=generator)
+        one = Prediction("r2", "dx", torch.arange(300), target, predicted)
+        scores.append(figures_of([one])["r2/dx"])
+        expected.append(float(unit_contributions([one])["r2/dx"][1].var() / 300))
+    assert float(torch.tensor(expected).mean()) == pytest.approx(float(torch.tensor(scores).var()), rel=0.2)
+
+
+def test_contributions_are_read_as_they_were_written(flat_images, tmp_path):
+    predictions = []
+    evaluate(Halves(), flat_images, config=CONFIG, predictions=predictions)
+    save_contributions(predictions, tmp_path / "contributions.parquet")
+    read, expected = load_contributions(tmp_path / "contributions.parquet"), unit_contributions(predictions)
+    assert list(read) == list(expected)
+    assert all(torch.equal(a, b) for name in expected for a, b in zip(read[name], expected[name], strict=True))
+    save_contributions([], tmp_path / "none.parquet")
+    assert load_contributions(tmp_path / "none.parquet") == {}
+
+
+def test_few_images_and_other_protocols_have_no_contributions(flat_images):
+    predictions = []
+    augself_figures(Pixels(), flat_images, CONFIG, predictions)
+    assert unit_contributions(predictions) == {}
+    predictions = []
+    evaluate(Halves(), flat_images, config=EvaluateConfig(images=2, train_images=100), predictions=predictions)
+    assert unit_contributions(predictions) == {}
+
+
+def test_constant_features_contribute_the_floor(flat_images):
+    predictions = []
+    figures = constant_figures(flat_images, CONFIG, predictions)
+    contributions = unit_contributions(predictions)
+    assert (contributions["equivariance"][1] == 0).all() and (contributions["invariance"][1] == 1).all()
+    assert float(contributions["linear"][1].mean()) == pytest.approx(figures["linear"])

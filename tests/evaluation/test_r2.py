@@ -7,7 +7,7 @@ from scipy.spatial.transform import Rotation
 from sklearn.metrics import r2_score, roc_auc_score
 
 from eqssl.data.pairs import relative_quaternion
-from eqssl.evaluation.r2 import auroc, factor_figures, geodesic_deg, r2, r2_pooled, varying
+from eqssl.evaluation.r2 import auroc, factor_figures, geodesic_deg, pose_deg, r2, r2_pooled, varying
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +40,11 @@ def test_pooled_is_one_mean_over_samples_and_components():
 def test_a_vector_counts_once_in_the_mean():
     target = {"rotation": torch.eye(4), "floor_hue": torch.tensor([[0.0], [1.0], [0.0], [1.0]])}
     predicted = {"rotation": torch.eye(4), "floor_hue": torch.full((4, 1), 0.5)}
-    figures = factor_figures(target, predicted)
+    figures = factor_figures(target, predicted, pooled=True)
     assert figures["r2/rotation"] == 1 and figures["r2/floor_hue"] == 0
     assert figures["r2_mean"] == 0.5
     assert figures["r2_pooled"] == 1 and figures["geodesic_deg"] == pytest.approx(0, abs=1e-5)
+    assert factor_figures(target, predicted).keys() == figures.keys() - {"r2_pooled"}
 
 
 def test_geodesic_angle_ignores_sign_and_length():
@@ -54,8 +55,19 @@ def test_geodesic_angle_ignores_sign_and_length():
 
 
 def test_angle_in_the_plane_is_missed_by_its_mean_distance():
-    figures = factor_figures({"angle_deg": torch.tensor([[-10.0], [20.0]])}, {"angle_deg": torch.zeros(2, 1)})
+    figures = factor_figures({"angle_deg": torch.tensor([[-10.0], [20.0], [15.0]])}, {"angle_deg": torch.zeros(3, 1)})
     assert figures["geodesic_deg"] == 15
+
+
+def test_pose_deg_is_the_mean_angle_between_matrices():
+    turn = Rotation.from_euler("x", [[10], [50]], degrees=True).as_matrix()
+    still = torch.eye(3).flatten().expand(2, 9)
+    assert pose_deg(torch.tensor(turn).flatten(1), still) == pytest.approx(30)
+
+
+def test_two_examples_have_no_r2():
+    target = {"dx": torch.tensor([[0.0], [1.0]])}
+    assert factor_figures(target, target) == {}
 
 
 def test_auroc_equals_sklearn_with_ties():
@@ -81,7 +93,7 @@ def test_components_that_do_not_vary_are_left_out():
     assert varying(torch.tensor([[1e3, 0.0], [1e3, 1e-3]])).tolist() == [False, False]
     half = target.clone()
     half[:, 2] = target[:, 2].mean()
-    figures = factor_figures({"rotation": target}, {"rotation": half})
+    figures = factor_figures({"rotation": target}, {"rotation": half}, pooled=True)
     assert figures["r2/rotation"] == pytest.approx(0.5) == figures["r2_mean"]
     assert figures.keys() == {"r2/rotation", "r2_mean", "r2_pooled", "geodesic_deg"}
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
 from eqssl.evaluation.ridge import PENALTIES, fit, moments
@@ -39,6 +39,29 @@ def test_penalty_has_the_least_generalised_cross_validation_error(data):
     chosen = fit(moments(x, y)).penalty
     assert torch.equal(chosen, PENALTIES[torch.stack(errors).argmin(0)])
     assert chosen[0] < chosen[2]
+
+
+def test_one_penalty_for_all_outputs_has_the_least_sum_of_their_errors(data):
+    x, y = data
+    z = StandardScaler().fit_transform(x.numpy().astype(float))
+    theirs = RidgeCV(alphas=(len(x) * PENALTIES).numpy(), store_cv_results=True).fit(z, y.numpy())
+    # scikit-learn sums leave-one-out errors, of which generalised cross-validation is the rotation-invariant form.
+    shared = fit(moments(x, y), shared_penalty=True)
+    assert len(shared.penalty.unique()) == 1
+    assert float(shared.penalty[0]) * len(x) == pytest.approx(theirs.alpha_)
+    torch.testing.assert_close(shared.predict(x), torch.tensor(theirs.predict(z)))
+
+
+def test_moments_of_blocks_are_those_of_all(data, monkeypatch):
+    x, y = data
+    whole = moments(x, y)
+    monkeypatch.setattr("eqssl.evaluation.ridge.BLOCK", 7)
+    in_blocks, ridge = moments(x, y), fit(whole)
+    for name in ("mean_x", "mean_y", "xx", "xy", "yy"):
+        torch.testing.assert_close(getattr(in_blocks, name), getattr(whole, name))
+    assert ridge.predict(x).shape == y.shape
+    few = whole.select(torch.tensor([1, 2]), slice(1, 3))
+    torch.testing.assert_close(fit(few).predict(x[:, 1:3]), fit(moments(x[:, 1:3], y[:, 1:3])).predict(x[:, 1:3]))
 
 
 def test_a_part_of_the_inputs_from_shared_moments_is_a_fit_on_that_part(data):
