@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
 QUEUE = 10_000  # jobs that wait for a server that is away
+DESCRIPTION = "mlflow.note.content"  # tag that MLflow shows as a run's description
 OUTCOME = "outcome"  # tag of a trial's run
 FINAL_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAILED": "FAILED"}
 
@@ -165,17 +166,18 @@ class StudyTracker(Listener):
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         self._put(partial(self._end_trial, trial, record))
 
-    def close(self, status: str, files: list[Path], patience_s: float = 30.0) -> None:
+    def close(self, status: str, files: list[Path], patience_s: float = 30.0, description: str = "") -> None:
         """End the parent run and every child still open, and wait for all that is queued.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             files: kept with the parent run.
+            description: of the parent run: the study's answer, which MLflow shows above its metrics.
             patience_s: how long to go on trying where the server is away.
         """
         self._deadline = time.monotonic() + patience_s
         self._closing.set()
-        self._put(partial(self._close, status, files))
+        self._put(partial(self._close, status, files, description))
         self._put(None)
         self._worker.join(patience_s + 10)
         if self._worker.is_alive():  # in a call that does not return
@@ -288,13 +290,15 @@ class StudyTracker(Listener):
         self._client.set_tag(run_id, OUTCOME, record.status)
         self._client.set_terminated(run_id, FINAL_STATUS[record.status])
 
-    def _close(self, status: str, files: list[Path]) -> None:
+    def _close(self, status: str, files: list[Path], description: str) -> None:
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
         _log_metrics(
             self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, time.time_ns() // 1_000_000
         )
+        if description:
+            self._client.set_tag(self._parent, DESCRIPTION, description[:5000])
         for file in files:
             with on_disk(file) as local:
                 self._client.log_artifact(self._parent, str(local))

@@ -24,8 +24,8 @@ STUDY = Study(
     sampler="one-at-a-time",
     base=RunConfig(
         data=DataConfig(pairs="image"),
-        recon=ReconConfig(weight=10.0),
-        train=TrainConfig(epochs=3, batch_size=64, lr=4e-3),
+        recon=ReconConfig(weight=25.0),
+        train=TrainConfig(epochs=6, batch_size=64, lr=4e-3),
     ),
 )
 

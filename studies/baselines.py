@@ -29,7 +29,7 @@ STUDY = Study(
     space={"method.name": choice(*ALL)},
     configurations=0,
     seeds=5,
-    base=RunConfig(train=TrainConfig(epochs=3, batch_size=64, lr=4e-3)),
+    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=8e-3)),
 )
 
 
@@ -58,7 +58,7 @@ def entrants(paired: bool) -> dict[str, Entrant]:
     """Return what builds on the methods: their reconstruction and the peers."""
     found = {f"{m} + reconstruction": Entrant({"method.name": m}, "recon.weight", WEIGHTS, m) for m in ALL}
     if not paired:  # no image lies between two views of an object
-        stops = {"method.name": "vicreg", "recon.view": "intermediate", "recon.roles": "concat"}
+        stops = {"method.name": "vicreg", "recon.view": "intermediate", "recon.attention": "concat"}
         found["vicreg + intermediate"] = Entrant(stops, "recon.weight", WEIGHTS, "vicreg")
     for name, factors in (("sie, all", "all"), ("sie, one", "rotation" if paired else "angle_deg")):
         sie = SPLIT | {"method.name": "sie", "method.options.factors": factors}
@@ -76,13 +76,14 @@ def run(study: Study, options: StudyOptions, **shown) -> dict:
     options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))
     rates = tuple(share * options.run.train.lr for share in RATES)
     alone_at = {m: Entrant(PLAIN | {"method.name": m}, "train.lr", rates) for m in methods}
-    alone, data = tune(change(study, name="baselines_alone"), options, alone_at, {}, later="baselines_tuning", **shown)
+    first, second = f"{study.name}_alone", f"{study.name}_tuning"
+    alone, data = tune(change(study, name=first), options, alone_at, {}, later=second, **shown)
     options = change(options, yes=True)  # asked once, before the first stage
     who = entrants(data["paired"])
-    tuned, _ = tune(change(study, name="baselines_tuning"), options, who, alone, later=study.name, **shown)
+    tuned, _ = tune(change(study, name=second), options, who, alone, later=study.name, **shown)
     both = {m: tuned[f"{m} + reconstruction"] for m in alone if f"{m} + reconstruction" in tuned}
     pairs = {m: (with_it.overrides, alone[m].overrides) for m, with_it in both.items()}
-    longer = relative_times(pairs, options, "baselines_relative_times.json")
+    longer = relative_times(pairs, options, f"{study.name}_relative_times.json")
     rows, controls = rows_on_test(alone, who, tuned, longer, options.run.train.epochs)
     return run_study(change(study, rows=rows, controls=controls), on_test(options, options.seeds), **shown)
 

@@ -15,15 +15,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 from eqssl.config import AUGMENTATIONS, DataConfig, RunConfig, TrainConfig
 from eqssl.study import Study, choice, log_uniform, main, uniform
 
-ATTENTION = ("target-queries", "other-queries", "residual")
+TOKENS = ("target-queries", "other-queries", "residual")  # attentions that take the parts of the pooled vector, too
 STUDY = Study(
     name="joint",
     question="How much reconstruction, of which view, under how strong augmentations?",
     space={
         "recon.weight": log_uniform(0.3, 100.0),
         "recon.view": choice("second", "both", "clean"),
-        "recon.roles": choice(*ATTENTION, "concat"),
-        "recon.tokens": choice("map", "vector").when("recon.roles", *ATTENTION),
+        "recon.attention": choice("pooled-query", *TOKENS, "concat"),
+        "recon.query_gradient": log_uniform(0.01, 1.0).when("recon.attention", "pooled-query"),
+        "recon.tokens": choice("map", "vector").when("recon.attention", *TOKENS),
         **{f"augment.{family}": uniform(0.0, 1.0) for family in AUGMENTATIONS},
     },
     configurations=40,

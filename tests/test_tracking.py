@@ -59,8 +59,9 @@ def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
     train_epochs(tracker, 1, 3)
     tracker.trial_ended(TRIAL, RECORD)
     (tmp_path / "summary.json").write_text("{}")
-    tracker.close("FINISHED", [tmp_path / "summary.json"])
+    tracker.close("FINISHED", [tmp_path / "summary.json"], description="weight 1: equivariance gained.")
     found = runs(uri, "plain")
+    assert found["study"].data.tags["mlflow.note.content"] == "weight 1: equivariance gained."
     assert found.keys() == {"study", TRIAL.id}
     child = found[TRIAL.id]
     assert child.data.params == {"recon.weight": "0.5", "seed": "1"}

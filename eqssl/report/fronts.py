@@ -7,8 +7,7 @@ from numpy.typing import NDArray
 
 from eqssl.evaluation.statistics import on_front
 from eqssl.report.figures import COLOURS, style
-from eqssl.report.tables import COLUMNS
-from eqssl.study.definition import REFERENCE_ROWS, WITHOUT_ENCODER
+from eqssl.study.definition import METRIC_NAMES, REFERENCE_ROWS, WITHOUT_ENCODER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +50,9 @@ def front_figure(summary: dict[str, Any]) -> "Figure":
     grid = figure.subplots(1, len(others), squeeze=False)[0]
     for axes, other in zip(grid, others, strict=True):
         drawn = _draw(axes, rows, members, first, other)
-        style(axes, *(_axis(summary, figure) for figure in (first, other)))
+        style(axes, *(_axis(summary, metric) for metric in (first, other)))
+    if twins_of(rows):
+        grid[0].legend(loc="best", fontsize=8, frameon=False)
     if any(c["front_probability"] is not None for c in rows):
         figure.colorbar(drawn, ax=grid[-1], label="probability of being on the front", shrink=0.7)
     for axes, other in zip(grid, others, strict=True):
@@ -60,14 +61,19 @@ def front_figure(summary: dict[str, Any]) -> "Figure":
     return figure
 
 
-def _axis(summary: dict[str, Any], figure: str) -> str:
-    name = COLUMNS.get(figure, figure)
-    return name if summary["objectives"][figure] == "maximize" else f"{name} (smaller is better)"
+def twins_of(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Return auto-encoding control -> its configuration, of those that have one of their own."""
+    return {c["autoencode"]: c["name"] for c in rows if c.get("autoencode") and c["autoencode"] not in REFERENCE_ROWS}
 
 
-def _points(rows: list[dict[str, Any]], *figures: str) -> tuple[NDArray, NDArray]:
+def _axis(summary: dict[str, Any], metric: str) -> str:
+    name = METRIC_NAMES.get(metric, metric)
+    return name if summary["objectives"][metric] == "maximize" else f"{name} (smaller is better)"
+
+
+def _points(rows: list[dict[str, Any]], *metrics: str) -> tuple[NDArray, NDArray]:
     """Return means (N, 2) and half widths of the intervals (N, 2), 0 where there are none."""
-    bounds = [[c["metrics"][figure] for figure in figures] for c in rows]
+    bounds = [[c["metrics"][metric] for metric in metrics] for c in rows]
     means = np.array([[b["estimate"] for b in pair] for pair in bounds])
     return means, np.array([[0 if b["low"] is None else b["estimate"] - b["low"] for b in pair] for pair in bounds])
 
@@ -79,17 +85,31 @@ def _draw(axes: "Axes", rows: list[dict[str, Any]], members: set[str], first: st
     axes.errorbar(*means.T, half[:, 1], half[:, 0], fmt="none", ecolor="#888888", elinewidth=0.6, alpha=0.45, zorder=1)
     probability = np.array([c["front_probability"] or 0.0 for c in rows])
     reference = np.array([c["name"] in REFERENCE_ROWS for c in rows])
+    twins = twins_of(rows)
+    twin = np.array([c["name"] in twins for c in rows])
     member = np.array([c["name"] in members for c in rows])
     shades = LinearSegmentedColormap.from_list("probability", UNLIKELY_TO_SURE)
     style_of = {"cmap": shades, "vmin": 0, "vmax": 1}
     for is_member, size, edge in ((False, 26, "none"), (True, 62, "black")):
-        picked = ~reference & (member == is_member)
+        picked = ~reference & ~twin & (member == is_member)
         drawn = axes.scatter(
             *means[picked].T, size, probability[picked], edgecolors=edge, zorder=2 + is_member, **style_of
         )
     widths = np.where(member[reference], 2.6, 1.2)
     axes.scatter(*means[reference].T, 46, marker="s", fc="none", ec=COLOURS[1], linewidths=widths, zorder=4)
+    if twins:
+        _draw_twins(axes, rows, means, twins)
     return drawn
+
+
+def _draw_twins(axes: "Axes", rows: list[dict[str, Any]], means: NDArray, twins: dict[str, str]) -> None:
+    """Draw auto-encoding controls, each joined to its configuration."""
+    places = {c["name"]: place for c, place in zip(rows, means, strict=True)}
+    for name, of in twins.items():
+        if name in places and of in places:
+            axes.plot(*np.stack([places[name], places[of]]).T, color=COLOURS[2], lw=0.8, alpha=0.6, zorder=1)
+    points = np.reshape([places[name] for name in twins if name in places], (-1, 2))
+    axes.scatter(*points.T, 34, marker="^", fc="none", ec=COLOURS[2], zorder=4, label="autoencode")
 
 
 def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: NDArray) -> None:
@@ -98,8 +118,11 @@ def _name(axes: "Axes", rows: list[dict[str, Any]], members: set[str], means: ND
 
     scale, halo = axes.figure.dpi / 72, [withStroke(linewidth=2.5, foreground="white")]
     pixels = axes.transData.transform(means) / scale
+    twins = twins_of(rows)  # joined to what is named
     named = [
-        c["name"] in REFERENCE_ROWS or c["name"] in members or (c["front_probability"] or 0) >= MAY_BE for c in rows
+        c["name"] in REFERENCE_ROWS
+        or (c["name"] not in twins and (c["name"] in members or (c["front_probability"] or 0) >= MAY_BE))
+        for c in rows
     ]
     few = len(rows) <= CROWD
     taken = [(x - 4, y - 4, x + 4, y + 4) for (x, y), shown in zip(pixels, named, strict=True) if shown or few]

@@ -24,7 +24,7 @@ def heatmap_rows(summary: dict[str, Any]) -> tuple[list[dict[str, Any]], str]:
     rows = [c for c in in_order(summary["configurations"]) if any(f.startswith("r2/") for f in c["metrics"])]
     if len(rows) <= MOST:
         return rows, f"all {len(rows)} configurations"
-    shown = front_members(summary) | {summary["best"][figure] for figure in summary["objectives"]}
+    shown = front_members(summary) | {summary["best"][metric] for metric in summary["objectives"]}
     first = sorted(rows, key=lambda c: (c["name"] not in shown, c["name"] not in REFERENCE_ROWS))[:MOST]
     picked = {c["name"] for c in first}
     words = f"the front, the best by each objective and reference rows first: {MOST} of {len(rows)} configurations"
@@ -61,6 +61,6 @@ def heatmap_figure(rows: list[dict[str, Any]]) -> "Figure":
     return figure
 
 
-def _values(rows: list[dict[str, Any]], figures: list[str]) -> NDArray:
-    found = [[c["metrics"].get(figure, {}).get("estimate") for figure in figures] for c in rows]
+def _values(rows: list[dict[str, Any]], metrics: list[str]) -> NDArray:
+    found = [[c["metrics"].get(metric, {}).get("estimate") for metric in metrics] for c in rows]
     return np.array(found, dtype=float)

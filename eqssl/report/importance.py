@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqssl.report.figures import COLOURS, style
-from eqssl.report.tables import COLUMNS
+from eqssl.study.definition import METRIC_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -275,7 +275,7 @@ def importance_figure(found: Sequence[Importances]) -> "Figure":
         left.set_yticks(places, options)
         left.invert_yaxis()
         left.set_xlim(0, 1)
-        name = COLUMNS.get(i.objective, i.objective)
+        name = METRIC_NAMES.get(i.objective, i.objective)
         style(left, "share of all importances", title=f"{name}: PED-ANOVA, {i.resamples} resamples")
         style(right, "loss of out-of-bag R²", title=f"{name}: random forest, out-of-bag R² {i.oob_r2:.2f}")
     return figure

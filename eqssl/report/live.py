@@ -1,4 +1,4 @@
-"""The summary of a study that is still running, from the records of its trials, or from what its probes said."""
+"""The summary of a study that is still running, from the records of its trials, or from its probes' predictions."""
 
 import dataclasses
 import json
@@ -22,11 +22,13 @@ def current_summary(folder: Path) -> dict[str, Any]:
         folder: OUTPUT/STUDY.
 
     Raises:
-        ValueError: for a folder that holds no study, or one of which no trial has ended.
+        ValueError: for a folder that holds no study, of which no trial has ended, or of an earlier version.
     """
     text = read(folder / "summary.json")
     summary = json.loads(text) if text else None
     ended = len(find(folder, "trials/*/result.json"))
+    if summary and "answer" not in summary:
+        raise ValueError(f"{folder} is of an earlier version of eqssl, whose report holds; run the study again")
     if summary and ended <= len(summary["trials"]):
         return summary
     about = read(folder / "study.json")
@@ -38,7 +40,7 @@ def current_summary(folder: Path) -> dict[str, Any]:
 
 
 def summary_of_predictions(folder: Path) -> dict[str, Any]:
-    """Return `current_summary` with every probe's figures made again of what it said of each held-out example.
+    """Return `current_summary` with every probe's metrics computed again from its predictions.
 
     Args:
         folder: OUTPUT/STUDY.
@@ -55,7 +57,7 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
         raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
     records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
     study = _study(known)
-    return summary | summarise(study, records, {}) | {"environment": summary["environment"]}
+    return summary | summarise(study, records, {}, folder) | {"environment": summary["environment"]}
 
 
 def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
@@ -82,6 +84,7 @@ def _study(known: dict[str, Any]) -> Study:
         space={option: _values(values) for option, values in identity["space"].items()},
         rows=identity["rows"],
         controls=about["controls"],
+        subject=about.get("subject", ""),
         objectives=identity["objectives"],
         seeds=identity["seeds"],
     ).for_data(labelled=about["data"]["num_classes"] > 0, known=about["data"].get("known", True))
@@ -89,13 +92,13 @@ def _study(known: dict[str, Any]) -> Study:
 
 def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     identity, study = known["identity"], _study(known)
-    about = {name: value for name, value in known["about"].items() if name not in ("question", "controls")}
+    about = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
     records = list(Record(folder, known["study_id"], identity).records().values())
     most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
     attempts_s = json.loads(read(folder / ledger.FILE) or "{}")
     about |= {"study_id": known["study_id"], "status": status, "wall_s": list(attempts_s.values() or [0.0])[-1]}
-    return summarise(study, records, about)
+    return summarise(study, records, about, folder)
 
 
 def _values(values: dict[str, Any]) -> Choice | Range:

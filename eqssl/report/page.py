@@ -13,6 +13,7 @@ td, th { padding: .2rem .6rem; text-align: right; border-bottom: 1px solid #ddd;
 td:first-child, th:first-child { text-align: left; white-space: normal; }
 thead th { position: sticky; top: 0; background: #fff; }
 .text td { text-align: left; white-space: normal; } .table { max-height: 40rem; overflow: auto; margin: 1rem 0; }
+.marked td { background: #e8f2fa; } .answer { font-size: 1.15em; border-left: 4px solid #0072b2; padding-left: .8rem; }
 .note, figcaption { color: #555; max-width: 60rem; } dt { font-weight: 600; }
 nav { columns: 3; } nav a { display: block; }"""
 
@@ -50,11 +51,11 @@ def bullets(lines: Iterable[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def page(title: str, status: str, sections: Iterable[tuple[str, str]]) -> str:
-    """Return the page, its table of contents first.
+def page(title: str, answer: str, status: str, sections: Iterable[tuple[str, str]]) -> str:
+    """Return the page, the answer and the table of contents first.
 
     Args:
-        title, status: heading and the line below it.
+        title, answer, status: heading and the lines below it.
         sections: headings and their HTML.
     """
     sections = list(sections)
@@ -62,5 +63,6 @@ def page(title: str, status: str, sections: Iterable[tuple[str, str]]) -> str:
     body = "".join(f'<h2 id="s{i}">{html.escape(name)}</h2>{text}' for i, (name, text) in enumerate(sections))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{note(status)}<nav>{contents}</nav>{body}</html>\n"
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>"
+        f'<p class="answer">{html.escape(answer)}</p>{note(status)}<nav>{contents}</nav>{body}</html>\n'
     )

@@ -23,7 +23,7 @@ def hypervolume_curve(summary: dict[str, Any]) -> tuple[list[int], list[float]]:
     Args:
         summary: what summary.json holds.
     """
-    signs = {figure: 1 if way == "maximize" else -1 for figure, way in summary["objectives"].items()}
+    signs = {metric: 1 if way == "maximize" else -1 for metric, way in summary["objectives"].items()}
     trials = _in_order([t for t in summary["trials"] if t["number"] is not None], summary.get("stages", [math.inf]))
     values = [
         [sign * t["metrics"][f] for f, sign in signs.items()]
@@ -51,7 +51,7 @@ def _in_order(trials: list[dict[str, Any]], stages: Sequence[float]) -> list[dic
 
 
 def _volumes(points: np.ndarray, reference: np.ndarray) -> list[float]:
-    """Return the hypervolume after every point (N, M): of those on the front alone, which with many figures are few."""
+    """Return the hypervolume after every point (N, M): of those on the front alone, which with many metrics are few."""
     front, volumes = points[:0], [0.0]
     for point in points:
         if (front >= point).all(1).any():

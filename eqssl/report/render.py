@@ -5,7 +5,7 @@ import html
 import io
 from collections.abc import Iterable, Sequence
 
-from eqssl.report.tables import Cell, Estimate, Table
+from eqssl.report.tables import Cell, Number, Table
 
 LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "\\": r"\textbackslash{}",
@@ -36,17 +36,23 @@ def markdown_rows(head: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
 
 def html_table(table: Table) -> str:
     """Return a table as an HTML element."""
-    rows = "".join(_html_row(row, "td") for row in table.rows)
+    rows = "".join(_html_row(row, "td", marked=row[0] in table.marked) for row in table.rows)
     return f"<table><thead>{_html_row(table.head, 'th')}</thead><tbody>{rows}</tbody></table>"
 
 
-def _html_row(cells: Iterable[Cell], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+def _html_row(cells: Iterable[Cell], tag: str, *, marked: bool = False) -> str:
+    start = '<tr class="marked">' if marked else "<tr>"
+    return start + "".join(f"<{tag}>{_html_cell(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+
+def _html_cell(cell: Cell) -> str:
+    text = html.escape(str(cell))
+    return f"<b>{text}</b>" if isinstance(cell, Number) and cell.significant else text
 
 
 def csv_text(table: Table) -> str:
     """Return a table as CSV, a column of estimates as three: NAME, NAME_low, NAME_high."""
-    bounded = [any(isinstance(row[i], Estimate) for row in table.rows) for i in range(len(table.head))]
+    bounded = [any(isinstance(row[i], Number) for row in table.rows) for i in range(len(table.head))]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = zip(table.head, bounded, strict=True)
@@ -59,7 +65,7 @@ def csv_text(table: Table) -> str:
 
 
 def _values(cell: Cell, three: bool) -> list[str | float | None]:
-    if isinstance(cell, Estimate):
+    if isinstance(cell, Number):
         return [cell.estimate, cell.low, cell.high]
     return [cell, None, None] if three else [cell]
 

@@ -1,7 +1,7 @@
 """The report of a study, from its summary alone: report.html, its figures as PNG, its tables for papers."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,31 +10,33 @@ import numpy as np
 from eqssl.files import read, write_atomically
 from eqssl.report import page, render
 from eqssl.report.figures import Picture, png, reconstruction_figure
-from eqssl.report.fronts import competing, front_figure
+from eqssl.report.fronts import competing, front_figure, twins_of
 from eqssl.report.heatmap import heatmap_figure, heatmap_rows
 from eqssl.report.importance import Importances, importance_figure, study_importances
 from eqssl.report.progress import progress_figure
 from eqssl.report.responses import dose_response, factor_response, means_and_bounds, option_responses
 from eqssl.report.tables import Table, caption, columns_of, in_order, report_tables
 
-REFERENCES = ("base", "split-0", "pixels", "random", "supervised", "recon-only")
+REFERENCES = ("base", "no-recon", "autoencode", "pixels", "random", "supervised", "supervised-factors", "recon-only")
 BANDS = REFERENCES[:2]
+FIRST = ("results", "gains", "separation")  # tables before the figures
 SHOWN = 3  # configurations along a range whose reconstructions are shown: lowest, middle, highest
 
 FRONT = (
     "Each point is a configuration's mean over seeds. Edged: on the front of the means. Squares: reference rows with "
     "an encoder, which take part; thick on the front. Those are named, and what may be on it, where there is room."
 )
-SURE = (
-    " Crosses: 95 % intervals (standard deviation pooled over configurations). Colour: probability of being on the "
-    "front, by parametric draws of the means."
-)
+JOINED = " Triangles: auto-encoding controls, each joined to its configuration."
+SURE = " Crosses: 95 % intervals. Colour: probability of being on the front, by parametric draws of the means."
 PROGRESS = (
     "Volume in the space of the objectives that complete trials dominate, beyond a constant predictor; every trial of "
     "the search counts with its epochs, those that were stopped too."
 )
-DOSE = "Points: means over seeds, bars and shaded bands: 95 % (pooled standard deviation); lines: reference rows."
-FACTOR = "Line: mean over seeds, band: 95 % (pooled standard deviation); dashed: the better control."
+DOSE = (
+    "Points: means over seeds, bars and shaded bands: 95 %; lines: reference rows. Autoencode: the same configuration, "
+    "its target reconstructed from its own tokens alone."
+)
+FACTOR = "Line: mean over seeds, band: 95 %; dashed: the best control."
 OPTIONS = (
     "Grey: a point a configuration (mean over seeds), all other options varied as well. Blue: means of at least 8 "
     "neighbours, or of all with the same value; band and bars: 95 % of that mean over configurations, within the "
@@ -85,7 +87,9 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
     competitors = competing(summary)
     if len(objectives) > 1 and competitors:
         sure = SURE if any(c["front_probability"] is not None for c in competitors) else ""
-        pictures.append(Picture("front", "Front", FRONT + sure, front_figure(summary)))
+        pictures.append(
+            Picture("front", "Front", FRONT + JOINED * bool(twins_of(competitors)) + sure, front_figure(summary))
+        )
     if len(objectives) > 1 and searched and competitors:
         pictures.append(Picture("progress", "What was found for what was trained", PROGRESS, progress_figure(summary)))
     if len(space) == 1 and len(searched) > 1 and "low" in next(iter(space.values())):
@@ -109,30 +113,50 @@ def study_pictures(summary: dict[str, Any], folder: Path, found: Sequence[Import
 def _range_pictures(summary: dict[str, Any], searched: list[dict[str, Any]], option: str) -> list[Picture]:
     doses, log = [c["params"][option] for c in searched], summary["space"][option]["log"]
     given = set.intersection(*(set(c["metrics"]) for c in searched))
-    shown = {figure: name for figure, name in columns_of(summary).items() if figure in given}
-    panels = {name: (doses, means_and_bounds(searched, f)) for f, name in shown.items()}
-    references = {name: _references(summary, f) for f, name in shown.items()}
+    shown = {metric: name for metric, name in columns_of(summary).items() if metric in given}
+    panels = {name: (doses, means_and_bounds(searched, metric)) for metric, name in shown.items()}
+    references = {name: _references(summary, metric) for metric, name in shown.items()}
     rows = {c["name"]: c["metrics"] for c in summary["configurations"]}
-    factors = {}
-    for figure in sorted(f for f in given if f.startswith("r2/")):
-        control = rows.get(summary["better_control"][figure], {}).get(figure, {}).get("estimate")
-        factors[figure.removeprefix("r2/")] = means_and_bounds(searched, figure), control
+    factors, of_factors = {}, sorted(metric for metric in given if metric.startswith("r2/"))
+    for metric in of_factors:
+        control = rows.get(summary["best_control"][metric], {}).get(metric, {}).get("estimate")
+        factors[metric.removeprefix("r2/")] = means_and_bounds(searched, metric), control
+    twins = _twins(summary, option, shown)
+    factor_twins = _twins(summary, option, {metric: metric.removeprefix("r2/") for metric in of_factors})
     name = option.replace(".", "_")
     made = []
     if panels:
-        figure = dose_response(panels, references, bands=BANDS, option=option, log=log)
+        figure = dose_response(panels, references, twins=twins, bands=BANDS, option=option, log=log)
         made.append(Picture(f"response_{name}", f"Response to {option}", DOSE, figure))
     if factors:
-        figure = factor_response(doses, factors, option=option, log=log)
+        figure = factor_response(doses, factors, twins=factor_twins, option=option, log=log)
         made.append(Picture(f"factors_{name}", f"R² per factor against {option}", FACTOR, figure))
     return made
 
 
-def _references(summary: dict[str, Any], figure: str) -> dict[str, np.ndarray]:
-    """Return reference row -> (mean, low, high) of a figure, for those that have it."""
-    rows = {c["name"]: c for c in summary["configurations"] if figure in c["metrics"]}
+def _twins(summary: dict[str, Any], option: str, shown: Mapping[str, str]) -> dict[str, tuple[list[float], np.ndarray]]:
+    """Return name of a metric -> doses and means of the auto-encoding controls, of those with their own.
+
+    Args:
+        summary: what summary.json holds.
+        option: what is varied.
+        shown: metric -> name.
+    """
+    names = twins_of(summary["configurations"])
+    twins = [c for c in summary["configurations"] if c["name"] in names and option in c["params"]]
+    twins.sort(key=lambda c: c["params"][option])
+    found = {}
+    for metric, name in shown.items():
+        if having := [c for c in twins if metric in c["metrics"]]:
+            found[name] = [c["params"][option] for c in having], means_and_bounds(having, metric)
+    return found
+
+
+def _references(summary: dict[str, Any], metric: str) -> dict[str, np.ndarray]:
+    """Return reference row -> (mean, low, high) of a metric, for those that have it."""
+    rows = {c["name"]: c for c in summary["configurations"] if metric in c["metrics"]}
     held = [name for name in REFERENCES if name in rows]
-    return dict(zip(held, means_and_bounds([rows[name] for name in held], figure), strict=True))
+    return dict(zip(held, means_and_bounds([rows[name] for name in held], metric), strict=True))
 
 
 def _reconstructions(summary: dict[str, Any], searched: list[dict[str, Any]], folder: Path) -> dict[str, np.ndarray]:
@@ -160,7 +184,8 @@ def report_html(summary: dict[str, Any], tables: Sequence[Table], pictures: Sequ
     """
     shown = {picture.name: page.image(picture.name, data, picture.caption) for picture, data in pictures}
     written = {table.name: page.scrolled(render.html_table(table), text=table.name == "winners") for table in tables}
-    notes = {"results": page.note(caption(summary)), "interactions": page.note(INTERACTION)}
+    last = "gains" if "gains" in written else "results"  # the caption explains both
+    notes = {last: page.note(caption(summary)), "interactions": page.note(INTERACTION)}
     sections = [(table.title, written[table.name] + notes.get(table.name, "")) for table in tables]
     drawn = [(picture.title, shown[picture.name]) for picture, _ in pictures]
     failed = [t for t in summary["trials"] if t["status"] == "FAILED"]
@@ -171,7 +196,9 @@ def report_html(summary: dict[str, Any], tables: Sequence[Table], pictures: Sequ
     about |= {"concurrency": summary["concurrency"], "wall time, s": f"{summary['wall_s']:.0f}"}
     sections.append(("Environment", page.facts(about | summary["environment"])))
     sections.append(("Options", page.facts(summary["options"])))
-    return page.page(summary["question"], f"Status: {summary['status']}.", [sections[0], *drawn, *sections[1:]])
+    first = sum(name in written for name in FIRST)
+    sections = [*sections[:first], *drawn, *sections[first:]]
+    return page.page(summary["question"], summary["sentence"], f"Status: {summary['status']}.", sections)
 
 
 def _listed(values: dict[str, Any]) -> str:

@@ -7,13 +7,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from eqssl.report.figures import COLOURS, style
-from eqssl.report.tables import COLUMNS
+from eqssl.study.definition import METRIC_NAMES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
 
+LINES = (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0")  # of the reference rows: the others are the curves'
 IN_A_BIN = 8  # configurations, at least
 
 
@@ -21,15 +22,17 @@ def dose_response(
     panels: Mapping[str, tuple[Sequence[float], NDArray]],
     references: Mapping[str, Mapping[str, tuple[float, float, float]]],
     *,
+    twins: Mapping[str, tuple[Sequence[float], NDArray]] | None = None,
     bands: Sequence[str],
     option: str,
     log: bool,
 ) -> "Figure":
-    """Return one panel a figure of the evaluation: its value against the varied option, beside the reference rows.
+    """Return one panel a metric: its value against the varied option, beside the reference rows.
 
     Args:
-        panels: figure -> (doses (N,), mean, low, high (N, 3)); bounds may be NaN.
-        references: figure -> row -> (mean, low, high), lines over the whole width.
+        panels: metric -> (doses (N,), mean, low, high (N, 3)); bounds may be NaN.
+        references: metric -> row -> (mean, low, high), lines over the whole width.
+        twins: metric -> the same as in `panels`, of the auto-encoding controls.
         bands: rows whose interval is shown as well.
         option: what is varied, the label of the horizontal axis.
         log: whether that axis is logarithmic.
@@ -41,30 +44,38 @@ def dose_response(
     figure = Figure(figsize=(4.4 * columns, 3.4 * rows + 0.5), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     shown = dict.fromkeys(row for of_panel in references.values() for row in of_panel)
-    colours = dict(zip(shown, COLOURS[1:], strict=False))
-    handles = {}
+    colours = dict(zip(shown, LINES, strict=False))
+    handles, curves = {}, {}
     for axes, (name, (doses, bounds)) in zip(grid, panels.items(), strict=False):
         for row, (mean, low, high) in references.get(name, {}).items():
             handles[row] = axes.axhline(mean, color=colours[row], lw=1.4, ls="--" if row in bands else ":")
             if row in bands:
                 axes.axhspan(low, high, color=colours[row], alpha=0.1, lw=0)
-        searched = _draw_means(axes, doses, bounds)
+        curves["cross-attention" if twins else "with reconstruction"] = _draw_means(axes, doses, bounds)
+        if twins and name in twins:
+            curves["autoencode"] = _draw_means(axes, *twins[name], colour=COLOURS[2], marker="^")
         style(axes, option, title=name, log=log)
     for axes in grid[len(panels) :]:
         axes.remove()
-    handles = {"with reconstruction": searched, **{row: handles[row] for row in shown}}
+    handles = curves | {row: handles[row] for row in shown}
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
     return figure
 
 
 def factor_response(
-    doses: Sequence[float], factors: Mapping[str, tuple[NDArray, float | None]], *, option: str, log: bool
+    doses: Sequence[float],
+    factors: Mapping[str, tuple[NDArray, float | None]],
+    *,
+    twins: Mapping[str, tuple[Sequence[float], NDArray]] | None = None,
+    option: str,
+    log: bool,
 ) -> "Figure":
     """Return R2 of every factor against the varied option, a small panel each.
 
     Args:
         doses: (N,), the option's values.
-        factors: factor -> (mean, low, high (N, 3); the better control's mean or None).
+        factors: factor -> (mean, low, high (N, 3); the best control's mean or None).
+        twins: factor -> (doses (M,), mean, low, high (M, 3)) of the auto-encoding controls.
         option, log: as in `dose_response`.
     """
     from matplotlib.figure import Figure
@@ -76,12 +87,15 @@ def factor_response(
     for axes, (name, (bounds, control)) in zip(grid, factors.items(), strict=False):
         axes.fill_between(doses, bounds[:, 1], bounds[:, 2], color=COLOURS[0], alpha=0.2, lw=0)
         axes.plot(doses, bounds[:, 0], "o-", ms=4, color=COLOURS[0])
+        if twins and name in twins:
+            axes.plot(twins[name][0], twins[name][1][:, 0], "^-", ms=4, color=COLOURS[2])
         if control is not None:
             axes.axhline(control, color=COLOURS[1], lw=1.2, ls="--")
         style(axes, option, title=name, log=log)
     for axes in grid[len(factors) :]:
         axes.remove()
-    figure.suptitle("R² per factor; dashed: the better control", fontsize=10)
+    green = "; green triangles: autoencode" if twins else ""
+    figure.suptitle(f"R² per factor; dashed: the best control{green}", fontsize=10)
     return figure
 
 
@@ -117,7 +131,7 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
     Args:
         searched: configurations of the summary.
         space: option -> what it may be, as in summary.json.
-        objectives: figures.
+        objectives: metrics.
     """
     from matplotlib.figure import Figure
 
@@ -131,7 +145,7 @@ def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], o
         frame = _frame(means_and_bounds(known, objective)[:, 0]) if known else (0, 1)
         for place, (axes, (option, values)) in enumerate(zip(panels, space.items(), strict=False)):
             points = [c for c in known if option in c["params"]]
-            name = "" if place % columns else COLUMNS.get(objective, objective)
+            name = "" if place % columns else METRIC_NAMES.get(objective, objective)
             style(axes, option, name, log=values.get("log", False))
             if points:
                 _draw_panel(axes, points, option, values, objective)
@@ -160,21 +174,23 @@ def _draw_panel(
         _range_panel(axes, doses, bounds[:, 0], values)
 
 
-def means_and_bounds(configurations: Sequence[dict[str, Any]], figure: str) -> NDArray:
-    """Return (N, 3): mean, low and high of a figure of every configuration, NaN for a bound that is not known.
+def means_and_bounds(configurations: Sequence[dict[str, Any]], metric: str) -> NDArray:
+    """Return (N, 3): mean, low and high of a metric of every configuration, NaN for a bound that is not known.
 
     Args:
-        configurations: of the summary; all have the figure.
-        figure: its name.
+        configurations: of the summary; all have the metric.
+        metric: its name.
     """
-    intervals = [c["metrics"][figure] for c in configurations]
+    intervals = [c["metrics"][metric] for c in configurations]
     return np.array([[interval[key] for key in ("estimate", "low", "high")] for interval in intervals], dtype=float)
 
 
-def _draw_means(axes: "Axes", doses: Sequence[float], bounds: NDArray) -> "ErrorbarContainer":
+def _draw_means(
+    axes: "Axes", doses: Sequence[float], bounds: NDArray, *, colour: str = COLOURS[0], marker: str = "o"
+) -> "ErrorbarContainer":
     """Return the points and bars drawn for means and bounds (N, 3)."""
     errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-    return axes.errorbar(doses, bounds[:, 0], errors, fmt="o-", ms=5, capsize=3, color=COLOURS[0])
+    return axes.errorbar(doses, bounds[:, 0], errors, fmt=f"{marker}-", ms=5, capsize=3, color=colour)
 
 
 def _range_panel(axes: "Axes", doses: list[float], values: NDArray, space: Mapping[str, Any]) -> None:

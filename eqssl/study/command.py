@@ -24,6 +24,7 @@ from eqssl.study.race import stages_of, trials_of
 from eqssl.study.record import Record, TrialRecord
 from eqssl.study.signals import Interrupted, StopSignals
 from eqssl.study.space import Trial
+from eqssl.study.twins import with_twins
 
 if TYPE_CHECKING:
     from eqssl.study.cluster import Room
@@ -74,6 +75,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """
     options = options or default_options(study)
     preflight.check_options(study, options)
+    study = with_twins(study, options)
     with Lease(as_path(options.output) / study.name) as lease:
         return _Run(study, options, console or Console(quiet=True), lease).go()
 
@@ -131,6 +133,7 @@ class _Run:
                 about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
                 about["stages"] = self.stages
                 shown = {"question": self.study.question, "controls": dict(self.study.controls)}
+                shown["subject"] = self.study.subject
                 self.record.create(data["digest"], about | shown, self.warm_points)
                 self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
                 unfinished = self._run_trials(room)
@@ -244,11 +247,12 @@ class _Run:
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
         }
-        summary = summarise(change(self.study, seeds=self.seeds), records, about)
+        summary = summarise(change(self.study, seeds=self.seeds), records, about, self.folder)
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
-        self.tracker.close("KILLED" if signal_number else "FINISHED", files, patience_s=2 if signal_number else 30)
+        status, patience_s = ("KILLED", 2) if signal_number else ("FINISHED", 30)
+        self.tracker.close(status, files, patience_s, description=summary["sentence"])
         if signal_number:
             raise Interrupted(signal_number, signals.reason)
         if self.tracker.dropped:
@@ -256,6 +260,7 @@ class _Run:
         self.console.print(result_table(summary))
         self.console.print(ledger_line(summary["ledger"]), soft_wrap=True)
         self.console.print(f"results: {self.folder}", soft_wrap=True)
+        self.console.print(summary["sentence"], soft_wrap=True, markup=False)
         if signals.number:  # it came meanwhile, and no further study of this command should start
             raise Interrupted(signals.number, signals.reason)
         return summary

@@ -7,13 +7,14 @@ from typing import Any
 from eqssl.config import replace
 from eqssl.files import as_path, read
 from eqssl.study.command import run_study
-from eqssl.study.definition import CONTROLS, Study
+from eqssl.study.definition import ATTENTION, AUTOENCODE, CONTROLS, Study
 from eqssl.study.options import StudyOptions
 from eqssl.study.preflight import check_output
 from eqssl.study.record import check_same
 
 FRESH = 1000  # added to the seed, so that no seed of the search comes again
-BESIDE = ("constant", "pixels", "random", *CONTROLS)
+PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
+BESIDE = ("constant", "pixels", "random", *PLAIN)
 
 
 def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
@@ -58,7 +59,7 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
 
     It is a study of its own, OUTPUT/STUDY_test, at the full budget whatever the search had stopped. Where more than the
     reconstruction was searched, the choice is compared with controls that share the rest: what stronger augmentation
-    brings is no gain of the reconstruction.
+    brings is no gain of the reconstruction. Its auto-encoding control has all of its options but the attention.
 
     Args:
         study, options: of the search.
@@ -68,9 +69,13 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
     name, params = chosen["configuration"], chosen["params"]
     rows = {row: overrides for row, overrides in study.rows.items() if row in BESIDE}
     shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
-    own = {f"{name}, {row}": shared | rows[row] for row in CONTROLS if row in rows and shared.keys() - rows[row].keys()}
-    compared = tuple(own_row if (own_row := f"{name}, {row}") in own else row for row in CONTROLS)
-    controls = {row: compared for row in (name, *own)} if own else {}
+    own = {f"{name}, {row}": shared | rows[row] for row in PLAIN if row in rows and shared.keys() - rows[row].keys()}
+    compared = tuple(own_row if (own_row := f"{name}, {row}") in own else row for row in PLAIN)
+    controls = {row: ("base",) for row in own} | {name: compared}
+    if (study.twins or AUTOENCODE in study.rows) and params.get(ATTENTION, options.run.recon.attention) != AUTOENCODE:
+        twin = f"{name}, {AUTOENCODE}"
+        own[twin] = params | {ATTENTION: AUTOENCODE}
+        controls |= {name: (*compared, twin), twin: compared}
     last = change(
         study,
         name=f"{study.name}_test",
@@ -78,5 +83,7 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
         configurations=0,
         rows=rows | own | {name: params},  # the choice last, see `_choice_of`
         controls=dict(study.controls) | controls,
+        twins=False,
+        subject=name,
     )
     return run_study(last, on_test(options, options.confirm), **shown)

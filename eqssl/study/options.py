@@ -38,13 +38,14 @@ class StudyOptions:
     """Every option that is not varied; giving one that the study varies fixes it."""
     trials: int | None = None
     """Trials of the search, all seeds counted; default: the study's number of configurations x --seeds.
-    The reference rows (constant, pixels, random, supervised, recon-only, base, split-0) come on top."""
+    The reference rows (constant, pixels, random, supervised, supervised-factors, recon-only) and the controls (base,
+    no-recon, autoencode) come on top."""
     seeds: int = 2
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
     sampler: Sampler = "grid"
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
-    objectives: tuple[str, ...] = ("knn", "r2_mean")
-    """Figures of the evaluation, FIGURE or FIGURE:minimize; the choice guards the first and takes the best last."""
+    objectives: tuple[str, ...] = ("linear", "r2_mean")
+    """Metrics of the evaluation, METRIC or METRIC:minimize; the choice guards the first and maximises the last."""
     race: bool = False
     """Start every configuration with one seed; the best third gets 3, the best third of these --seeds."""
     stopping: Stopping = "none"
@@ -81,7 +82,8 @@ class StudyOptions:
     yes: bool = False
     """Do not ask before a study that is forecast to take more than half an hour; asked on a terminal only."""
     smoke: bool = False
-    """Tiny data and one epoch, to see that everything works, without a forecast; other options still hold."""
+    """Tiny data and one epoch, to see that everything works, without a forecast; other options still hold. The folder
+    and MLflow's experiment are called STUDY_smoke."""
 
     def __post_init__(self) -> None:
         if self.confirm < 0:
@@ -113,7 +115,7 @@ class StudyOptions:
 
 
 def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
-    """Return the study with what was fixed taken out of its space, and the options.
+    """Return the study without the fixed options in its space, and the options; with --smoke it is called NAME_smoke.
 
     Args:
         study: with its defaults.
@@ -136,7 +138,9 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     fixed = {option: get(options.run, option) for option in study.space.keys() & given}
-    return dataclasses.replace(study, space=fix(study.space, fixed), objectives=directions(options)), options
+    name = f"{study.name}_smoke" if options.smoke else study.name  # a trial run is no part of the real study
+    study = dataclasses.replace(study, name=name, space=fix(study.space, fixed), objectives=directions(options))
+    return study, options
 
 
 def default_options(study: Study) -> StudyOptions:

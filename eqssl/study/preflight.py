@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from eqssl.config import EvaluateConfig, RunConfig, from_dict
 from eqssl.files import as_path, check_storage, os_errors, read, try_writing
 from eqssl.study import lease
-from eqssl.study.definition import LEARNING, Stopping, Study, lacking
+from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Stopping, Study, lacking
 from eqssl.study.forecast import Timing, Work, time_run
 from eqssl.study.nodes import check_config
 from eqssl.study.options import StudyOptions
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+FEW = 500  # held-out images, below which the sample of images alone hides differences of some hundredths
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
 
@@ -117,7 +118,7 @@ def try_run(
         workers: of a trial.
         worker: resources of each.
         work: what is to come; None: nothing is timed.
-        objectives: figures that the evaluation should give.
+        objectives: metrics that the evaluation should have.
         plugins: sources and methods that the study's own file registered.
         stopping: whether the objectives also decide about trials on their way.
 
@@ -150,6 +151,7 @@ def try_run(
         Model(config, data)
         strengths = Views(config, data).strengths
         _check_objectives(objectives, config.evaluate, data, stopping)
+        _warn_of_few_images(config.evaluate, data)
         timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
@@ -161,8 +163,17 @@ def try_run(
     return about | {"strengths": strengths, "warnings": warnings.texts, "timing": timing}
 
 
+def _warn_of_few_images(config: EvaluateConfig, data: "Dataset") -> None:
+    images = min(len(getattr(data, config.split)), config.images)
+    if images < FEW:
+        logger.warning(
+            "metrics are of %d held-out images (%s); below %d, intervals are wide whatever the number of seeds",
+            images, config.split, FEW,
+        )  # fmt: skip
+
+
 def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", stopping: Stopping) -> None:
-    """Refuse a figure that the evaluation does not give on these data, at this level."""
+    """Refuse a metric that the evaluation does not give on these data, at this level."""
     from eqssl.data.pairs import KNOWN, is_known
 
     labelled, known = data.num_classes > 0, is_known(data)
@@ -172,14 +183,14 @@ def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data:
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
     objectives = set(objectives) - set(lacking(labelled=labelled, known=known))  # the study leaves them out, too
-    figures = {f.removeprefix("inv/").removeprefix("equi/") for f in objectives if not f.startswith("recon")}
-    if figures <= {"knn", "r2_mean"}:
+    metrics = {m.removeprefix("inv/").removeprefix("equi/") for m in objectives if not m.startswith("recon")}
+    if metrics <= {*NEED_LABELS, *NEED_FACTORS}:
         return
     from eqssl.evaluation.rows import constant_figures
 
     level = "quick" if stopping == "halving" else config.level
     given = constant_figures(data, dataclasses.replace(config, level=level, train_images=256, images=128))
-    if wrong := sorted(figures - given.keys()):
+    if wrong := sorted(metrics - given.keys()):
         on_the_way = ", at which --stopping halving compares trials" if level != config.level else ""
         raise ValueError(
             f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "

@@ -5,6 +5,7 @@
 - OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
 - OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs, while it trains and after.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
+- OUTPUT/STUDY/trials/ID/contributions.parquet: what each held-out image adds to its metrics, see `contributions`.
 - OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
 - OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
 - OUTPUT/STUDY/warm_start.json: what the search was told first, where it was.
@@ -24,6 +25,7 @@ from eqssl.study.listener import Listener
 from eqssl.study.space import Configuration, Trial
 
 WARM_START = "warm_start.json"
+CONTRIBUTIONS = "contributions.parquet"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 # The end of the error of a trial that might have gone on elsewhere, such as on a node that works.
 GIVEN_UP = " attempts)"
@@ -72,7 +74,7 @@ def collapsed_parts(metrics: dict[str, float]) -> list[str]:
     return [
         part
         for part, prefix in prefixes.items()
-        if any(metrics.get(prefix + figure, least) < least for figure, least in LEAST.items())
+        if any(metrics.get(prefix + metric, least) < least for metric, least in LEAST.items())
     ]
 
 
@@ -137,7 +139,7 @@ class Record(Listener):
 
         Args:
             earlier: its folder or a URI of it, only read the first time; None: nothing.
-            objectives: figures of which a configuration must have one.
+            objectives: metrics of which a configuration must have one.
 
         Raises:
             ValueError: for a study with nothing to learn from.

@@ -17,7 +17,7 @@ from eqssl.config import DataConfig, RunConfig, from_dict
 from eqssl.files import as_path, modified_s, read, write_atomically
 from eqssl.study.environment import go_to
 from eqssl.study.plugins import Plugins, register
-from eqssl.study.record import GIVEN_UP, finite, write_json
+from eqssl.study.record import CONTRIBUTIONS, GIVEN_UP, finite, write_json
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -208,7 +208,6 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.protocol import evaluate
     from eqssl.export import export_encoder
     from eqssl.training import train
@@ -224,19 +223,17 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
         if result.reconstructions is not None:
             images = result.reconstructions.numpy()
             write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
-        if config.evaluate.level == "full":
-            said = result.predictions
-            if said is None:  # a kill came after the last checkpoint
-                said = []
-                evaluate(result.encoder, data, config=config.evaluate, device=context.device, predictions=said)
-            save_predictions(said, context.folder / PREDICTIONS)
+        predictions = result.predictions
+        if predictions is None:  # a kill came after the last checkpoint
+            predictions = []
+            evaluate(result.encoder, data, config=config.evaluate, device=context.device, predictions=predictions)
+        _save_predictions(predictions, config, data, context.folder)
     return {METRICS: result.metrics, HISTORY: context.history, "epochs": result.epochs, **seconds}
 
 
 def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import torch
 
-    from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.protocol import evaluate
     from eqssl.evaluation.rows import Pixels, constant_figures
 
@@ -246,11 +243,24 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     context.start_clock()
     if context.rank > 0:  # it has the data for the next trial
         return {"epochs": 0, **context.seconds()}
-    said: list[Prediction] = []
+    predictions: list[Prediction] = []
     if spec["row"] == "constant":
-        metrics = constant_figures(data, config.evaluate, said)
+        metrics = constant_figures(data, config.evaluate, predictions)
     else:
-        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=said)
-    if config.evaluate.level == "full":
-        save_predictions(said, context.folder / PREDICTIONS)
+        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=predictions)
+    _save_predictions(predictions, config, data, context.folder)
     return {METRICS: metrics, "epochs": 0, **context.seconds()}
+
+
+def _save_predictions(predictions: "list[Prediction]", config: RunConfig, data: "Dataset", folder: Path) -> None:
+    """Write what every held-out image or object adds to the metrics, and at level full all predictions.
+
+    Views of one object are no independent sample, so that the object is the unit wherever it is known.
+    """
+    from eqssl.evaluation.predictions import save_contributions, save_predictions
+
+    split = getattr(data, config.evaluate.split)
+    objects = None if split.objects is None else dict(zip(split.ids.tolist(), split.objects.tolist(), strict=True))
+    save_contributions(predictions, folder / CONTRIBUTIONS, objects)
+    if config.evaluate.level == "full":
+        save_predictions(predictions, folder / PREDICTIONS)

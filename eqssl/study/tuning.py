@@ -12,7 +12,7 @@ from eqssl.config import get, replace
 from eqssl.files import as_path, read
 from eqssl.study import preflight
 from eqssl.study.command import run_study
-from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
+from eqssl.study.definition import ATTENTION, AUTOENCODE, REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.record import write_json
 
@@ -44,7 +44,7 @@ class Setting:
 
     Args:
         overrides: of its row.
-        accuracy: kNN on val; 0 without labels.
+        accuracy: of the linear probe on val; 0 without labels.
         accurate: whether that is enough beside what the entrant builds on, so that R² chose it, where it is known; else
             accuracy did. None where it builds on nothing.
     """
@@ -149,7 +149,7 @@ def _choose(
 
     floor = on.accuracy - ACCURACY_MARGIN if on else math.inf
     row = best_row(metrics, floor)
-    accuracy = metrics[row].get("knn", 0.0)
+    accuracy = metrics[row].get("linear", 0.0)
     return Setting(rows[row], accuracy, accuracy >= floor if on else None)
 
 
@@ -178,7 +178,7 @@ def best_row(metrics: Mapping[str, Mapping[str, float]], floor: float) -> str:
     Without labels R² decides alone, and where nothing is known between the views accuracy does.
     """
     r2 = {row: figures.get("r2_mean", 0.0) for row, figures in metrics.items()}
-    accuracy = {row: figures.get("knn", 0.0) for row, figures in metrics.items()}
+    accuracy = {row: figures.get("linear", 0.0) for row, figures in metrics.items()}
     good = [row for row in metrics if accuracy[row] >= floor]
     if good:
         return max(good, key=lambda row: (r2[row], accuracy[row]))
@@ -192,22 +192,27 @@ def rows_on_test(
     longer: Mapping[str, float],
     epochs: int,
 ) -> tuple[dict[str, dict[str, Any] | None], dict[str, tuple[str, ...]]]:
-    """Return the rows of the final table, and what each is compared with.
+    """Return the rows of the final table, and the controls of each.
 
     Args:
-        alone: method -> its setting; each also has a row of as long as it takes with reconstruction, and one of the
-            split without reconstruction, its second control.
+        alone: method -> its setting. Each also has a row of as long as it takes with reconstruction, one of the split
+            without reconstruction and, where its reconstruction was tuned, one of auto-encoding at the same weight.
         entrants: that build on the methods.
         tuned: entrant -> its setting.
         longer: method -> how long an epoch with reconstruction takes over one without.
         epochs: of every other row.
     """
     rows = {name: REFERENCE_ROWS[name] for name in REFERENCES}
+    controls = {}
     for method, setting in alone.items():
         rows[method] = setting.overrides
         rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(method, 1))}
-        rows[f"{method}, split-0"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+        rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+        controls[method] = [method, f"{method}, no-recon"]
+        if reconstruction := tuned.get(f"{method} + reconstruction"):
+            rows[f"{method}, autoencode"] = reconstruction.overrides | {ATTENTION: AUTOENCODE}
+            controls[method].append(f"{method}, autoencode")
     rows |= {entrant: setting.overrides for entrant, setting in tuned.items()}
     builds_on = {name: entrants[name].on for name in tuned}
     builds_on |= {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}
-    return rows, {row: (method, f"{method}, split-0") for row, method in builds_on.items()}
+    return rows, {row: tuple(controls[method]) for row, method in builds_on.items()}

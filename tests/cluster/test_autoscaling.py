@@ -130,7 +130,7 @@ def test_a_study_grows_the_cluster_to_its_maximum_and_back_to_nothing(head, tmp_
     assert watch.changes[-1][0] - done_s > 0  # none is taken from a study that runs
     assert watch.markets == {"spot"}
     assert f"{MOST} at a time" in result.stdout
-    check_complete(tmp_path / "results" / "loss_weight")
+    check_complete(tmp_path / "results" / "loss_weight_smoke")
 
 
 def check_complete(folder: Path) -> None:

@@ -52,7 +52,7 @@ def test_the_summary_is_that_of_the_trials_that_have_ended(folder):
     found = current_summary(folder)
     expected = json.loads(json.dumps(summarise(made_up.STUDY, TRIALS[:-5], made_up.ABOUT)))
     told = ("status", "wall_s", "study_id", "data")
-    assert found["status"] == "running, 35 of at most 137 trials have ended"
+    assert found["status"] == "running, 35 of at most 143 trials have ended"
     assert json.loads(json.dumps({k: v for k, v in found.items() if k not in told})) == {
         k: v for k, v in expected.items() if k not in told
     }
@@ -72,7 +72,7 @@ def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == (folder / "tables.md").read_text(), done.stderr
-    assert "35 of at most 137 trials have ended" in (folder / "report.html").read_text()
+    assert "35 of at most 143 trials have ended" in (folder / "report.html").read_text()
     wrong = subprocess.run([sys.executable, "-c", code, str(tmp_path / "no")], capture_output=True, text=True)
     assert wrong.returncode == 2 and "holds no study" in wrong.stderr
 
@@ -148,3 +148,11 @@ def test_a_summary_without_its_trials_has_a_report_but_no_predictions(predicted)
     assert current_summary(folder)["trials"]
     with pytest.raises(ValueError, match=r"--from-predictions: .* has no study.json"):
         summary_of_predictions(folder)
+
+
+def test_a_summary_of_an_earlier_version_is_named(predicted):
+    folder, _ = predicted
+    summary = json.loads((folder / "summary.json").read_text())
+    write_json(folder / "summary.json", {name: value for name, value in summary.items() if name != "answer"})
+    with pytest.raises(ValueError, match="is of an earlier version"):
+        current_summary(folder)

@@ -6,7 +6,9 @@ from scipy import stats
 
 from eqssl.report.fronts import competing, front_figure, front_members
 from eqssl.report.heatmap import heatmap_figure, heatmap_rows
+from eqssl.report.report import study_pictures
 from eqssl.report.responses import binned_means, option_responses
+from tests.report.conftest import TWINS
 
 
 def toy(objectives, means):
@@ -42,6 +44,28 @@ def test_each_further_objective_has_a_panel_and_front_members_are_named():
     summary["configurations"][1]["front_probability"] = 0.2
     assert "c1" in {text.get_text() for text in front_figure(summary).axes[0].texts}
     assert bar.get_ylabel() == "probability of being on the front"
+
+
+def test_the_front_joins_every_twin_to_its_configuration_and_names_the_latter(twin_summary):
+    axes = front_figure(twin_summary).axes[0]
+    means = {c["name"]: [c["metrics"][m]["estimate"] for m in ("linear", "r2_mean")]
+             for c in twin_summary["configurations"] if c["name"] != "pixels"}  # fmt: skip
+    joined = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
+    assert all([means[twin], means[name]] in joined for name, twin in TWINS.items())
+    assert not {text.get_text() for text in axes.texts} & set(TWINS.values())
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["autoencode"]
+
+
+def test_the_response_has_a_second_curve_of_the_twins(twin_summary, tmp_path):
+    pictures = {p.name: p.figure for p in study_pictures(twin_summary, tmp_path, [])}
+    figure = pictures["response_recon_weight"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["cross-attention", "autoencode"]
+    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left") == "R² mean"]
+    curves = [container.lines[0].get_xydata() for container in axes.containers]
+    assert [curve[:, 0].tolist() for curve in curves] == [[0.1, 1.0, 10.0]] * 2
+    by_name = {c["name"]: c["metrics"]["r2_mean"]["estimate"] for c in twin_summary["configurations"]
+               if "r2_mean" in c["metrics"]}  # fmt: skip
+    assert curves[1][-1, 1] == by_name["weight 10, autoencode"] < curves[0][-1, 1] == by_name["weight 10"]
 
 
 def test_a_large_heat_map_shows_the_front_and_says_so(summary, joint_summary, monkeypatch):

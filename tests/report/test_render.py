@@ -1,27 +1,29 @@
 """The same table for a README, a page, a spreadsheet and a paper."""
 
 import csv
+import dataclasses
 import io
 import re
 
 from eqssl.report.render import csv_text, html_table, latex, markdown
-from eqssl.report.tables import Estimate, Table, caption, report_tables
+from eqssl.report.tables import Number, Table, caption, report_tables
 
 TABLE = Table(
     "toy",
     "A & B",
     ("name", "R² 100 %", "note"),
-    (("a_b <c>", Estimate(0.5, 0.4, 0.6), "x|y"), ("$d, e", Estimate(-0.25, signed=True), ""), ("f", "", "")),
+    (("a_b <c>", Number(0.5, 0.4, 0.6), "x|y"), ("$d, e", Number(-0.25, signed=True), ""), ("f", "", "")),
+    marked=("f",),
 )
 
 
 def test_markdown_has_the_main_table_its_caption_and_the_others_by_title(summary):
     tables = report_tables(summary)
     blocks = markdown(tables, caption(summary)).split("\n\n")
-    assert blocks[0].startswith("| configuration | seeds | kNN | R² mean |")
+    assert blocks[0].startswith("| configuration | seeds | kNN | linear | R² mean |")
     assert set(blocks[0].splitlines()[1]) == set("|- ")
     assert blocks[1] == caption(summary)
-    assert blocks[2] == "R² per factor, paired difference from the better control:"
+    assert blocks[2] == "Gains over the best control:"
     assert len(blocks) == 2 * len(tables)
 
 
@@ -51,3 +53,10 @@ def test_html_escapes_and_has_every_cell():
     text = html_table(TABLE)
     assert "a_b &lt;c&gt;" in text
     assert len(re.findall("<td>", text)) == 9 and len(re.findall("<th>", text)) == 3
+
+
+def test_html_marks_the_choice_and_what_is_significant():
+    table = dataclasses.replace(TABLE, rows=(("a", Number(0.5, 0.4, 0.6, True, True), ""), ("f", Number(0.5), "")))
+    text = html_table(table)
+    assert re.findall(r'<tr class="marked"><td>(\w)', text) == ["f"]
+    assert re.findall("<b>(.*?)</b>", text) == ["+0.500 ± 0.100*"]

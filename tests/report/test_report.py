@@ -9,6 +9,7 @@ from PIL import Image
 
 from eqssl.report.figures import image_grid, save_reconstructions
 from eqssl.report.report import write_report
+from eqssl.report.tables import gains_table, separation_table
 from eqssl.study.results import summarise
 from tests.report import made_up
 from tests.report.conftest import STUDY
@@ -28,7 +29,7 @@ def test_report_stands_alone_and_shows_every_figure(which, figures, request, tmp
     assert [path.stem for path in files if path.suffix == ".png"] == figures
     assert all(path.stat().st_size for path in files)
     csv, tex = ({path.stem for path in files if path.suffix == suffix} for suffix in (".csv", ".tex"))
-    assert csv == tex >= {"results", "gains_r2", "winners", "cost"}
+    assert csv == tex >= {"results", "gains", "separation", "gains_r2", "winners", "cost"}
     assert ({"importances", "interactions"} <= csv) is (which == "joint_summary")
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page) and "0123456789abcdef" in page
@@ -38,6 +39,15 @@ def test_report_stands_alone_and_shows_every_figure(which, figures, request, tmp
     for data in pictures:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("L"))
         assert pixels.std() > 5
+
+
+def test_the_sentence_heads_the_page_and_tables_come_before_figures(twin_summary, tmp_path):
+    write_report(twin_summary, tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert page.index(f'<p class="answer">{twin_summary["sentence"]}</p>') < page.index("<h2")
+    titles = re.findall(r"<h2[^>]*>([^<]*)</h2>", page)
+    assert titles[:4] == ["Results", *(table.title for table in (gains_table(twin_summary), separation_table(
+        twin_summary))), "Front"]  # fmt: skip
 
 
 def test_study_without_results_still_gives_a_report(tmp_path):

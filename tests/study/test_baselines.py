@@ -11,6 +11,7 @@ import pytest
 
 from eqssl.config import replace
 from eqssl.study import StudyOptions
+from eqssl.study.definition import REFERENCES
 from eqssl.study.options import parse
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "baselines.py"
@@ -89,8 +90,8 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     assert {stage["options"]["evaluate.split"] for stage in stages} == {"val"}
     rows = {c["name"]: c for c in summary["configurations"]}
     who = [name for name, entrant in baselines.entrants(paired=True).items() if entrant.on in ("simclr", "vicreg")]
-    methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", split-0")]
-    assert set(rows) == {"constant", "pixels", "random", "supervised", "recon-only", *methods, *who}
+    methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", no-recon", ", autoencode")]
+    assert set(rows) == {*REFERENCES, *methods, *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
     chosen = [json.loads((tmp_path / f"baselines_{n}" / "choices.json").read_text()) for n in ("alone", "tuning")]
     assert {name: of["overrides"] for stage in chosen for name, of in stage.items()} == {

@@ -8,8 +8,8 @@ from eqssl.study.space import choice, log_uniform, uniform
 
 SPACE = {"recon.weight": log_uniform(0.1, 10.0), "augment.crop": uniform(0.0, 1.0)}
 CONDITIONAL = {
-    "recon.roles": choice("target-queries", "concat"),
-    "recon.tokens": choice("map", "vector").when("recon.roles", "target-queries"),
+    "recon.attention": choice("target-queries", "concat"),
+    "recon.tokens": choice("map", "vector").when("recon.attention", "target-queries"),
 }
 
 
@@ -38,9 +38,9 @@ def test_grid_leaves_out_what_does_not_exist():
         map(
             str,
             [
-                {"recon.roles": "target-queries", "recon.tokens": "map"},
-                {"recon.roles": "target-queries", "recon.tokens": "vector"},
-                {"recon.roles": "concat"},
+                {"recon.attention": "target-queries", "recon.tokens": "map"},
+                {"recon.attention": "target-queries", "recon.tokens": "vector"},
+                {"recon.attention": "concat"},
             ],
         )
     )
@@ -51,7 +51,7 @@ def test_grid_leaves_out_what_does_not_exist():
     [
         ({f"augment.{n}": uniform(0.0, 1.0) for n in range(12)}, 20, 4096),
         ({"recon.weight": uniform(0.99, 0.9915)}, 24, 16),  # in four digits there are no more
-        ({"recon.roles": choice("concat"), "augment.crop": uniform(0.0, 1.0).when("recon.roles", "none")}, 24, 1),
+        ({"recon.attention": choice("concat"), "augment.crop": uniform(0.0, 1.0).when("recon.attention", "none")}, 24, 1),
     ],
 )
 def test_grid_that_cannot_be_finer_is_had_at_once(space, count, points):

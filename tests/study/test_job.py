@@ -27,7 +27,7 @@ def study(tmp_path_factory):
         "python", "studies/loss_weight.py", "--smoke", "--seeds", "1", "--output", str(folder / "results"),
         "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--data.cache", str(folder / "cache"),
     ]  # fmt: skip
-    return options, folder / "results" / "loss_weight"
+    return options, folder / "results" / "loss_weight_smoke"
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +64,8 @@ def test_a_head_started_in_the_checkout_needs_no_working_dir(head, stopped, stud
     assert {trial["status"] for trial in summary["trials"]} == {"COMPLETE"}
     assert before.items() <= {trial["trial_id"]: trial for trial in summary["trials"]}.items()
     names = {configuration["name"] for configuration in summary["configurations"]}
-    assert {"constant", "pixels", "random", "supervised", "recon-only", "base", "split-0"} < names
-    assert len(names) == len(summary["trials"]) == 7 + 5
+    assert {"constant", "pixels", "random", "supervised", "recon-only", "base", "no-recon"} < names
+    assert len(names) == len(summary["trials"]) == 8 + 2 * 4
     assert (folder / "best_encoder" / "model.safetensors").is_file()
 
 

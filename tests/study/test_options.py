@@ -23,7 +23,8 @@ def test_giving_a_varied_option_fixes_it():
 
 
 def test_smoke_is_small_and_other_options_still_hold():
-    _, options = parse(STUDY, ["--smoke", "--train.epochs", "7"])
+    study, options = parse(STUDY, ["--smoke", "--train.epochs", "7"])
+    assert study.name == f"{STUDY.name}_smoke" and parse(STUDY, [])[0].name == STUDY.name  # a folder of its own
     assert options.run.train.epochs == 7
     assert options.run.data.objects == STUDY.smoke["data.objects"]
     assert parse(STUDY, [])[1].run == RunConfig()

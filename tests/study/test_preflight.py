@@ -52,10 +52,10 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lease, tmp_pat
     assert "cannot be written" in wrong and "No space left on device" in wrong
 
 
-@pytest.mark.parametrize(("objective", "allowed"), [("equivariance", False), ("r2_pooled", True)])
+@pytest.mark.parametrize(("objective", "allowed"), [("equivariance", False), ("spread", True)])
 def test_halving_compares_by_what_a_quick_evaluation_gives(lease, base, tmp_path, objective, allowed):
     run, there = to_dict(replace(base, {"evaluate.level": "full"})), (str(tmp_path / "study"), lease.holder.token)
-    found = try_run(run, there, 1, {"CPU": 1}, None, ("knn", objective), registered(), "halving")
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("linear", objective), registered(), "halving")
     wrong = f"--objectives has {objective}; allowed at level quick, at which --stopping halving compares trials"
     assert ("error" not in found) if allowed else found["error"].startswith(wrong)
 
@@ -98,10 +98,27 @@ def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
 
     monkeypatch.setitem(SOURCES, "plain", plain)
     run, there = to_dict(replace(base, {"data.source": "plain"})), (str(tmp_path / "study"), lease.holder.token)
-    found = try_run(run, there, 1, {"CPU": 1}, None, ("knn", "r2_mean"), registered())
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("linear", "r2_mean"), registered())
     if labelled:
         assert "error" not in found and not found["known"]
         study = Study(name="toy", question="?", space={}).for_data(labelled=True, known=found["known"])
-        assert study.objectives == {"knn": "maximize"}
+        assert study.objectives == {"linear": "maximize"}
+        assert "supervised" in study.rows and "supervised-factors" not in study.rows
     else:
         assert found["error"].startswith("--data.source solids has neither labels nor a factor between the views of an")
+
+
+@pytest.mark.parametrize(("objects", "warned"), [(16, True), (4000, False)])
+def test_few_held_out_images_are_warned_of(objects, warned, caplog):
+    from eqssl.config import EvaluateConfig
+    from eqssl.study.preflight import _warn_of_few_images
+
+    class Data:
+        val = range(objects)
+
+    _warn_of_few_images(EvaluateConfig(split="val", images=10_000), Data())
+    assert [record.getMessage().startswith("metrics are of 16 held-out images (val); below 500") for record in
+            caplog.records] == [True] * warned  # fmt: skip
+    caplog.clear()
+    _warn_of_few_images(EvaluateConfig(split="val", images=300), Data())
+    assert ("metrics are of 300" in caplog.text) is not warned

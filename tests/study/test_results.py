@@ -3,19 +3,25 @@ import math
 import subprocess
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from eqssl.evaluation.statistics import paired_difference
+from eqssl.evaluation.statistics import difference_estimates
 from eqssl.report.tables import caption
 from eqssl.study import Study, log_uniform
 from eqssl.study.definition import REFERENCES
 from eqssl.study.environment import commit
-from eqssl.study.record import TrialRecord
+from eqssl.study.record import CONTRIBUTIONS, TrialRecord
 from eqssl.study.results import choose, summarise, write_parquet
 from eqssl.study.table import Table
 
-STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
+STUDY = Study(
+    name="toy",
+    question="?",
+    space={"recon.weight": log_uniform(0.1, 10.0)},
+    objectives={"knn": "maximize", "r2_mean": "maximize"},
+)
 ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}
 
 
@@ -44,15 +50,55 @@ def rows(means: dict[str, tuple[float, float]], seeds=3) -> list[TrialRecord]:
     ]
 
 
-def test_choice_is_the_best_r2_among_those_no_less_accurate():
-    records = rows({"base": (0.8, 0.3), "split-0": (0.7, 0.4), "weight 1": (0.795, 0.5), "weight 2": (0.6, 0.9)})
-    assert choose(STUDY, records).configuration == "weight 1"
-    assert choose(STUDY, records).seed == 0
+def noisy(means: dict[str, tuple[float, float]], std: float, seeds: int = 3) -> list[TrialRecord]:
+    """Return records with these (knn, r2_mean) and noise of one standard deviation."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(0, std, (len(means), 2, seeds))
+    noise -= noise.mean(2, keepdims=True)  # the means are the stated ones
+    numbers = {name: int(name[-1]) if name.startswith("weight") else None for name in means}
+    return [
+        record(name, seed, numbers[name], knn=knn + noise[row, 0, seed], r2_mean=r2 + noise[row, 1, seed])
+        for row, (name, (knn, r2)) in enumerate(means.items())
+        for seed in range(seeds)
+    ]
 
 
-def test_choice_falls_back_to_accuracy_and_to_nothing():
-    records = rows({"base": (0.8, 0.3), "weight 1": (0.5, 0.9), "weight 2": (0.6, 0.5)})
-    assert choose(STUDY, records).configuration == "weight 2"
+def choice_of(records, study=STUDY) -> str | None:
+    chosen = choose(study, records)
+    return chosen and chosen.record.configuration
+
+
+def test_choice_is_the_best_r2_among_those_no_less_accurate_than_base():
+    records = rows({"base": (0.8, 0.3), "no-recon": (0.9, 0.4), "weight 1": (0.795, 0.5), "weight 2": (0.6, 0.9)})
+    assert choice_of(records) == "weight 1"
+    chosen = choose(STUDY, records)
+    assert (chosen.record.seed, chosen.candidates) == (0, 2)
+    assert chosen.reason == "weight 1 alone keeps the accuracy within .01 of base"
+
+
+def test_an_auto_encoder_that_is_more_accurate_is_no_guard():
+    records = rows({"base": (0.8, 0.3), "autoencode": (0.9, 0.4), "weight 1": (0.795, 0.5), "weight 2": (0.89, 0.4)})
+    assert choice_of(records) == "weight 1"
+
+
+def test_where_none_keeps_the_accuracy_the_best_r2_of_the_most_accurate_is_chosen():
+    means = {"base": (0.8, 0.3), "weight 1": (0.5, 0.95), "weight 2": (0.6, 0.5), "weight 3": (0.595, 0.9)}
+    chosen = choose(STUDY, noisy(means, 0.01))
+    assert chosen.record.configuration == "weight 3"
+    assert chosen.reason == (
+        "no weight kept the accuracy within .01 of base; weight 3 has the best R² mean of those whose accuracy is not "
+        "significantly below the best, weight 2's"
+    )
+    assert choice_of(noisy(means, 0.0001)) == "weight 2"
+
+
+def test_a_reason_names_what_is_not_significantly_different():
+    means = {"base": (0.8, 0.3), "weight 1": (0.8, 0.5), "weight 2": (0.8, 0.51), "weight 3": (0.8, 0.4)}
+    reason = choose(STUDY, noisy(means, 0.01)).reason
+    assert reason.startswith("weight 2 has the best") and reason.endswith("; not significantly different from weight 1")
+
+
+def test_there_is_no_choice_without_a_configuration_that_was_searched():
     assert choose(STUDY, rows({"base": (0.8, 0.3)})) is None
     assert choose(STUDY, [record("weight 1", 0, 1, status="FAILED")]) is None
 
@@ -60,7 +106,7 @@ def test_choice_falls_back_to_accuracy_and_to_nothing():
 def test_choice_passes_over_what_collapsed():
     records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.9), "weight 2": (0.8, 0.5)})
     records = [dataclasses.replace(r, collapsed=["equi"]) if r.configuration == "weight 1" else r for r in records]
-    assert choose(STUDY, records).configuration == "weight 2"
+    assert choice_of(records) == "weight 2"
     assert "weight 1" in caption(summarise(STUDY, records, ABOUT)).rpartition("Collapsed")[2]
 
 
@@ -71,37 +117,100 @@ def test_choice_counts_the_seeds_that_were_trained_to_their_end():
         if r.configuration == "weight 1" and r.seed > 0 else r
         for r in records
     ]  # fmt: skip
-    assert choose(STUDY, records).configuration == "weight 2"
+    assert choice_of(records) == "weight 2"
 
 
 def test_choice_is_open_to_those_that_were_suggested_once_where_another_was_twice():
     records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.9)}) + rows({"weight 2": (0.8, 0.5)}, seeds=6)
-    assert choose(dataclasses.replace(STUDY, seeds=3), records).configuration == "weight 1"
+    assert choice_of(records, dataclasses.replace(STUDY, seeds=3)) == "weight 1"
 
 
 def test_choice_without_labels_goes_by_what_there_is():
     records = [record(f"weight {n}", seed, n, r2_mean=0.1 * n) for n in (1, 2) for seed in (0, 1)]
-    assert choose(STUDY, records).configuration == "weight 2"
+    assert choice_of(records) == "weight 2"
+    assert choose(STUDY, records).reason.startswith("weight 2 has the best R² mean of the 2 searched")
 
 
-def test_gains_are_paired_differences_from_the_better_control():
-    records = rows({"base": (0.8, 0.3), "split-0": (0.7, 0.4), "weight 1": (0.75, 0.5)})
+def test_gains_are_paired_differences_from_the_best_control():
+    values = np.array([[0.8, 0.81, 0.83], [0.7, 0.71, 0.72], [0.75, 0.77, 0.77]])
+    records = [
+        record(name, s, int(name[-1]) if name[-1].isdigit() else None, knn=float(knn), r2_mean=r2)
+        for name, of, r2 in zip(("base", "no-recon", "weight 1"), values, (0.3, 0.4, 0.5), strict=True)
+        for s, knn in enumerate(of)
+    ]
     table = Table(records)
-    assert (table.better_control("knn"), table.better_control("r2_mean")) == ("base", "split-0")
-    values = np.array([[0.8, 0.81, 0.82], [0.7, 0.71, 0.72], [0.75, 0.76, 0.77]])
-    expected = paired_difference(values, 2, 0)
-    assert table.gains("knn")["weight 1"].estimate == pytest.approx(expected.estimate)
-    assert "base" not in table.gains("knn")
+    assert (table.best_control("knn"), table.best_control("r2_mean")) == ("base", "no-recon")
+    (expected,) = difference_estimates(values, [(2, 0)])
+    found = table.gains("knn")["weight 1"]
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(expected), abs=1e-12)
+    assert table.gains("r2_mean")["weight 1"].value == pytest.approx(0.1)
+    assert "base" not in table.gains("r2_mean")
+    assert table.gains("r2_mean")["no-recon"].value == pytest.approx(0.1)  # a control is compared with base
+
+
+def test_a_gain_is_over_the_auto_encoder_too_where_that_is_best():
+    records = rows({"base": (0.8, 0.3), "no-recon": (0.7, 0.4), "autoencode": (0.75, 0.48), "weight 1": (0.75, 0.5)})
+    table = Table(records)
+    assert table.best_control("r2_mean") == "autoencode"
+    assert table.gains("r2_mean")["weight 1"].value == pytest.approx(0.02)
+    assert table.gains("r2_mean")["autoencode"].value == pytest.approx(0.18)
+    assert table.beyond_autoencode("r2_mean").keys() == {"weight 1"}
+
+
+def test_beyond_autoencode_is_the_difference_from_ones_own_twin():
+    records = rows({"base": (0.8, 0.3), "weight 1": (0.8, 0.5), "weight 2": (0.8, 0.6)})
+    records += [dataclasses.replace(r, configuration=f"{r.configuration}, autoencode", number=None,
+                                    metrics=r.metrics | {"r2_mean": r.metrics["r2_mean"] - 0.1 * r.number})
+                for r in records if r.number is not None]  # fmt: skip
+    controls = {f"weight {n}": ("base", "no-recon", f"weight {n}, autoencode") for n in (1, 2)}
+    summary = summarise(dataclasses.replace(STUDY, controls=controls), records, ABOUT)
+    found = {c["name"]: c for c in summary["configurations"]}
+    for n in (1, 2):
+        assert found[f"weight {n}"]["autoencode"] == f"weight {n}, autoencode"
+        assert found[f"weight {n}"]["beyond_autoencode"]["r2_mean"]["estimate"] == pytest.approx(0.1 * n)
+    assert not found["weight 1, autoencode"]["beyond_autoencode"] and not found["base"]["beyond_autoencode"]
+    gains = {name: c["gains"]["r2_mean"]["estimate"] for name, c in found.items() if "r2_mean" in c["gains"]}
+    assert gains == pytest.approx(
+        {"weight 1": 0.1, "weight 2": 0.2, "weight 1, autoencode": 0.1, "weight 2, autoencode": 0.1}
+    )
+
+
+def test_what_is_significant_survives_the_comparisons_of_its_table():
+    rng = np.random.default_rng(0)
+    factors = [f"r2/f{i}" for i in range(10)]
+    records = []
+    for n in range(12):
+        name = "base" if n == 0 else f"weight {n}"
+        for seed in range(5):
+            metrics = {f: 0.5 + rng.normal(0, 0.01) for f in factors}
+            metrics["knn"] = 0.8 + 0.2 * (n == 3) + rng.normal(0, 0.01)
+            records.append(record(name, seed, n or None, **metrics))
+    found = {c["name"]: c["gains"] for c in summarise(STUDY, records, ABOUT)["configurations"] if c["number"]}
+    bounds = [g[f] for g in found.values() for f in factors]
+    outside = sum(b["low"] > 0 or b["high"] < 0 for b in bounds)
+    assert sum(b["significant"] for b in bounds) <= outside < len(bounds) / 4
+    assert [name for name, g in found.items() if g["knn"]["significant"]] == ["weight 3"]
+
+
+def test_a_base_that_does_not_beat_pixels_or_an_untrained_network_is_named():
+    means = {"random": (0.5, 0.3), "base": (0.8, 0.3), "weight 1": (0.8, 0.5)}
+    records = [*noisy(means, 0.01), record("pixels", 0, knn=0.6, r2_mean=0.1)]
+    assert summarise(STUDY, records, ABOUT)["untrained"] == {}
+    records[-1] = record("pixels", 0, knn=0.799, r2_mean=0.1)
+    summary = summarise(STUDY, records, ABOUT)
+    assert summary["untrained"] == {"base": ["pixels"]} and "base does not beat pixels" in caption(summary)
+    records = [*noisy(means | {"random": (0.81, 0.3)}, 0.01), records[-1]]
+    assert summarise(STUDY, records, ABOUT)["untrained"] == {"base": ["pixels", "random"]}
 
 
 def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():
     records = rows({"base": (0.8, 0.3), "a": (0.5, 0.2), "a plain": (0.6, 0.1), "a split": (0.4, 0.15)})
     table = Table(records, {"a": ("a plain", "a split")})
-    assert table.gains("knn")["a"].estimate == pytest.approx(-0.1)
-    assert table.gains("r2_mean")["a"].estimate == pytest.approx(0.05)
-    assert table.gains("knn")["a plain"].estimate == pytest.approx(-0.2)  # of base, having no controls of its own
+    assert table.gains("knn")["a"].value == pytest.approx(-0.1)
+    assert table.gains("r2_mean")["a"].value == pytest.approx(0.05)
+    assert table.gains("knn")["a plain"].value == pytest.approx(-0.2)  # of base, having no controls of its own
     assert table.best("knn") == "base" and "base" not in table.behind("knn")
-    assert table.behind("knn")["a split"].estimate == pytest.approx(-0.4)
+    assert table.behind("knn")["a split"].value == pytest.approx(-0.4)
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
@@ -120,34 +229,34 @@ def test_what_collapsed_wins_nothing_and_is_not_on_the_front():
 
 
 def test_without_a_split_all_features_stand_where_others_have_their_invariant_part():
-    figures = {"base": {"invariance": 0.6}, "split-0": {"invariance": 0.3, "inv/invariance": 0.5}}
+    figures = {"base": {"invariance": 0.6}, "no-recon": {"invariance": 0.3, "inv/invariance": 0.5}}
     figures["weight 1"] = {"invariance": 0.9, "inv/invariance": 0.55}
     records = [
         record(name, s, **{f: v + 0.01 * s for f, v in of.items()}) for name, of in figures.items() for s in (0, 1)
     ]
     table = Table(records)
-    assert table.best("inv/invariance") == table.better_control("inv/invariance") == "base"
+    assert table.best("inv/invariance") == table.best_control("inv/invariance") == "base"
     assert table.means("inv/invariance")["base"].estimate == pytest.approx(0.605)
-    assert table.behind("inv/invariance")["weight 1"].estimate == pytest.approx(-0.05)
+    assert table.behind("inv/invariance")["weight 1"].value == pytest.approx(-0.05)
     assert table.best("invariance") == "weight 1"
 
 
-@pytest.mark.parametrize("figure", ["geodesic_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
+@pytest.mark.parametrize("figure", ["geodesic_deg", "pose_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
 def test_the_better_error_is_the_smaller_one(figure):
-    records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("split-0", 40)) for s in (0, 1)]
-    assert Table(records).better_control(figure) == Table(records).best(figure) == "split-0"
+    records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("no-recon", 40)) for s in (0, 1)]
+    assert Table(records).best_control(figure) == Table(records).best(figure) == "no-recon"
 
 
 def test_an_objective_has_the_direction_that_is_stated():
     figures = {"recon/use_target": "minimize", "geodesic_deg": "maximize"}
     records = [
         record(n, s, number, **dict.fromkeys(figures, value + 0.01 * s))
-        for n, number, value in (("base", None, 0.5), ("split-0", None, 0.1), ("weight 1", 1, 0.3))
+        for n, number, value in (("base", None, 0.5), ("no-recon", None, 0.1), ("weight 1", 1, 0.3))
         for s in (0, 1)
     ]
     study = dataclasses.replace(STUDY, objectives=figures)
     summary = summarise(study, records, ABOUT)
-    assert summary["best"] == summary["better_control"] == {"recon/use_target": "split-0", "geodesic_deg": "base"}
+    assert summary["best"] == summary["best_control"] == {"recon/use_target": "no-recon", "geodesic_deg": "base"}
 
 
 def test_one_seed_gives_estimates_without_bounds():
@@ -184,15 +293,15 @@ def test_parquet_has_a_row_for_every_trial_and_metric(tmp_path):
     assert {r["recon.weight"] for r in table} == {0.0, 1.0}
 
 
-@pytest.mark.parametrize("first", ["knn", "inv/knn", "geodesic_deg", "r2_mean"])
-@pytest.mark.parametrize(("accuracy", "holds"), [(0.8, True), (0.75, False), (None, None)])
-def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, holds, first):
+@pytest.mark.parametrize("first", ["knn", "linear", "inv/knn", "geodesic_deg", "r2_mean"])
+@pytest.mark.parametrize(("accuracy", "answer"), [(0.8, "yes"), (0.75, "no"), (None, None)])
+def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, answer, first):
     def made(name, number, knn, gain, part):
         noise = (0.0, 0.001, -0.001)
         shared = {"r2_mean": 0.3 + gain, "equivariance": 0.2 + gain, "invariance": 0.7, "geodesic_deg": 9 + 9 * gain}
         metrics = shared | ({"inv/invariance": 0.7} if part else {})
         if accuracy is not None:
-            metrics |= {"knn": knn} | ({"inv/knn": 0.8} if part else {})
+            metrics |= {"knn": knn, "linear": knn} | ({"inv/knn": 0.8} if part else {})
         return [
             record(name, s, number, **{k: v + noise[s] * (1 + len(k) % 3) for k, v in metrics.items()})
             for s in range(3)
@@ -200,13 +309,16 @@ def test_the_verdict_wants_more_equivariance_and_no_loss_of_accuracy(accuracy, h
 
     records = [
         *made("base", None, 0.8, 0.0, False),
-        *made("split-0", None, 0.79, 0.01, True),
+        *made("no-recon", None, 0.79, 0.01, True),
         *made("weight 1", 1, accuracy, 0.1, True),
     ]
     study = dataclasses.replace(STUDY, objectives={first: "maximize"})
     configurations = {c["name"]: c for c in summarise(study, records, ABOUT)["configurations"]}
-    assert configurations["weight 1"]["equivariant_without_loss"] is holds
+    found = configurations["weight 1"]["equivariant_without_loss"]
+    assert (found and found["answer"]) == answer
+    assert found is None or 0 <= found["power"] <= 1
     assert configurations["base"]["equivariant_without_loss"] is None
+    assert configurations["no-recon"]["equivariant_without_loss"] is None
 
 
 def test_options_that_are_tables_are_written_as_text(tmp_path):
@@ -242,3 +354,42 @@ def test_a_changed_checkout_is_told_from_its_commit(tmp_path):
     assert len(commit(tmp_path)) == 40
     (tmp_path / "file").write_text("2")
     assert commit(tmp_path).endswith("-dirty")
+
+
+def test_the_sampling_of_images_widens_what_the_seeds_alone_would_say(tmp_path):
+    rng = np.random.default_rng(0)
+    records = noisy({"base": (0.8, 0.3), "weight 1": (0.8, 0.5)}, 1e-4)
+    correct = {}
+    for of in records:  # the two are right about different images, whatever the seed
+        name = of.configuration
+        correct.setdefault(name, (rng.uniform(size=400) < 0.8).astype(np.float32))
+        offset = of.metrics["knn"] - correct[name].mean()
+        save(tmp_path, of.trial_id, {"knn": correct[name] + np.float32(offset)})
+    summaries = [summarise(STUDY, records, ABOUT, folder) for folder in (None, tmp_path)]
+    widths = []
+    for summary in summaries:
+        bounds = summary["configurations"][1]["gains"]["knn"]
+        widths.append((bounds["high"] - bounds["low"]) / 2)
+    expected = 1.96 * np.std(correct["weight 1"] - correct["base"]) / np.sqrt(400)
+    assert widths[0] < 0.001 and widths[1] == pytest.approx(expected, rel=0.05)
+    r2 = [summary["configurations"][1]["gains"]["r2_mean"] for summary in summaries]
+    assert r2[0] == r2[1]  # of which no contributions were saved
+    assert [summary["images_sampled"] for summary in summaries] == [False, True]
+
+
+def test_a_contribution_file_that_was_cut_costs_no_summary(tmp_path, caplog):
+    records = noisy({"base": (0.8, 0.3), "weight 1": (0.8, 0.5)}, 0.01)
+    for of in records:
+        save(tmp_path, of.trial_id, {"knn": np.linspace(0, 1, 50)})
+    (tmp_path / "trials" / records[0].trial_id / CONTRIBUTIONS).write_bytes(b"PAR1 cut")
+    assert summarise(STUDY, records, ABOUT, tmp_path)["images_sampled"]
+    assert f"of trial {records[0].trial_id} cannot be read" in caplog.text
+
+
+def save(folder, trial_id, contributions):
+    path = folder / "trials" / trial_id / CONTRIBUTIONS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [(m, unit, float(v), 1.0) for m, values in contributions.items() for unit, v in enumerate(values)]
+    table = pa.table(dict(zip(("metric", "unit", "value", "weight"), zip(*rows, strict=True), strict=True)))
+    schema = [("metric", pa.string()), ("unit", pa.int64()), ("value", pa.float32()), ("weight", pa.float32())]
+    pq.write_table(table.cast(pa.schema(schema)), path)

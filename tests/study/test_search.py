@@ -13,9 +13,9 @@ from eqssl.study.search import Search, write_journal
 from eqssl.study.space import choice, log_uniform, uniform
 
 SPACE = {
-    "recon.roles": choice("target-queries", "concat"),
+    "recon.attention": choice("target-queries", "concat"),
     "recon.weight": log_uniform(0.1, 10.0),
-    "augment.crop": uniform(0.0, 1.0).when("recon.roles", "concat"),
+    "augment.crop": uniform(0.0, 1.0).when("recon.attention", "concat"),
 }
 BOTH = {"knn": "maximize", "r2_mean": "maximize"}
 ONE = {"knn": "maximize"}
@@ -34,7 +34,7 @@ def test_a_parameter_exists_only_where_its_condition_holds(sampler):
     search = Search(SPACE, BOTH, sampler=sampler, count=16)
     for number in range(12 if sampler == "grid" else 16):
         params = search.suggest()
-        assert ("augment.crop" in params) == (params["recon.roles"] == "concat")
+        assert ("augment.crop" in params) == (params["recon.attention"] == "concat")
         search.tell(number, [record(number, metrics={"knn": params["recon.weight"], "r2_mean": 0.1})])
     assert {t.state for t in search.optuna.trials} == {TrialState.COMPLETE}
 
@@ -100,7 +100,7 @@ def test_a_warm_start_passes_over_values_that_the_space_has_not():
 
 def test_the_journal_says_what_optuna_was_told(tmp_path):
     ends = [{}, {"status": "FAILED"}, {"status": "STOPPED", "history": {"1": {"knn": 0.3, "r2_mean": 0.1}}}]
-    points = [{"recon.roles": "concat", "recon.weight": 1.0, "augment.crop": 0.5}, *2 * [{"recon.weight": 3.0}]]
+    points = [{"recon.attention": "concat", "recon.weight": 1.0, "augment.crop": 0.5}, *2 * [{"recon.weight": 3.0}]]
     records = [record(n, params=p, **end) for n, (p, end) in enumerate(zip(points, ends, strict=True))]
     path = tmp_path / "optuna.journal"
     for _ in range(2):  # it is made anew every time

@@ -6,7 +6,11 @@ from eqssl.study.record import TrialRecord
 from eqssl.study.suggestions import Suggestions
 
 STUDY = Study(
-    name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)}, rows={"base": {}, "pixels": None}
+    name="toy",
+    question="?",
+    space={"recon.weight": log_uniform(0.1, 10.0)},
+    objectives={"knn": "maximize", "r2_mean": "maximize"},
+    rows={"base": {}, "pixels": None},
 )
 
 

@@ -12,7 +12,7 @@ from eqssl.study.tuning import best_row, check_options, rows_on_test, usable
 
 
 def figures(**rows):
-    return {row: {"knn": knn, "r2_mean": r2} for row, (knn, r2) in rows.items()}
+    return {row: {"linear": accuracy, "r2_mean": r2} for row, (accuracy, r2) in rows.items()}
 
 
 @pytest.mark.parametrize(("floor", "best"), [(0.78, "b"), (0.4, "c"), (0.9, "a")])
@@ -27,17 +27,17 @@ def test_data_without_labels_go_by_r2(floor):
 
 @pytest.mark.parametrize("floor", [0.1, float("inf")])
 def test_data_of_which_nothing_is_known_go_by_accuracy(floor):
-    assert best_row({"a": {"knn": 0.2}, "b": {"knn": 0.3}, "c": {"knn": 0.1}}, floor) == "b"
+    assert best_row({"a": {"linear": 0.2}, "b": {"linear": 0.3}, "c": {"linear": 0.1}}, floor) == "b"
 
 
 def test_what_failed_or_collapsed_is_no_setting_to_take():
     trials = [
-        {"configuration": name, "metrics": {"knn": 0.5}, "status": status, "collapsed": collapsed}
+        {"configuration": name, "metrics": {"linear": 0.5}, "status": status, "collapsed": collapsed}
         for name, status, collapsed in (
             ("a", "COMPLETE", []), ("b", "COMPLETE", ["inv"]), ("c", "FAILED", []), ("d", "STOPPED", []),
         )
     ]  # fmt: skip
-    assert usable(trials) == {"a": {"knn": 0.5}}
+    assert usable(trials) == {"a": {"linear": 0.5}}
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def tuned(monkeypatch, tmp_path):
 
 def test_a_setting_has_one_seed_however_many_trials_are_asked_for(tuned):
     tune_it, run = tuned
-    tune_it({f"a, recon.weight {value}": {"metrics": {"knn": 0.5, "r2_mean": 0.1}} for value in (1, 5)})
+    tune_it({f"a, recon.weight {value}": {"metrics": {"linear": 0.5, "r2_mean": 0.1}} for value in (1, 5)})
     assert [(options.seeds, options.trials) for options in run] == [(1, None)]
 
 
@@ -87,7 +87,7 @@ def test_a_setting_has_one_seed_however_many_trials_are_asked_for(tuned):
 def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accurate, weight):
     earlier = {"base": Setting({"train.lr": 0.1}, accuracy)} if accuracy else None
     settings = {1: (0.6, 0.1), 5: (0.55, 0.3)}
-    ends = {f"a, recon.weight {w}": {"metrics": {"knn": knn, "r2_mean": r2}} for w, (knn, r2) in settings.items()}
+    ends = {f"a, recon.weight {w}": {"metrics": {"linear": knn, "r2_mean": r2}} for w, (knn, r2) in settings.items()}
     tuned[0](ends, earlier)
     (kept,) = json.loads((tmp_path / "toy" / "choices.json").read_text()).values()
     assert kept["overrides"]["recon.weight"] == weight
@@ -95,9 +95,9 @@ def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accu
 
 
 def test_what_a_later_stage_was_built_on_holds_though_a_trial_tried_again_is_better(tuned, tmp_path, caplog):
-    better = {"metrics": {"knn": 0.6, "r2_mean": 0.3}}
+    better = {"metrics": {"linear": 0.6, "r2_mean": 0.3}}
     failed = {"status": "FAILED", "error": "its process died (3 attempts)"}
-    ends = {"a, recon.weight 1": {"metrics": {"knn": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": failed}
+    ends = {"a, recon.weight 1": {"metrics": {"linear": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": failed}
     assert tuned[0](ends)["a"].overrides == {"recon.weight": 1.0}
     again = tuned[0](ends | {"a, recon.weight 5": better})  # nothing is built on the choice yet
     assert again["a"].overrides == {"recon.weight": 5.0}
@@ -125,9 +125,12 @@ def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
     who = {name: Entrant({"method.name": "byol"}, "recon.weight", (1.0, 5.0), "byol") for name in names}
     rows, controls = rows_on_test(alone, who, tuned, {"byol": 1.15}, epochs=6)
     assert rows["byol, equal time"]["train.epochs"] == 7
-    assert rows["byol, split-0"] == {"method.name": "byol", "recon.weight": 0.0}
-    names = "byol", "byol, equal time", "byol, split-0", "byol + reconstruction"
-    assert controls == dict.fromkeys(names, ("byol", "byol, split-0"))
+    assert rows["byol, no-recon"] == {"method.name": "byol", "recon.weight": 0.0}
+    assert rows["byol, autoencode"] == rows["byol + reconstruction"] | {"recon.attention": "autoencode"}
+    own = "byol", "byol, no-recon", "byol, autoencode"
+    assert controls == dict.fromkeys((*own, "byol, equal time", "byol + reconstruction"), own)
+    without = rows_on_test(alone, who, {}, {}, epochs=6)
+    assert without[1] == dict.fromkeys(("byol", "byol, equal time", "byol, no-recon"), own[:2])
 
 
 def test_only_what_was_timed_is_not_timed_again(tmp_path, monkeypatch):

@@ -1,0 +1,110 @@
+"""The answer of a study as one sentence."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from eqssl.evaluation.statistics import ACCURACY_MARGIN, INVARIANCE_MARGIN
+from eqssl.study.definition import METRIC_NAMES, NEED_LABELS
+
+EQUIVARIANCE = ("r2_mean", "mlp_r2_mean", "equivariance", "hit1")
+MARGINS = dict.fromkeys(NEED_LABELS, ACCURACY_MARGIN) | {"inv/invariance": INVARIANCE_MARGIN}
+SHORT = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance"}
+Bounds = Mapping[str, Any]  # estimate, low, high; None for bounds that are not known
+
+
+def sentence(answer: Mapping[str, Any]) -> str:
+    """Return what a study found, in one sentence.
+
+    Args:
+        answer: what `results.answer` returns:
+            configuration: the one that the sentence is about, or None.
+            reason: where there is none, why.
+            best: where there is none, metric -> name and bounds of the best configuration.
+            base: its base method, or None where the study has none.
+            goal: metric that should grow.
+            differences: metric -> bounds of the difference from the base, the goal first, then what should not be lost;
+                metric -> bounds of the metric itself where there is no base.
+            signs: metric -> 1 if larger is better, else -1.
+            labelled: whether an accuracy was measured.
+            autoencodes: whether the configuration is an auto-encoder itself.
+            beyond_autoencode: bounds of the goal's difference from the auto-encoding control, or None.
+    """
+    if answer["configuration"] is None:
+        digits = _digits(answer["best"].values())
+        best = (f"best {_name(m)}: {b['name']}, {_number(b, digits)}" for m, b in answer["best"].items())
+        return "; ".join([answer["reason"], *best]) + "."
+    values = answer["differences"]
+    against = answer["base"] is not None
+    digits = _digits([*values.values(), answer.get("beyond_autoencode")])
+    numbers = ", ".join(f"{_name(m)} {_number(b, digits, signed=against)}" for m, b in values.items())
+    said = f"{answer['configuration']}: {numbers}"
+    if not against:
+        return f"{said}; no base method to compare it with."
+    said += f" against {answer['base']}"
+    if any(b["low"] is None for b in values.values()):
+        return f"{said}; too few seeds to judge by."
+    unlabelled = "" if answer["labelled"] else "; no accuracy, since there are no labels"
+    return f"{said}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}."
+
+
+def _outcome(answer: Mapping[str, Any]) -> str:
+    """Return what was gained, kept and lost."""
+    parts: dict[str, list[str]] = {}
+    for metric, bounds in answer["differences"].items():
+        name = "equivariance" if metric in EQUIVARIANCE or "r2/" in metric else _name(metric)
+        low, high = sorted(answer["signs"][metric] * bounds[side] for side in ("low", "high"))
+        margin = 0.0 if metric == answer["goal"] else MARGINS.get(metric, 0.0)
+        if low > 0:
+            change = "gained"
+        elif margin and low > -margin:
+            change = f"kept within {_plain(margin, 2)}"
+        elif high < 0:
+            change = "lost"
+        else:
+            change = "not significantly different"
+        parts.setdefault(change, []).append(name)
+    return ", ".join(f"{' and '.join(dict.fromkeys(names))} {change}" for change, names in parts.items())
+
+
+def _beyond(answer: Mapping[str, Any], digits: int) -> str:
+    """Return how much of the goal is cross-attention's."""
+    if answer["autoencodes"]:
+        return "; this is auto-encoding, without cross-attention"
+    bounds, goal = answer["beyond_autoencode"], answer["goal"]
+    if bounds is None or bounds["low"] is None:
+        return ""
+    number, sign = _number(bounds, digits, signed=True), answer["signs"][goal]
+    low, high = sorted(sign * bounds[side] for side in ("low", "high"))
+    gained = min(sign * answer["differences"][goal][side] for side in ("low", "high")) > 0
+    of_it = "R²" if "r2" in goal else _name(goal)
+    if low > 0:
+        return f"; {number} of the {of_it} is cross-attention's beyond auto-encoding"
+    if high < 0:
+        return f"; auto-encoding alone has a better {of_it} ({number} beyond it)"
+    if gained:
+        return f"; auto-encoding explains the gain ({of_it} {number} beyond it, not significantly different)"
+    return f"; {of_it} {number} beyond auto-encoding, not significantly different"
+
+
+def _name(metric: str) -> str:
+    return SHORT.get(metric) or METRIC_NAMES.get(metric, metric)
+
+
+def _digits(bounds: Iterable[Bounds | None]) -> int:
+    """Return how many decimals are shown: two, three where an interval is narrower than .01."""
+    halves = [b["estimate"] - b["low"] for b in bounds if b and b["low"] is not None]
+    return 3 if min(halves, default=1.0) < 0.0095 else 2
+
+
+def _number(bounds: Bounds, digits: int, *, signed: bool = False) -> str:
+    """Return an estimate and its half width."""
+    text = _plain(bounds["estimate"], digits, signed=signed)
+    return text if bounds["low"] is None else f"{text} ± {_plain(bounds['estimate'] - bounds['low'], digits)}"
+
+
+def _plain(value: float, digits: int, *, signed: bool = False) -> str:
+    """Return a number without the zero before its point, and without a minus before zero."""
+    value = round(value, digits) + 0.0
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    return text.replace("0.", ".", 1) if math.fabs(value) < 1 else text

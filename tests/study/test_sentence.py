@@ -1,0 +1,145 @@
+"""The answer of a study in one sentence, from tables whose numbers are known."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pytest
+
+from eqssl.study import Study, log_uniform
+from eqssl.study.record import TrialRecord
+from eqssl.study.results import summarise
+from eqssl.study.sentence import sentence
+
+STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
+ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}
+BASE = {"linear": 0.8, "r2_mean": 0.3}
+
+
+def records(rows: dict[str, dict[str, float]], seeds: int = 4, std: float = 0.005) -> list[TrialRecord]:
+    """Return trials of these means; the noise of every row is the same but for its order, and sums to 0."""
+    rng, noise = np.random.default_rng(0), np.linspace(-1, 1, seeds) * std if seeds > 1 else np.zeros(1)
+    found = []
+    for name, metrics in rows.items():
+        number = int(name[-1]) if name.startswith("weight") and name[-1].isdigit() else None
+        shifts = {metric: rng.permutation(noise) for metric in metrics}
+        for seed in range(seeds):
+            values = {metric: float(mean + shifts[metric][seed]) for metric, mean in metrics.items()}
+            found.append(
+                TrialRecord(
+                    trial_id=f"{name}-{seed}", configuration=name, number=number, params={}, seed=seed,
+                    status="COMPLETE", epochs=3, metrics=values,
+                )
+            )  # fmt: skip
+    return found
+
+
+def said(rows: dict[str, dict[str, float]], study: Study = STUDY, **kwargs) -> str:
+    return summarise(study, records(rows, **kwargs), ABOUT)["sentence"]
+
+
+def near(**values: float) -> dict[str, float]:
+    return BASE | values
+
+
+def test_a_gain_without_a_loss_beyond_auto_encoding():
+    found = said({"base": BASE, "autoencode": near(r2_mean=0.4), "weight 1": near(r2_mean=0.5, linear=0.803)})
+    assert re.fullmatch(
+        r"weight 1: R² mean \+\.200 ± \.00\d, accuracy \+\.003 ± \.00\d against base: equivariance gained, accuracy "
+        r"kept within \.01; \+\.100 ± \.00\d of the R² is cross-attention's beyond auto-encoding\.",
+        found,
+    )
+
+
+def test_a_gain_that_costs_accuracy():
+    found = said({"base": BASE, "weight 1": near(r2_mean=0.5, linear=0.7)})
+    assert ", accuracy -.10 ± .01" in found and found.endswith("against base: equivariance gained, accuracy lost.")
+
+
+def test_no_gain():
+    found = said({"base": BASE, "autoencode": near(r2_mean=0.302), "weight 1": near(r2_mean=0.301)}, std=0.02)
+    assert ": equivariance and accuracy not significantly different; R² " in found
+    assert found.endswith(" beyond auto-encoding, not significantly different.")
+
+
+def test_auto_encoding_explains_the_gain_or_gains_more():
+    found = said({"base": BASE, "autoencode": near(r2_mean=0.499), "weight 1": near(r2_mean=0.5)})
+    assert "equivariance gained" in found and "; auto-encoding explains the gain (R² +.001 ± " in found
+    more = said({"base": BASE, "autoencode": near(r2_mean=0.6), "weight 1": near(r2_mean=0.5)})
+    assert "; auto-encoding alone has a better R² (-.100 ± " in more
+    itself = records({"base": BASE, "weight 1": near(r2_mean=0.5)})
+    itself = [dataclasses.replace(r, params={"recon.attention": "autoencode"}) if r.number else r for r in itself]
+    assert summarise(STUDY, itself, ABOUT)["sentence"].endswith("; this is auto-encoding, without cross-attention.")
+
+
+def test_too_few_seeds():
+    found = said({"base": BASE, "weight 1": near(r2_mean=0.5, linear=0.79)}, seeds=1)
+    assert found == "weight 1: R² mean +.20, accuracy -.01 against base; too few seeds to judge by."
+
+
+def test_no_labels():
+    study = STUDY.for_data(labelled=False)
+    found = said({"base": {"r2_mean": 0.3}, "weight 1": {"r2_mean": 0.5}}, study)
+    assert found.endswith("against base: equivariance gained; no accuracy, since there are no labels.")
+
+
+def test_no_base():
+    found = said({"weight 1": near(r2_mean=0.5)})
+    assert found.startswith("weight 1: R² mean .500 ± .00") and found.endswith("; no base method to compare it with.")
+
+
+def test_no_chosen_configuration():
+    rows = dataclasses.replace(STUDY, space={})
+    found = said({"base": BASE, "supervised": near(linear=0.9)}, rows)
+    assert found.startswith("Nothing is chosen, since nothing is searched; best accuracy: base, .800 ± .00")
+    failed = [dataclasses.replace(r, status="FAILED", metrics={}, error="?") for r in records({"weight 1": BASE})]
+    searched = summarise(STUDY, [*records({"base": BASE}), *failed], ABOUT)["sentence"]
+    assert searched.startswith("No searched configuration came to its end, so that none is chosen; best accuracy: base")
+    assert summarise(STUDY, failed, ABOUT)["sentence"] == "No trial came to its end."
+
+
+def test_a_confirmed_configuration_is_the_subject_though_nothing_is_searched():
+    study = dataclasses.replace(
+        STUDY,
+        space={},
+        subject="crop .5, weight 3",
+        controls={"crop .5, weight 3": ("crop .5, weight 3, base", "no-recon", "crop .5, weight 3, autoencode")},
+    )
+    rows = {"base": near(r2_mean=0.1), "crop .5, weight 3, base": BASE, "crop .5, weight 3": near(r2_mean=0.5)}
+    rows["crop .5, weight 3, autoencode"] = near(r2_mean=0.45)
+    summary = summarise(study, records(rows), ABOUT)
+    assert summary["sentence"].startswith("crop .5, weight 3: R² mean +.200 ± .00")
+    assert " against base: equivariance gained" in summary["sentence"] and "; +.050 ± .00" in summary["sentence"]
+    assert summary["chosen"] is None and summary["answer"]["level"] == pytest.approx(0.95)
+
+
+def test_the_interval_of_the_best_of_many_is_wider():
+    few = {"base": BASE, "weight 1": near(r2_mean=0.5)}
+    many = few | {f"weight {n}": near(r2_mean=0.4) for n in range(2, 10)}
+    levels = [summarise(STUDY, records(rows), ABOUT)["answer"] for rows in (few, many)]
+    assert [(a["candidates"], a["level"]) for a in levels] == [(1, 0.95), (9, pytest.approx(1 - 0.05 / 9))]
+    bounds = levels[1]["differences"]["r2_mean"]
+    shown = summarise(STUDY, records(many), ABOUT)["configurations"]
+    alone = next(c for c in shown if c["name"] == "weight 1")["gains"]["r2_mean"]
+    assert bounds["high"] - bounds["low"] > alone["high"] - alone["low"]
+
+
+def test_invariance_that_was_measured_is_said_too():
+    rows = {"base": BASE | {"invariance": 0.7}, "weight 1": near(r2_mean=0.5) | {"inv/invariance": 0.6}}
+    found = said(rows, std=0.002)
+    assert ", invariance -.100 ± .00" in found
+    assert found.endswith("equivariance gained, accuracy kept within .01, invariance lost.")
+
+
+def test_a_metric_in_degrees_that_should_be_small():
+    answer = {
+        "configuration": "weight 1",
+        "base": "base",
+        "goal": "pose_deg",
+        "differences": {"pose_deg": {"estimate": -12.3, "low": -14.0, "high": -10.6}},
+        "signs": {"pose_deg": -1},
+        "labelled": True,
+        "autoencodes": False,
+        "beyond_autoencode": None,
+    }
+    assert sentence(answer) == "weight 1: pose_deg -12.30 ± 1.70 against base: pose_deg gained."
