@@ -142,10 +142,10 @@ class ReconConfig:
     """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
     intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
     attention: ReconAttention = "pooled-query"
-    """What the decoder reads. pooled-query: every position queries the other view's tokens with its place and one pooled
-    vector of the target; target-queries: the target's tokens query the other view's; other-queries: the reverse;
-    residual: target-queries plus the query itself; concat: both views' tokens, no attention; autoencode: the target's own
-    tokens, the control that never reads the other view."""
+    """What the decoder reads. pooled-query: every position queries the other view's tokens with its place and one
+    pooled vector of the target; target-queries: the target's tokens query the other view's; other-queries: the reverse;
+    residual: target-queries plus the query itself; concat: both views' tokens, no attention; autoencode: the target's
+    own tokens, the control that never reads the other view."""
     query_gradient: float = 0.1
     """Share of the gradient that passes through the query of pooled-query, 0 to 1; at 0 the pooled vector steers the
     attention but is not trained to code the target."""
@@ -271,8 +271,8 @@ def check(config: RunConfig) -> None:
                          "--recon.attention pooled-query: map")  # fmt: skip
     if (config.data.pose or config.data.classes) and config.data.source != "solids":
         option = "pose" if config.data.pose else "classes"
-        raise ValueError(f"--data.{option} is {getattr(config.data, option)!r}; allowed with --data.source solids alone, "
-                         f"not with {config.data.source}")  # fmt: skip
+        value, source = getattr(config.data, option), config.data.source
+        raise ValueError(f"--data.{option} is {value!r}; allowed with --data.source solids alone, not with {source}")
     if config.method.name == "none" and config.recon.weight == 0:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss: give a weight above 0")
 

@@ -4,8 +4,8 @@
     python studies/loss_weight.py --smoke     the same in about a minute, to see that everything works
     python studies/loss_weight.py --help      every option
 
-Every weight has its twin, plain auto-encoding at the same weight: what is beyond it is the second view's. A study of your
-own is a copy of this file with another space.
+Every weight has its twin, plain auto-encoding at the same weight: a gain beyond it is the second view's. A study of
+your own is a copy of this file with another space.
 """
 
 import sys

@@ -16,9 +16,7 @@ _split = Split(
 DATASET = Dataset("toy", _split, _split, _split, False, 1, 32, 4, (0.5,), (0.3,), "0")
 
 
-def make_config(
-    method: str, view: ReconView = "second", attention: ReconAttention = "target-queries"
-) -> RunConfig:
+def make_config(method: str, view: ReconView = "second", attention: ReconAttention = "target-queries") -> RunConfig:
     """Return a run of the method with reconstruction; one that masks patches gets a vision transformer."""
     encoder = EncoderConfig(name="resnet_tiny")
     if find_method(method).draw_masks is not None:
@@ -27,9 +25,7 @@ def make_config(
     return RunConfig(encoder=encoder, method=MethodConfig(name=method), recon=recon)
 
 
-def make_model(
-    method: str, view: ReconView = "second", attention: ReconAttention = "target-queries"
-) -> Model:
+def make_model(method: str, view: ReconView = "second", attention: ReconAttention = "target-queries") -> Model:
     """Return the same model at every call; float64 from the first draw on, since those in float32 differ by CPU."""
     torch.set_default_dtype(torch.float64)
     try:

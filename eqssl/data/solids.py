@@ -1,9 +1,9 @@
 """The default set, rendered on first use: solids with known pose, floor hue and light, in the protocol of 3DIEBench.
 
 The factors and their ranges are those of 3DIEBench (Garrido et al., arXiv 2302.10283): three angles in ± 90 degrees,
-hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. On a turntable objects turn about the vertical
-axis alone, by ± 90 degrees: pose can then be learned from some 1,250 objects, where three angles take some 8,000. The
-fine classes are each family in two proportions. Train, val and test share no object.
+hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. On a turntable objects turn about the
+vertical axis alone, by ± 90 degrees: pose can then be learned from some 1,250 objects, where three angles take some
+8,000. The fine classes are each family in two proportions. Train, val and test share no object.
 """
 
 import dataclasses
@@ -77,8 +77,8 @@ def class_names(classes: Classes) -> list[str]:
 def draw_shape(split: int, objects: Tensor, classes: Classes) -> tuple[Tensor, Tensor]:
     """Return the labels of objects and the numbers that shape them.
 
-    The families take turns. The two fine classes of a family differ in its first two proportions: one is in the upper two
-    fifths of its range and the other in the lower two, or the reverse, so that no object lies between the classes.
+    The families take turns. The two fine classes of a family differ in its first two proportions: one is in the upper
+    two fifths of its range and the other in the lower two, or the reverse, so that no object lies between the classes.
 
     Args:
         split: 0, 1, 2 for train, val, test.

@@ -90,7 +90,9 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     assert {stage["options"]["evaluate.split"] for stage in stages} == {"val"}
     rows = {c["name"]: c for c in summary["configurations"]}
     who = [name for name, entrant in baselines.entrants(paired=True).items() if entrant.on in ("simclr", "vicreg")]
-    methods = [f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", no-recon", ", autoencode")]
+    methods = [
+        f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", no-recon", ", autoencode")
+    ]
     assert set(rows) == {*REFERENCES, *methods, *who}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
     chosen = [json.loads((tmp_path / f"baselines_{n}" / "choices.json").read_text()) for n in ("alone", "tuning")]

@@ -51,7 +51,7 @@ def test_grid_leaves_out_what_does_not_exist():
     [
         ({f"augment.{n}": uniform(0.0, 1.0) for n in range(12)}, 20, 4096),
         ({"recon.weight": uniform(0.99, 0.9915)}, 24, 16),  # in four digits there are no more
-        ({"recon.attention": choice("concat"), "augment.crop": uniform(0.0, 1.0).when("recon.attention", "none")}, 24, 1),
+        ({"recon.view": choice("clean"), "augment.crop": uniform(0.0, 1.0).when("recon.view", "none")}, 24, 1),
     ],
 )
 def test_grid_that_cannot_be_finer_is_had_at_once(space, count, points):
