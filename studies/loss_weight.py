@@ -19,7 +19,7 @@ from eqssl.study import Study, log_uniform, main
 STUDY = Study(
     name="loss_weight",
     question="How does the weight of the reconstruction loss trade invariance for equivariance?",
-    space={"recon.weight": log_uniform(1.0, 125.0)},
+    space={"recon.weight": log_uniform(0.1, 100.0)},
     configurations=4,
     seeds=2,
     sampler="grid",

@@ -9,7 +9,7 @@ from eqssl.study.definition import METRIC_NAMES, NEED_LABELS
 
 EQUIVARIANCE = ("r2_mean", "mlp_r2_mean", "equivariance", "hit1")
 MARGINS = dict.fromkeys(NEED_LABELS, ACCURACY_MARGIN) | {"inv/invariance": INVARIANCE_MARGIN}
-SHORT = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance"}
+SHORT = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance", "r2/pose": "pose R²"}
 Bounds = Mapping[str, Any]  # estimate, low, high; None for bounds that are not known
 
 
@@ -28,7 +28,8 @@ def sentence(answer: Mapping[str, Any]) -> str:
             signs: metric -> 1 if larger is better, else -1.
             labelled: whether an accuracy was measured.
             autoencodes: whether the configuration is an auto-encoder itself.
-            beyond_autoencode: bounds of the goal's difference from the auto-encoding control, or None.
+            beyond_autoencode: metric -> bounds of the difference from the auto-encoding control, the goal first; empty
+                where there is none.
     """
     if answer["configuration"] is None:
         digits = _digits(answer["best"].values())
@@ -36,7 +37,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
         return "; ".join([answer["reason"], *best]) + "."
     values = answer["differences"]
     against = answer["base"] is not None
-    digits = _digits([*values.values(), answer.get("beyond_autoencode")])
+    digits = _digits([*values.values(), *answer["beyond_autoencode"].values()])
     numbers = ", ".join(f"{_name(m)} {_number(b, digits, signed=against)}" for m, b in values.items())
     said = f"{answer['configuration']}: {numbers}"
     if not against:
@@ -68,23 +69,25 @@ def _outcome(answer: Mapping[str, Any]) -> str:
 
 
 def _beyond(answer: Mapping[str, Any], digits: int) -> str:
-    """Return how much of the goal is cross-attention's."""
+    """Return what cross-attention adds to auto-encoding at the same weight."""
     if answer["autoencodes"]:
         return "; this is auto-encoding, without cross-attention"
-    bounds, goal = answer["beyond_autoencode"], answer["goal"]
-    if bounds is None or bounds["low"] is None:
+    beyond, goal = dict(answer["beyond_autoencode"]), answer["goal"]
+    if goal not in beyond or any(bounds["low"] is None for bounds in beyond.values()):
         return ""
-    number, sign = _number(bounds, digits, signed=True), answer["signs"][goal]
-    low, high = sorted(sign * bounds[side] for side in ("low", "high"))
-    gained = min(sign * answer["differences"][goal][side] for side in ("low", "high")) > 0
-    of_it = "R²" if "r2" in goal else _name(goal)
+    numbers = {metric: _number(bounds, digits, signed=True) for metric, bounds in beyond.items()}
+    listed = {metric: f"{_name(metric)} {number}" for metric, number in numbers.items()}
+    sign = answer["signs"][goal]
+    low, high = sorted(sign * beyond[goal][side] for side in ("low", "high"))
     if low > 0:
-        return f"; {number} of the {of_it} is cross-attention's beyond auto-encoding"
-    if high < 0:
-        return f"; auto-encoding alone has a better {of_it} ({number} beyond it)"
-    if gained:
-        return f"; auto-encoding explains the gain ({of_it} {number} beyond it, not significantly different)"
-    return f"; {of_it} {number} beyond auto-encoding, not significantly different"
+        others = ", ".join(text for metric, text in listed.items() if metric != goal)
+        of_it = "R²" if "r2" in goal else _name(goal)
+        return f"; {numbers[goal]} of the {of_it} is cross-attention's beyond auto-encoding" + (
+            f" ({others})" if others else ""
+        )
+    gained = min(sign * answer["differences"][goal][side] for side in ("low", "high")) > 0
+    explained = ", so that auto-encoding explains the gain" if gained and high >= 0 else ""
+    return f"; beyond auto-encoding at the same weight: {', '.join(listed.values())}{explained}"
 
 
 def _name(metric: str) -> str:

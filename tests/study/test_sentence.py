@@ -46,7 +46,8 @@ def test_a_gain_without_a_loss_beyond_auto_encoding():
     found = said({"base": BASE, "autoencode": near(r2_mean=0.4), "weight 1": near(r2_mean=0.5, linear=0.803)})
     assert re.fullmatch(
         r"weight 1: R² mean \+\.200 ± \.00\d, accuracy \+\.003 ± \.00\d against base: equivariance gained, accuracy "
-        r"kept within \.01; \+\.100 ± \.00\d of the R² is cross-attention's beyond auto-encoding\.",
+        r"kept within \.01; \+\.100 ± \.00\d of the R² is cross-attention's beyond auto-encoding "
+        r"\(accuracy \+\.003 ± \.00\d\)\.",
         found,
     )
 
@@ -58,15 +59,25 @@ def test_a_gain_that_costs_accuracy():
 
 def test_no_gain():
     found = said({"base": BASE, "autoencode": near(r2_mean=0.302), "weight 1": near(r2_mean=0.301)}, std=0.02)
-    assert ": equivariance and accuracy not significantly different; R² " in found
-    assert found.endswith(" beyond auto-encoding, not significantly different.")
+    assert ": equivariance and accuracy not significantly different; beyond auto-encoding at the same weight: " in found
+    assert re.search(r": R² mean [+-]\.00 ± \.\d\d, accuracy [+-]\.00 ± \.\d\d\.$", found), found
 
 
 def test_auto_encoding_explains_the_gain_or_gains_more():
     found = said({"base": BASE, "autoencode": near(r2_mean=0.499), "weight 1": near(r2_mean=0.5)})
-    assert "equivariance gained" in found and "; auto-encoding explains the gain (R² +.001 ± " in found
-    more = said({"base": BASE, "autoencode": near(r2_mean=0.6), "weight 1": near(r2_mean=0.5)})
-    assert "; auto-encoding alone has a better R² (-.100 ± " in more
+    assert "equivariance gained" in found and found.endswith(", so that auto-encoding explains the gain.")
+    assert "; beyond auto-encoding at the same weight: R² mean +.001 ± " in found
+    more = said({"base": BASE, "autoencode": near(r2_mean=0.6, linear=0.7), "weight 1": near(r2_mean=0.5)})
+    assert re.search(r"at the same weight: R² mean -\.100? ± \.\d+, accuracy \+\.100? ± \.\d+\.$", more), more
+
+
+def test_pose_is_named_where_it_is_known():
+    rows = {name: {**BASE, "r2/pose": pose} for name, pose in (("base", 0.4), ("autoencode", 0.3), ("weight 1", 0.5))}
+    found = said(rows)
+    assert ", pose R² +.100 ± " in found and ", pose R² +.200 ± " in found
+
+
+def test_auto_encoding_is_called_by_its_name():
     itself = records({"base": BASE, "weight 1": near(r2_mean=0.5)})
     itself = [dataclasses.replace(r, params={"recon.attention": "autoencode"}) if r.number else r for r in itself]
     assert summarise(STUDY, itself, ABOUT)["sentence"].endswith("; this is auto-encoding, without cross-attention.")
@@ -140,6 +151,6 @@ def test_a_metric_in_degrees_that_should_be_small():
         "signs": {"pose_deg": -1},
         "labelled": True,
         "autoencodes": False,
-        "beyond_autoencode": None,
+        "beyond_autoencode": {},
     }
     assert sentence(answer) == "weight 1: pose_deg -12.30 ± 1.70 against base: pose_deg gained."
