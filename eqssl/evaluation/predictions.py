@@ -191,7 +191,7 @@ def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, 
     Returns:
         Metric -> unit identities int64 (U,), ascending; contributions float32 (U,), whose weighted mean is the metric;
         weights float32 (U,), the unit's number of examples. The metrics are those of all features among `knn`,
-        `linear`, `r2/<factor>`, `r2_mean`, `mlp_r2_mean`, `equivariance`, `invariance`, and `inv/invariance`.
+        `linear`, R2 and equivariance of every factor, their means, `invariance`, and `inv/invariance`.
     """
     per_example: dict[str, tuple[Tensor, Tensor]] = {}
     r2: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"r2": {}, "mlp_r2": {}}
@@ -202,10 +202,11 @@ def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, 
             continue
         if one.figure in r2 and varying(one.target).any():
             r2[one.figure][one.factor] = one.examples, _r2_influence(one)
-        elif one.factor in (LABEL, ALL) and one.figure in INFLUENCES:
-            per_example[prefix(part=one.part) + one.figure] = one.examples, INFLUENCES[one.figure](one)
-    per_example |= {f"r2/{factor}": value for factor, value in r2["r2"].items()}
+        elif one.figure in INFLUENCES:
+            name = one.figure if one.factor in (LABEL, ALL) else f"{one.figure}/{one.factor}"
+            per_example[prefix(part=one.part) + name] = one.examples, INFLUENCES[one.figure](one)
     for figure, of_factors in r2.items():
+        per_example |= {f"{figure}/{factor}": value for factor, value in of_factors.items()}
         if of_factors:
             examples = next(iter(of_factors.values()))[0]
             influences = [influence for _, influence in of_factors.values()]

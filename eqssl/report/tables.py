@@ -327,9 +327,7 @@ def caption(summary: dict[str, Any]) -> str:
     sample = ", and that of the sample of held-out images" if summary["images_sampled"] else ""
     said = {
         f"± 95 %, each configuration's own variance over seeds, moderated{sample}.": bool(found),
-        "Δ: paired difference from the best of the controls (base, no-recon, autoencode), metric by metric.": any(
-            c["gains"] for c in rows
-        ),
+        "Δ: paired difference from the best of its controls, metric by metric.": any(c["gains"] for c in rows),
         f"{MARK} differs from 0 with the comparisons of its table accounted for (Benjamini-Hochberg, 5 %).": any(
             of["significant"] for c in rows for of in c["gains"].values()
         ),
@@ -358,7 +356,7 @@ def _power_of(powers: list[float]) -> str:
     least, most = min(powers), max(powers)
     amount = f"{least:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
     weak = ": a yes could hardly have been found" if most < ENOUGH_POWER else ""
-    return f"Power, the probability of yes if nothing were lost: {amount}{weak}."
+    return f"Power, the probability of yes if nothing were lost and the gains were as estimated: {amount}{weak}."
 
 
 def _untrained(bases: dict[str, list[str]]) -> str:
@@ -375,7 +373,8 @@ def result_table(summary: dict[str, Any]) -> "RenderableType":
     joined = _joined(results, gains)
     shown = [joined] if _width(joined) <= WIDTH else [results, gains]
     shown = [table for table in (*shown, parts) if table.rows]
-    titles = [summary["question"], *(table.title for table in shown[1:])]
+    titles = [table.title for table in shown]
+    titles[:1] = [summary["question"]] * bool(shown)
     tables = [_rich(table, title) for table, title in zip(shown, titles, strict=True)]
     return Group(*tables, Text(caption(summary), style="italic"))
 

@@ -72,7 +72,8 @@ def confirm(study: Study, options: StudyOptions, chosen: dict[str, Any], **shown
     own = {f"{name}, {row}": shared | rows[row] for row in PLAIN if row in rows and shared.keys() - rows[row].keys()}
     compared = tuple(own_row if (own_row := f"{name}, {row}") in own else row for row in PLAIN)
     controls = {row: ("base",) for row in own} | {name: compared}
-    if (study.twins or AUTOENCODE in study.rows) and params.get(ATTENTION, options.run.recon.attention) != AUTOENCODE:
+    recon = replace(options.run, params).recon
+    if (study.twins or AUTOENCODE in study.rows) and recon.attention != AUTOENCODE and recon.weight > 0:
         twin = f"{name}, {AUTOENCODE}"
         own[twin] = params | {ATTENTION: AUTOENCODE}
         controls |= {name: (*compared, twin), twin: compared}

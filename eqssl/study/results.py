@@ -83,6 +83,8 @@ def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = N
         reason = f"no {noun} kept the {_word(guard)} within {_margin()} of base; "
         reason += f"{name} has the best {_word(goal)} of those whose {_word(guard)} is not significantly below the best"
         reason += "" if name == most_accurate else f", {most_accurate}'s"
+    if "base" in table.failed and guard != goal:
+        reason = f"no trial of base came to its end, so that the {_word(guard)} is not guarded; {reason}"
     if tied := _not_below(table, goal, name, allowed) - {name}:
         tied = sorted(tied, key=lambda other: -means[goal][other])
         more = f" and {len(tied) - TIED} more" if len(tied) > TIED else ""
@@ -258,6 +260,7 @@ def answer(study: Study, table: Table, chosen: Chosen | None) -> dict[str, Any]:
         "differences": differences,
         "signs": {metric: table.sign(metric) for metric in differences},
         "labelled": any(metric in NEED_LABELS for metric in metrics),
+        "missing": [control for control in table.controls(name) if control in table.failed],
         "autoencodes": table.is_autoencoding(name),
         "autoencode": autoencode,
         "beyond_autoencode": {metric: _difference(table, metric, name, autoencode, level) for metric in compared},
@@ -279,6 +282,8 @@ def _no_choice(study: Study, table: Table) -> dict[str, Any]:
             best[metric] = {"name": name} | _bounds(table.means(metric)[name])
     if not [name for name in table.names if name not in WITHOUT_ENCODER]:
         reason = "No trial came to its end"
+    elif study.space and table.searched_collapsed:
+        reason = "Every searched configuration that came to its end collapsed, so that none is chosen"
     elif study.space:
         reason = "No searched configuration came to its end, so that none is chosen"
     else:

@@ -7,7 +7,6 @@ from typing import Any
 from eqssl.evaluation.statistics import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import METRIC_NAMES, NEED_LABELS
 
-EQUIVARIANCE = ("r2_mean", "mlp_r2_mean", "equivariance", "hit1")
 MARGINS = dict.fromkeys(NEED_LABELS, ACCURACY_MARGIN) | {"inv/invariance": INVARIANCE_MARGIN}
 SHORT = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance", "r2/pose": "pose R²"}
 Bounds = Mapping[str, Any]  # estimate, low, high; None for bounds that are not known
@@ -27,6 +26,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
                 metric -> bounds of the metric itself where there is no base.
             signs: metric -> 1 if larger is better, else -1.
             labelled: whether an accuracy was measured.
+            missing: controls of which no trial came to its end.
             autoencodes: whether the configuration is an auto-encoder itself.
             beyond_autoencode: metric -> bounds of the difference from the auto-encoding control, the goal first; empty
                 where there is none.
@@ -53,7 +53,6 @@ def _outcome(answer: Mapping[str, Any]) -> str:
     """Return what was gained, kept and lost."""
     parts: dict[str, list[str]] = {}
     for metric, bounds in answer["differences"].items():
-        name = "equivariance" if metric in EQUIVARIANCE or "r2/" in metric else _name(metric)
         low, high = sorted(answer["signs"][metric] * bounds[side] for side in ("low", "high"))
         margin = 0.0 if metric == answer["goal"] else MARGINS.get(metric, 0.0)
         if low > 0:
@@ -64,14 +63,16 @@ def _outcome(answer: Mapping[str, Any]) -> str:
             change = "lost"
         else:
             change = "not significantly different"
-        parts.setdefault(change, []).append(name)
-    return ", ".join(f"{' and '.join(dict.fromkeys(names))} {change}" for change, names in parts.items())
+        parts.setdefault(change, []).append(_name(metric))
+    return ", ".join(f"{' and '.join(names)} {change}" for change, names in parts.items())
 
 
 def _beyond(answer: Mapping[str, Any], digits: int) -> str:
     """Return what cross-attention adds to auto-encoding at the same weight."""
     if answer["autoencodes"]:
         return "; this is auto-encoding, without cross-attention"
+    if answer["missing"]:
+        return f"; no trial of {' and '.join(answer['missing'])} came to its end, which it should be compared with"
     beyond, goal = dict(answer["beyond_autoencode"]), answer["goal"]
     if goal not in beyond or any(bounds["low"] is None for bounds in beyond.values()):
         return ""
@@ -79,14 +80,13 @@ def _beyond(answer: Mapping[str, Any], digits: int) -> str:
     listed = {metric: f"{_name(metric)} {number}" for metric, number in numbers.items()}
     sign = answer["signs"][goal]
     low, high = sorted(sign * beyond[goal][side] for side in ("low", "high"))
-    if low > 0:
-        others = ", ".join(text for metric, text in listed.items() if metric != goal)
-        of_it = "R²" if "r2" in goal else _name(goal)
-        return f"; {numbers[goal]} of the {of_it} is cross-attention's beyond auto-encoding" + (
-            f" ({others})" if others else ""
-        )
     gained = min(sign * answer["differences"][goal][side] for side in ("low", "high")) > 0
-    explained = ", so that auto-encoding explains the gain" if gained and high >= 0 else ""
+    if gained and low > 0:
+        others = ", ".join(text for metric, text in listed.items() if metric != goal)
+        found = f"; {numbers[goal]} of the {_name(goal)} is cross-attention's beyond auto-encoding"
+        return found + (f" ({others})" if others else "")
+    most = gained and high < sign * answer["differences"][goal]["estimate"] / 2
+    explained = f", so that auto-encoding explains most of the gain in {_name(goal)}" if most else ""
     return f"; beyond auto-encoding at the same weight: {', '.join(listed.values())}{explained}"
 
 

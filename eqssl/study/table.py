@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace as change
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from eqssl.study.record import TrialRecord
 # Without a split all features are the method's, and stand where others have their invariant part.
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"
 LOWER_IS_BETTER = ("geodesic_deg", "pose_deg", "/error", "loss", "ssl", "recon")
+OF_ATTENTION = (ATTENTION, "recon.query_gradient")  # options without meaning for auto-encoding
 BOUNDS = ("pixels", "random")  # rows that a trained method has to beat
 
 
@@ -46,6 +48,10 @@ class Table:
         objectives: metric -> maximize or minimize; of any other its name tells.
         load: what each held-out image adds to a trial's metrics, as `SamplingVariances` has it; None: intervals leave
             out that the held-out images are a sample.
+
+    Attributes:
+        failed: configurations of which no trial came to its end.
+        searched_collapsed: whether a searched configuration came to its end and collapsed.
     """
 
     def __init__(
@@ -56,8 +62,12 @@ class Table:
         load: Loader | None = None,
     ):
         self._own_controls, self._objectives = controls or {}, objectives or {}
+        records = list(records)
         complete = [record for record in records if record.status == "COMPLETE"]
+        self.failed = {r.configuration for r in records} - {r.configuration for r in complete}
         self._collapsed = {record.configuration for record in complete if record.collapsed}
+        self.searched_collapsed = any(record.collapsed and record.number is not None for record in complete)
+        self._params = {record.configuration: record.params for record in complete}
         self._with_parts = {record.configuration for record in complete if INVARIANCE in record.metrics}
         self._autoencoding = {r.configuration for r in complete if r.params.get(ATTENTION) == AUTOENCODE}
         self._records = [_with_invariance(record) for record in complete]
@@ -129,10 +139,17 @@ class Table:
         return own | set(CONTROLS)
 
     def autoencode_control(self, name: str) -> str | None:
-        """Return the control of a configuration that auto-encodes; None for references, controls and where none is."""
+        """Return the control that differs from a configuration in the attention alone; None where there is none.
+
+        One of another weight or other augmentations would credit the difference to cross-attention.
+        """
         if name in REFERENCES or name in self.every_control():
             return None
-        return next((c for c in self.controls(name) if self.is_autoencoding(c) and c in self.names), None)
+        twins = (c for c in self.controls(name) if self.is_autoencoding(c) and c in self.names)
+        return next((c for c in twins if self._but_attention(c) == self._but_attention(name)), None)
+
+    def _but_attention(self, name: str) -> dict[str, Any]:
+        return {option: value for option, value in self._params[name].items() if option not in OF_ATTENTION}
 
     def best_control(self, metric: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the best mean."""
@@ -277,13 +294,14 @@ class Table:
     def verdicts(self) -> dict[str, Verdict]:
         """Return configuration with a split -> whether it is more equivariant than its controls and loses nothing.
 
-        Controls and references are not judged. Empty where the evaluation was quick, the seeds are too few or the data
-        have no labels.
+        Controls and references are not judged, nor what lacks a control since that failed. Empty where the evaluation
+        was quick, the seeds are too few or the data have no labels.
         """
         metrics = {"r2_mean": "r2_mean", "equivariance": "equivariance"}
         metrics |= {"accuracy": self.accuracy(), "invariance": INVARIANCE}
         judged = [name for name in self.names if name in self._with_parts]
         judged = [name for name in judged if name not in REFERENCES and name not in self.every_control()]
+        judged = [name for name in judged if self.failed.isdisjoint(self.controls(name))]
         gains = {key: self.gains(metric) for key, metric in metrics.items()}
         return {
             name: verdict({key: of[name] for key, of in gains.items()})
@@ -306,7 +324,7 @@ class Table:
             rows = dict(zip(*self.values(metric), strict=True))
             sign = 1 if direction == "maximize" else -1
             columns.append(sign * np.array([rows[name] for name in names]).reshape(len(names), len(self.seeds)))
-            sampled.append(self._sampled(metric, [(name, None) for name in names]))
+            sampled.append(self._own_sampling(metric, names))
         none = np.zeros(len(names))
         sampling = np.stack([none if of is None else of for of in sampled], axis=1)
         try:
@@ -314,6 +332,18 @@ class Table:
         except ValueError:
             return {}
         return dict(zip(names, np.asarray(found).tolist(), strict=True))
+
+    def _own_sampling(self, metric: str, names: Sequence[str]) -> NDArray | None:
+        """Return the part of the variance by the sample of held-out images that configurations do not share, (C,).
+
+        All are scored on the same images, which are easy or hard for all of them: half of the variance of a difference
+        from the first configuration is what one has for itself.
+        """
+        if len(names) < 2:
+            return None
+        first, *others = names
+        halves = self._sampled(metric, [(name, first) for name in others])
+        return None if halves is None else np.array([np.median(halves), *halves]) / 2
 
     def detectable(self, metric: str) -> float | None:
         """Return the minimum detectable difference of a typical comparison; None where there are too few seeds.

@@ -10,7 +10,7 @@ from eqssl.study.options import StudyOptions
 from eqssl.study.race import stages_of, trials_of
 from eqssl.study.space import Configuration
 
-WEIGHT = "recon.weight"
+WEIGHT, QUERY_GRADIENT = "recon.weight", "recon.query_gradient"
 
 
 def with_twins(study: Study, options: StudyOptions) -> Study:
@@ -35,6 +35,7 @@ def with_twins(study: Study, options: StudyOptions) -> Study:
         controls[configuration.name] = plain
         if _reconstructs_from_another_view(configuration.overrides, options):
             overrides = configuration.overrides | {ATTENTION: AUTOENCODE}
+            overrides.pop(QUERY_GRADIENT, None)  # without meaning there: configurations that differ in it share a twin
             twin = names.setdefault(_key(overrides), _name(configuration))
             controls[configuration.name] = (*plain, twin)
             if twin not in {c.name for c in searched}:
@@ -62,12 +63,12 @@ def _reconstructs_from_another_view(overrides: dict[str, Any], options: StudyOpt
 
 
 def _key(overrides: dict[str, Any]) -> str:
-    return repr(sorted(overrides.items()))
+    return repr(sorted((option, value) for option, value in overrides.items() if option != QUERY_GRADIENT))
 
 
 def _name(configuration: Configuration) -> str:
     """Return the twin's name: without the attention, which is not the configuration's."""
     if configuration.name == f"no. {configuration.number}":
         return f"{configuration.name}, {AUTOENCODE}"
-    rest = {option: value for option, value in configuration.overrides.items() if option != ATTENTION}
+    rest = {o: value for o, value in configuration.overrides.items() if o not in (ATTENTION, QUERY_GRADIENT)}
     return f"{Configuration.suggested(rest, configuration.number).name}, {AUTOENCODE}" if rest else AUTOENCODE

@@ -127,7 +127,7 @@ def contributions_of_full(data, objects=None):
 def test_the_weighted_mean_of_the_contributions_is_the_metric(flat_images, objects):
     for data in (flat_images, objects):
         figures, contributions = contributions_of_full(data)
-        factors = {name for name in figures if name.startswith("r2/")}
+        factors = {name for name in figures if name.startswith(("r2/", "mlp_r2/", "equivariance/"))}
         assert contributions.keys() == (METRICS | factors) & figures.keys() and factors
         for metric, (units, values, weights) in contributions.items():
             assert float((values * weights).sum() / weights.sum()) == pytest.approx(figures[metric], abs=1e-5)

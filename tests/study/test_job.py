@@ -65,7 +65,7 @@ def test_a_head_started_in_the_checkout_needs_no_working_dir(head, stopped, stud
     assert before.items() <= {trial["trial_id"]: trial for trial in summary["trials"]}.items()
     names = {configuration["name"] for configuration in summary["configurations"]}
     assert {"constant", "pixels", "random", "supervised", "recon-only", "base", "no-recon"} < names
-    assert len(names) == len(summary["trials"]) == 8 + 2 * 4
+    assert len(names) == len(summary["trials"]) == 8 + 2 * 3
     assert (folder / "best_encoder" / "model.safetensors").is_file()
 
 
