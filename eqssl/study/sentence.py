@@ -64,7 +64,11 @@ def _outcome(answer: Mapping[str, Any]) -> str:
         else:
             change = "not significantly different"
         parts.setdefault(change, []).append(_name(metric))
-    return ", ".join(f"{' and '.join(names)} {change}" for change, names in parts.items())
+    return ", ".join(f"{_and(names)} {change}" for change, names in parts.items())
+
+
+def _and(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _beyond(answer: Mapping[str, Any], digits: int) -> str:
@@ -72,7 +76,7 @@ def _beyond(answer: Mapping[str, Any], digits: int) -> str:
     if answer["autoencodes"]:
         return "; this is auto-encoding, without cross-attention"
     if answer["missing"]:
-        return f"; no trial of {' and '.join(answer['missing'])} came to its end, which it should be compared with"
+        return f"; no trial of {_and(answer['missing'])} came to its end, which it should be compared with"
     beyond, goal = dict(answer["beyond_autoencode"]), answer["goal"]
     if goal not in beyond or any(bounds["low"] is None for bounds in beyond.values()):
         return ""
