@@ -1,0 +1,75 @@
+"""The tables and sentences of the README are those of the stored studies."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MEASURED = ROOT / "studies" / "measured"
+STUDIES = sorted(folder.name for folder in MEASURED.iterdir())
+COLUMNS = {
+    "linear": "linear",
+    "R² mean": "r2_mean",
+    "R² mean (MLP)": "mlp_r2_mean",
+    "pose R²": "r2/pose",
+    "pose R² (MLP)": "mlp_r2/pose",
+    "angle R²": "r2/angle_deg",
+    "dx R²": "r2/dx",
+    "equivariance": "equivariance",
+    "invariance (inv)": "inv/invariance",
+    "use of the other view": "recon/use_other",
+}
+HALF_A_DIGIT = 5.1e-4
+
+
+@cache
+def stored(study: str) -> dict:
+    return json.loads((MEASURED / study / "summary.json").read_text())
+
+
+def text_of(study: str) -> str:
+    """Return the README's text from the study's marker to the next heading."""
+    text = (ROOT / "README.md").read_text()
+    assert f"<!-- {study} -->" in text, f"README.md has no table of {study}"
+    return re.split(r"^#|^<!--", text.partition(f"<!-- {study} -->")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def rows_of(study: str) -> list[list[str]]:
+    """Return the rows of the study's first table, the heading first."""
+    (block, *_) = re.findall(r"(?:^\|.*\n)+", text_of(study), re.MULTILINE)
+    heading, _, *rows = block.splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in (heading, *rows)]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_number_of_a_table_is_the_stored_one(study):
+    heading, *rows = rows_of(study)
+    configurations = {c["name"]: c for c in stored(study)["configurations"]}
+    assert {row[0] for row in rows} == configurations.keys() - {"constant"}
+    for row in rows:
+        of = configurations[row[0]]
+        assert row[1] == str(len(of["seeds"]))
+        for title, cell in zip(heading[2:], row[2:], strict=True):
+            bounds = of["metrics"].get(COLUMNS[title])
+            if bounds is None:
+                assert cell == ""
+                continue
+            estimate, _, half = cell.partition(" ± ")
+            assert float(estimate) == pytest.approx(bounds["estimate"], abs=HALF_A_DIGIT)
+            if bounds["low"] is not None:
+                assert float(half) == pytest.approx((bounds["high"] - bounds["low"]) / 2, abs=HALF_A_DIGIT)
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_sentence_is_the_stored_one(study):
+    assert stored(study)["sentence"] in " ".join(text_of(study).split())
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_trial_is_stored_and_came_to_its_end(study):
+    trials = stored(study)["trials"]
+    assert {trial["status"] for trial in trials} == {"COMPLETE"}
+    assert len({trial["trial_id"] for trial in trials}) == len(trials) > 20
