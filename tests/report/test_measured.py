@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "studies" / "measured"
-STUDIES = sorted(folder.name for folder in MEASURED.iterdir())
+STUDIES = sorted(folder.name for folder in MEASURED.iterdir() if folder.is_dir())
 COLUMNS = {
     "linear": "linear",
     "R² mean": "r2_mean",
