@@ -69,9 +69,9 @@ def pooled_query(own: Tensor, other: Tensor, places: Tensor, query_gradient: flo
     """Return what every place of the target reads from the other view, asked with one vector of the target.
 
     softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the places,
-    w = `POSITION_WEIGHT` and ln normalises each token. One vector can say how the target differs (its pose, its crop)
-    but not what it looks like: the content has to come from the other view. The formula of arXiv 2412.03314 is unknown;
-    this one was chosen among parameter-free ones by measurements, see README.
+    w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees tokens of the other view alone, and the target
+    gives one vector in place of T x T weights, which can encode an image by themselves. The formula of arXiv 2412.03314
+    is unknown; this one was chosen among parameter-free ones by measurements, see README.
 
     Args:
         own: equivariant tokens of the view that is the target, (B, T, D).

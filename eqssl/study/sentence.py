@@ -89,8 +89,11 @@ def _beyond(answer: Mapping[str, Any], digits: int) -> str:
         others = ", ".join(text for metric, text in listed.items() if metric != goal)
         found = f"; {numbers[goal]} of the {_name(goal)} is cross-attention's beyond auto-encoding"
         return found + (f" ({others})" if others else "")
-    most = gained and high < sign * answer["differences"][goal]["estimate"] / 2
-    explained = f", so that auto-encoding explains most of the gain in {_name(goal)}" if most else ""
+    explained = ""
+    if gained and high < 0:
+        explained = f", so that auto-encoding gains more {_name(goal)}"
+    elif gained and high < sign * answer["differences"][goal]["estimate"] / 2:
+        explained = f", so that auto-encoding explains most of the gain in {_name(goal)}"
     return f"; beyond auto-encoding at the same weight: {', '.join(listed.values())}{explained}"
 
 

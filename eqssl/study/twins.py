@@ -28,7 +28,7 @@ def with_twins(study: Study, options: StudyOptions) -> Study:
         return study
     rows = {name: overrides for name, overrides in study.rows.items() if name != AUTOENCODE}
     plain = tuple(name for name in CONTROLS if name != AUTOENCODE)
-    searched = list(_searched(study, options))
+    searched = sorted(_searched(study, options), key=_order)  # a design shuffles its points
     names = {_key(c.overrides): c.name for c in searched if c.overrides.get(ATTENTION) == AUTOENCODE}
     controls: dict[str, tuple[str, ...]] = {}
     for configuration in searched:
@@ -60,6 +60,10 @@ def _searched(study: Study, options: StudyOptions) -> Iterator[Configuration]:
 def _reconstructs_from_another_view(overrides: dict[str, Any], options: StudyOptions) -> bool:
     attention = overrides.get(ATTENTION, get(options.run, ATTENTION))
     return attention != AUTOENCODE and overrides.get(WEIGHT, get(options.run, WEIGHT)) > 0
+
+
+def _order(configuration: Configuration) -> list[tuple[str, Any]]:
+    return [(str(type(value)), value) for value in configuration.overrides.values()]
 
 
 def _key(overrides: dict[str, Any]) -> str:
