@@ -25,6 +25,7 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("job")
     options = [
         "python", "studies/loss_weight.py", "--smoke", "--seeds", "1", "--output", str(folder / "results"),
+        "--train.epochs", "24",  # so that the job still trains when the command that stops it gets there
         "--tracking-uri", f"sqlite:///{folder}/mlflow.db", "--data.cache", str(folder / "cache"),
     ]  # fmt: skip
     return options, folder / "results" / "loss_weight_smoke"
