@@ -147,7 +147,15 @@ def check_space(space: Space, base: RunConfig) -> None:
             raise ValueError(f"{option} exists only for some values of {values.only[0]}, which must come before it")
         earlier.add(option)
         for value in values.edges():
-            replace(base, {option: value})
+            replace(base, _where(space, option) | {option: value})
+
+
+def _where(space: Space, option: str) -> dict[str, Any]:
+    """Return values of earlier options beside which an option exists."""
+    if not (only := space[option].only):
+        return {}
+    earlier, values = only
+    return _where(space, earlier) | {earlier: values[0]}
 
 
 @dataclass(frozen=True)

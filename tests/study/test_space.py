@@ -68,3 +68,10 @@ def test_work_counts_epochs_and_one_evaluation():
     assert Trial(Configuration("random", {"train.epochs": 0}), 0).work(base) == 1
     assert Trial(Configuration("pixels", None), 0).work(base) == 1
     assert Trial(Configuration("base", {}), 0).work(base) == base.train.epochs + 1
+
+
+def test_a_value_is_checked_beside_what_it_exists_for():
+    only = choice("map", "vector").when("recon.attention", "concat")  # pooled-query, the default, has no vector
+    check_space({"recon.attention": choice("pooled-query", "concat"), "recon.tokens": only}, RunConfig())
+    with pytest.raises(ValueError, match="--recon.tokens is 'vector'"):
+        check_space({"recon.tokens": choice("map", "vector")}, RunConfig())
