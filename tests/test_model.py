@@ -14,7 +14,7 @@ from tests.test_training import configuration, toy
 @pytest.mark.slow
 def test_a_compiled_encoder_trains_alike_and_is_compiled_once_for_all_trials():
     """Tune runs every trial in a thread of its own."""
-    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 2}
+    values = {"train.precision": "fp32", "method.name": "byol", "train.epochs": 2, "recon.attention": "target-queries"}
     plain = train(configuration(**values), dataset=toy())
     compiled_tokens.cache_clear()  # what earlier tests have compiled
     torch._dynamo.reset()

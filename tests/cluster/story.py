@@ -45,6 +45,7 @@ if __name__ == "__main__":
 """
 OPTIONS = {
     "data.objects": 100,
+    "data.image-size": 64,
     "train.batch-size": 32,
     "train.epochs": EPOCHS,
     "train.precision": "fp32",
