@@ -121,7 +121,7 @@ class Views:
         return {name: values.shape[1] for name, values in theta.items()}
 
     def factor_sizes(self) -> dict[str, int] | None:
-        """Return factor -> number of components of what is known of either view of an object; None for image pairs."""
+        """Return factor -> number of components of the known factors of one view; None for pairs of one image."""
         if not self.dataset.paired:
             return None
         known = absolute_factors(self.dataset.train, torch.arange(2))

@@ -49,22 +49,20 @@ def load(config: DataConfig) -> Dataset:
     pose, classes = config.pose or "turntable", config.classes or "fine"
     key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{config.views_per_object}-{size}px"
     folder = Path(config.cache).expanduser() / key
-    make_once(folder, lambda: _render(config, size, folder))
+    make_once(folder, lambda: _render(config, size, pose, classes, folder))
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
     # Processors differ in the last bit of a pixel: what was asked for is the identity, not what came out.
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return dataclasses.replace(dataset, name="solids", digest=digest)
 
 
-def _render(config: DataConfig, size: int, folder: Path) -> None:
+def _render(config: DataConfig, size: int, pose: Pose, classes: Classes, folder: Path) -> None:
     eval_objects = math.ceil(config.objects / 2)
     counts = {"train": config.objects, "val": eval_objects, "test": eval_objects}
-    kind = config.pose or "turntable", config.classes or "fine"
-    rows = {
-        split: _rows(i, list(counts.values()), config.views_per_object, size, *kind) for i, split in enumerate(counts)
-    }
+    shared = list(counts.values()), config.views_per_object, size, pose, classes
+    rows = {split: _rows(i, *shared) for i, split in enumerate(counts)}
     with atomic(folder) as temporary:
-        write_splits(temporary, rows, image_schema(class_names(kind[1]), FACTORS))
+        write_splits(temporary, rows, image_schema(class_names(classes), FACTORS))
 
 
 def class_names(classes: Classes) -> list[str]:

@@ -64,7 +64,7 @@ def fit_whitening(features: Tensor) -> Projection:
 
 @dataclass(frozen=True)
 class EquivariancePredictor:
-    """A ridge from [z1, theta, z1 x theta] to z2, or to what is made of it.
+    """A ridge from [z1, theta, z1 x theta] to z2, or to its whitened components.
 
     Args:
         reduce: z1 to its principal components.

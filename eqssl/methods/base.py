@@ -21,7 +21,7 @@ class Sizes:
         tokens: T.
         num_classes: 0 without labels.
         theta: factor -> number of components of the transformation from the first view to the second.
-        factors: factor -> number of components of what is known of either view of an object; None without.
+        factors: factor -> number of components of the known factors of one view of an object; None without.
     """
 
     inv: int
@@ -46,7 +46,7 @@ class Pair:
             None unless the method says that it sees it.
         mask: bool (2 B, T), the patches that the student did not see; None unless the method masks.
         labels: int64 (B,) or None.
-        factors: factor -> float32 (2 B, k), known of either view; None unless the method requires them.
+        factors: factor -> float32 (2 B, k), the known factors of each view; None unless the method requires them.
     """
 
     inv: Tensor

@@ -50,7 +50,7 @@ def sentence(answer: Mapping[str, Any]) -> str:
 
 
 def _outcome(answer: Mapping[str, Any]) -> str:
-    """Return what was gained, kept and lost."""
+    """Return which metrics are gained, kept and lost."""
     parts: dict[str, list[str]] = {}
     for metric, bounds in answer["differences"].items():
         low, high = sorted(answer["signs"][metric] * bounds[side] for side in ("low", "high"))
