@@ -1,33 +1,54 @@
 """Equivariant self-supervised learning by reconstruction, and studies of it that can be trusted (arXiv 2412.03314)."""
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Imported on first use: torch alone takes seconds, and `--help` needs none of it.
-_LAZY = {
-    "RunConfig": "eqssl.config",
-    "DataConfig": "eqssl.config",
-    "EvaluateConfig": "eqssl.config",
-    "train": "eqssl.training",
-    "evaluate": "eqssl.evaluation.protocol",
-    "load": "eqssl.data",
-    "register_source": "eqssl.data",
-    "register_encoder": "eqssl.backbones",
-    "register_method": "eqssl.methods",
-    "export_encoder": "eqssl.export",
-    "load_encoder": "eqssl.export",
-    "run_study": "eqssl.study",
-    "Study": "eqssl.study",
-    "StudyOptions": "eqssl.study",
-    "choice": "eqssl.study",
-    "uniform": "eqssl.study",
-    "log_uniform": "eqssl.study",
+if TYPE_CHECKING:
+    from eqssl.config import AugmentConfig as AugmentConfig
+    from eqssl.config import DataConfig as DataConfig
+    from eqssl.config import EncoderConfig as EncoderConfig
+    from eqssl.config import EvaluateConfig as EvaluateConfig
+    from eqssl.config import MethodConfig as MethodConfig
+    from eqssl.config import ReconConfig as ReconConfig
+    from eqssl.config import RunConfig as RunConfig
+    from eqssl.config import TrainConfig as TrainConfig
+    from eqssl.data import load_data as load_data
+    from eqssl.data import register_source as register_source
+    from eqssl.evaluation.protocol import evaluate as evaluate
+    from eqssl.methods import register_method as register_method
+    from eqssl.models.backbones import register_encoder as register_encoder
+    from eqssl.models.export import export_encoder as export_encoder
+    from eqssl.models.export import load_encoder as load_encoder
+    from eqssl.study import Study as Study
+    from eqssl.study import StudyOptions as StudyOptions
+    from eqssl.study import choice as choice
+    from eqssl.study import log_uniform as log_uniform
+    from eqssl.study import run_study as run_study
+    from eqssl.study import uniform as uniform
+    from eqssl.training.loop import train as train
+
+_CONFIGS = ("Augment", "Data", "Encoder", "Evaluate", "Method", "Recon", "Run", "Train")
+_MODULES = {  # imported on first use: torch alone takes seconds, and `--help` needs none of it
+    "eqssl.config": [f"{name}Config" for name in _CONFIGS],
+    "eqssl.data": ["load_data", "register_source"],
+    "eqssl.evaluation.protocol": ["evaluate"],
+    "eqssl.methods": ["register_method"],
+    "eqssl.models.backbones": ["register_encoder"],
+    "eqssl.models.export": ["export_encoder", "load_encoder"],
+    "eqssl.study": ["Study", "StudyOptions", "choice", "log_uniform", "run_study", "uniform"],
+    "eqssl.training.loop": ["train"],
 }
-__all__ = [*_LAZY, "__version__"]
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = [*_MODULE_OF, "__version__"]
 
 
-def __getattr__(name: str):
-    if name not in _LAZY:
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'eqssl' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,10 +22,10 @@ import numpy as np
 from eqssl.config import RunConfig, digest, get, identity
 from eqssl.files import on_disk, read
 from eqssl.report.figures import image_grid
+from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.listener import Listener
-from eqssl.study.record import TrialRecord
-from eqssl.study.space import Trial
-from eqssl.study.trial import ENDED, EPOCHS
+from eqssl.study.search.space import Trial
+from eqssl.study.store.records import TrialRecord
 
 logger = logging.getLogger(__name__)
 

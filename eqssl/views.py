@@ -14,8 +14,8 @@ from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
 from eqssl.devices import pinned, to_device
 from eqssl.methods import find_method
+from eqssl.models.reconstruction import STOPS
 from eqssl.random import counter_uniform
-from eqssl.reconstruction import STOPS
 
 PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the augmentations' own
 

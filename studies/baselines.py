@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs
 
 from eqssl.config import BASE_METHODS, RunConfig, TrainConfig, replace
 from eqssl.study import Entrant, Study, StudyOptions, choice, main, on_test, relative_times, run_study, tune
-from eqssl.study.tuning import check_options, rows_on_test
+from eqssl.study.comparison import check_options, rows_on_test
 
 ALL = tuple(BASE_METHODS)
 PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
@@ -39,8 +39,8 @@ def methods_of(study: Study, options: StudyOptions) -> list[str]:
     asked = ALL if "method.name" in study.space else given
     if wrong := [name for name in asked if name not in ALL]:
         raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(ALL)}, without it all of them")
-    from eqssl.backbones import masks_patches  # imports torch, which the other studies do not wait for
     from eqssl.methods import find_method
+    from eqssl.models.backbones import masks_patches  # imports torch, which the other studies do not wait for
 
     plain = [m for m in ALL if find_method(m).draw_masks is None]
     hiding = [m for m in asked if m not in plain]

@@ -24,7 +24,7 @@ from eqssl.files import (
     remove,
     write_atomically,
 )
-from eqssl.study.signals import Interrupted, StopSignals
+from eqssl.study.execution.signals import Interrupted, StopSignals
 from tests.storage import free_port, s3_at, s3_server
 
 

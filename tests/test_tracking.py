@@ -6,9 +6,9 @@ import pytest
 from mlflow import MlflowClient
 
 from eqssl.config import RunConfig, replace
-from eqssl.study.record import TrialRecord, write_json
-from eqssl.study.space import Configuration, Trial
-from eqssl.study.trial import ENDED, EPOCHS
+from eqssl.study.execution.trial import ENDED, EPOCHS
+from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.store.records import TrialRecord, write_json
 from eqssl.tracking import StudyTracker, connect, track_run
 
 BASE = RunConfig()

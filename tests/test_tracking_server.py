@@ -15,8 +15,8 @@ from PIL import Image
 from scipy import ndimage
 
 from eqssl.config import AUGMENTATIONS, RunConfig, replace
-from eqssl.study.record import TrialRecord
-from eqssl.study.space import Configuration, Trial
+from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.store.records import TrialRecord
 from eqssl.tracking import StudyTracker
 from tests.mlflow_server import mlflow_server
 from tests.storage import Proxy

@@ -5,7 +5,7 @@ import torch
 from eqssl.config import EncoderConfig, MethodConfig, ReconAttention, ReconConfig, ReconView, RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.methods import find_method
-from eqssl.model import Model
+from eqssl.models.model import Model
 from eqssl.views import Batch, Views
 
 BATCH = 8

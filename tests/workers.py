@@ -11,9 +11,9 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from eqssl.context import Alone
+from eqssl.training.context import Alone
 
-multiprocessing.set_forkserver_preload(["eqssl.training", "timm"])  # what all import, once for all of them
+multiprocessing.set_forkserver_preload(["eqssl.training.loop", "timm"])  # what all import, once for all of them
 
 
 class Worker(Alone):

@@ -20,7 +20,7 @@ from eqssl.bench.options import Options
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave
 from eqssl.config import DataConfig
-from eqssl.data import load
+from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages, in_threads
 from eqssl.data.write import image_schema, write_splits
 
@@ -43,7 +43,7 @@ def measure(options: Options) -> list[Row]:
 
 def _rendered(count: int, size: int, folder: str) -> np.ndarray:
     """Return solids, uint8 (N, S, S, 3)."""
-    rendered = load(DataConfig(objects=count // 2, views_per_object=2, image_size=size, cache=folder))
+    rendered = load_data(DataConfig(objects=count // 2, views_per_object=2, image_size=size, cache=folder))
     return rendered.train.images.take(torch.arange(count)).permute(0, 2, 3, 1).numpy()
 
 
@@ -78,7 +78,7 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
     seconds = interleave(
         {
             bare: lambda: each_batch(decode),
-            "Parquet into memory": lambda: load(config),
+            "Parquet into memory": lambda: load_data(config),
             "Parquet image by image": lambda: each_batch(store.take),
             from_folder: partial(list, loader),
         },

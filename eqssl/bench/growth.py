@@ -14,8 +14,8 @@ from eqssl.bench.subject import start
 from eqssl.bench.table import Row
 from eqssl.bench.timing import exponent, interleave
 from eqssl.study import Study
-from eqssl.study.record import TrialRecord
 from eqssl.study.results import summarise
+from eqssl.study.store.records import TrialRecord
 
 VARIED = {"image_size": "growth_sizes", "batch_size": "growth_batches"}
 FIGURES = ("linear", "r2_mean", "equivariance", *(f"r2/{factor}" for factor in range(20)))

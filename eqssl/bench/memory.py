@@ -40,7 +40,7 @@ def peak(subject: str, options: Options) -> tuple[float, float]:
     """
     from eqssl.bench.plain import loop
     from eqssl.bench.subject import start
-    from eqssl.memory import keep_freed
+    from eqssl.training.memory import keep_freed
 
     if subject in OURS:
         keep_freed()  # which takes memory, and which a loop written by hand does not have

@@ -7,7 +7,7 @@ from eqssl.bench.subject import fixed_batch, start, step
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave
 from eqssl.methods import find_method
-from eqssl.optim import make_optimizer
+from eqssl.training.optim import make_optimizer
 
 AT_MOST = 1.1
 NO_LIGHTLY = "skipped: lightly is not installed (pip install eqssl[test])"

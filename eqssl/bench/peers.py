@@ -14,7 +14,7 @@ from lightly.models.modules import heads
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
 
-from eqssl.encoder import Encoder
+from eqssl.models.encoder import Encoder
 
 MakeHead = Callable[[], nn.Module]
 

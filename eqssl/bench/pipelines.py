@@ -18,7 +18,7 @@ from eqssl.bench.plain import Loop, loop, peer_names, quickest
 from eqssl.bench.subject import encoder_pass, start
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave, timed
-from eqssl.training import Run
+from eqssl.training.loop import Run
 
 # Of the views a second of one thread; the plain loop's are torchvision's v2.
 FASTER_THAN = {"lightly": 3.0, "plain loop": 1.8}

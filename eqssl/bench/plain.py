@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from eqssl.bench.options import Options
 from eqssl.bench.timing import interleave
-from eqssl.encoder import Encoder
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
-from eqssl.model import compiled_tokens
-from eqssl.optim import make_optimizer
-from eqssl.training import Run
+from eqssl.models.encoder import Encoder
+from eqssl.models.model import compiled_tokens
+from eqssl.training.loop import Run
+from eqssl.training.optim import make_optimizer
 
 WIDTH, EMBEDDING, TEMPERATURE = 512, 128, 0.2
 

@@ -13,7 +13,7 @@ from eqssl.bench.options import Options
 from eqssl.bench.subject import start
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import interleave
-from eqssl.memory import keep_freed
+from eqssl.training.memory import keep_freed
 
 WORKERS = 2
 STEPS = 2
@@ -82,7 +82,7 @@ def _train(options: Options, encoder: str, folder: Path, rank: int, world_size: 
     import torch
     import torch.distributed as dist
 
-    from eqssl.context import Alone
+    from eqssl.training.context import Alone
 
     keep_freed()
     torch.set_num_threads(1)

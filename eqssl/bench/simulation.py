@@ -2,7 +2,7 @@
 
 A model of the arithmetic, not of Ray: trials take turns on as many places as the cluster has, each is a start, its
 epochs and its evaluations, and a node that is lost costs what was not saved and the time until another goes on. Every
-figure it needs is one that was measured: by `python -m eqssl.bench`, by a study's forecast, by the table of faults.
+figure it needs is one that was measured: by `eqssl bench`, by a study's forecast, by the table of faults.
 """
 
 import heapq

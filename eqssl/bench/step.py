@@ -10,7 +10,7 @@ from eqssl.bench.options import Options
 from eqssl.bench.subject import encoder_pass, even_run, random_dataset
 from eqssl.bench.table import Row, row
 from eqssl.bench.timing import Stopwatch, interleave
-from eqssl.training import Run
+from eqssl.training.loop import Run
 
 # Device, encoder and image size that aims are stated for -> step efficiency without and with reconstruction, both at
 # least, and the step with it over the one without, at most.

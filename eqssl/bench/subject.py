@@ -3,10 +3,10 @@
 import torch
 
 from eqssl.config import RunConfig
-from eqssl.context import Alone, Context
 from eqssl.data.dataset import Dataset, MemoryImages, Split
-from eqssl.model import Model
-from eqssl.training import Run
+from eqssl.models.model import Model
+from eqssl.training.context import Alone, Context
+from eqssl.training.loop import Run
 from eqssl.views import Batch
 
 CLASSES = 10

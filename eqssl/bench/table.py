@@ -88,8 +88,8 @@ def machine(precision: str) -> dict[str, Any]:
     """
     import torch
 
-    from eqssl.context import Alone
     from eqssl.devices import multiplies_bf16
+    from eqssl.training.context import Alone
 
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():

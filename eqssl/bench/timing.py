@@ -63,7 +63,7 @@ class Stopwatch:
         return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=images))
 
     def follow(self, run: Any) -> None:
-        """Take the times of an `eqssl.training.Run`: what ends at each moment is named there.
+        """Take the times of an `eqssl.training.loop.Run`: what ends at each moment is named there.
 
         The backward pass runs through reconstruction, method and encoder, in this order: the latest first.
         """

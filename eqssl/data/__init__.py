@@ -11,7 +11,7 @@ from eqssl.config import DataConfig
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset, Source
 
-__all__ = ["load", "register_source"]
+__all__ = ["load_data", "register_source"]
 
 logger = logging.getLogger(__name__)
 
@@ -20,10 +20,10 @@ SPLITS = ("train", "val", "test")
 NAMED = 5  # objects or classes in a message; more are counted
 # Modules rather than functions, so that a source costs its imports only where it is used.
 SOURCES: dict[str, "str | Source"] = {
-    "solids": "eqssl.data.solids",
+    "solids": "eqssl.data.synthetic.solids",
     "3diebench": "eqssl.data.threediebench",
     "parquet": "eqssl.data.parquet",
-    **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.convert"),
+    **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.folders"),
 }
 
 
@@ -32,12 +32,12 @@ def register_source(name: str, loader: "Source") -> None:
 
     Args:
         name: the name; an existing one is replaced.
-        loader: takes the DataConfig and returns the Dataset. image_size, train_images and pairs are seen to by `load`.
+        loader: takes the DataConfig and returns the Dataset; `load_data` applies image_size, train_images and pairs.
     """
     SOURCES[name] = loader
 
 
-def load(config: DataConfig) -> "Dataset":
+def load_data(config: DataConfig) -> "Dataset":
     """Return the images of a source, the same in every process for the same configuration.
 
     Args:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.rotation import quaternion_to_matrix
+from eqssl.data.synthetic.rotation import quaternion_to_matrix
 from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator

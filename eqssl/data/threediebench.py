@@ -25,8 +25,8 @@ from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.decoding import BadImages
 from eqssl.data.pairs import altered_by
-from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.stores import channel_statistics, decode, select, stack, workers
+from eqssl.data.synthetic.rotation import euler_to_quaternion
 from eqssl.data.write import atomic, make_once
 
 DEFAULT_SIZE = 256  # of the published images, px

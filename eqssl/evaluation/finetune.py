@@ -16,8 +16,8 @@ from eqssl.evaluation.linear import linear_predict
 from eqssl.evaluation.pairs import subset
 from eqssl.evaluation.predictions import Prediction, class_prediction, figures_of
 from eqssl.evaluation.transforms import SEED
-from eqssl.optim import learning_rate, make_optimizer
 from eqssl.random import permutation
+from eqssl.training.optim import learning_rate, make_optimizer
 
 SHARES = {"finetune_1pct": 0.01, "finetune_10pct": 0.1}  # of the training labels
 RECIPE = TrainConfig(epochs=30, batch_size=64, lr=1e-2, weight_decay=1e-4, warmup_epochs=1)

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.augment import luma
-from eqssl.encoder import Encoder
+from eqssl.models.encoder import Encoder
 
 
 class Transferred(nn.Module):

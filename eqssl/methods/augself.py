@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.augment import MAX_PROBABILITY
-from eqssl.distributed import mean_over_workers
 from eqssl.methods.base import Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
+from eqssl.training.distributed import mean_over_workers
 
 
 class AugSelf(Auxiliary):

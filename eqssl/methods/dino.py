@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqssl.distributed import mean_over_workers
 from eqssl.methods.base import Method, Pair, Sizes
-from eqssl.teacher import Teacher
+from eqssl.models.teacher import Teacher
+from eqssl.training.distributed import mean_over_workers
 
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
 WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqssl.distributed import mean_over_workers
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
+from eqssl.training.distributed import mean_over_workers
 
 
 class IBOT(DINO):

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
-from eqssl.teacher import Teacher
+from eqssl.models.teacher import Teacher
+from eqssl.training.distributed import gather
 
 
 class MoCoV3(Method):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from eqssl.distributed import mean_over_workers
 from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.training.distributed import mean_over_workers
 
 
 class Supervised(Method):

@@ -5,9 +5,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from eqssl.distributed import mean_over_workers
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.training.distributed import mean_over_workers
 
 
 class SimSiam(Method):

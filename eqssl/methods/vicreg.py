@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.training.distributed import gather
 
 
 class VICReg(Method):

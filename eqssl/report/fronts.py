@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eqssl.evaluation.statistics import on_front
 from eqssl.report.figures import COLOURS, style
+from eqssl.stats import on_front
 from eqssl.study.definition import METRIC_NAMES, REFERENCE_ROWS, WITHOUT_ENCODER
 
 if TYPE_CHECKING:

@@ -7,12 +7,12 @@ from typing import Any
 
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, read
-from eqssl.study import ledger
 from eqssl.study.definition import WITHOUT_ENCODER, Study
-from eqssl.study.record import Record, TrialRecord, finite
+from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.results import summarise
-from eqssl.study.space import Choice, Range
-from eqssl.study.trial import PREDICTIONS
+from eqssl.study.search.space import Choice, Range
+from eqssl.study.store import ledger
+from eqssl.study.store.records import Record, TrialRecord, finite
 
 
 def current_summary(folder: Path) -> dict[str, Any]:

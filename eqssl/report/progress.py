@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eqssl.report.figures import COLOURS, style
-from eqssl.study.ranking import hypervolume
+from eqssl.study.search.ranking import hypervolume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

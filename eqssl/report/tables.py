@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eqssl.evaluation.statistics import ACCURACY_MARGIN, INVARIANCE_MARGIN
+from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import CONTROLS, METRIC_NAMES, NEED_LABELS
 
 if TYPE_CHECKING:

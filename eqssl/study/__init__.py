@@ -1,12 +1,12 @@
 """Studies: one question each, over a space of options, with several seeds a configuration."""
 
-from eqssl.study.command import main, run_study
+from eqssl.study.comparison import Entrant, Setting, tune
 from eqssl.study.confirm import on_test, run_confirmed
 from eqssl.study.definition import REFERENCE_ROWS, Study
+from eqssl.study.execution.pace import relative_times
+from eqssl.study.flow import main, run_study
 from eqssl.study.options import StudyOptions
-from eqssl.study.pace import relative_times
-from eqssl.study.space import choice, log_uniform, uniform
-from eqssl.study.tuning import Entrant, Setting, tune
+from eqssl.study.search.space import choice, log_uniform, uniform
 
 __all__ = [
     "REFERENCE_ROWS",

@@ -6,11 +6,11 @@ from typing import Any
 
 from eqssl.config import replace
 from eqssl.files import as_path, read
-from eqssl.study.command import run_study
 from eqssl.study.definition import ATTENTION, AUTOENCODE, CONTROLS, Study
+from eqssl.study.execution.preflight import check_output
+from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions
-from eqssl.study.preflight import check_output
-from eqssl.study.record import check_same
+from eqssl.study.store.records import check_same
 
 FRESH = 1000  # added to the seed, so that no seed of the search comes again
 PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eqssl.evaluation.statistics import sampling_variance
-from eqssl.study.record import CONTRIBUTIONS
+from eqssl.stats import sampling_variance
+from eqssl.study.store.records import CONTRIBUTIONS
 
 logger = logging.getLogger(__name__)
 

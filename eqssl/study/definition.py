@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from eqssl.config import RunConfig
-from eqssl.study.space import Configuration, Space
+from eqssl.study.search.space import Configuration, Space
 
 # Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
 REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {

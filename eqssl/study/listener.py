@@ -2,10 +2,10 @@
 
 from typing import TYPE_CHECKING
 
-from eqssl.study.space import Trial
+from eqssl.study.search.space import Trial
 
 if TYPE_CHECKING:
-    from eqssl.study.record import TrialRecord
+    from eqssl.study.store.records import TrialRecord
 
 
 class Listener:

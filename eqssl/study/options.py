@@ -11,7 +11,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 
 from eqssl.config import RunConfig, get, replace
 from eqssl.study.definition import Sampler, Stopping, Study
-from eqssl.study.space import fix
+from eqssl.study.search.space import fix
 
 
 def _read_workers(text: str) -> int | tuple[int, int]:

@@ -7,8 +7,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from eqssl.config import RunConfig
 from eqssl.study.listener import Listener
-from eqssl.study.record import TrialRecord
-from eqssl.study.space import Trial
+from eqssl.study.search.space import Trial
+from eqssl.study.store.records import TrialRecord
 
 
 class StudyProgress(Listener):

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from eqssl.evaluation.statistics import ACCURACY_MARGIN, Estimate, Interval
 from eqssl.files import copy_folder, write_atomically
+from eqssl.stats import ACCURACY_MARGIN, Estimate, Interval
 from eqssl.study.contributions import contributions_of
 from eqssl.study.definition import METRIC_NAMES, NEED_LABELS, REFERENCES, WITHOUT_ENCODER, Study
-from eqssl.study.environment import environment
-from eqssl.study.record import TrialRecord, write_json
+from eqssl.study.execution.environment import environment
 from eqssl.study.sentence import sentence
+from eqssl.study.store.records import TrialRecord, write_json
 from eqssl.study.table import INVARIANCE, Table, significant
 
 # Metrics that say nothing about an encoder.

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from eqssl.evaluation.statistics import ACCURACY_MARGIN, INVARIANCE_MARGIN
+from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import METRIC_NAMES, NEED_LABELS
 
 MARGINS = dict.fromkeys(NEED_LABELS, ACCURACY_MARGIN) | {"inv/invariance": INVARIANCE_MARGIN}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eqssl.evaluation.statistics import (
+from eqssl.stats import (
     Estimate,
     Interval,
     Verdict,
@@ -29,7 +29,7 @@ from eqssl.study.definition import (
     REFERENCES,
     WITHOUT_ENCODER,
 )
-from eqssl.study.record import TrialRecord
+from eqssl.study.store.records import TrialRecord
 
 # Without a split all features are the method's, and stand where others have their invariant part.
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"

@@ -7,8 +7,8 @@ from typing import Any
 from eqssl.config import get
 from eqssl.study.definition import ATTENTION, AUTOENCODE, CONTROLS, LEARNING, Study
 from eqssl.study.options import StudyOptions
-from eqssl.study.race import stages_of, trials_of
-from eqssl.study.space import Configuration
+from eqssl.study.search.race import stages_of, trials_of
+from eqssl.study.search.space import Configuration
 
 WEIGHT, QUERY_GRADIENT = "recon.weight", "recon.query_gradient"
 
@@ -46,7 +46,7 @@ def with_twins(study: Study, options: StudyOptions) -> Study:
 
 def _searched(study: Study, options: StudyOptions) -> Iterator[Configuration]:
     """Yield the configurations of the design that will be trained."""
-    from eqssl.study.suggestions import Suggestions
+    from eqssl.study.search.schedule import Suggestions
 
     trials = options.trials or trials_of(study.configurations, stages_of(options.seeds, race=False))
     suggestions = Suggestions(

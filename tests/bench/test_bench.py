@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from eqssl.bench.__main__ import main
+from eqssl.bench.command import main
 from eqssl.bench.options import Options
 from eqssl.bench.step import PRODUCT, Watched, share_of_peak
 from eqssl.bench.subject import fixed_batch, start, step

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eqssl import checkpoint
 from eqssl.config import RunConfig, replace
 from eqssl.files import as_path, find, read
-from eqssl.training import train
+from eqssl.training import checkpoint
+from eqssl.training.loop import train
 from tests.head import ROOT, Head
 from tests.workers import Worker, run_workers
 

@@ -79,7 +79,10 @@ def story(tmp_path_factory, s3):
 
 
 def test_every_node_is_asked(story):
-    code = "import ray; ray.init(); from eqssl.study.cluster import on_every_node as ask; ask(lambda: 'disk is full')"
+    code = (
+        "import ray; ray.init();"
+        " from eqssl.study.execution.cluster import on_every_node as ask; ask(lambda: 'disk is full')"
+    )
     environment = story.cluster.head.environment | {"RAY_ADDRESS": story.cluster.head.gcs}
     result = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.endswith("ValueError: disk is full\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eqssl.study.cluster import RAY_VERSION
+from eqssl.study.execution.cluster import RAY_VERSION
 
 ROOT = Path(__file__).parents[2]
 FILES = {name: (ROOT / name).read_text() for name in ("ray_cluster.yaml", "ray_job.yaml")}

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from eqssl.config import DataConfig
-from eqssl.data import load
+from eqssl.data import load_data
 from eqssl.data.dataset import Dataset
 
 
@@ -47,4 +47,4 @@ def solids_config(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 @pytest.fixture(scope="session")
 def solids(solids_config: DataConfig) -> Dataset:
-    return load(solids_config)
+    return load_data(solids_config)

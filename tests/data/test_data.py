@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eqssl.config import DataConfig
-from eqssl.data import load, register_source
+from eqssl.data import load_data, register_source
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 
 
@@ -27,11 +27,11 @@ def source():
 
 def test_unknown_source_lists_the_known():
     with pytest.raises(ValueError, match=r"'nope'; allowed: .*parquet.*solids"):
-        load(DataConfig(source="nope"))
+        load_data(DataConfig(source="nope"))
 
 
 def test_train_images_is_a_fixed_subset():
-    whole, a, b = (load(DataConfig(source="toy", train_images=n)).train for n in (None, 20, 20))
+    whole, a, b = (load_data(DataConfig(source="toy", train_images=n)).train for n in (None, 20, 20))
     assert len(whole) == 50 and len(a) == 20 and torch.equal(a.ids, b.ids)
     assert torch.equal(a.images.take(torch.arange(20)), whole.images.take(a.ids))
     assert torch.equal(a.labels, whole.labels[a.ids])
@@ -39,22 +39,22 @@ def test_train_images_is_a_fixed_subset():
 
 def test_more_train_images_than_there_are():
     with pytest.raises(ValueError, match=r"--data\.train-images is 51; allowed: at most 50"):
-        load(DataConfig(source="toy", train_images=51))
+        load_data(DataConfig(source="toy", train_images=51))
 
 
 def test_object_pairs_need_objects():
     with pytest.raises(ValueError, match=r"--data\.pairs"):
-        load(DataConfig(source="toy", pairs="object"))
+        load_data(DataConfig(source="toy", pairs="object"))
 
 
 def test_a_paired_source_can_be_used_image_by_image(solids, solids_config):
-    single = load(replace(solids_config, pairs="image"))
+    single = load_data(replace(solids_config, pairs="image"))
     assert solids.paired and not single.paired
     assert single.digest != solids.digest
 
 
 def test_train_images_of_a_paired_source_keeps_objects_whole(solids_config):
-    data = load(replace(solids_config, train_images=20))
+    data = load_data(replace(solids_config, train_images=20))
     assert len(data.train) == 18  # six objects of three views
     assert (data.train.objects.unique(return_counts=True)[1] == 3).all()
 
@@ -75,13 +75,13 @@ def test_an_object_with_a_single_view_is_named_with_its_split_and_source():
     register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2, 2, 2], "test": [3, 1, 2]}))
     for path, where in ((None, "source toy"), ("it", "source toy, --data.path it")):
         with pytest.raises(ValueError, match=rf"{where}: 1 of 3 objects of test have a single view \(6\)"):
-            load(DataConfig(source="toy", path=path))
-    assert not load(DataConfig(source="toy", pairs="image")).paired
+            load_data(DataConfig(source="toy", path=path))
+    assert not load_data(DataConfig(source="toy", pairs="image")).paired
     register_source("toy", lambda config: paired_toy({"train": [1] * 9, "val": [2], "test": [2]}))
     with pytest.raises(ValueError, match=r"9 of 9 objects of train .*\(0, 1, 2, 3, 4, \.\.\.\)"):
-        load(DataConfig(source="toy"))
+        load_data(DataConfig(source="toy"))
     register_source("toy", lambda config: paired_toy({"train": [2, 3], "val": [2], "test": [3, 2]}))
-    assert load(DataConfig(source="toy")).paired
+    assert load_data(DataConfig(source="toy")).paired
 
 
 def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
@@ -91,15 +91,15 @@ def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
         return replace(data, **{name: replace(getattr(data, name), labels=of) for name, of in known.items()})
 
     register_source("toy", lambda config: labelled(train=[0, 1] * 25, val=[0, 0, 1, 2], test=[1] * 4))
-    load(DataConfig(source="toy"))
+    load_data(DataConfig(source="toy"))
     assert [record.getMessage() for record in caplog.records] == [
         "--data.source toy: of 3 classes, train lacks 1 (2), test lacks 2 (0, 2)"
     ]
     caplog.clear()
     register_source("toy", lambda config: labelled(train=[1, 0] * 25, val=[0, 0, 1, 1], test=[0, 1, 0, 1]))
-    load(DataConfig(source="toy"))
+    load_data(DataConfig(source="toy"))
     register_source("toy", lambda config: labelled(train=None, val=None, test=None))
-    load(DataConfig(source="toy"))
+    load_data(DataConfig(source="toy"))
     assert not caplog.records
 
 
@@ -109,7 +109,7 @@ def test_one_class_is_none(caplog):
         name: replace(getattr(data, name), labels=getattr(data, name).labels * 0) for name in ("train", "val", "test")
     }
     register_source("toy", lambda config: replace(data, **one))
-    loaded = load(DataConfig(source="toy"))
+    loaded = load_data(DataConfig(source="toy"))
     assert loaded.num_classes == 0 and loaded.train.labels is loaded.val.labels is loaded.test.labels is None
     assert caplog.messages == ["--data.source toy: all images of train are of one class, so no accuracy is measured"]
 
@@ -120,12 +120,12 @@ def test_a_split_without_the_labels_that_train_has_is_refused(name):
     split = replace(getattr(data, name), labels=None)
     register_source("toy", lambda config: replace(data, **{name: split}))
     with pytest.raises(ValueError, match=f"--data.source toy: train has labels, {name} has none; allowed: in all"):
-        load(DataConfig(source="toy"))
+        load_data(DataConfig(source="toy"))
 
 
 def test_any_source_is_resized_and_cut_to_the_centre():
     register_source("toy", lambda config: toy(50, side=(20, 30)))
-    data = load(DataConfig(source="toy", image_size=10))
+    data = load_data(DataConfig(source="toy", image_size=10))
     pixels = data.train.images.take(torch.arange(3))
     assert pixels.shape == (3, 1, 10, 10) and pixels.dtype == torch.uint8 and data.image_size == 10
     centre = toy(50, side=(20, 30)).train.images.pixels[:3, :, :, 5:25].float()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eqssl.config import DataConfig
-from eqssl.data import load
+from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages
 
 FASHION_MNIST = Path(__file__).parents[3] / "shared/data/fashion_mnist"
@@ -36,7 +36,7 @@ def test_columns_become_labels_objects_and_factors(tmp_path, write, images, capl
         "mask": pa.array([b"no image"] * 40),
     }
     write(tmp_path / "set/train-00000-of-00001.parquet", images, **columns)
-    data = load(config(tmp_path / "set"))
+    data = load_data(config(tmp_path / "set"))
     assert data.num_classes == 3 and data.channels == 3 and data.image_size == 12 and data.paired
     assert set(data.train.factors) == {"angle", "pose", "axis"}
     assert data.train.factors["axis"][:, 0].tolist() == data.train.ids.tolist()
@@ -51,7 +51,7 @@ def test_pixels_mean_and_std(tmp_path, write, images):
     write(tmp_path / "set/data/train-0.parquet", images)
     write(tmp_path / "set/data/validation-0.parquet", images[:4])
     write(tmp_path / "set/data/test-0.parquet", images[4:8])
-    data = load(config(tmp_path / "set"))
+    data = load_data(config(tmp_path / "set"))
     assert (len(data.train), len(data.val), len(data.test)) == (40, 4, 4)
     pixels = data.train.images.take(torch.arange(40)).double() / 255
     torch.testing.assert_close(torch.tensor(data.mean, dtype=torch.float64), pixels.mean((0, 2, 3)))
@@ -66,7 +66,7 @@ def test_pixels_mean_and_std(tmp_path, write, images):
 def test_missing_splits_are_cut_from_the_others(tmp_path, write, images, names, sizes):
     for name in names:
         write(tmp_path / f"set/{name}-00000-of-00001.parquet", images)
-    data = load(config(tmp_path / "set"))
+    data = load_data(config(tmp_path / "set"))
     assert tuple(map(len, (data.train, data.val, data.test))) == sizes
     ids = torch.cat([data.train.ids, data.val.ids, data.test.ids])
     assert len(ids.unique()) == len(ids)
@@ -74,30 +74,30 @@ def test_missing_splits_are_cut_from_the_others(tmp_path, write, images, names, 
 
 def test_a_cut_keeps_objects_together(tmp_path, write, images):
     write(tmp_path / "one.parquet", images, object=pa.array([i // 4 for i in range(40)]))
-    data = load(config(tmp_path / "one.parquet"))
+    data = load_data(config(tmp_path / "one.parquet"))
     objects = [set(split.objects.tolist()) for split in (data.train, data.val, data.test)]
     assert [len(o) for o in objects] == [8, 1, 1] and len(set.union(*objects)) == 10
 
 
 def test_uri(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images)
-    assert load(config(f"file://{tmp_path}/set")).digest == load(config(tmp_path / "set")).digest
+    assert load_data(config(f"file://{tmp_path}/set")).digest == load_data(config(tmp_path / "set")).digest
 
 
 def test_digest_follows_content_and_options(tmp_path, write, images):
     write(tmp_path / "a/train-0.parquet", images)
     write(tmp_path / "b/train-0.parquet", images)
     write(tmp_path / "c/train-0.parquet", images[::-1])
-    a, b, c = (load(config(tmp_path / name)).digest for name in "abc")
+    a, b, c = (load_data(config(tmp_path / name)).digest for name in "abc")
     assert a == b != c
-    assert load(config(tmp_path / "a", image_size=8)).digest != a
-    assert load(config(tmp_path / "a", train_images=9)).digest != a
+    assert load_data(config(tmp_path / "a", image_size=8)).digest != a
+    assert load_data(config(tmp_path / "a", train_images=9)).digest != a
 
 
 def test_grey_stays_one_channel_and_mixed_becomes_three(tmp_path, write, png):
     write(tmp_path / "grey/train-0.parquet", [png(i, mode="L") for i in range(10)])
     write(tmp_path / "mixed/train-0.parquet", [png(i, mode=("L", "RGB", "RGBA")[i % 3]) for i in range(12)])
-    grey, mixed = load(config(tmp_path / "grey")), load(config(tmp_path / "mixed"))
+    grey, mixed = load_data(config(tmp_path / "grey")), load_data(config(tmp_path / "mixed"))
     assert grey.channels == 1 and mixed.channels == 3
     place = int((mixed.train.ids == mixed.train.ids[mixed.train.ids % 3 == 0][0]).nonzero())
     pixels = mixed.train.images.take(torch.tensor([place]))[0]
@@ -107,30 +107,30 @@ def test_grey_stays_one_channel_and_mixed_becomes_three(tmp_path, write, png):
 def test_different_sizes_need_image_size(tmp_path, write, png):
     write(tmp_path / "set/train-0.parquet", [png(i, size=(12 + i, 20)) for i in range(20)])
     with pytest.raises(ValueError, match=r"--data\.image-size"):
-        load(config(tmp_path / "set"))
-    assert load(config(tmp_path / "set", image_size=16)).train.images.take(torch.arange(3)).shape == (3, 3, 16, 16)
+        load_data(config(tmp_path / "set"))
+    assert load_data(config(tmp_path / "set", image_size=16)).train.images.take(torch.arange(3)).shape == (3, 3, 16, 16)
 
 
 def test_a_binary_column_by_another_name(tmp_path, images):
     table = pa.table({"picture": pa.array(images, pa.binary()), "kind": pa.array([i % 2 for i in range(40)])})
     pq.write_table(table, tmp_path / "x.parquet")
-    data = load(config(tmp_path / "x.parquet", image_column="picture", label_column="kind"))
+    data = load_data(config(tmp_path / "x.parquet", image_column="picture", label_column="kind"))
     assert data.num_classes == 2 and not data.train.factors
 
 
 def test_unknown_labels_are_none(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([-1] * 40))
-    data = load(config(tmp_path / "set"))
+    data = load_data(config(tmp_path / "set"))
     assert data.train.labels is data.test.labels is None and data.num_classes == 0
     write(tmp_path / "set/test-0.parquet", images, label=pa.array([0, 1] * 20))
-    data = load(config(tmp_path / "set"))  # without any in train there is nothing to ask of them
+    data = load_data(config(tmp_path / "set"))  # without any in train there is nothing to ask of them
     assert data.train.labels is None and data.num_classes == 0
 
 
 def test_what_would_alter_a_known_factor_is_known(tmp_path, write, images):
     columns = {"object": pa.array([i // 2 for i in range(40)]), "floor_hue": pa.array([i / 40 for i in range(40)])}
     write(tmp_path / "set/train-0.parquet", images, **columns)
-    assert load(config(tmp_path / "set")).altered_by == {"hue": "floor_hue", "grayscale": "floor_hue"}
+    assert load_data(config(tmp_path / "set")).altered_by == {"hue": "floor_hue", "grayscale": "floor_hue"}
 
 
 @pytest.mark.parametrize("unlabelled", ["val", "test"])
@@ -138,9 +138,9 @@ def test_a_split_without_labels_counts_as_missing_where_train_has_them(tmp_path,
     (labelled,) = {"val", "test"} - {unlabelled}
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
     write(tmp_path / f"set/{labelled}-0.parquet", images, label=pa.array([0, 1] * 20))
-    alone = load(config(tmp_path / "set"))
+    alone = load_data(config(tmp_path / "set"))
     write(tmp_path / f"set/{unlabelled}-0.parquet", images, label=pa.array([-1] * 40))
-    data = load(config(tmp_path / "set"))
+    data = load_data(config(tmp_path / "set"))
     assert f"set: {unlabelled} has no labels" in caplog.text
     for name in ("train", "val", "test"):
         assert torch.equal(getattr(data, name).labels, getattr(alone, name).labels)
@@ -151,7 +151,7 @@ def test_a_bad_image_is_named_counted_and_skipped(tmp_path, write, images, caplo
     images[17] = damage(images[17])
     write(tmp_path / "set/train-0.parquet", images, label=pa.array(range(40)))
     with caplog.at_level(logging.WARNING):
-        data = load(config(tmp_path / "set", max_bad_images=1))
+        data = load_data(config(tmp_path / "set", max_bad_images=1))
     assert "train-0.parquet row 17" in caplog.text and "1 of at most 1" in caplog.text
     labels = torch.cat([data.train.labels, data.val.labels, data.test.labels])
     assert sorted(labels.tolist()) == [i for i in range(40) if i != 17]
@@ -161,7 +161,7 @@ def test_too_many_bad_images_are_an_error_that_names_them(tmp_path, write, image
     images[3], images[30] = b"", images[30][:100]
     write(tmp_path / "set/train-0.parquet", images)
     with pytest.raises(ValueError, match=r"max-bad-images is 1.* row 3, .* row 30"):
-        load(config(tmp_path / "set", max_bad_images=1))
+        load_data(config(tmp_path / "set", max_bad_images=1))
 
 
 def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monkeypatch):
@@ -169,10 +169,10 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
     images[6] = png(6, mode="L")
     columns = {"label": pa.array([i % 5 for i in range(40)]), "angle": pa.array([float(i) for i in range(40)])}
     write(tmp_path / "set/train-0.parquet", images, **columns)
-    memory = load(config(tmp_path / "set"))
+    memory = load_data(config(tmp_path / "set"))
     monkeypatch.setattr("eqssl.data.decoding.MEMORY_LIMIT_BYTES", 1000)
     for _ in range(2):  # written, then found in the cache
-        encoded = load(config(tmp_path / "set"))
+        encoded = load_data(config(tmp_path / "set"))
         assert isinstance(encoded.train.images.images, EncodedImages)
         for name in ("train", "val", "test"):
             a, b = getattr(memory, name), getattr(encoded, name)
@@ -191,19 +191,19 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
 ])  # fmt: skip
 def test_paths_that_cannot_be_read(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
-        load(DataConfig(source="parquet", path=str(make(tmp_path)), cache=str(tmp_path / "cache")))
+        load_data(DataConfig(source="parquet", path=str(make(tmp_path)), cache=str(tmp_path / "cache")))
 
 
 def test_path_is_needed():
     with pytest.raises(ValueError, match=r"--data.path is not given"):
-        load(DataConfig(source="parquet"))
+        load_data(DataConfig(source="parquet"))
 
 
 @pytest.mark.parametrize("option", ["image_column", "label_column"])
 def test_a_missing_column_lists_those_there(tmp_path, write, images, option):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0] * 40), angle=pa.array([0.0] * 40))
     with pytest.raises(ValueError, match=r"'nothing' is not in .*there are: image, label, angle"):
-        load(config(tmp_path / "set", **{option: "nothing"}))
+        load_data(config(tmp_path / "set", **{option: "nothing"}))
 
 
 @pytest.mark.parametrize("column, values, message", [
@@ -215,19 +215,19 @@ def test_a_missing_column_lists_those_there(tmp_path, write, images, option):
 def test_columns_that_cannot_be_used(tmp_path, write, images, column, values, message):
     write(tmp_path / "set/train-0.parquet", images, **{column: pa.array(values)})
     with pytest.raises(ValueError, match=message):
-        load(config(tmp_path / "set"))
+        load_data(config(tmp_path / "set"))
 
 
 def test_files_must_agree_in_their_columns(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0] * 40))
     write(tmp_path / "set/train-1.parquet", images)
     with pytest.raises(ValueError, match="other columns"):
-        load(config(tmp_path / "set"))
+        load_data(config(tmp_path / "set"))
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not in ../shared/data")
 def test_fashion_mnist(tmp_path):
-    data = load(DataConfig(source="parquet", path=str(FASHION_MNIST), cache=str(tmp_path)))
+    data = load_data(DataConfig(source="parquet", path=str(FASHION_MNIST), cache=str(tmp_path)))
     assert (len(data.train), len(data.val), len(data.test)) == (54_000, 6_000, 10_000)
     assert (data.channels, data.image_size, data.num_classes, data.paired) == (1, 28, 10, False)
     assert data.mean[0] == pytest.approx(0.286, abs=0.003) and data.std[0] == pytest.approx(0.353, abs=0.003)

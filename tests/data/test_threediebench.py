@@ -14,13 +14,13 @@ from PIL import Image
 from scipy.spatial.transform import Rotation
 
 from eqssl.config import DataConfig, EvaluateConfig
-from eqssl.data import load
+from eqssl.data import load_data
 from eqssl.data.dataset import Split
-from eqssl.data.families import FAMILIES
 from eqssl.data.pairs import relative_factors
-from eqssl.data.render import render
-from eqssl.data.solids import draw_factors, draw_scene
 from eqssl.data.stores import ImageSubset
+from eqssl.data.synthetic.families import FAMILIES
+from eqssl.data.synthetic.render import render
+from eqssl.data.synthetic.solids import draw_factors, draw_scene
 from eqssl.evaluation.rows import Pixels
 from eqssl.evaluation.threediebench import threediebench_figures
 
@@ -67,7 +67,7 @@ def object_of(split: Split) -> list[str]:
 
 
 def test_images_labels_and_factors_belong_together(folder: Path):
-    data = load(config(folder))
+    data = load_data(config(folder))
     assert (data.channels, data.image_size, data.num_classes, data.paired) == (3, SIDE, 2, True)
     for split in (data.train, data.val, data.test):
         assert isinstance(split.images, ImageSubset)  # nothing is in memory
@@ -85,7 +85,7 @@ def test_images_labels_and_factors_belong_together(folder: Path):
 
 
 def test_pairs_have_the_targets_of_3diebench(folder: Path):
-    split = load(config(folder)).train
+    split = load_data(config(folder)).train
     first, second = torch.tensor([0, 4]), torch.tensor([1, 3])
     between = relative_factors(split, first, second)
     turned = [Rotation.from_quat(split.factors["quaternion"][i].numpy()) for i in (first, second)]
@@ -94,7 +94,7 @@ def test_pairs_have_the_targets_of_3diebench(folder: Path):
 
 
 def test_splits_share_no_object_and_are_the_same_every_time(folder: Path):
-    data, again = load(config(folder)), load(config(folder, cache=str(folder.parent / "other")))
+    data, again = load_data(config(folder)), load_data(config(folder, cache=str(folder.parent / "other")))
     splits = [set(split.objects.tolist()) for split in (data.train, data.val, data.test)]
     assert [len(objects) for objects in splits] == [8, 1, 1] and len(set.union(*splits)) == OBJECTS
     assert len(torch.cat([split.ids for split in (data.train, data.val, data.test)]).unique()) == OBJECTS * VIEWS
@@ -108,51 +108,51 @@ def test_the_lists_of_the_reference_code_are_kept(folder: Path, lists: tuple[str
     for name in lists:
         entries = np.array([f"/{item}/" for item in listed[name]])
         np.save((folder.parent if beside else folder) / f"{name}_images.npy", entries)
-    data = load(config(folder))
+    data = load_data(config(folder))
     assert set(object_of(data.train)) == set(listed["train"])
     val, test = (set(object_of(split)) for split in (data.val, data.test))
     assert val | test == set(listed["val"]) and len(val) == len(test) == 2
 
 
 def test_digest_follows_latents_splits_and_size(folder: Path):
-    digests = [load(config(folder)).digest, load(config(folder, image_size=16)).digest]
+    digests = [load_data(config(folder)).digest, load_data(config(folder, image_size=16)).digest]
     np.save(folder / "val_images.npy", np.array(names(6, 4)))
-    digests.append(load(config(folder)).digest)
+    digests.append(load_data(config(folder)).digest)
     latent = folder / names()[0] / "latent_0.npy"
     latent.unlink()
     np.save(latent, np.full(7, 0.5))
-    digests.append(load(config(folder)).digest)
+    digests.append(load_data(config(folder)).digest)
     assert len(set(digests)) == 4
 
 
 def test_latents_are_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
-    first = load(config(folder))
+    first = load_data(config(folder))
     read: list[str] = []
     monkeypatch.setattr("eqssl.data.threediebench._read_latent", lambda path: read.append(path) or np.zeros(7))
-    again = load(config(folder))
+    again = load_data(config(folder))
     assert not read and torch.equal(again.train.factors["euler"], first.train.factors["euler"])
     os.utime(folder / names()[3], ns=(1, 1))
-    load(config(folder))
+    load_data(config(folder))
     assert len(read) == OBJECTS * VIEWS
 
 
 def test_latents_that_were_written_over_are_read_again(folder: Path):
-    first = load(config(folder))
+    first = load_data(config(folder))
     for path in folder.rglob("latent_*.npy"):
         save_latent(path, np.load(path) / 2)
-    assert load(config(folder)).digest != first.digest
+    assert load_data(config(folder)).digest != first.digest
 
 
 def test_images_are_resized_to_256_or_what_is_asked_for(folder: Path):
-    assert load(config(folder, image_size=None)).val.images.take(torch.arange(2)).shape == (2, 3, 256, 256)
-    assert load(config(folder, image_size=16)).val.images.take(torch.arange(2)).shape == (2, 3, 16, 16)
+    assert load_data(config(folder, image_size=None)).val.images.take(torch.arange(2)).shape == (2, 3, 256, 256)
+    assert load_data(config(folder, image_size=16)).val.images.take(torch.arange(2)).shape == (2, 3, 16, 16)
 
 
 def test_views_are_in_the_order_of_their_numbers(folder: Path):
     name = folder / names()[0]
     for kind in ("image_{}.jpg", "latent_{}.npy"):
         (name / kind.format(1)).rename(name / kind.format(10))
-    data = load(config(folder))
+    data = load_data(config(folder))
     split, row = next(
         (split, split.objects.tolist().index(sorted(names()).index(names()[0])))
         for split in (data.train, data.val, data.test)
@@ -163,7 +163,7 @@ def test_views_are_in_the_order_of_their_numbers(folder: Path):
 
 
 def test_what_alters_pose_or_hue_is_refused_as_for_solids(folder: Path):
-    assert {"flip", "rotation", "hue"} <= load(config(folder)).altered_by.keys()
+    assert {"flip", "rotation", "hue"} <= load_data(config(folder)).altered_by.keys()
 
 
 def truncate(path: Path) -> None:
@@ -174,7 +174,7 @@ def test_an_unreadable_image_is_named_counted_and_black(folder: Path, caplog: py
     np.save(folder / "val_images.npy", np.array(names(6, 4)))
     truncate(folder / names()[0] / "image_1.jpg")
     with caplog.at_level(logging.WARNING):
-        data = load(config(folder, max_bad_images=1))
+        data = load_data(config(folder, max_bad_images=1))
         place = int((data.train.objects == sorted(names()).index(names()[0])).nonzero()[1])
         pixels = data.train.images.take(torch.tensor([place, 0, place]))
     assert (pixels[[0, 2]] == 0).all() and (pixels[1] > 0).any()
@@ -186,14 +186,14 @@ def test_too_many_unreadable_images_are_an_error_that_names_them(folder: Path):
     truncate(folder / names()[0] / "image_1.jpg")
     (folder / names()[2] / "image_0.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"max-bad-images is 1; unreadable: .*image_\d.jpg, .*image_\d.jpg"):
-        load(config(folder, max_bad_images=1))
+        load_data(config(folder, max_bad_images=1))
 
 
 def test_a_missing_image_counts_as_unreadable(folder: Path, caplog: pytest.LogCaptureFixture):
     (folder / names()[4] / "image_2.jpg").unlink()
     with pytest.raises(ValueError, match=rf"{names()[4]}/image_2\.jpg"):
-        load(config(folder))
-    data = load(config(folder, max_bad_images=1))
+        load_data(config(folder))
+    data = load_data(config(folder, max_bad_images=1))
     assert sum(map(len, (data.train, data.val, data.test))) == OBJECTS * VIEWS - 1
     assert f"{names()[4]}/image_2.jpg" in caplog.text
 
@@ -201,7 +201,7 @@ def test_a_missing_image_counts_as_unreadable(folder: Path, caplog: pytest.LogCa
 def test_a_class_that_a_split_lacks_is_named(folder: Path, caplog: pytest.LogCaptureFixture):
     chairs = [name for name in names() if name.startswith("03001627")]
     np.save(folder / "val_images.npy", np.array(chairs[:2]))
-    data = load(config(folder))
+    data = load_data(config(folder))
     assert data.num_classes == 2 and set(data.val.labels.tolist()) == {1}  # the rank does not depend on the split
     where = f"--data.source 3diebench, --data.path {folder}"
     assert f"{where}: of 2 classes, val lacks 1 (0), test lacks 1 (0)" in caplog.text
@@ -223,7 +223,7 @@ def save_latent(path: Path, latent: object) -> None:
 def test_a_latent_that_cannot_be_used_is_named(folder: Path, damage: Callable[[Path], None], message: str):
     damage(folder / names()[3] / "latent_1.npy")
     with pytest.raises(ValueError, match=rf"(?s){names()[3]}/latent_1\.npy.*{message}"):
-        load(config(folder))
+        load_data(config(folder))
     assert not list((folder.parent / "cache").glob("3diebench/[!.]*"))
 
 
@@ -233,7 +233,7 @@ def test_an_object_with_fewer_than_two_views_is_named(folder: Path, kept: int):
         (folder / names()[5] / f"image_{view}.jpg").unlink()
         (folder / names()[5] / f"latent_{view}.npy").unlink()
     with pytest.raises(ValueError, match=rf"{names()[5]}' has {kept} views"):
-        load(config(folder))
+        load_data(config(folder))
 
 
 @pytest.mark.parametrize("make, message", [
@@ -242,12 +242,12 @@ def test_an_object_with_fewer_than_two_views_is_named(folder: Path, kept: int):
 ])  # fmt: skip
 def test_folders_that_are_none(tmp_path: Path, make: Callable[[Path], Path], message: str):
     with pytest.raises(ValueError, match=message):
-        load(config(make(tmp_path)))
+        load_data(config(make(tmp_path)))
 
 
 def test_path_is_needed(folder: Path):
     with pytest.raises(ValueError, match=r"--data\.path is None"):
-        load(replace(config(folder), path=None))
+        load_data(replace(config(folder), path=None))
 
 
 @pytest.mark.parametrize("lists, message", [
@@ -260,11 +260,11 @@ def test_lists_that_do_not_fit(folder: Path, lists: dict[str, list[str]], messag
     for name, entries in lists.items():
         np.save(folder / f"{name}_images.npy", np.array(entries))
     with pytest.raises(ValueError, match=message):
-        load(config(folder))
+        load_data(config(folder))
 
 
 def test_a_folder_is_evaluated_under_its_own_protocol(folder: Path):
     np.save(folder / "val_images.npy", np.array(names(4, 6)))
-    figures = threediebench_figures(Pixels(), load(config(folder, image_size=8)), EvaluateConfig())
+    figures = threediebench_figures(Pixels(), load_data(config(folder, image_size=8)), EvaluateConfig())
     assert {"3die/top1", "3die/mlp_r2/rotation", "3die/linear_r2/colour", "3die/posthoc_mrr"} <= figures.keys()
     assert np.isfinite(list(figures.values())).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eqssl.data.solids import draw_factors
+from eqssl.data.synthetic.solids import draw_factors
 from eqssl.evaluation.retrieval import found_pose, pose_error, rank_figures, ranks
 
 

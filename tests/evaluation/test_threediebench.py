@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.pairs import relative_quaternion
-from eqssl.data.solids import draw_factors
+from eqssl.data.synthetic.solids import draw_factors
 from eqssl.evaluation.predictions import figures_of, load_predictions, save_predictions
 from eqssl.evaluation.rows import Constant
 from eqssl.evaluation.threediebench import threediebench_figures

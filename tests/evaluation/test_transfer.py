@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from eqssl.config import EncoderConfig
-from eqssl.encoder import Encoder
 from eqssl.evaluation.transfer import Transferred
+from eqssl.models.encoder import Encoder
 
 
 def made_for(channels, image_size):

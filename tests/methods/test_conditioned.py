@@ -10,7 +10,7 @@ from eqssl.config import MethodConfig, RunConfig, replace
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.methods import METHODS, build_method, find_method
 from eqssl.methods.base import Method, Pair, Sizes
-from eqssl.training import Result, train
+from eqssl.training.loop import Result, train
 
 TOLD = [name for name in METHODS if find_method(name).sees_theta]
 SIZES = Sizes(inv=8, equi=4, width=8, tokens=16, num_classes=4, theta={"rotation": 4, "dx": 1})

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from eqssl import checkpoint
 from eqssl.config import MethodConfig
-from eqssl.context import Alone
 from eqssl.methods import build_method
 from eqssl.methods.base import Sizes
 from eqssl.methods.dino import Centre
 from eqssl.methods.ibot import IBOT, ibot_loss
-from eqssl.model import Model
-from eqssl.training import train
-from tests.test_training import Stop, StopAfter, configuration, toy
+from eqssl.models.model import Model
+from eqssl.training import checkpoint
+from eqssl.training.context import Alone
+from eqssl.training.loop import train
 from tests.toy import make_batch, make_model
+from tests.training.test_loop import Stop, StopAfter, configuration, toy
 
 N, T, K = 6, 10, 7
 rng = np.random.default_rng(0)

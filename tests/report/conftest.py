@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from eqssl.study import Study, log_uniform
-from eqssl.study.record import TrialRecord
 from eqssl.study.results import summarise
+from eqssl.study.store.records import TrialRecord
 from tests.report import made_up
 
 STUDY = Study(name="toy", question="Is a < b & c?", space={"recon.weight": log_uniform(0.1, 10.0)})

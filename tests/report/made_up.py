@@ -7,8 +7,8 @@ import numpy as np
 
 from eqssl.study import REFERENCE_ROWS, Study, choice, log_uniform, uniform
 from eqssl.study.definition import WITHOUT_ENCODER
-from eqssl.study.record import TrialRecord
-from eqssl.study.space import Configuration, Trial
+from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.store.records import TrialRecord
 
 SPACE = {
     "recon.weight": log_uniform(0.1, 10.0),

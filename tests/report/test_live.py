@@ -10,12 +10,12 @@ import torch
 
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, save_predictions
-from eqssl.report.__main__ import report
+from eqssl.report.command import report
 from eqssl.report.live import current_summary, summary_of_predictions
 from eqssl.report.tables import results_table
-from eqssl.study.record import Record, write_json
+from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.results import summarise
-from eqssl.study.trial import PREDICTIONS
+from eqssl.study.store.records import Record, write_json
 from tests.report import made_up
 from tests.report.conftest import STUDY, weight_records
 
@@ -68,7 +68,7 @@ def test_a_summary_holds_until_further_trials_have_ended(folder):
 
 def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_path):
     code = (
-        "import sys; from eqssl.report.__main__ import main; code = main(); assert 'ray' not in sys.modules; exit(code)"
+        "import sys; from eqssl.report.command import main; code = main(); assert 'ray' not in sys.modules; exit(code)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == (folder / "tables.md").read_text(), done.stderr

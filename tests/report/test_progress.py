@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqssl.report.progress import hypervolume_curve
-from eqssl.study.ranking import hypervolume
+from eqssl.study.search.ranking import hypervolume
 
 
 def trial(number, knn, error, status="COMPLETE", epochs=9):

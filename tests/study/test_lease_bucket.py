@@ -9,9 +9,9 @@ import time
 import pytest
 
 from eqssl.files import as_path, find
-from eqssl.study import lease
-from eqssl.study.lease import FILE, SILENCE_S, Lease
-from eqssl.study.lease_store import LeaseObject
+from eqssl.study.store import lock as lease
+from eqssl.study.store.lock import FILE, SILENCE_S, Lease
+from eqssl.study.store.lock_backends import LeaseObject
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from rich.console import Console
 
 from eqssl.config import RunConfig
 from eqssl.study.progress import StudyProgress
-from eqssl.study.record import TrialRecord
-from eqssl.study.space import Configuration, Trial
+from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.store.records import TrialRecord
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from eqssl.config import RunConfig, from_dict, replace
-from eqssl.training import train
+from eqssl.training.loop import train
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -13,15 +13,15 @@ import torch
 
 import eqssl
 from eqssl.config import replace
-from eqssl.data import load
-from eqssl.evaluate import Command, run
+from eqssl.data import load_data
+from eqssl.evaluation.command import Command, run
 from eqssl.files import as_path, find, read
 from eqssl.methods import register_method
 from eqssl.methods.vicreg import VICReg
-from eqssl.report.__main__ import main as report
+from eqssl.report.command import main as report
 from eqssl.study import Study, StudyOptions, choice, run_study
-from eqssl.study.preflight import check_options
-from eqssl.study.record import Record
+from eqssl.study.execution.preflight import check_options
+from eqssl.study.store.records import Record
 
 pytestmark = pytest.mark.slow
 BUCKET, OUTAGE_S = "s3://studies/results", 4.0
@@ -40,7 +40,7 @@ def ray_cluster(s3):
 @pytest.fixture(scope="module")
 def sets(base) -> tuple[str, str]:
     """Return the same images as a local folder and in the bucket."""
-    load(base.data)
+    load_data(base.data)
     local = next(Path(base.data.cache).glob("*/train-*.parquet")).parent
     bucket = as_path("s3://studies/data")
     for file in local.iterdir():

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from eqssl.study import Study, log_uniform
-from eqssl.study.record import TrialRecord
 from eqssl.study.results import summarise
 from eqssl.study.sentence import sentence
+from eqssl.study.store.records import TrialRecord
 
 STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
 ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}

@@ -13,15 +13,15 @@ import torch
 from mlflow import MlflowClient
 from rich.console import Console
 
-from eqssl.backbones import ENCODERS, register_encoder
 from eqssl.config import replace
-from eqssl.data import SOURCES, load, register_source
-from eqssl.export import load_encoder
+from eqssl.data import SOURCES, load_data, register_source
 from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
+from eqssl.models.backbones import ENCODERS, register_encoder
+from eqssl.models.export import load_encoder
 from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
-from eqssl.study.signals import Interrupted
-from eqssl.training import train
+from eqssl.study.execution.signals import Interrupted
+from eqssl.training.loop import train
 
 pytestmark = pytest.mark.slow
 
@@ -213,7 +213,7 @@ def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path,
     def loader(config):
         from eqssl.config import DataConfig
 
-        return dataclasses.replace(load(DataConfig(cache=cache, objects=objects)), name="mine")
+        return dataclasses.replace(load_data(DataConfig(cache=cache, objects=objects)), name="mine")
 
     class Own(VICReg):
         pass

@@ -1,0 +1,35 @@
+"""`eqssl report FOLDER`: a study's report, figures and tables, while it runs or again."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import tyro
+
+
+def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool = False) -> None:
+    """Write the report of a study, finished or running, and print its tables as Markdown.
+
+    Args:
+        folder: OUTPUT/STUDY, on a disk or in a bucket.
+        from_predictions: Make every probe's figures again of what it said of each held-out example, as a study with
+            --evaluate.level full keeps it.
+    """
+    from eqssl.files import as_path, check_storage
+    from eqssl.report.live import current_summary, summary_of_predictions
+    from eqssl.report.report import write_report
+
+    path = as_path(folder, "FOLDER")
+    check_storage(path, "FOLDER", write=False)
+    write_report(summary_of_predictions(path) if from_predictions else current_summary(path), path)
+    print((path / "tables.md").read_text(), end="")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 for a folder that holds no study."""
+    try:
+        tyro.cli(report, args=arguments, prog="eqssl report")
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

@@ -1,0 +1,35 @@
+"""Sources, encoders and methods that a user registered in the study's own file, for the processes of its trials."""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+Plugins = dict[str, dict[str, Callable[..., Any]]]
+
+
+def registered() -> Plugins:
+    """Return what `register_source`, `register_encoder` and `register_method` were called with, by kind and name."""
+    from eqssl.data import SOURCES
+
+    # Encoders and methods are torch modules: where none was registered, torch need not be imported.
+    encoders = getattr(sys.modules.get("eqssl.models.backbones"), "ENCODERS", {})
+    methods = getattr(sys.modules.get("eqssl.methods"), "METHODS", {})
+    return {
+        "sources": {name: source for name, source in SOURCES.items() if callable(source)},
+        "encoders": dict(encoders),
+        "methods": {name: method for name, method in methods.items() if callable(method)},
+    }
+
+
+def register(plugins: Plugins) -> None:
+    """Make them known in this process."""
+    from eqssl.data import register_source
+    from eqssl.methods import register_method
+    from eqssl.models.backbones import register_encoder
+
+    for name, source in plugins["sources"].items():
+        register_source(name, source)
+    for name, make in plugins["encoders"].items():
+        register_encoder(name, make)
+    for name, method in plugins["methods"].items():
+        register_method(name, method)

@@ -1,0 +1,266 @@
+"""A study from its options to its results: preflight, Ray, trials, summary, figures."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from dataclasses import replace as change
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from eqssl import __version__
+from eqssl.config import flatten, identity, replace, to_dict
+from eqssl.evaluation import PROTOCOL_VERSION
+from eqssl.files import as_path
+from eqssl.study.definition import Study
+from eqssl.study.execution import preflight
+from eqssl.study.execution.forecast import Work, approve, forecast
+from eqssl.study.execution.plugins import registered
+from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.options import StudyOptions, default_options, parse
+from eqssl.study.search.race import stages_of, trials_of
+from eqssl.study.search.space import Trial
+from eqssl.study.store.ledger import Attempts, ledger, ledger_line
+from eqssl.study.store.lock import Lease
+from eqssl.study.store.records import Record, TrialRecord
+from eqssl.study.twins import with_twins
+
+if TYPE_CHECKING:
+    from eqssl.study.execution.cluster import Room
+    from eqssl.study.search.schedule import Suggestions
+
+NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
+
+
+def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
+    """Run a study from the command line and return its exit code.
+
+    Args:
+        study: with its defaults.
+        arguments: default: those of this process.
+        run: in the place of `run_confirmed`, for a question that takes several studies.
+
+    Returns:
+        0; 1 if nothing of what was asked for was completed; 2 for options that cannot work, a folder in use or a
+        forecast that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder.
+    """
+    from eqssl.study.confirm import run_confirmed
+
+    try:
+        study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
+        width = None if sys.stdout.isatty() else 140
+        summary = (run or run_confirmed)(study, options, console=Console(highlight=False, width=width))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_OPTIONS
+    except Interrupted as stop:
+        print(f"stopped by {stop}: the same command with --resume goes on", file=sys.stderr)
+        return SIGNALLED + stop.number
+    searched = [t for t in summary["trials"] if t["number"] is not None] or summary["trials"]
+    return 0 if any(trial["status"] == "COMPLETE" for trial in searched) else NOTHING_COMPLETED
+
+
+def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
+    """Run a study, or go on with it, and return what its summary.json holds.
+
+    Args:
+        study: the question.
+        options: how it is run; default: the study's own.
+        console: where progress and the final table are shown; default: nowhere.
+
+    Raises:
+        ValueError: for options that cannot work, before anything is trained or written.
+        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
+    """
+    options = options or default_options(study)
+    preflight.check_options(study, options)
+    study = with_twins(study, options)
+    with Lease(as_path(options.output) / study.name) as lease:
+        return _Run(study, options, console or Console(quiet=True), lease).go()
+
+
+class _Run:
+    """One process's part in a study."""
+
+    def __init__(self, study: Study, options: StudyOptions, console: Console, lease: Lease):
+        from eqssl.tracking import StudyTracker
+
+        self.start = time.perf_counter()
+        self.study, self.options, self.console, self.lease = study, options, console, lease
+        configurations = study.configurations if study.space else min(1, study.configurations)
+        self.stages = stages_of(options.seeds, options.race)
+        self.trials = options.trials or trials_of(configurations, self.stages)
+        self.seeds = options.seeds if study.space else self.trials or options.seeds
+        self.folder = as_path(options.output) / study.name
+        self.record = Record.open(self.folder, self._identity(), resume=options.resume)
+        self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
+        if (planned := self._plan()).left_out:
+            trials = trials_of(planned.design, self.stages)
+            console.print(
+                f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out;"
+                f" all of them take --trials {trials}"
+            )
+        self.attempts = Attempts(self.folder, lease.holder.token, self.start)
+        varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
+        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), self.folder)
+
+    def _identity(self) -> dict[str, Any]:
+        """Return everything that must be equal for two runs of a study to be parts of one."""
+        return {
+            "study": self.study.name,
+            "version": __version__,
+            "protocol": PROTOCOL_VERSION,
+            "space": {option: asdict(values) for option, values in self.study.space.items()},
+            "rows": dict(self.study.rows),
+            "objectives": dict(self.study.objectives),
+            "trials": self.trials,
+            "seeds": self.seeds,
+            **{name: getattr(self.options, name) for name in ("sampler", "race", "stopping", "warm_start")},
+            **identity(self.options.run),
+        }
+
+    def go(self) -> dict[str, Any]:
+        from eqssl.study.execution import cluster
+
+        with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
+            with signals.after(self.options.max_hours), cluster.ray_running(self.options.cluster_config) as nodes:
+                signals.arm()
+                room = cluster.room(self.options, nodes)
+                self.console.print(room.text)
+                data = self._try_in_worker(room)
+                self.tracker.ready()
+                about = {"data": data, "concurrency": room.text, "options": flatten(self.options.run)}
+                about["stages"] = self.stages
+                shown = {"question": self.study.question, "controls": dict(self.study.controls)}
+                shown["subject"] = self.study.subject
+                self.record.create(data["digest"], about | shown, self.warm_points)
+                self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
+                unfinished = self._run_trials(room)
+            return self._finish(about, room, signals, unfinished)
+
+    def _try_in_worker(self, room: "Room") -> dict[str, Any]:
+        """Return what the data are, after a worker has loaded them, set up a run and told how long all will take.
+
+        What is left to the data among the options is in `resolved` then.
+
+        Raises:
+            ValueError: for what the worker found to be impossible, or a forecast that is not approved.
+        """
+        import ray
+
+        from eqssl.study.execution.cluster import on_every_node, start_in_worker
+
+        options, workers = self.options, room.workers
+        # The steps of --smoke are so few that timing them would take as long.
+        work = None if options.smoke else self._work(room)
+        objectives = list(self.study.objectives)
+        output = str(self.folder.absolute()), self.lease.holder.token
+        on_every_node(preflight.check_node, *output)
+        arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered(), options.stopping
+        started = start_in_worker(preflight.try_run, room.worker, *arguments)
+        import eqssl.study.execution.pool  # noqa: F401 (Tune takes seconds to import: meanwhile)
+
+        found = ray.get(started)
+        if "error" in found:
+            raise ValueError(found["error"])
+        for warning in found["warnings"]:
+            self.console.print(f"warning: {warning}", markup=False)
+        strengths = found.pop("strengths")
+        self.resolved = replace(options.run, {f"augment.{family}": value for family, value in strengths.items()})
+        if timing := found.pop("timing"):
+            starts = 1 if workers == 1 else 3  # of the trial's own process, Ray Train's, and those of the workers
+            expected = forecast(work, timing, starts=starts)
+            self.console.print(expected.text, soft_wrap=True)
+            approve(expected.wall_s, options, self.console)
+        return found
+
+    def _work(self, room: "Room") -> Work | None:
+        """Return what is left to do; None where that is nothing."""
+        suggestions = self._suggestions()
+        trials = suggestions.total - suggestions.ended
+        epochs = suggestions.work(self.options.run) - trials  # that counts an evaluation as one more
+        every = self.options.run.train.eval_every
+        evaluations = max(trials, epochs // every if every else 0)
+        done = self.record.records()
+        begun = [trial for trial in self.record.asked_trials() if trial.id not in done]
+        checkpoints = [str((self.record.trial_folder(trial) / "checkpoint").absolute()) for trial in begun]
+        return Work(trials, epochs, evaluations, checkpoints, min(room.trials, trials)) if epochs else None
+
+    def _plan(self) -> "Suggestions":
+        from eqssl.study.search.schedule import Suggestions
+
+        options = self.options
+        return Suggestions(
+            self.study,
+            trials=self.trials,
+            seeds=self.seeds,
+            sampler=options.sampler,
+            seed=options.run.train.seed,
+            race=options.race,
+        )
+
+    def _suggestions(self) -> "Suggestions":
+        suggestions = self._plan()
+        suggestions.search.warm_start(self.warm_points)
+        suggestions.restore(self.record.asked_trials(), self.record.records())
+        return suggestions
+
+    def _run_trials(self, room: "Room") -> list[TrialRecord]:
+        from eqssl.study.execution import pool as runner
+        from eqssl.study.progress import StudyProgress
+        from eqssl.study.search.pruning import Halving
+
+        base, suggestions = self.options.run, self._suggestions()
+        earlier = list(self.record.records().values())
+        halving = None
+        if self.options.stopping == "halving":
+            halving = Halving(base.train, self.study.objectives, self.stages[0])
+            halving.restore(earlier)
+        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.asked_trials())
+        work, figures = suggestions.work(base), list(self.study.objectives)
+        progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
+
+        def spec(trial: Trial) -> dict[str, Any]:
+            self.record.asked(trial)
+            return runner.trial_spec(trial, self.options, self.folder, room.worker, self.lease.holder.token)
+
+        listeners = [self.record, suggestions, self.tracker, progress]
+        with progress:
+            return runner.run_trials(suggestions, spec, listeners, room, self.folder / ".ray", figures, halving)
+
+    def _finish(
+        self, about: dict[str, Any], room: "Room", signals: StopSignals, unfinished: list[TrialRecord]
+    ) -> dict[str, Any]:
+        from eqssl.report.tables import result_table
+        from eqssl.study.results import summarise, write_results
+        from eqssl.study.search.sampler import write_journal
+
+        signal_number = signals.number
+        if self.lease.lost:  # what is in the folder is another process's now
+            raise Interrupted(signal_number, signals.reason)
+        records = list(self.record.records().values())
+        device, devices = ("GPU", room.gpus) if room.gpus else ("CPU", room.cpus)
+        about |= {
+            "study_id": self.record.study_id,
+            "status": "stopped" if signal_number else "complete",
+            "wall_s": time.perf_counter() - self.start,
+            "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
+        }
+        summary = summarise(change(self.study, seeds=self.seeds), records, about, self.folder)
+        files = write_results(summary, records, self.folder)
+        if self.study.space:
+            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
+        status, patience_s = ("KILLED", 2) if signal_number else ("FINISHED", 30)
+        self.tracker.close(status, files, patience_s, description=summary["sentence"])
+        if signal_number:
+            raise Interrupted(signal_number, signals.reason)
+        if self.tracker.dropped:
+            self.console.print(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
+        self.console.print(result_table(summary))
+        self.console.print(ledger_line(summary["ledger"]), soft_wrap=True)
+        self.console.print(f"results: {self.folder}", soft_wrap=True)
+        self.console.print(summary["sentence"], soft_wrap=True, markup=False)
+        if signals.number:  # it came meanwhile, and no further study of this command should start
+            raise Interrupted(signals.number, signals.reason)
+        return summary

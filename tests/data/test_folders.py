@@ -1,0 +1,101 @@
+import gzip
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from eqssl.config import DataConfig
+from eqssl.data import load_data
+from eqssl.data.folders import main
+
+
+@pytest.fixture
+def folder(tmp_path: Path, png) -> Path:
+    """Return an image folder of two classes, 20 images each."""
+    for label, name in enumerate(("bird", "cat")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(20):
+            (tmp_path / "images" / name / f"{i:02d}.png").write_bytes(png(100 * label + i))
+    (tmp_path / "images/bird/notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def test_an_image_folder_comes_back_bit_for_bit(folder: Path, tmp_path: Path):
+    main(["imagefolder", str(folder), str(tmp_path / "out")])
+    data = load_data(DataConfig(source="parquet", path=str(tmp_path / "out"), cache=str(tmp_path)))
+    assert (len(data.train), len(data.val), len(data.test)) == (32, 4, 4) and data.num_classes == 2
+    files = sorted(folder.glob("*/*.png"))
+    for split in (data.train, data.val, data.test):
+        for i, row in enumerate(split.ids.tolist()):
+            expected = np.asarray(Image.open(files[row])).transpose(2, 0, 1)
+            assert np.array_equal(split.images.take(torch.tensor([i]))[0], expected)
+            assert split.labels[i] == row // 20
+
+
+def test_split_folders_are_kept(folder: Path, tmp_path: Path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/train").symlink_to(folder)
+    (tmp_path / "set/validation").symlink_to(folder)
+    data = load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
+    assert (len(data.train), len(data.val), len(data.test)) == (40, 20, 20) and data.name == "imagefolder"
+
+
+def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_path: Path, png):
+    config = DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache"))
+    first = load_data(config)
+    assert load_data(config).digest == first.digest and len(list((tmp_path / "cache").glob("[!.]*"))) == 1
+    (folder / "cat/new.png").write_bytes(png(7))
+    assert load_data(config).digest != first.digest
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: p / "nowhere", "is no folder"),
+    (lambda p: (p / "empty").mkdir() or p / "empty", "holds no image"),
+])  # fmt: skip
+def test_what_is_no_image_folder(tmp_path: Path, make, message: str, capsys):
+    assert main(["imagefolder", str(make(tmp_path)), str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_output_is_not_overwritten(folder: Path, tmp_path: Path, capsys):
+    (tmp_path / "out").mkdir()
+    assert main(["imagefolder", str(folder), str(tmp_path / "out")]) == 2
+    assert "there already" in capsys.readouterr().err
+
+
+def test_a_bucket_is_refused_and_no_folder_named_like_it_is_made(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["imagefolder", str(folder), "s3://bucket/photos"]) == 2
+    assert re.search(r"OUT is 's3:/.*'; allowed: a folder on a disk", capsys.readouterr().err)
+    assert not (tmp_path / "s3:").exists()
+
+
+def test_a_set_whose_archives_are_not_there_is_an_error_that_says_so(tmp_path: Path, capsys):
+    assert main(["imagenet", str(tmp_path / "out"), "--root", str(tmp_path)]) == 2
+    assert f"error: imagenet cannot be had in {tmp_path}: The archive " in capsys.readouterr().err
+
+
+def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
+    """Fashion-MNIST's own files, a few images of them, through torchvision's own reader."""
+    raw = tmp_path / "root/FashionMNIST/raw"
+    raw.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    for prefix, n in (("train", 30), ("t10k", 10)):
+        for name, magic, array in (
+            ("images-idx3", 2051, pixels[:n]),
+            ("labels-idx1", 2049, np.arange(n, dtype=np.uint8) % 10),
+        ):
+            head = struct.pack(f">{1 + array.ndim}I", magic, *array.shape)
+            (raw / f"{prefix}-{name}-ubyte").write_bytes(head + array.tobytes())
+            with gzip.open(raw / f"{prefix}-{name}-ubyte.gz", "wb") as file:
+                file.write(head + array.tobytes())
+    main(["fashion_mnist", str(tmp_path / "out"), "--root", str(tmp_path / "root")])
+    data = load_data(DataConfig(source="parquet", path=str(tmp_path / "out"), cache=str(tmp_path)))
+    assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 10)
+    assert np.array_equal(data.test.images.take(torch.arange(10))[:, 0], pixels[:10])
+    assert data.test.labels.tolist() == list(range(10))

@@ -1,0 +1,125 @@
+"""What is found wrong beforehand: by the options alone, by a node with the folder, by a worker with the data."""
+
+import json
+import os
+import threading
+from dataclasses import replace as change
+
+import pytest
+
+from eqssl.config import replace, to_dict
+from eqssl.data import SOURCES
+from eqssl.data.synthetic import solids
+from eqssl.study import Study, StudyOptions, log_uniform
+from eqssl.study.execution.plugins import registered
+from eqssl.study.execution.preflight import check_node, check_options, try_run
+from eqssl.study.store.lock import Lease
+
+
+@pytest.fixture
+def lease(tmp_path):
+    with Lease(tmp_path / "study") as lease:
+        yield lease
+
+
+def test_the_study_s_own_folder_is_accepted_and_left_as_it_was(lease, tmp_path):
+    assert check_node(str(tmp_path / "study"), lease.holder.token) is None
+    assert os.listdir(tmp_path / "study") == ["lease.json"]
+
+
+def test_a_heartbeat_that_is_just_being_written_is_waited_for(lease, tmp_path):
+    path = tmp_path / "study" / "lease.json"
+    text = path.read_text()
+    path.write_text("")
+    threading.Timer(0.2, path.write_text, [text]).start()
+    assert check_node(str(tmp_path / "study"), lease.holder.token) is None
+
+
+def test_a_local_folder_of_the_same_name_is_told_from_a_shared_one(lease, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lease.json").write_text(json.dumps({"token": "of an earlier study"}))
+    for folder in (other, tmp_path / "nowhere"):
+        wrong = check_node(str(folder), lease.holder.token)
+        assert f"--output: {folder}, seen from " in wrong and "a folder that all share, or s3://..." in wrong
+
+
+def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lease, tmp_path, monkeypatch):
+    def full(*arguments, **named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    wrong = check_node(str(tmp_path / "study"), lease.holder.token)
+    assert "cannot be written" in wrong and "No space left on device" in wrong
+
+
+@pytest.mark.parametrize(("objective", "allowed"), [("equivariance", False), ("spread", True)])
+def test_halving_compares_by_what_a_quick_evaluation_gives(lease, base, tmp_path, objective, allowed):
+    run, there = to_dict(replace(base, {"evaluate.level": "full"})), (str(tmp_path / "study"), lease.holder.token)
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("linear", objective), registered(), "halving")
+    wrong = f"--objectives has {objective}; allowed at level quick, at which --stopping halving compares trials"
+    assert ("error" not in found) if allowed else found["error"].startswith(wrong)
+
+
+def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    few = StudyOptions(run=replace(base, {"train.epochs": 3}), stopping="halving", output=str(tmp_path))
+    with pytest.raises(ValueError, match="--stopping is halving"):
+        check_options(study, few)
+    check_options(study, change(few, smoke=True))
+    check_options(study, change(few, stopping="none"))
+
+
+def test_a_race_of_fewer_trials_than_one_configuration_takes_is_refused(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    options = StudyOptions(run=base, race=True, seeds=5, trials=4, output=str(tmp_path))
+    with pytest.raises(ValueError, match="--trials is 4; allowed with --race and --seeds 5: 5 or more"):
+        check_options(study, options)
+    check_options(study, change(options, trials=5))
+    check_options(study, change(options, race=False))
+
+
+def test_a_search_does_not_choose_on_test(base, tmp_path):
+    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
+    on_test = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))
+    with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --confirm"):
+        check_options(study, on_test)
+    check_options(change(study, space={}), on_test)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
+    lease, base, tmp_path, monkeypatch, labelled
+):
+    def plain(config):
+        data = solids.load(config)
+        splits = {name: getattr(data, name) for name in ("train", "val", "test")}
+        splits = {name: change(of, factors={}, labels=of.labels if labelled else None) for name, of in splits.items()}
+        return change(data, num_classes=data.num_classes if labelled else 0, **splits)
+
+    monkeypatch.setitem(SOURCES, "plain", plain)
+    run, there = to_dict(replace(base, {"data.source": "plain"})), (str(tmp_path / "study"), lease.holder.token)
+    found = try_run(run, there, 1, {"CPU": 1}, None, ("linear", "r2_mean"), registered())
+    if labelled:
+        assert "error" not in found and not found["known"]
+        study = Study(name="toy", question="?", space={}).for_data(labelled=True, known=found["known"])
+        assert study.objectives == {"linear": "maximize"}
+        assert "supervised" in study.rows and "supervised-factors" not in study.rows
+    else:
+        assert found["error"].startswith("--data.source solids has neither labels nor a factor between the views of an")
+
+
+@pytest.mark.parametrize(("objects", "warned"), [(16, True), (4000, False)])
+def test_few_held_out_images_are_warned_of(objects, warned, caplog):
+    from eqssl.config import EvaluateConfig
+    from eqssl.study.execution.preflight import _warn_of_few_images
+
+    class Data:
+        val = range(objects)
+
+    _warn_of_few_images(EvaluateConfig(split="val", images=10_000), Data())
+    assert [record.getMessage().startswith("metrics are of 16 held-out images (val); below 500") for record in
+            caplog.records] == [True] * warned  # fmt: skip
+    caplog.clear()
+    _warn_of_few_images(EvaluateConfig(split="val", images=300), Data())
+    assert ("metrics are of 300" in caplog.text) is not warned

@@ -1,0 +1,69 @@
+import signal
+import time
+
+import pytest
+
+from eqssl.study.execution.signals import Interrupted, StopSignals
+
+
+@pytest.fixture
+def tune_runs():
+    """Stand in for Tune, which takes SIGUSR1 while it runs."""
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: heard.append(number))
+    yield heard
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_stops_tune_and_the_second_everything(tune_runs, number):
+    with StopSignals() as signals:
+        signal.raise_signal(number)
+        assert (signals.number, tune_runs) == (number, [signal.SIGUSR1])
+        with pytest.raises(Interrupted) as second:
+            signal.raise_signal(number)
+    assert second.value.number == number
+
+
+def test_without_tune_the_first_signal_interrupts():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with StopSignals():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_what_tune_leaves_behind_does_not_stop_the_next_study():
+    with StopSignals():
+        signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    with pytest.raises(Interrupted), StopSignals():
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_study_itself_stops_as_a_signal_would_and_says_why(tune_runs):
+    with StopSignals() as signals, signals.after(0.05 / 3600):
+        deadline = time.monotonic() + 20
+        while not tune_runs:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert (signals.number, signals.reason) == (signal.SIGTERM, "--max-hours 1.38889e-05")
+        signals.stop("another reason")  # once is enough
+    assert (tune_runs, signals.reason) == ([signal.SIGUSR1], "--max-hours 1.38889e-05")
+
+
+def test_without_tune_it_interrupts_with_the_reason():
+    with pytest.raises(Interrupted, match="--max-hours 0") as stop, StopSignals() as signals, signals.after(0.0):
+        time.sleep(20)
+    assert stop.value.number == signal.SIGTERM
+
+
+def test_what_ends_in_time_is_not_stopped(tune_runs):
+    with StopSignals() as signals:
+        with signals.after(0.1 / 3600):
+            pass
+        time.sleep(0.2)
+    assert signals.number is None and not tune_runs

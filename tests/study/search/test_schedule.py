@@ -1,0 +1,174 @@
+import pytest
+from optuna.trial import TrialState
+
+from eqssl.study import Study, choice, log_uniform
+from eqssl.study.search.schedule import Suggestions
+from eqssl.study.store.records import TrialRecord
+
+STUDY = Study(
+    name="toy",
+    question="?",
+    space={"recon.weight": log_uniform(0.1, 10.0)},
+    objectives={"knn": "maximize", "r2_mean": "maximize"},
+    rows={"base": {}, "pixels": None},
+)
+
+
+def make(trials=10, seeds=2, sampler="grid", study=STUDY, race=False) -> Suggestions:
+    return Suggestions(study, trials=trials, seeds=seeds, sampler=sampler, seed=0, race=race)
+
+
+def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:
+    configuration = trial.configuration
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=configuration.name,
+        number=configuration.number,
+        params=configuration.overrides or {},
+        seed=trial.seed,
+        status=status,
+        metrics=metrics,
+    )
+
+
+def drain(suggestions) -> list:
+    trials = []
+    while (trial := suggestions.next()) is not None:
+        trials.append(trial)
+    return trials
+
+
+def test_rows_come_first_then_the_grid_with_all_seeds():
+    suggestions = make()
+    trials = drain(suggestions)
+    assert [t.name for t in trials[:3]] == ["base / seed 0", "base / seed 1", "pixels / seed 0"]
+    searched = [(t.configuration.overrides["recon.weight"], t.seed) for t in trials[3:]]
+    assert sorted(searched) == [(w, s) for w in (0.1, 0.3162, 1.0, 3.162, 10.0) for s in (0, 1)]
+    assert suggestions.total == len(trials) == 13
+
+
+def test_trials_count_all_seeds():
+    assert len(drain(make(trials=5, seeds=2))) == 3 + 5
+
+
+def test_what_is_left_of_a_design_is_counted():
+    study = Study(name="toy", question="?", space={"recon.view": choice("first", "second", "clean")}, rows={})
+    cut = make(trials=4, seeds=2, study=study)
+    assert (cut.design, cut.left_out, len(drain(cut))) == (3, 1, 4)
+    for whole in (make(trials=8, seeds=2, study=study), make(trials=4, sampler="tpe", study=study)):
+        assert whole.left_out == 0
+    assert make(trials=4, seeds=4, study=Study(name="toy", question="?", space={}, rows={})).left_out == 0
+
+
+def test_nothing_varied_gives_a_replicate_study():
+    study = Study(name="toy", question="?", space={}, rows={})
+    trials = drain(make(trials=4, seeds=4, study=study))
+    assert [t.seed for t in trials] == [0, 1, 2, 3]
+    assert {t.configuration.name for t in trials} == {"default"}
+
+
+def test_optuna_is_told_the_mean_over_seeds_once_all_have_ended():
+    suggestions = make()
+    first, second = drain(suggestions)[3:5]
+    suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
+    assert suggestions.search.optuna.trials[0].state == TrialState.RUNNING
+    suggestions.trial_ended(second, ended(second, knn=0.6, r2_mean=0.3))
+    told = suggestions.search.optuna.trials[0]
+    assert told.state == TrialState.COMPLETE
+    assert told.values == pytest.approx([0.5, 0.2])
+
+
+@pytest.mark.parametrize("bad", [{"status": "FAILED"}, {"knn": 0.5}])
+def test_a_failed_seed_or_a_missing_objective_is_told_as_failure(bad):
+    suggestions = make()
+    first, second = drain(suggestions)[3:5]
+    suggestions.trial_ended(first, ended(first, knn=0.4, r2_mean=0.1))
+    suggestions.trial_ended(second, ended(second, **bad))
+    assert suggestions.search.optuna.trials[0].state == TrialState.FAIL
+
+
+def test_nothing_stays_running_when_all_trials_have_ended():
+    suggestions = make()
+    for trial in drain(suggestions):
+        suggestions.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert all(t.state == TrialState.COMPLETE for t in suggestions.search.optuna.trials)
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe", "qmc", "nsga2", "gp"])
+def test_restored_study_suggests_what_the_uninterrupted_one_would(sampler):
+    whole = make(sampler=sampler)
+    expected = []
+    for trial in iter(whole.next, None):
+        expected.append(trial)
+        whole.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert len(expected) == 13
+
+    asked, done = expected[:6], {t.id: ended(t, knn=0.4, r2_mean=0.1) for t in expected[:5]}
+    restored = make(sampler=sampler)
+    restored.restore(asked, done)
+    trials = []
+    for trial in iter(restored.next, None):
+        trials.append(trial)
+        restored.trial_ended(trial, ended(trial, knn=0.4, r2_mean=0.1))
+    assert [t.id for t in trials] == [t.id for t in expected[5:]]
+
+
+def test_repeated_suggestion_gets_fresh_seeds():
+    study = Study(name="toy", question="?", space={"recon.view": choice("first", "second")}, rows={})
+    trials = drain(make(trials=12, seeds=2, sampler="random", study=study))
+    assert len({t.id for t in trials}) == 12
+
+
+def race(suggestions) -> list:
+    """Run a race one trial at a time: the larger a weight, the better."""
+    trials = []
+    while (trial := suggestions.next()) is not None:
+        trials.append(trial)
+        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
+        suggestions.trial_ended(trial, ended(trial, knn=weight, r2_mean=weight))
+    assert suggestions.finished
+    return trials
+
+
+def test_in_a_race_only_the_best_get_more_seeds():
+    suggestions = make(trials=50, seeds=5, sampler="random", race=True)
+    trials = race(suggestions)
+    assert len(trials) == suggestions.total == 6 + 50  # 26 + 9 x 2 + 3 x 2; with 27 it would be one too many
+    seeds = {}
+    for trial in trials[6:]:  # after five of base and one of pixels
+        seeds.setdefault(trial.configuration.overrides["recon.weight"], []).append(trial.seed)
+    assert [len(seeds[weight]) for weight in sorted(seeds, reverse=True)] == [5] * 3 + [3] * 6 + [1] * 17
+    assert all(given == list(range(len(given))) for given in seeds.values())
+
+
+def test_a_race_waits_for_the_stage_to_end():
+    suggestions = make(trials=9, seeds=3, sampler="random", race=True)
+    running = drain(suggestions)
+    assert not suggestions.finished and suggestions.next() is None
+    for trial in running[:-1]:
+        suggestions.trial_ended(trial, ended(trial, knn=0.5, r2_mean=0.5))
+    assert suggestions.next() is None
+    suggestions.trial_ended(running[-1], ended(running[-1], knn=0.9, r2_mean=0.9))
+    assert running[-1].configuration in {trial.configuration for trial in drain(suggestions)}
+
+
+def test_a_race_without_survivors_ends():
+    suggestions = make(trials=20, seeds=5, sampler="random", race=True)
+    for trial in drain(suggestions):
+        suggestions.trial_ended(trial, ended(trial, status="FAILED"))
+    assert suggestions.next() is None and suggestions.finished
+
+
+@pytest.mark.parametrize("cut", [3, 10, 20, 26, 33, 35])
+def test_a_race_that_was_killed_goes_on_as_it_would_have(cut):
+    def make_race():
+        return make(trials=30, seeds=5, sampler="tpe", race=True)
+
+    whole = race(make_race())
+    done = {}
+    for trial in whole[:cut]:
+        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
+        done[trial.id] = ended(trial, knn=weight, r2_mean=weight)
+    restored = make_race()
+    restored.restore(whole[: cut + 1], done)
+    assert [t.id for t in race(restored)] == [t.id for t in whole[cut:]]

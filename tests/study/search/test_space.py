@@ -1,0 +1,77 @@
+import math
+
+import pytest
+
+from eqssl.config import RunConfig
+from eqssl.study.search.space import Configuration, Trial, check_space, choice, fix, log_uniform, uniform
+
+
+def test_grid_is_even_on_its_scale_and_has_both_ends():
+    assert log_uniform(0.1, 10.0).grid(5) == [0.1, 0.3162, 1.0, 3.162, 10.0]
+    assert uniform(0.0, 1.0).grid(3) == [0.0, 0.5, 1.0]
+    assert choice("first", "second").grid(7) == ["first", "second"]
+
+
+def test_values_of_a_grid_lie_in_the_range():
+    values = log_uniform(0.37, 7.3).grid(9)
+    assert values == sorted(values) and (values[0], values[-1]) == (0.37, 7.3)
+
+
+VIEW = {"recon.view": choice("first", "second"), "recon.width": choice(8, 16).when("recon.view", "first")}
+
+
+def test_what_is_fixed_decides_what_exists():
+    assert fix(VIEW, {"recon.view": "second"}) == {}
+    assert fix(VIEW, {"recon.view": "first"}) == {"recon.width": choice(8, 16)}
+    assert fix(VIEW, {"recon.width": 8}) == {"recon.view": VIEW["recon.view"]}
+
+
+def test_a_condition_must_come_first():
+    with pytest.raises(ValueError, match=r"recon\.view, which must come before"):
+        check_space(dict(reversed(VIEW.items())), RunConfig())
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (2.0, 1.0), (math.nan, 1.0), (0.0, 1.0)])
+def test_empty_or_inverted_range_is_refused(low, high):
+    with pytest.raises(ValueError, match="range"):
+        log_uniform(low, high)
+
+
+@pytest.mark.parametrize(
+    ("option", "values", "message"),
+    [
+        ("recon.wieght", uniform(0, 1), "wieght"),
+        ("recon.weight", uniform(-1, 1), "recon.weight"),
+        ("recon.view", choice("first", "third"), "recon.view"),
+    ],
+)
+def test_space_that_the_options_cannot_take_is_refused(option, values, message):
+    with pytest.raises(ValueError, match=message):
+        check_space({option: values}, RunConfig())
+
+
+def test_trial_id_depends_on_configuration_and_seed_alone():
+    first = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
+    again = Trial(Configuration.suggested({"recon.weight": 1.0}, 7), 0)
+    assert first.id == again.id
+    assert len({first.id, Trial(first.configuration, 1).id, Trial(Configuration("base", {}), 0).id}) == 3
+
+
+def test_seeds_are_paired_and_overrides_apply():
+    base = RunConfig()
+    run = Trial(Configuration.suggested({"recon.weight": 3.0}, 0), 4).run_config(base)
+    assert (run.recon.weight, run.train.seed) == (3.0, base.train.seed + 4)
+
+
+def test_work_counts_epochs_and_one_evaluation():
+    base = RunConfig()
+    assert Trial(Configuration("random", {"train.epochs": 0}), 0).work(base) == 1
+    assert Trial(Configuration("pixels", None), 0).work(base) == 1
+    assert Trial(Configuration("base", {}), 0).work(base) == base.train.epochs + 1
+
+
+def test_a_value_is_checked_beside_what_it_exists_for():
+    only = choice("map", "vector").when("recon.attention", "concat")  # pooled-query, the default, has no vector
+    check_space({"recon.attention": choice("pooled-query", "concat"), "recon.tokens": only}, RunConfig())
+    with pytest.raises(ValueError, match=r"--recon\.tokens is 'vector'"):
+        check_space({"recon.tokens": choice("map", "vector")}, RunConfig())

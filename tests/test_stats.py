@@ -1,0 +1,314 @@
+"""Coverage by simulation, power, Pareto front and verdict on tables whose truth is known."""
+
+import time
+
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from eqssl import stats as statistics
+from eqssl.stats import (
+    Estimate,
+    benjamini_hochberg,
+    difference_estimates,
+    front_probability,
+    mean_estimates,
+    minimum_detectable_difference,
+    on_front,
+    power,
+    sampling_variance,
+    verdict,
+)
+
+CONFIGURATIONS, TABLES = 10, 300
+PAIRS = [(row, (row + 1) % CONFIGURATIONS) for row in range(CONFIGURATIONS)]
+
+
+def table(rng, means, seeds, seed_std=0.0, std=1.0):
+    means = np.asarray(means, dtype=float)
+    noise = rng.normal(size=(len(means), seeds)) * np.broadcast_to(std, len(means))[:, None]
+    return means[:, None] + noise + rng.normal(size=seeds) * seed_std
+
+
+def spread(rng, kind):
+    """Draw the standard deviations of a table's configurations."""
+    if kind == "equal":
+        return np.ones(CONFIGURATIONS)
+    if kind == "one noisy":
+        return np.where(np.arange(CONFIGURATIONS) == rng.integers(CONFIGURATIONS), 10.0, 1.0)
+    return np.sqrt(4 / rng.chisquare(4, CONFIGURATIONS))
+
+
+def covered(estimates, truth=0.0):
+    values, errors, dof = np.array([(e.value, e.error, e.dof) for e in estimates]).T
+    return np.abs(values - truth) < errors * special.stdtrit(dof, 0.975)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["equal", "inverse chi-square", "one noisy"])
+def test_differences_cover_the_truth(kind, seeds):
+    rng = np.random.default_rng(10 * seeds)
+    average, of_noisy = [], []
+    for _ in range(TABLES):
+        std = spread(rng, kind)
+        inside = covered(difference_estimates(table(rng, np.zeros(CONFIGURATIONS), seeds, 20, std), PAIRS))
+        average.append(inside.mean())
+        of_noisy.extend(inside[[max(std[row], std[other]) == 10 for row, other in PAIRS]])
+    assert 0.935 < np.mean(average) < 0.975  # 94 to 97 %, with .005 for the simulation's own noise
+    if kind == "one noisy":
+        assert np.mean(of_noisy) > {2: 0.75, 3: 0.83, 5: 0.9}[seeds]
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize("kind", ["equal", "inverse chi-square", "one noisy"])
+def test_means_cover_the_truth_with_and_without_a_seed_effect(kind, seeds):
+    rng = np.random.default_rng(seeds)
+    for seed_std in (0, 1):
+        average = [
+            covered(mean_estimates(table(rng, np.zeros(CONFIGURATIONS), seeds, seed_std, spread(rng, kind)))).mean()
+            for _ in range(TABLES)
+        ]
+        assert 0.935 < np.mean(average) < 0.98
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_differences_cover_the_truth_with_small_held_out_sets(seeds):
+    rng = np.random.default_rng(seeds)
+    average, without = [], []
+    for _ in range(TABLES // 2):
+        # Effects of a unit, of a unit on a configuration, and on a trial; the first cancels, the last is seeds' noise.
+        units = 10 * rng.normal(size=300) + 15 * rng.normal(size=(CONFIGURATIONS, 1, 300))
+        values = table(rng, np.zeros(CONFIGURATIONS), seeds, 1)[..., None] + units
+        values = values + 8 * rng.normal(size=(CONFIGURATIONS, seeds, 300))
+        sampling = [sampling_variance(values[row], values[other]) for row, other in PAIRS]
+        average.append(covered(difference_estimates(values.mean(2), PAIRS, sampling)).mean())
+        without.append(covered(difference_estimates(values.mean(2), PAIRS)).mean())
+    assert 0.935 < np.mean(average) < 0.975
+    assert np.mean(without) < np.mean(average) - 0.03
+
+
+def test_missing_trials_leave_the_intervals_right():
+    rng = np.random.default_rng(2)
+    inside = []
+    for _ in range(TABLES):
+        values = table(rng, np.zeros(CONFIGURATIONS), 4, 5, spread(rng, "inverse chi-square"))
+        values[0, 1] = values[2, 3] = values[5, 2] = values[7, 1:] = np.nan  # the last has a single trial
+        inside.append(covered(difference_estimates(values, PAIRS)).mean())
+    assert 0.935 < np.mean(inside) < 0.975
+
+
+def test_a_quiet_comparison_keeps_its_width_beside_a_noisy_configuration():
+    rng = np.random.default_rng(3)
+    errors = [
+        [e.error for e in difference_estimates(table(rng, np.zeros(6), 5, 3, [1, 1, 1, 1, 1, 10]), [(0, 1), (5, 1)])]
+        for _ in range(200)
+    ]
+    quiet, noisy = np.median(errors, axis=0)
+    assert quiet == pytest.approx(np.sqrt(2 / 5), rel=0.3)
+    assert noisy == pytest.approx(np.sqrt(101 / 5), rel=0.3)
+
+
+def test_difference_of_two_configurations_is_the_paired_t_test():
+    values = table(np.random.default_rng(0), [0, 1], 6, seed_std=5)
+    (ours,) = difference_estimates(values, [(1, 0)])
+    theirs = stats.ttest_rel(values[1], values[0])
+    interval = theirs.confidence_interval(0.95)
+    assert (ours.interval().low, ours.interval().high) == pytest.approx((interval.low, interval.high))
+    assert ours.p_value() == pytest.approx(theirs.pvalue)
+
+
+def test_mean_of_one_configuration_is_the_t_test():
+    (ours,) = mean_estimates([[1.0, 2.0, 4.0, np.nan]])
+    theirs = stats.ttest_1samp([1, 2, 4], 0).confidence_interval(0.9)
+    assert (ours.interval(0.9).low, ours.interval(0.9).high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_prior_is_that_of_the_variances():
+    """Known d0 and variance, from many configurations; equal variances have infinite d0."""
+    rng = np.random.default_rng(4)
+    of_five_seeds = 9 * 4 / rng.chisquare(4, 20000) * rng.chisquare(4, 20000) / 4
+    prior = statistics._prior(of_five_seeds, np.full(20000, 4), 80000)
+    assert (prior.dof, prior.variance) == (pytest.approx(4, rel=0.1), pytest.approx(9, rel=0.05))
+    of_equal = rng.chisquare(3, 1000) / 3
+    found = [statistics._prior(of_equal[start : start + 5], np.full(5, 3), 15).dof for start in range(0, 1000, 5)]
+    assert np.mean(np.isinf(found)) > 0.4
+
+
+def test_values_without_any_noise():
+    constant = [[1.0, 1.0], [1.0, 1.0], [2.0, 2.0]]
+    same, different = difference_estimates(constant, [(0, 1), (2, 0)])
+    assert (same.value, same.error, same.p_value()) == (0, 0, 1)
+    assert (different.value, different.error, different.p_value()) == (1, 0, 0)
+    assert [mean.interval().high for mean in mean_estimates(constant)] == [1, 1, 2]
+    assert power(different, true=1, bound=0) == 1 and minimum_detectable_difference(different) == 0
+    partly = table(np.random.default_rng(5), np.zeros(6), 3)
+    partly[0] = partly[1]
+    assert difference_estimates(partly, [(0, 1)])[0].error > 0
+
+
+@pytest.mark.parametrize("values", [[[1.0], [2.0]], [[1.0, 2.0], [np.nan, np.nan]], [[1.0, np.nan], [np.nan, 2.0]]])
+def test_too_few_trials_are_refused(values):
+    with pytest.raises(ValueError, match="no spread to judge by"):
+        difference_estimates(values, [(1, 0)])
+    with pytest.raises(ValueError, match="no spread to judge by"):
+        front_probability(np.array(values)[..., None])
+
+
+def test_a_mean_needs_two_seeds_somewhere():
+    with pytest.raises(ValueError, match="no spread to judge by"):
+        mean_estimates([[1.0, np.nan], [np.nan, 2.0]])
+
+
+def test_a_pair_without_common_seeds_is_unknown():
+    values = table(np.random.default_rng(6), np.zeros(4), 4)
+    values[0, :2] = values[1, 2:] = np.nan
+    unknown, known = difference_estimates(values, [(0, 1), (2, 1)])
+    assert np.isnan([unknown.value, unknown.error, unknown.dof]).all()
+    assert not unknown.interval().above(-9) and not unknown.interval().below(9)
+    assert np.isfinite([known.value, known.error, known.dof]).all()
+
+
+def test_many_configurations_are_quick():
+    """As in a race, where most have one seed."""
+    values = table(np.random.default_rng(7), np.zeros(1000), 2)
+    race = np.where([True, False], values, np.where(np.arange(1000)[:, None] < 200, values, np.nan))
+    start = time.perf_counter()
+    for trials in (values, race):
+        found = difference_estimates(trials, [(row, 0) for row in range(1000)])
+        assert np.isfinite([estimate.error for estimate in found]).all()
+        assert np.isfinite([estimate.error for estimate in mean_estimates(trials)]).all()
+    front_probability(np.stack([race, values[::-1]], axis=2), draws=100)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sampling_variance_is_that_of_units_alone(weighted):
+    rng = np.random.default_rng(8)
+    weights = rng.uniform(0.2, 2, 400) if weighted else None
+    shares = np.full(400, 1 / 400) if weights is None else weights / weights.sum()
+    found = []
+    for _ in range(300):
+        shared = 5 * rng.normal(size=400)
+        candidate = shared + 2 * rng.normal(size=400) + 3 * rng.normal(size=(3, 400)) + rng.normal(size=(3, 1))
+        found.append(sampling_variance(candidate, shared + 3 * rng.normal(size=(3, 400)), weights))
+    assert np.mean(found) == pytest.approx(4 * (shares**2).sum(), rel=0.05)
+
+
+def test_sampling_variance_is_never_negative():
+    rng = np.random.default_rng(9)
+    found = [sampling_variance(rng.normal(size=(2, 300))) for _ in range(100)]
+    assert min(found) == 0
+    assert sampling_variance(np.ones((2, 300)), np.zeros((2, 300))) == pytest.approx(0, abs=1e-12)
+    assert np.isnan(sampling_variance([[1.0], [2.0]]))
+
+
+def test_sampling_variance_widens_an_interval_towards_the_normal():
+    values = table(np.random.default_rng(10), [0, 0], 2, std=1e-9)
+    (narrow,) = difference_estimates(values, [(1, 0)])
+    (wide,) = difference_estimates(values, [(1, 0)], [0.04])
+    assert narrow.dof == pytest.approx(1)
+    assert difference_estimates(values, [(1, 0)], [np.nan]) == [narrow]
+    assert wide.error == pytest.approx(0.2)
+    assert wide.interval().high - wide.value == pytest.approx(0.2 * stats.norm.ppf(0.975), rel=1e-4)
+
+
+@pytest.mark.parametrize("dof", [1, 3, 50])
+def test_the_minimum_detectable_difference_is_found_four_times_in_five(dof):
+    rng = np.random.default_rng(11)
+    estimate = Estimate(0.0, 0.3, dof)
+    true = minimum_detectable_difference(estimate)
+    errors = 0.3 * np.sqrt(rng.chisquare(dof, 20000) / dof)
+    found = rng.normal(true, 0.3, 20000) - stats.t.ppf(0.975, dof) * errors > 0
+    assert found.mean() == pytest.approx(0.8, abs=0.01)
+    assert power(estimate, true, 0.0) == pytest.approx(0.8, abs=1e-4)
+
+
+def test_power_at_the_bound_is_the_level_and_far_from_it_certain():
+    estimate = Estimate(0.0, 0.01, 4)
+    assert power(estimate, true=0.2, bound=0.2) == pytest.approx(0.025)
+    assert power(estimate, true=99, bound=0) == pytest.approx(1)
+    assert power(estimate, true=-99, bound=0) == pytest.approx(0)
+
+
+def test_benjamini_hochberg_by_hand():
+    """The example of Benjamini and Hochberg (1995), section 4: four of fifteen at 5 %."""
+    p_values = [
+        *(0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459),
+        *(0.3240, 0.4262, 0.5719, 0.6528, 0.7590, 1.0),
+    ]
+    assert benjamini_hochberg(p_values) == [True] * 4 + [False] * 11
+    assert benjamini_hochberg([0.04, 0.03, np.nan]) == [True, True, False]
+    assert benjamini_hochberg([]) == []
+
+
+def test_false_discoveries_are_rare():
+    """With no true difference, a table has a claim in at most 5 % of cases."""
+    rng = np.random.default_rng(12)
+    claims = []
+    for _ in range(TABLES):
+        estimates = difference_estimates(table(rng, np.zeros(8), 3), [(row, 0) for row in range(1, 8)])
+        claims.append(any(benjamini_hochberg([estimate.p_value() for estimate in estimates])))
+    assert np.mean(claims) < 0.06
+
+
+def test_front_by_hand():
+    points = [[1, 1], [2, 0], [0, 2], [1, 0], [2, 0]]
+    assert on_front(points).tolist() == [True, True, True, False, True]
+    assert on_front([[1, 1], [np.nan, 0], [0, 0]]).tolist() == [True, True, False]
+
+
+def test_front_is_that_of_all_pairs():
+    points = np.random.default_rng(13).integers(0, 6, size=(60, 3))
+    dominated = [any((other >= point).all() and (other > point).any() for other in points) for point in points]
+    assert on_front(points).tolist() == [not found for found in dominated]
+
+
+def test_front_probability():
+    rng = np.random.default_rng(14)
+    means = np.array([[0, 10], [10, 0], [-10, -10], [5, 5]])
+    certain = front_probability(means[:, None] + 0.5 * rng.normal(size=(4, 3, 2)))
+    assert certain == pytest.approx([1, 1, 0, 1], abs=0.02)
+    # Two configurations with the same means in one objective: each is the better one half of the time.
+    noise = rng.normal(size=(1, 4, 1))
+    noise -= noise.mean()
+    equal = front_probability(np.concatenate([noise, -noise]))
+    assert equal == pytest.approx([0.5, 0.5], abs=0.03)
+
+
+def test_front_probability_has_the_sampling_of_images_in_it():
+    means = np.array([[1.0], [0.0]])
+    values = means[:, None] + 0.01 * np.random.default_rng(15).normal(size=(2, 5, 1))
+    assert front_probability(values)[1] < 0.01
+    expected = stats.norm.sf(1 / np.sqrt(2))
+    assert front_probability(values, sampling=np.ones((2, 1)))[1] == pytest.approx(expected, abs=0.03)
+
+
+def test_front_probability_leaves_out_a_trial_that_misses_one_objective():
+    values = np.random.default_rng(16).normal(size=(3, 4, 2))
+    one, both = values.copy(), values.copy()
+    one[1, 2, 0] = np.nan
+    both[1, 2] = np.nan
+    np.testing.assert_array_equal(front_probability(one), front_probability(both))
+
+
+def judged(dof=10, **changes):
+    values = {"r2_mean": (0.1, 0.01), "equivariance": (0.1, 0.01), "accuracy": (0.0, 0.002), "invariance": (0.0, 0.004)}
+    return verdict({metric: Estimate(*pair, dof) for metric, pair in (values | changes).items()})
+
+
+def test_verdict_is_yes_no_or_inconclusive():
+    found = judged()
+    assert found.answer == "yes" and found.power > 0.95
+    assert found.differences["r2_mean"].estimate == 0.1
+    assert judged(accuracy=(-0.004, 0.002)).answer == "yes"  # within the margin of .01
+    assert judged(accuracy=(-0.009, 0.002)).answer == "inconclusive"
+    assert judged(accuracy=(-0.02, 0.002)).answer == "no"
+    assert judged(equivariance=(-0.1, 0.01)).answer == "no"
+    assert judged(invariance=(float("nan"), float("nan"))).answer == "inconclusive"
+
+
+def test_verdict_tells_when_it_could_not_have_found_a_yes():
+    unsure = judged(accuracy=(0.0, 0.03))
+    assert unsure.answer == "inconclusive" and unsure.power < 0.1
+    single = judged(accuracy=(0.0, 0.0036))
+    assert single.power == pytest.approx(power(Estimate(0.0, 0.0036, 10), 0.0, -0.01), abs=0.01)

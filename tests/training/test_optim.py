@@ -1,0 +1,53 @@
+"""The schedule's numbers, and who gets weight decay and LARS' adaptation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from eqssl.config import TrainConfig
+from eqssl.training.optim import learning_rate, make_optimizer
+
+
+def test_warm_up_then_cosine_to_zero_in_proportion_to_the_batch():
+    config = TrainConfig(lr=0.1, batch_size=512, epochs=10, warmup_epochs=2)
+    rates = [learning_rate(config, step, 5) for step in range(50)]
+    assert rates[0] == pytest.approx(0.02) and rates[9] == pytest.approx(0.2) == max(rates)
+    assert rates[30] == pytest.approx(0.1 * (1 + math.cos(math.pi * 0.5)))
+    assert 0 < rates[-1] < 0.002 and rates[10:] == sorted(rates[10:], reverse=True)
+
+
+@pytest.mark.parametrize("warmup", [0.02, 0.3, 0.5, 1.0])
+def test_a_warm_up_that_ends_within_a_step_stays_below_the_peak(warmup):
+    config = TrainConfig(lr=0.1, batch_size=256, epochs=10, warmup_epochs=warmup)
+    assert 0.09 < max(learning_rate(config, step, 5) for step in range(50)) <= 0.1
+
+
+@pytest.mark.parametrize("name", ["adamw", "lars"])
+def test_vectors_are_not_decayed(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    optimizer = make_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.5, lr=0.1))
+    before = [p.clone() for p in model.parameters()]
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = [not torch.allclose(a, b, atol=1e-9) for a, b in zip(before, model.parameters(), strict=True)]
+    assert moved == [True, False, False, False]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_lars_adapts_the_step_of_matrices_with_and_without_decay_and_of_nothing_else(decay):
+    """The first step is lr x trust x (g + decay w), trust = .001 |w| / (|g| + decay |w|) (arXiv 1708.03888, Eq. 6)."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    optimizer = make_optimizer(model, TrainConfig(optimizer="lars", weight_decay=decay, lr=0.1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    w, g = before["weight"], model.weight.grad
+    trust = 1e-3 * w.norm() / (g.norm() + decay * w.norm())
+    torch.testing.assert_close(w - model.weight, 0.1 * trust * (g + decay * w), rtol=1e-6, atol=0)
+    torch.testing.assert_close(before["bias"] - model.bias, 0.1 * model.bias.grad)
