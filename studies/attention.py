@@ -33,7 +33,7 @@ STUDY = Study(
     subject="pooled-query",
     base=RunConfig(
         recon=ReconConfig(weight=25.0),
-        train=TrainConfig(epochs=8, batch_size=64, lr=8e-3, seed=1000),
+        train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2, seed=2000),
         evaluate=EvaluateConfig(level="full", split="test"),
     ),
 )

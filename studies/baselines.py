@@ -29,7 +29,7 @@ STUDY = Study(
     space={"method.name": choice(*ALL)},
     configurations=0,
     seeds=5,
-    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=8e-3)),
+    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2)),
 )
 
 

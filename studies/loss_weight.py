@@ -25,7 +25,7 @@ STUDY = Study(
     sampler="grid",
     objectives={"linear": "maximize", "r2_mean": "maximize"},
     twins=True,
-    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=8e-3), evaluate=EvaluateConfig(level="full")),
+    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2), evaluate=EvaluateConfig(level="full")),
 )
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ STUDY = Study(
     seeds=2,
     sampler="grid",
     twins=True,
-    base=RunConfig(recon=ReconConfig(weight=25.0), train=TrainConfig(epochs=8, batch_size=64, lr=8e-3)),
+    base=RunConfig(recon=ReconConfig(weight=25.0), train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2)),
 )
 
 if __name__ == "__main__":
