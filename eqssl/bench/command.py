@@ -27,10 +27,10 @@ def bench(options: Options) -> None:
     Raises:
         ValueError: for an encoder, a method or a size that cannot be had.
     """
-    keep_freed()  # as in a training; here the peers have it as well
+    keep_freed()  # as in a training; here for the other libraries as well
     import torch
 
-    from eqssl.bench.table import machine, markdown, save
+    from eqssl.bench.timing import machine, markdown, save
 
     if options.threads:
         torch.set_num_threads(options.threads)

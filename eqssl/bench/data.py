@@ -1,7 +1,7 @@
-"""Images a second out of Parquet, against decoding alone and against a folder of images in a DataLoader.
+"""Images a second read from Parquet, against decoding alone and against an image folder in a DataLoader.
 
-The images are the package's own solids, rendered here, as JPEG and as PNG without compression (as good as raw);
-they are repeated, so that what is done once a file or a process counts for as little as in a data set.
+The images are rendered solids, as JPEG and as PNG without compression. They are repeated, so that the work per file and
+per process weighs as little as in a large data set.
 """
 
 import io
@@ -17,8 +17,7 @@ import torch
 from PIL import Image
 
 from eqssl.bench.options import Options
-from eqssl.bench.table import Row, row
-from eqssl.bench.timing import interleave
+from eqssl.bench.timing import Row, interleave, row
 from eqssl.config import DataConfig
 from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages, in_threads
@@ -57,7 +56,7 @@ def _encoded(pixels: np.ndarray, kind: str) -> list[bytes]:
 
 
 def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folder: Path) -> list[Row]:
-    """Time reading the file into memory, decoding what does not fit there as it is asked for, and the others' ways."""
+    """Time reading the file into memory, decoding batch by batch, decoding alone, and an image folder."""
     rows = [{"image": {"bytes": data, "path": None}, "label": 0} for data in encoded]
     path = folder / kind
     write_splits(path, {"train": rows, "val": rows[:1], "test": rows[:1]}, image_schema(["solid"]))
@@ -84,10 +83,10 @@ def _measure(options: Options, encoded: list[bytes], kind: str, size: int, folde
         },
         options.seconds,
     )
-    rate = {"count": len(encoded), "unit": "images/s"}
-    made = [row("data", f"{kind} {size} px: {name}", seconds[name], **rate) for name in (bare, from_folder)]
+    images_per_s = partial(row, "data", count=len(encoded), unit="images/s")
+    made = [images_per_s(f"{kind} {size} px: {name}", seconds[name]) for name in (bare, from_folder)]
     for name in ("Parquet into memory", "Parquet image by image"):
-        ours = partial(row, "data", f"{kind} {size} px: {name}", seconds[name], **rate)
+        ours = partial(images_per_s, f"{kind} {size} px: {name}", seconds[name])
         made += [ours(bare, seconds[bare], at_least=OF_DECODING), ours(from_folder, seconds[from_folder])]
     return made
 
@@ -98,7 +97,7 @@ def _pixels(data: bytes) -> np.ndarray:
 
 
 def _loader(options: Options, encoded: list[bytes], kind: str, folder: Path) -> torch.utils.data.DataLoader:
-    """Return torchvision's way: files in a folder a class, decoded by workers that stay."""
+    """Return torchvision's way: a folder for each class, decoded by persistent workers."""
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import PILToTensor
 

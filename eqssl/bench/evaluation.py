@@ -1,9 +1,8 @@
-"""The evaluation, quick by default, against the training that it ends."""
+"""The evaluation against the training that it ends."""
 
 from eqssl.bench.options import Options
-from eqssl.bench.subject import random_dataset, start
-from eqssl.bench.table import Row, row
-from eqssl.bench.timing import interleave
+from eqssl.bench.timing import Row, interleave, row
+from eqssl.bench.training import make_run, random_dataset
 from eqssl.config import TrainConfig
 from eqssl.evaluation.protocol import evaluate
 
@@ -11,11 +10,10 @@ AT_MOST = 0.1
 
 
 def measure(options: Options) -> list[Row]:
-    """Return the time of the evaluation against the default number of epochs on its images."""
-    sizes = options.evaluate
-    encoder = options.encoders[0]
-    dataset = random_dataset(sizes.train_images, options.image_size, held=sizes.images)
-    run = start(options.run(encoder, recon=True), options.steps)
+    """Return the time of the evaluation over that of the default number of epochs on its training images."""
+    sizes, encoder = options.evaluate, options.encoders[0]
+    dataset = random_dataset(sizes.train_images, options.image_size, eval_images=sizes.images)
+    run = make_run(options.run(encoder, recon=True), steps=options.steps)
     seconds = interleave(
         {"epoch": run.next_epoch, "evaluation": lambda: evaluate(run.model.encoder, dataset, config=sizes)},
         options.seconds,

@@ -1,4 +1,4 @@
-"""What is measured, at what sizes. Nothing here imports torch."""
+"""Options of the bench: parts and sizes. Nothing here imports torch."""
 
 import os
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from eqssl.config import (
     TrainConfig,
 )
 
-Part = Literal["step", "methods", "pipelines", "data", "memory", "evaluation", "growth", "scaling", "overhead"]
+Part = Literal["step", "methods", "pipelines", "data", "evaluation", "scaling", "study"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
@@ -31,15 +31,14 @@ NEVER_LAST = 10**6  # epochs: no epoch of a bench ends with an evaluation
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Measure speed and memory side by side with the limit and with peers; ratios, from one run."""
+    """Measure speed side by side with the device's limit and with other libraries; ratios, from one run."""
 
     parts: tuple[Part, ...] = PARTS
-    """step: where a step's time goes, and how near the encoder comes to what the device can do; methods: each against
-    lightly's; pipelines: whole trainings against lightly's and a plain loop; data: reading; memory: peak of each;
-    evaluation: against training; growth: with size and batch; scaling: what a second worker brings; overhead: what a
-    study adds to a trial."""
+    """step: shares of a training step, and the encoder's rate over that of a matrix product; methods: each against
+    lightly's; pipelines: whole trainings against lightly's and a plain loop; data: reading; evaluation: against
+    training; scaling: a second worker; study: overhead of a trial, and growth of the summary with the trials."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
-    """Encoders of the parts step, pipelines and scaling; the first also of growth, evaluation, memory and methods."""
+    """Encoders of the parts step, pipelines and scaling; the first also of evaluation, methods and study."""
     vit: str = "vit_tiny_patch16_224"
     """Vision transformer for methods that mask patches."""
     methods: tuple[str, ...] = tuple(BASE_METHODS)
@@ -49,23 +48,19 @@ class Options:
     batch_size: int = 64
     """Images (pairs of views) a step."""
     steps: int = 8
-    """Steps an epoch of the parts evaluation and memory; pipelines trains some seconds."""
+    """Steps an epoch of the part evaluation; pipelines trains some seconds."""
     data_images: int = 512
     """Images that the part data renders."""
     data_pixels: int = 1 << 27
     """Pixels that it reads, the images again and again: 32,768 images of 64 px."""
     data_sizes: tuple[int, ...] = (64, 224)
     """Their heights and widths in pixels."""
-    growth_sizes: tuple[int, ...] = (32, 48, 64, 96)
-    """Image sizes that time is fitted against."""
-    growth_batches: tuple[int, ...] = (32, 64, 128, 256)
-    """Batches that time is fitted against."""
-    growth_trials: tuple[int, ...] = (64, 128, 256)
-    """Trials of a study that time is fitted against."""
+    study_trials: tuple[int, ...] = (64, 256, 1024)
+    """Numbers of trials against which the time of a study's summary is fitted."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(images=2048))
     """The evaluation that is timed."""
     trials: int = 5
-    """Trials of the part overhead; two or more."""
+    """Trials whose overhead is measured; two or more."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder, on all sides alike, as in training."""
     compile: bool = False
@@ -73,28 +68,26 @@ class Options:
     threads: int | None = None
     """CPU threads of this process; default: all."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
-    """DataLoader workers of the peers; their trainings take none or half of them where that is quicker."""
+    """DataLoader workers of the other libraries; their trainings take none or half of them where that is faster."""
     seconds: float = 20.0
     """Time for a comparison; its rounds, three or more, fill it."""
     output: Path = Path("results/bench")
     """Folder for bench.json and bench.md."""
 
     def run(
-        self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False,
-        augment: AugmentConfig = SIMCLR_AUGMENT, compile: bool = False,
-    ) -> RunConfig:  # fmt: skip
+        self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False, compile: bool = False
+    ) -> RunConfig:
         """Return a training that never evaluates.
 
         Args:
             encoder, method: names.
-            split: share of the channels that is equivariant.
-            recon: with the reconstruction branch as it is by default.
-            augment: strengths.
-            compile: the encoder.
+            split: share of the channels that is equivariant, in [0, 1].
+            recon: add the reconstruction branch with its defaults.
+            compile: compile the encoder.
         """
         return RunConfig(
             data=DataConfig(image_size=self.image_size),
-            augment=augment,
+            augment=SIMCLR_AUGMENT,
             encoder=EncoderConfig(name=encoder, split=split),
             method=MethodConfig(name=method),
             recon=ReconConfig(weight=float(recon)),

@@ -1,15 +1,15 @@
-"""lightly's methods, assembled of its public heads and losses as its examples do: one view after the other.
+"""lightly's methods, built from its public heads and losses as in its examples: one view after the other.
 
-The backbone is ours on both sides, the widths of the heads are those of our scale `tiny`. Imports lightly, which is in
-the tests' extra, and so 10 s of torchvision and timm.
+The backbone is ours on both sides, the widths of the heads are those of our scale `tiny`. Imports lightly (extra
+`test`), and so 10 s of torchvision and timm.
 """
 
 import copy
 from collections.abc import Callable
 from functools import partial
 
+import lightly.loss as losses
 import torch
-from lightly import loss as losses
 from lightly.models.modules import heads
 from lightly.models.utils import deactivate_requires_grad, update_momentum
 from torch import Tensor, nn
@@ -44,9 +44,9 @@ class Peer(nn.Module):
         """Return the projections of one view."""
         return self.head(self.tokens(self.encoder, images).mean(1))
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
-        """Return the loss of two views, float (B, C, S, S) each."""
-        return self.criterion(self.project(first), self.project(second))
+    def forward(self, *views: Tensor) -> Tensor:
+        """Return the loss of two views, float32 (B, C, S, S) each; iBOT takes their mask as well."""
+        return self.criterion(*map(self.project, views))
 
     def update(self) -> None:
         """Follow the student, where there is a teacher."""
@@ -61,7 +61,8 @@ class Predicting(Peer):
         super().__init__(encoder, autocast, make_head, criterion)
         self.predictor = predictor
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, *views: Tensor) -> Tensor:
+        first, second = views
         z1, z2 = self.project(first), self.project(second)
         t1, t2 = self.target(first, z1), self.target(second, z2)
         return (self.criterion(self.predictor(z1), t2) + self.criterion(self.predictor(z2), t1)) / 2
@@ -106,9 +107,10 @@ class Masked(Taught):
     def __init__(self, encoder: Encoder, autocast: bool, make_head: MakeHead, criterion: nn.Module):
         super().__init__(encoder, autocast, make_head, criterion)
         self.patch_criterion = losses.IBOTPatchLoss(PROTOTYPES)
-        self.mask_token = nn.Parameter(torch.zeros(encoder.backbone.width))
+        self.mask_token = nn.Parameter(torch.zeros(int(encoder.backbone.width)))
 
-    def forward(self, first: Tensor, second: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, *views: Tensor) -> Tensor:
+        first, second, mask = views
         images = torch.cat([first, second])
         student = self.tokens(self.encoder, images, mask=mask, mask_token=self.mask_token)
         with torch.no_grad():

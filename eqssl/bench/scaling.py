@@ -1,4 +1,4 @@
-"""What a second worker of a trial brings, on one core each and with the same batch a worker."""
+"""Speed of a second worker of a trial, on one core each and with the same batch per worker."""
 
 import dataclasses
 import tempfile
@@ -8,11 +8,9 @@ from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from eqssl.bench.growth import fitted
 from eqssl.bench.options import Options
-from eqssl.bench.subject import start
-from eqssl.bench.table import Row, row
-from eqssl.bench.timing import interleave
+from eqssl.bench.timing import Row, interleave, row
+from eqssl.bench.training import make_run
 from eqssl.training.memory import keep_freed
 
 WORKERS = 2
@@ -21,34 +19,30 @@ EFFICIENCY = 0.8
 
 
 def measure(options: Options) -> list[Row]:
-    """Return the scaling efficiency of every encoder: a step of one worker alone over one of two together.
+    """Return the scaling efficiency of every encoder: time of one worker alone over that of two together.
 
-    Beside it what the machine has for two that exchange nothing, which share its memory.
+    Beside it the bound of the machine: two workers that exchange nothing, but share the memory's bandwidth.
     """
     return [made for encoder in options.encoders for made in _measure(options, encoder)]
 
 
 def _measure(options: Options, encoder: str) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, _processes(options, encoder, Path(folder)) as (*apart, one, two):
-        seconds = interleave(
-            {
-                "alone": lambda: _step(apart[:1]),
-                "apart": lambda: _step(apart),
-                "together": lambda: _step([one, two]),
-            },
-            options.seconds,
-        )
+        subjects = {
+            "alone": partial(_train_steps, apart[:1]),
+            "apart": partial(_train_steps, apart),
+            "together": partial(_train_steps, [one, two]),
+        }
+        seconds = interleave(subjects, options.seconds)
     name = f"{encoder}: {STEPS} steps of one worker, {options.batch_size} images each"
-    made = partial(row, "scaling", name, seconds["alone"])
-    as_many = {"1": seconds["alone"], str(WORKERS): seconds["together"] / WORKERS}
+    alone = partial(row, "scaling", name, seconds["alone"])
     return [
-        made("of two that exchange nothing", seconds["apart"]),
-        made("of two (scaling efficiency)", seconds["together"], at_least=EFFICIENCY),
-        fitted("scaling", f"{encoder}: as many images ~ workers^k", (1, WORKERS), as_many),
+        alone("two that exchange nothing", seconds["apart"]),
+        alone("two together (scaling efficiency)", seconds["together"], at_least=EFFICIENCY),
     ]
 
 
-def _step(processes: list[Connection]) -> None:
+def _train_steps(processes: list[Connection]) -> None:
     for process in processes:
         process.send(True)
     for process in processes:
@@ -57,28 +51,28 @@ def _step(processes: list[Connection]) -> None:
 
 @contextmanager
 def _processes(options: Options, encoder: str, folder: Path) -> Iterator[list[Connection]]:
-    """Yield the ends of two processes that train alone and of two that train together."""
+    """Yield pipes to two processes that train alone and to two that train together."""
     import torch.multiprocessing as mp
 
-    context, ends, started = mp.get_context("spawn"), [], []
+    context, pipes, started = mp.get_context("spawn"), [], []
     for rank, world_size in ((0, 1), (0, 1), *((rank, WORKERS) for rank in range(WORKERS))):
         here, there = context.Pipe()
         arguments = options, encoder, folder, rank, world_size, there
-        started.append(context.Process(target=_train, args=arguments, daemon=True))
+        started.append(context.Process(target=_worker, args=arguments, daemon=True))
         started[-1].start()
-        there.close()  # so that the end of the process is the end of the pipe
-        ends.append(here)
+        there.close()  # so that the pipe ends with the process
+        pipes.append(here)
     try:
-        yield ends
+        yield pipes
     finally:
-        for end in ends:
-            end.close()
+        for pipe in pipes:
+            pipe.close()
         for process in started:
             process.join()
 
 
-def _train(options: Options, encoder: str, folder: Path, rank: int, world_size: int, end: Connection) -> None:
-    """Train some steps whenever the other end says so, until it is closed."""
+def _worker(options: Options, encoder: str, folder: Path, rank: int, world_size: int, pipe: Connection) -> None:
+    """Train some steps for every message, until the pipe is closed."""
     import torch
     import torch.distributed as dist
 
@@ -91,11 +85,11 @@ def _train(options: Options, encoder: str, folder: Path, rank: int, world_size: 
     context = Alone()
     context.rank, context.world_size, context.device = rank, world_size, torch.device("cpu")
     sizes = dataclasses.replace(options, batch_size=world_size * options.batch_size, threads=1)
-    run = start(sizes.run(encoder, recon=True), STEPS, context)
+    run = make_run(sizes.run(encoder, recon=True), steps=STEPS, context=context)
     while True:
         try:
-            end.recv()
+            pipe.recv()
         except EOFError:
             return
         run.next_epoch()
-        end.send(True)
+        pipe.send(True)

@@ -1,8 +1,7 @@
-"""`python -m eqssl.bench.simulation`: what a study would take on a cluster whose nodes are lost now and then.
+"""`python -m eqssl.bench.simulation`: duration of a study on a cluster that loses nodes, by arithmetic alone.
 
-A model of the arithmetic, not of Ray: trials take turns on as many places as the cluster has, each is a start, its
-epochs and its evaluations, and a node that is lost costs what was not saved and the time until another goes on. Every
-figure it needs is one that was measured: by `eqssl bench`, by a study's forecast, by the table of faults.
+Trials take turns on the cluster's GPUs. Each is a start, its epochs and an evaluation; the loss of a node costs the
+training since the last checkpoint and the time until another node goes on. The inputs are measured ones.
 """
 
 import heapq
@@ -13,9 +12,9 @@ from statistics import quantiles
 
 import tyro
 
-from eqssl.report.render import markdown_rows
+from eqssl.bench.timing import markdown_rows
 
-MAY_BE_ZERO = {"evaluate_s", "start_s", "lost_per_node_hour", "recover_s", "read_s", "image_bytes", "state_bytes"}
+MAY_BE_ZERO = ("evaluate_s", "start_s", "lost_per_node_hour", "recover_s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,44 +22,38 @@ class Plan:
     """A study on a cluster; the defaults are ImageNet-1k, 100 trials of 100 epochs, on 64 GPUs."""
 
     trials: int = 100
-    """Trials, reference rows and seeds counted."""
+    """Trials, reference rows and seeds included."""
     epochs: int = 100
     """Epochs of each."""
     images: int = 1_281_167
     """Training images an epoch."""
     images_per_s: float
-    """That one GPU trains; measure it."""
+    """Speed of one GPU; measure it."""
     evaluate_s: float = 0.0
     """Seconds of the evaluation at a trial's end."""
     start_s: float = 30.0
     """Seconds from a trial's turn until its first step."""
     gpus: int = 64
-    """Of the cluster."""
+    """GPUs of the cluster."""
     gpus_per_node: int = 8
-    """Of a node, which are lost together."""
+    """GPUs of a node, which are lost together."""
     gpus_per_trial: int = 8
-    """Of a trial."""
+    """GPUs of a trial."""
     scaling: float = 1.0
     """Speed of a trial's GPUs together over that of as many alone."""
     lost_per_node_hour: float = 0.0
     """Nodes that the cloud takes away, per node and hour."""
     recover_s: float = 60.0
-    """Seconds from the loss of a node until its trial trains again, another node included."""
-    read_s: float = 0.0
-    """Seconds in which a new node reads all images from storage; it does so once, for all trials."""
+    """Seconds from the loss of a node until its trial trains again."""
     save_s: float = 300.0
-    """Seconds of training between two saved states; the end of an epoch is one too."""
-    image_bytes: float = 110_000.0
-    """Bytes of an image in storage."""
-    state_bytes: float = 0.0
-    """Bytes of a saved state."""
+    """Seconds of training between two checkpoints; the end of an epoch is one too."""
     repetitions: int = 100
-    """Simulations, of which medians and 90 % ranges are told."""
+    """Simulations; their medians and 90 % ranges are printed."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, zero = getattr(self, field.name), field.name in MAY_BE_ZERO
-            if value is not None and not (value > 0 or (zero and value == 0)):
+            if not (value > 0 or (zero and value == 0)):
                 option, allowed = field.name.replace("_", "-"), "0 or more" if zero else "above 0"
                 raise ValueError(f"--{option} is {value}; allowed: {allowed}")
         if self.gpus_per_trial > self.gpus:
@@ -68,82 +61,68 @@ class Plan:
 
     @property
     def epoch_s(self) -> float:
-        """Seconds that an epoch takes undisturbed."""
+        """Seconds of an undisturbed epoch."""
         return self.images / (self.images_per_s * self.gpus_per_trial * self.scaling)
 
     @property
     def losses_per_s(self) -> float:
-        """Losses that reach one trial: of every node that it has a part of."""
+        """Losses that reach one trial, from every node that it uses."""
         return self.lost_per_node_hour / 3600 * math.ceil(self.gpus_per_trial / self.gpus_per_node)
 
 
 @dataclass
 class Outcome:
-    """Of one simulated study: hours, GPU-hours (and which of them trained nothing that stayed), losses and bytes."""
+    """Hours and GPU-hours of one simulated study, GPU-hours without lasting progress, and interruptions of trials."""
 
     hours: float = 0.0
     gpu_hours: float = 0.0
     wasted_gpu_hours: float = 0.0
-    losses: int = 0  # of a node, once for every trial on it
-    read_bytes: float = 0.0
-    written_bytes: float = 0.0
+    losses: int = 0
 
 
 def simulate(plan: Plan, seed: int) -> Outcome:
-    """Return what a study took, with losses at random moments.
+    """Return the outcome of a study with losses at random moments.
 
     Args:
         plan: of the study.
         seed: of the losses.
     """
-    places = plan.gpus // plan.gpus_per_trial
-    chance, reading_h = random.Random(seed), places * plan.gpus_per_trial * plan.read_s / 3600
-    outcome = Outcome(gpu_hours=reading_h, wasted_gpu_hours=reading_h)
-    free_s = [plan.read_s] * places  # when each place is free again
+    rng, outcome = random.Random(seed), Outcome()
+    free_s = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when the GPUs of each concurrent trial are free again
     for _ in range(plan.trials):
         begin = heapq.heappop(free_s)
-        took_s = _trial(plan, chance, outcome)
-        heapq.heappush(free_s, begin + took_s)
-        outcome.gpu_hours += took_s * plan.gpus_per_trial / 3600
-        outcome.hours = max(outcome.hours, (begin + took_s) / 3600)
-    lost = outcome.losses * min(1, plan.gpus_per_trial / plan.gpus_per_node)  # it is a loss of all trials that it had
-    nodes = math.ceil(plan.gpus / plan.gpus_per_node) + lost
-    outcome.read_bytes = nodes * plan.images * plan.image_bytes
+        end = begin + _trial_s(plan, rng, outcome)
+        heapq.heappush(free_s, end)
+        outcome.gpu_hours += (end - begin) * plan.gpus_per_trial / 3600
+        outcome.hours = max(outcome.hours, end / 3600)
     return outcome
 
 
-def _trial(plan: Plan, chance: random.Random, outcome: Outcome) -> float:
-    """Return the seconds of a trial, and add to the outcome what was lost on the way."""
+def _trial_s(plan: Plan, rng: random.Random, outcome: Outcome) -> float:
+    """Return the seconds of a trial, and add its losses to the outcome."""
     useful_s = plan.epochs * plan.epoch_s + plan.evaluate_s
-    saved_s, took_s = 0.0, plan.start_s
+    saved_s, total_s = 0.0, plan.start_s
     while True:
-        until_loss_s = chance.expovariate(plan.losses_per_s) if plan.losses_per_s else math.inf
+        until_loss_s = rng.expovariate(plan.losses_per_s) if plan.losses_per_s else math.inf
         if saved_s + until_loss_s >= useful_s:
-            took_s += useful_s - saved_s
-            outcome.written_bytes += plan.state_bytes * plan.epochs * (1 + plan.epoch_s // plan.save_s)
-            return took_s
+            return total_s + useful_s - saved_s
         reached_s = saved_s + until_loss_s
-        # What is left: the last whole epoch or, within it, the last state that was saved.
+        # The last checkpoint: at the end of the last whole epoch, or within the current one.
         epoch_began_s = min(reached_s // plan.epoch_s, plan.epochs) * plan.epoch_s
-        trained_s = min(reached_s, plan.epochs * plan.epoch_s)  # of the evaluation nothing is saved
-        kept_s = epoch_began_s + (trained_s - epoch_began_s) // plan.save_s * plan.save_s
-        away_s = plan.recover_s + plan.read_s
-        took_s += until_loss_s + away_s
+        trained_s = min(reached_s, plan.epochs * plan.epoch_s)  # an evaluation has no checkpoints
+        saved_s = epoch_began_s + (trained_s - epoch_began_s) // plan.save_s * plan.save_s
+        total_s += until_loss_s + plan.recover_s
         outcome.losses += 1
-        outcome.wasted_gpu_hours += (reached_s - kept_s + away_s) * plan.gpus_per_trial / 3600
-        saved_s = kept_s
+        outcome.wasted_gpu_hours += (reached_s - saved_s + plan.recover_s) * plan.gpus_per_trial / 3600
 
 
 def table(plan: Plan) -> str:
     """Return medians and 90 % ranges over the simulations, in Markdown."""
     outcomes = [simulate(plan, seed) for seed in range(plan.repetitions)]
     rows = []
-    for name, scale, unit in (
-        ("hours", 1, "h"), ("gpu_hours", 1, "GPU-h"), ("wasted_gpu_hours", 1, "GPU-h"), ("losses", 1, ""),
-        ("read_bytes", 1e12, "TB"), ("written_bytes", 1e12, "TB"),
-    ):  # fmt: skip
-        values = [getattr(outcome, name) / scale for outcome in outcomes]
-        low, middle, high = (quantiles(values * 2, n=20)[i] for i in (0, 9, 18))  # `* 2`: of one value too
+    for name, unit in (("hours", "h"), ("gpu_hours", "GPU-h"), ("wasted_gpu_hours", "GPU-h"), ("losses", "")):
+        values = [getattr(outcome, name) for outcome in outcomes]
+        low, middle, high = (quantiles(values * 2, n=20)[i] for i in (0, 9, 18))  # `* 2`: works for one value too
         rows.append([name.replace("_", " "), f"{middle:.4g} {unit}".strip(), f"{low:.4g} to {high:.4g}"])
     return markdown_rows(["", "median", "90 %"], rows)
 

@@ -1,30 +1,33 @@
-"""How everything here is timed: rounds of all subjects in turn, and the moments within a training step."""
+"""Timing in rounds, and the table of the results."""
 
 import dataclasses
+import json
+import os
+import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-from eqssl.data.dataset import Dataset, MemoryImages
 
 MIN_ROUNDS = 3
+HEAD = ("part", "measured", "median", "against", "ratio", "quartiles", "rounds", "aim", "note")
 
 
-def interleave(subjects: dict[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
+def interleave(subjects: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, np.ndarray]:
     """Time subjects in turn, A B A B ..., after one round that is not counted.
 
     Args:
-        subjects: name -> what is timed.
-        seconds: rounds go on for so long, three or more.
+        subjects: name -> function to time.
+        seconds: duration of all rounds; there are three rounds or more.
 
     Returns:
         name -> seconds of each round, float64 (R,).
     """
-    rounds = []
+    rounds: list[list[float]] = []
     begin = float("-inf")
     while len(rounds) <= MIN_ROUNDS or time.perf_counter() - begin < seconds:
         rounds.append([timed(subject) for subject in subjects.values()])
@@ -35,96 +38,131 @@ def interleave(subjects: dict[str, Callable[[], Any]], seconds: float) -> dict[s
 
 def timed(subject: Callable[[], Any]) -> float:
     """Return the seconds that a call takes, on the device too."""
-    _finish()
+    finish()
     start = time.perf_counter()
     subject()
-    _finish()
+    finish()
     return time.perf_counter() - start
 
 
-def _finish() -> None:
+def finish() -> None:
+    """Wait for the device."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-class Stopwatch:
-    """Splits the real training steps of a `Run` by hooks into parts, without a synchronisation.
-
-    Make it, `watch` the data set, make the run of it, `follow` the run; then every epoch of one step, between `start`
-    and `stop`, is one round.
-    """
-
-    def __init__(self) -> None:
-        self._moments: list[tuple[str, Any]] = []
-
-    def watch(self, dataset: Dataset) -> Dataset:
-        """Return a data set in memory with training images whose reading is the part `data`."""
-        images = _Watched(dataset.train.images.pixels, self._mark)
-        return dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, images=images))
-
-    def follow(self, run: Any) -> None:
-        """Take the times of an `eqssl.training.loop.Run`: what ends at each moment is named there.
-
-        The backward pass runs through reconstruction, method and encoder, in this order: the latest first.
-        """
-        model, mark, encode = run.model, self._mark, run.model.encode
-
-        def encoded(encoder: nn.Module, images: Tensor, **masked: Tensor) -> Tensor:
-            tokens = encode(encoder, images, **masked)
-            if encoder is model.encoder:  # a teacher's pass is the method's
-                mark("encoder")
-                tokens.register_hook(lambda gradient: mark("method"))
-            return tokens
-
-        def reconstructing(module: Any, inputs: tuple) -> None:
-            mark("method")
-            for tokens in inputs[0]:
-                if tokens.requires_grad:
-                    tokens.register_hook(lambda gradient: mark("reconstruction"))
-
-        model.register_forward_pre_hook(lambda *_: mark("augmentation"))
-        model.encode = encoded  # a hook of the module would break what is compiled in two
-        last = "method" if model.reconstruction is None else "reconstruction"
-        if model.reconstruction is not None:
-            model.reconstruction.register_forward_pre_hook(reconstructing)
-        model.register_forward_hook(lambda *_: mark(last))
-        run.optimizer.register_step_pre_hook(lambda *_: mark("encoder"))
-
-    def start(self) -> None:
-        """Begin a step."""
-        self._moments = []
-        self._mark("")
-
-    def stop(self) -> dict[str, float]:
-        """End a step and return seconds of each part; `optimizer` has the teachers' update and the epoch's end."""
-        self._mark("optimizer")
-        _finish()
-        seconds: dict[str, float] = {}
-        for (_, before), (name, after) in zip(self._moments, self._moments[1:], strict=False):
-            passed = before.elapsed_time(after) / 1000 if torch.cuda.is_available() else after - before
-            seconds[name] = seconds.get(name, 0.0) + passed
-        return seconds
-
-    def _mark(self, name: str) -> None:
-        """Note the moment at which something ends."""
-        moment: Any = time.perf_counter()
-        if torch.cuda.is_available():
-            moment = torch.cuda.Event(enable_timing=True)
-            moment.record()
-        self._moments.append((name, moment))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Watched(MemoryImages):
-    mark: Callable[[str], None]
-
-    def take(self, indices: Tensor) -> Tensor:
-        self.mark("augmentation")  # whose draws of a pair come before the images
-        pixels = super().take(indices)
-        self.mark("data")
-        return pixels
 
 
 def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
     """Return k of the least-squares fit seconds ~ sizes^k."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement.
+
+    Args:
+        part: of the bench.
+        name: subject; `value` in `unit`, the median of the rounds.
+        against: subject of the comparison.
+        ratio: value over that of `against`, the median of the rounds; `low` and `high`: their quartiles.
+        rounds: their number.
+        at_least, at_most: aim for the ratio.
+        note: remark, such as the reason why a part was skipped.
+    """
+
+    part: str
+    name: str
+    value: float | None = None
+    unit: str = ""
+    against: str = ""
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+    note: str = ""
+
+    @property
+    def aim(self) -> str:
+        """The aim and whether it is met; empty without one."""
+        if self.ratio is None or self.at_least is self.at_most is None:
+            return ""
+        met = (self.at_least or -np.inf) <= self.ratio <= (self.at_most or np.inf)
+        limit = f"≥ {self.at_least}" if self.at_most is None else f"≤ {self.at_most}"
+        return f"{limit}: {'met' if met else 'missed'}"
+
+    def cells(self) -> list[str]:
+        """Return the row as text, a cell for each column of `HEAD`."""
+        value = "" if self.value is None else f"{self.value:.4g} {self.unit}"
+        ratio = "" if self.ratio is None else f"{self.ratio:.3f}"
+        quartiles = "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
+        rounds = "" if self.rounds is None else str(self.rounds)
+        return [self.part, self.name, value, self.against, ratio, quartiles, rounds, self.aim, self.note]
+
+
+def row(
+    part: str, name: str, seconds: np.ndarray, against: str = "", base: np.ndarray | None = None, *,
+    count: float = 0, unit: str = "ms", **more: Any,
+) -> Row:  # fmt: skip
+    """Return the row of a subject timed by `interleave`.
+
+    Args:
+        part, name: of the row.
+        seconds: of the rounds, (R,).
+        against, base: name and seconds of the comparison, timed in the same rounds. The ratio and its quartiles are
+            over the ratios within a round, since other load on the machine affects both alike.
+        count, unit: items per round: value and ratio are rates then (more is better); without: milliseconds.
+        more: further fields of the row.
+    """
+    value = count / np.median(seconds) if count else 1000 * np.median(seconds)
+    made = Row(part=part, name=name, value=float(value), unit=unit, rounds=len(seconds), **more)
+    if base is None:
+        return made
+    above, below = (base, seconds) if count else (seconds, base)
+    low, ratio, high = np.quantile(above / below, [0.25, 0.5, 0.75]).tolist()
+    return dataclasses.replace(made, against=against, ratio=ratio, low=low, high=high)
+
+
+def machine(precision: str) -> dict[str, Any]:
+    """Return the properties of the machine and the versions that the results depend on.
+
+    Args:
+        precision: of the encoder, as in the options.
+    """
+    from eqssl.devices import multiplies_bf16
+    from eqssl.training.context import Alone
+
+    cpu = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": os.getloadavg()[0],
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "precision": ("bf16" if multiplies_bf16(Alone().device) else "fp32") if precision == "auto" else precision,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+
+
+def markdown(about: dict[str, Any], options: dict[str, Any], rows: list[Row]) -> str:
+    """Return the table below the machine's properties and the options."""
+    lines = [", ".join(f"{name} {value}" for name, value in values.items()) for values in (about, options)]
+    return "\n\n".join([*lines, markdown_rows(HEAD, [r.cells() for r in rows])]) + "\n"
+
+
+def save(folder: Path, about: dict[str, Any], options: dict[str, Any], rows: list[Row]) -> None:
+    """Write bench.json and bench.md."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"machine": about, "options": options, "rows": [dataclasses.asdict(r) for r in rows]}
+    (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "bench.md").write_text(markdown(about, options, rows))

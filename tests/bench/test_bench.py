@@ -10,14 +10,13 @@ import torch
 
 from eqssl.bench.command import main
 from eqssl.bench.options import Options
-from eqssl.bench.step import PRODUCT, Watched, share_of_peak
-from eqssl.bench.subject import fixed_batch, start, step
-from eqssl.bench.table import Row, row
-from eqssl.bench.timing import MIN_ROUNDS, exponent, interleave, timed
+from eqssl.bench.step import PRODUCT, share_of_peak
+from eqssl.bench.timing import MIN_ROUNDS, Row, exponent, interleave, row, timed
+from eqssl.bench.training import TimedSteps, fixed_batch, make_run, step
 
 TINY = {"encoders": ("resnet_tiny",), "image_size": 32, "batch_size": 16, "steps": 2,
         "workers": 0, "precision": "fp32", "seconds": 0.0,
-        "growth_sizes": (32, 64), "growth_batches": (8, 16), "growth_trials": (16, 32)}  # fmt: skip
+        "study_trials": (16, 32)}  # fmt: skip
 
 
 def options(**values) -> Options:
@@ -55,21 +54,21 @@ def test_an_aim_is_met_or_missed():
 
 @pytest.mark.parametrize("recon", [False, True])
 def test_the_parts_of_a_step_are_the_step(recon):
-    watched = Watched(options(), "resnet_tiny", recon)
-    watched.step()
-    whole = timed(watched.step)
-    parts = watched.rounds[-1]
+    timed_steps = TimedSteps(options(), "resnet_tiny", recon)
+    timed_steps.step()
+    whole = timed(timed_steps.step)
+    parts = timed_steps.rounds[-1]
     expected = {"data", "augmentation", "encoder", "method", "optimizer"} | ({"reconstruction"} if recon else set())
     assert set(parts) == expected and all(seconds > 0 for seconds in parts.values())
     assert sum(parts.values()) == pytest.approx(whole, rel=0.1)
-    assert "recon_share/gradient" not in watched.run.metrics  # further backward passes
+    assert "recon_share/gradient" not in timed_steps.run.metrics  # further backward passes
 
 
-def quickest(watched: Watched) -> dict[str, float]:
+def quickest(timed_steps: TimedSteps) -> dict[str, float]:
     """Return the seconds of each part in the best of three steps, which other load seldom disturbs."""
     for _ in range(3):
-        watched.step()
-    return {part: min(a_round[part] for a_round in watched.rounds[-3:]) for part in watched.rounds[-1]}
+        timed_steps.step()
+    return {part: min(a_round[part] for a_round in timed_steps.rounds[-3:]) for part in timed_steps.rounds[-1]}
 
 
 def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
@@ -84,10 +83,13 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
             time.sleep(0.1)
             return gradient
 
-    watched = Watched(options(), "resnet_tiny", recon=True)
-    watched.step()
-    before = quickest(watched)
-    for module, part in ((watched.run.model.reconstruction, "reconstruction"), (watched.run.model.method, "method")):
+    timed_steps = TimedSteps(options(), "resnet_tiny", recon=True)
+    timed_steps.step()
+    before = quickest(timed_steps)
+    for module, part in (
+        (timed_steps.run.model.reconstruction, "reconstruction"),
+        (timed_steps.run.model.method, "method"),
+    ):
         forward = module.forward
 
         def slowed(first, *others, forward=forward, part=part):
@@ -97,7 +99,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
             return Slow.apply(loss)
 
         module.forward = slowed
-        after = quickest(watched)
+        after = quickest(timed_steps)
         added = {name: after[name] - before[name] for name in after}
         assert added.pop(part) > 0.12, part
         assert all(seconds < 0.1 for seconds in added.values()), added
@@ -105,7 +107,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
 
 
 def test_a_step_on_a_fixed_batch_is_the_trainings_own():
-    run, alone = (start(options().run("resnet_tiny", method="byol", recon=True)) for _ in range(2))
+    run, alone = (make_run(options().run("resnet_tiny", method="byol", recon=True)) for _ in range(2))
     batch, student = fixed_batch(alone), alone.model.encoder
     alone.model.train()
     # The epoch meets the images of its one batch in another order.
@@ -118,9 +120,9 @@ def test_a_step_on_a_fixed_batch_is_the_trainings_own():
 
 def test_the_encoders_arithmetic_is_counted_as_by_hand():
     """Of resnet_tiny at 32 px: 23 million multiply-adds at 64 px, forward, and backward to weights and inputs."""
-    watched = Watched(options(), "resnet_tiny", recon=False)
+    timed_steps = TimedSteps(options(), "resnet_tiny", recon=False)
     images = torch.rand(4, 3, 32, 32)
-    made = share_of_peak("it", np.array([1.0]), np.array([1e-3]), watched.run, images)
+    made = share_of_peak("it", np.array([1.0]), np.array([1e-3]), timed_steps.run, images)
     forward = 2 * 4 * (23e6 / 4)
     to_images = 2 * 4 * 32 * 8 * 8 * 3 * 16  # no gradient of the first layer's inputs is needed
     assert made.value * 1e9 == pytest.approx(3 * forward - to_images, rel=0.03)
@@ -130,19 +132,19 @@ def test_the_encoders_arithmetic_is_counted_as_by_hand():
 
 @pytest.mark.slow
 def test_what_is_compiled_has_the_same_parts_and_losses():
-    plain, compiled = (Watched(options(compile=on), "resnet_tiny", recon=True) for on in (False, True))
-    for watched in (plain, compiled):
-        watched.step()
+    plain, compiled = (TimedSteps(options(compile=on), "resnet_tiny", recon=True) for on in (False, True))
+    for timed_steps in (plain, compiled):
+        timed_steps.step()
     assert compiled.run.metrics["loss"] == pytest.approx(plain.run.metrics["loss"], rel=1e-4)
     compiled.step()
     assert compiled.rounds[-1].keys() == plain.rounds[-1].keys()
 
 
-@pytest.mark.parametrize("part", ["step", "evaluation", "growth", pytest.param("scaling", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("part", ["step", "evaluation", pytest.param("scaling", marks=pytest.mark.slow)])
 def test_parts_that_need_no_other_package(part, tmp_path):
     sizes = (
-        "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 --growth-sizes 32 64 "
-        "--growth-batches 8 16 --growth-trials 16 32 --evaluate.train-images 64 --evaluate.images 32"
+        "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 "
+        "--evaluate.train-images 64 --evaluate.images 32"
     )
     arguments = ["--parts", part, *sizes.split(), "--output", str(tmp_path)]
     assert main(arguments) == 0
@@ -155,7 +157,7 @@ def test_parts_that_need_no_other_package(part, tmp_path):
 
 @pytest.mark.slow
 def test_the_second_trial_of_a_process_adds_less_to_its_training_than_the_first():
-    from eqssl.bench.overhead import trials
+    from eqssl.bench.study import trials
 
     first, second = sorted(trials(options(), 2), key=lambda one: one["warm"])
     assert (first["warm"], second["warm"]) == (False, True)
@@ -182,7 +184,7 @@ def test_peers_have_our_heads(name):
 
     if name not in PEERS:
         pytest.skip("it has no peer")
-    run = start(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, split=0.0))
+    run = make_run(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, split=0.0))
     peer = build_peer(name, run.model.encoder, autocast=False)
     ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (run.model, peer))
     assert theirs == pytest.approx(ours, rel=0.01)  # but for biases
@@ -204,10 +206,16 @@ def test_without_a_peer_the_table_says_so():
     assert [(r.name, r.note) for r in methods.measure(options(methods=("sie",)))] == [("sie", methods.NO_PEER)]
 
 
-def test_reading_and_memory():
-    from eqssl.bench import data, memory
+def test_reading():
+    from eqssl.bench import data
 
     rows = data.measure(options(data_images=8, data_pixels=16 * 32**2, data_sizes=(32,)))
     assert len(rows) == 12 and all(r.value > 1 for r in rows)
-    alone, trained = (memory.peak(subject, options()) for subject in ("imports alone", "ours"))
-    assert trained[0] >= alone[0] > 100 and alone[1] == 0
+
+
+def test_growth_of_the_summary_is_an_exponent():
+    from eqssl.bench.study import summary_growth
+
+    made = summary_growth(options(study_trials=(16, 64)))
+    assert made.rounds >= MIN_ROUNDS and made.low <= made.ratio <= made.high
+    assert made.note.startswith("16: ") and made.aim.startswith("≤ 1.1: ")

@@ -9,7 +9,7 @@ from eqssl.bench.simulation import Plan, main, simulate
 
 PLAN = Plan(
     trials=10, epochs=5, images=1000, images_per_s=10.0, evaluate_s=20.0, start_s=30.0,
-    gpus=8, gpus_per_node=4, gpus_per_trial=2, image_bytes=100.0, state_bytes=1000.0,
+    gpus=8, gpus_per_node=4, gpus_per_trial=2,
 )  # fmt: skip
 TRIAL_S = 30 + 5 * 1000 / 20 + 20
 
@@ -19,23 +19,6 @@ def test_without_losses_trials_take_turns():
     assert outcome.hours == pytest.approx(3 * TRIAL_S / 3600)  # ten trials on four places
     assert outcome.gpu_hours == pytest.approx(10 * 2 * TRIAL_S / 3600)
     assert (outcome.losses, outcome.wasted_gpu_hours) == (0, 0)
-    assert outcome.read_bytes == 2 * 1000 * 100  # by each of two nodes
-    assert outcome.written_bytes == 10 * 5 * 1000
-
-
-def test_every_node_reads_the_images_once_and_one_that_follows_a_lost_one_reads_them_too():
-    reading = dataclasses.replace(PLAN, read_s=100.0)
-    outcome = simulate(reading, seed=0)
-    assert outcome.hours == pytest.approx((100 + 3 * TRIAL_S) / 3600)
-    assert outcome.wasted_gpu_hours == pytest.approx(8 * 100 / 3600)
-    one = dataclasses.replace(
-        reading, trials=1, gpus=2, gpus_per_node=2, epochs=50, lost_per_node_hour=3.6, recover_s=0.0, save_s=1.0
-    )
-    lost = simulate(one, seed=0)
-    assert lost.losses > 0 and lost.read_bytes == (1 + lost.losses) * 1000 * 100
-    shared = simulate(dataclasses.replace(one, gpus_per_node=4), seed=0)  # with another trial, which counts it as well
-    assert shared.read_bytes == (1 + shared.losses / 2) * 1000 * 100
-    assert lost.hours * 3600 == pytest.approx(30 + 50 * 50 + 20 + (1 + lost.losses) * 100, abs=lost.losses)
 
 
 def test_a_trial_over_several_nodes_meets_the_losses_of_all():
