@@ -1,4 +1,4 @@
-"""The tables and sentences of the README are those of the stored studies."""
+"""The tables and sentences of docs/findings.md are those of the stored studies."""
 
 import json
 import re
@@ -31,9 +31,9 @@ def stored(study: str) -> dict:
 
 
 def text_of(study: str) -> str:
-    """Return the README's text from the study's marker to the next heading."""
-    text = (ROOT / "README.md").read_text()
-    assert f"<!-- {study} -->" in text, f"README.md has no table of {study}"
+    """Return the text of docs/findings.md from the study's marker to the next heading."""
+    text = (ROOT / "docs" / "findings.md").read_text()
+    assert f"<!-- {study} -->" in text, f"docs/findings.md has no table of {study}"
     return re.split(r"^#|^<!--", text.partition(f"<!-- {study} -->")[2], maxsplit=1, flags=re.MULTILINE)[0]
 
 
