@@ -7,9 +7,6 @@ Nothing is searched here: rows that were tuned on val are trained with seeds tha
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import EvaluateConfig, ReconConfig, RunConfig, TrainConfig
 from eqssl.study import Study, main
@@ -26,7 +23,7 @@ STUDY = Study(
     name="attention",
     question="What does cross-attention add to auto-encoding, and what does it cost?",
     space={},
-    configurations=0,
+    configs=0,
     seeds=5,
     rows=REFERENCE_ROWS | ROWS,
     controls={row: ("base", "no-recon", "autoencode, weight 10") for row in ROWS if row.endswith("10")},

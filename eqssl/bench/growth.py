@@ -36,7 +36,7 @@ def _of_steps(options: Options, varied: str, values: tuple[int, ...]) -> Row:
 
 
 def _of_trials(options: Options) -> Row:
-    study, counts = Study(name="growth", question="", space={}, configurations=0), options.growth_trials
+    study, counts = Study(name="growth", question="", space={}, configs=0), options.growth_trials
     subjects = {str(n): partial(summarise, study, _records(n), {}) for n in counts}
     return fitted("growth", "a study's intervals and choice ~ trials^k", counts, interleave(subjects, options.seconds))
 

@@ -16,7 +16,7 @@ STUDY = """
 import sys
 from eqssl.study import Study, main
 
-sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configurations=1)))
+sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configs=1)))
 """
 
 

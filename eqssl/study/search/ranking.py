@@ -1,4 +1,4 @@
-"""Which of several configurations are better, by several figures at once."""
+"""The order of configurations by several metrics at once."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,23 +9,25 @@ from eqssl.stats import on_front
 def best_first(values: ArrayLike) -> list[int]:
     """Return the rows from the best to the worst: by non-dominated rank, within a rank by crowding distance (NSGA-II).
 
-    With one figure this is plain sorting; among equals the earlier row comes first.
+    With one metric this is plain sorting; among equals the earlier row comes first.
 
     Args:
-        values: (N, M), M figures that are all better when larger.
+        values: float (N, M), M metrics, each better when larger.
+
+    Returns:
+        N row numbers.
     """
     values = np.asarray(values, dtype=float)
     left, order = np.arange(len(values)), []
     while len(left):
         front = left[on_front(values[left])]
-        alone = -crowding_distance(values[front])
-        order += front[np.argsort(alone, kind="stable")].tolist()
+        order += front[np.argsort(-crowding_distance(values[front]), kind="stable")].tolist()
         left = np.setdiff1d(left, front)
     return order
 
 
 def crowding_distance(front: ArrayLike) -> np.ndarray:
-    """Return how far the neighbours of each point of a front (N, M) are, infinite at its ends (Deb et al., 2002)."""
+    """Return the crowding distance (N,) of the points of a front (N, M), infinite at its ends (Deb et al., 2002)."""
     front = np.asarray(front, dtype=float)
     distance = np.zeros(len(front))
     for column in front.T:
@@ -37,14 +39,14 @@ def crowding_distance(front: ArrayLike) -> np.ndarray:
 
 
 def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
-    """Return the volume that points (N, M) dominate beyond a reference point (M,), every figure better when larger."""
+    """Return the volume that points (N, M) dominate beyond a reference point (M,), each metric better when larger."""
     points = np.asarray(values, dtype=float) - np.asarray(reference, dtype=float)
     points = points[(points > 0).all(1)]
     if not len(points):
         return 0.0
     if points.shape[1] == 1:
         return float(points.max())
-    order = np.argsort(-points[:, -1])  # slices along the last figure, from its best value down
+    order = np.argsort(-points[:, -1])  # slices along the last metric, from its best value down
     heights = points[order, -1]
     floors = np.append(heights[1:], 0.0)
     zero = np.zeros(points.shape[1] - 1)

@@ -1,0 +1,105 @@
+"""Matched controls: rows that share a configuration's options but for the reconstruction, or its attention."""
+
+from dataclasses import replace as change
+from typing import Any
+
+from eqssl.config import AUTOENCODE, CROSS_ATTENTION_OPTIONS, RunConfig, replace
+from eqssl.study.definition import ATTENTION, CONTROLS, DESIGNS, Study
+from eqssl.study.options import StudyOptions
+from eqssl.study.search.space import Configuration, exact
+
+PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
+FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, beside the choice and its own controls
+
+
+def with_matched_controls(study: Study, options: StudyOptions) -> Study:
+    """Return the study with an auto-encoding control for every searched configuration, if it asks for them.
+
+    The gain of a configuration over this control is that of cross-attention. Configurations that differ in the
+    attention alone share one control; one that auto-encodes itself, or reconstructs nothing, has none. Samplers other
+    than designs, and seed halving, leave the configurations or their seeds open: there the row autoencode stays the
+    control of all.
+
+    Args:
+        study: with its space; unchanged unless `study.matched_controls`.
+        options: configs, seeds and sampler of the search.
+    """
+    open_ended = options.sampler not in DESIGNS or options.seed_schedule != "fixed"
+    if not study.matched_controls or not study.space or open_ended:
+        return study
+    rows = {name: overrides for name, overrides in study.rows.items() if name != AUTOENCODE}
+    controls: dict[str, tuple[str, ...]] = {}
+    searched = [(configuration, configuration.overrides or {}) for configuration in _searched(study, options)]
+    matched = {_key(params): c.name for c, params in searched if params.get(ATTENTION) == AUTOENCODE}
+    for configuration, params in searched:
+        controls[configuration.name] = PLAIN
+        if not _reads_other_view(replace(options.run, params)):
+            continue
+        params = {option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS}
+        key = _key(params)
+        if key not in matched:
+            taken = {row.removesuffix(f", {AUTOENCODE}") for row in rows}
+            name = Configuration.suggested(params, configuration.number or 0, taken).name
+            matched[key] = f"{name}, {AUTOENCODE}" if params else AUTOENCODE
+            rows[matched[key]] = params | {ATTENTION: AUTOENCODE}
+            controls[matched[key]] = PLAIN
+        controls[configuration.name] = (*PLAIN, matched[key])
+    return change(study, rows=rows, controls=dict(study.controls) | controls)
+
+
+def _searched(study: Study, options: StudyOptions) -> list[Configuration]:
+    """Return the configurations of a design that will be trained, in the order of their values."""
+    from eqssl.study.search.schedule import Suggestions  # imports optuna
+
+    trials = iter(Suggestions(study, options).next, None)
+    found = {t.configuration.name: t.configuration for t in trials if t.configuration.number is not None}
+
+    def order(configuration: Configuration) -> list[tuple[str, Any]]:
+        return [(str(type(value)), value) for value in (configuration.overrides or {}).values()]
+
+    return sorted(found.values(), key=order)  # a design shuffles its points
+
+
+def _key(params: dict[str, Any]) -> str:
+    return exact({option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS})
+
+
+def _reads_other_view(run: RunConfig) -> bool:
+    return run.recon.attention != AUTOENCODE and run.recon.weight > 0
+
+
+def final_test(study: Study, options: StudyOptions, name: str, params: dict[str, Any]) -> Study:
+    """Return the study that trains a choice again beside its controls.
+
+    Where more than the reconstruction was searched, the choice is compared with controls that share the rest: a gain of
+    stronger augmentation is no gain of the reconstruction. Its auto-encoding control has all of its options but the
+    attention.
+
+    Args:
+        study, options: of the search.
+        name, params: of the choice, which is the last row.
+    """
+    rows = {row: overrides for row, overrides in study.rows.items() if row in FINAL_ROWS}
+    shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
+    own: dict[str, dict[str, Any]] = {}
+    for row in PLAIN:
+        overrides = rows.get(row)
+        if overrides is not None and shared.keys() - overrides.keys():
+            own[f"{name}, {row}"] = shared | overrides
+    compared = tuple(f"{name}, {row}" if f"{name}, {row}" in own else row for row in PLAIN)
+    controls = {row: PLAIN[:1] for row in own} | {name: compared}
+    asked = study.matched_controls or AUTOENCODE in study.rows
+    if asked and _reads_other_view(replace(options.run, params)):
+        autoencode = f"{name}, {AUTOENCODE}"
+        own[autoencode] = params | {ATTENTION: AUTOENCODE}
+        controls |= {name: (*compared, autoencode), autoencode: compared}
+    return change(
+        study,
+        name=f"{study.name}_test",
+        space={},
+        configs=0,
+        rows=rows | own | {name: params},
+        controls=dict(study.controls) | controls,
+        matched_controls=False,
+        subject=name,
+    )
