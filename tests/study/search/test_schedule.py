@@ -152,11 +152,13 @@ def test_configurations_that_differ_have_different_names_and_equal_ones_share_th
     suggestions = make(configs=4, seeds=1, sampler="random")
     asked = [Trial(Configuration("any", {"recon.weight": w}, n), 0) for n, w in enumerate(weights)]
     suggestions.restore(asked, {})
-    names = {}
-    for trial in drain(suggestions)[2:]:
-        names.setdefault(trial.configuration.name, []).append((trial.configuration.overrides["recon.weight"], trial.seed))
-    assert names == {"weight 0.1": [(0.1, 0), (0.1, 1)], "weight 0.100001": [(0.100001, 0)],
-                     "weight 0.100002": [(0.100002, 0)]}  # fmt: skip
+    trials = [(t.configuration.name, t.configuration.overrides["recon.weight"], t.seed) for t in drain(suggestions)[2:]]
+    assert trials == [
+        ("weight 0.1", 0.1, 0),
+        ("weight 0.100001", 0.100001, 0),
+        ("weight 0.1", 0.1, 1),
+        ("weight 0.100002", 0.100002, 0),
+    ]
 
 
 def test_repeated_suggestion_gets_fresh_seeds():
