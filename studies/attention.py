@@ -13,7 +13,7 @@ from eqssl.study import Study, main
 from eqssl.study.definition import REFERENCE_ROWS
 
 LIGHT = {"recon.weight": 10.0}
-ROWS = {
+ROWS: dict[str, dict] = {
     "autoencode, weight 10": {"recon.attention": "autoencode"} | LIGHT,
     "target-queries": {"recon.attention": "target-queries"},
     "pooled-query, weight 10": {"recon.attention": "pooled-query"} | LIGHT,
@@ -25,7 +25,7 @@ STUDY = Study(
     space={},
     configs=0,
     seeds=5,
-    rows=REFERENCE_ROWS | ROWS,
+    rows={**REFERENCE_ROWS, **ROWS},
     controls={row: ("base", "no-recon", "autoencode, weight 10") for row in ROWS if row.endswith("10")},
     subject="pooled-query",
     base=RunConfig(

@@ -7,25 +7,21 @@ from typing import Any, Literal
 
 from eqssl.config import AUTOENCODE as AUTOENCODE
 from eqssl.config import RunConfig
-from eqssl.metrics import METRICS
+from eqssl.metrics import METRICS, Direction
 from eqssl.study.search.space import Configuration, Space
 
+NO_SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}
 # Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
 REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
     "constant": None,
     "pixels": None,
-    "random": {"train.epochs": 0, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised": {"method.name": "supervised", "method.options": {}, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised-factors": {
-        "method.name": "supervised_factors",
-        "method.options": {},
-        "encoder.split": 0.0,
-        "recon.weight": 0.0,
-    },
+    "random": {"train.epochs": 0} | NO_SPLIT,
+    "supervised": {"method.name": "supervised", "method.options": {}} | NO_SPLIT,
+    "supervised-factors": {"method.name": "supervised_factors", "method.options": {}} | NO_SPLIT,
     "recon-only": {"method.name": "none", "method.options": {}, "recon.weight": 1.0},
-    "base": {"encoder.split": 0.0, "recon.weight": 0.0},
+    "base": dict(NO_SPLIT),
     "no-recon": {"recon.weight": 0.0},
-    "autoencode": {"recon.attention": "autoencode"},
+    "autoencode": {"recon.attention": AUTOENCODE},
 }
 CONTROLS = ("base", "no-recon", "autoencode")
 ATTENTION = "recon.attention"
@@ -109,9 +105,7 @@ class Study:
     seed_schedule: SeedSchedule = "fixed"
     pruner: Pruner = "none"
     final_test: int = 0
-    objectives: Mapping[str, Literal["maximize", "minimize"]] = field(
-        default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"}
-    )
+    objectives: Mapping[str, Direction] = field(default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"})
     rows: Mapping[str, dict[str, Any] | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     matched_controls: bool = False
@@ -129,18 +123,19 @@ class Study:
     )
 
     def for_data(self, *, labelled: bool, known: bool = True) -> "Study":
-        """Return the study without the objectives and the rows that need what the data do not have.
+        """Return the study without the objectives and the rows for which the data lack labels or known factors.
 
         Args:
             labelled: whether there are labels.
-            known: whether the data have known factors: transform parameters of a pair, or factors of rendered objects.
+            known: whether there are known factors: transform parameters of a pair, or factors of rendered objects.
         """
         absent = lacking(labelled=labelled, known=known)
-        objectives = {name: way for name, way in self.objectives.items() if name not in absent}
-        instead = {"r2_mean" if known else "linear": "maximize"}
-        without = {*([] if labelled else ["supervised"]), *([] if known else ["supervised-factors"])}
-        rows = {name: overrides for name, overrides in self.rows.items() if name not in without}
-        return dataclasses.replace(self, objectives=objectives or instead, rows=rows)
+        objectives = {metric: direction for metric, direction in self.objectives.items() if metric not in absent}
+        if not objectives:
+            objectives["r2_mean" if known else "linear"] = "maximize"
+        available = {"supervised": labelled, "supervised-factors": known}
+        rows = {name: overrides for name, overrides in self.rows.items() if available.get(name, True)}
+        return dataclasses.replace(self, objectives=objectives, rows=rows)
 
     def count_configs(self, asked: int | None) -> int:
         """Return the configurations of the search: the number asked for, else the default; 1 where nothing varies."""

@@ -4,31 +4,14 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
 from eqssl.config import RunConfig, check_effect, get, options_in, replace
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
 from eqssl.study.search.space import fix
-
-
-def _read_workers(text: str) -> int | tuple[int, int]:
-    if ":" not in text:
-        return int(text)
-    least, most = map(int, text.split(":"))
-    return least, most
-
-
-_WORKERS = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="INT|MIN:MAX",
-    instance_from_str=lambda words: _read_workers(words[0]),
-    is_instance=lambda value: isinstance(value, int | tuple),
-    str_from_instance=lambda value: [str(value) if isinstance(value, int) else "{}:{}".format(*value)],
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +21,7 @@ class StudyOptions:
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Every option that is not varied; giving one that the study varies fixes it."""
     configs: int | None = None
-    """Configurations of the search; default: the study's own number. The reference rows (constant, pixels, random,
+    """Configurations of the search; None: the study's own number. The reference rows (constant, pixels, random,
     supervised, supervised-factors, recon-only) and the controls (base, no-recon, autoencode) come on top."""
     seeds: int = 2
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
@@ -58,7 +41,7 @@ class StudyOptions:
     final_test: int = 0
     """Fresh seeds with which the chosen configuration and its controls are trained again and reported on test; 0: no
     final test."""
-    workers_per_trial: Annotated[int | tuple[int, int], _WORKERS] = 1
+    workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
     as there is room for, which changes as nodes come and go; the batch stays what --train.batch-size says."""
     gpus_per_trial: float | None = None
@@ -103,9 +86,7 @@ class StudyOptions:
                     f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
                     "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
                 )
-        least, workers = self.workers
-        if not 1 <= least <= workers:
-            raise ValueError(f"--workers-per-trial is {least}:{workers}; allowed: 1 or more, MIN up to MAX")
+        _, workers = self.workers
         gpus = self.gpus_per_trial
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")
@@ -113,8 +94,11 @@ class StudyOptions:
     @property
     def workers(self) -> tuple[int, int]:
         """The least and the most workers of a trial."""
-        count = self.workers_per_trial
-        return (count, count) if isinstance(count, int) else count
+        parts = str(self.workers_per_trial).split(":")
+        counts = [int(part) for part in parts if part.isdigit()]
+        if len(counts) != len(parts) or len(counts) > 2 or not 1 <= counts[0] <= counts[-1]:
+            raise ValueError(f"--workers-per-trial is {self.workers_per_trial}; allowed: 1 or more, or MIN:MAX")
+        return counts[0], counts[-1]
 
 
 def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
@@ -142,9 +126,9 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
     space = fix(study.space, fixed)
     if ATTENTION not in space:
         check_effect(options.run, given)
-    if not space and (options.configs or 1) > 1:
+    if not space and "configs" in given and options.configs != 1:
         raise ValueError(
-            f"--configs is {options.configs}; allowed where no option is varied: 1, of which --seeds gives more trials"
+            f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
         )
     name = f"{study.name}_smoke" if options.smoke else study.name  # the smoke run is no part of the real study
     return dataclasses.replace(study, name=name, space=space, objectives=directions(options)), options
@@ -153,6 +137,7 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
 def default_options(study: Study) -> StudyOptions:
     """Return the options of a study where none is given."""
     same = {name: getattr(study, name) for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
+    same["configs"] = study.configs or None
     objectives = tuple(
         metric if direction == _objective(metric).direction else f"{metric}:{direction}"
         for metric, direction in study.objectives.items()
@@ -168,11 +153,11 @@ def directions(options: StudyOptions) -> dict[str, Direction]:
     """
     found: dict[str, Direction] = {}
     for objective in options.objectives:
-        name, _, direction = objective.partition(":")
-        allowed: dict[str, Direction] = {"": _objective(name).direction, "maximize": "maximize", "minimize": "minimize"}
+        metric, _, direction = objective.partition(":")
+        allowed: dict[str, Direction] = {"": _objective(metric).direction} | {way: way for way in get_args(Direction)}
         if direction not in allowed:
             raise ValueError(f"--objectives has {objective}; allowed: METRIC, METRIC:maximize or METRIC:minimize")
-        found[name] = allowed[direction]
+        found[metric] = allowed[direction]
     if not found:
         raise ValueError("--objectives is empty; allowed: one metric or more")
     return found

@@ -55,7 +55,7 @@ def test_what_failed_or_collapsed_is_no_setting_to_take():
 def test_options_of_a_search_are_refused_where_there_is_none(given, wrong, tmp_path):
     options = StudyOptions(output=str(tmp_path), **given)
     with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
-        check_options(Study(name="toy", question="?", space={}), options, own=["recon.weight"])
+        check_options(Study(name="toy", question="?", space={}, configs=0), options, own=["recon.weight"])
 
 
 @pytest.fixture

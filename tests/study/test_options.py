@@ -51,7 +51,7 @@ def test_another_objective_is_refused_before_ray_starts(objective, wrong):
 
 
 def test_several_configurations_of_nothing_are_refused():
-    with pytest.raises(ValueError, match="--configs is 5; allowed where no option is varied: 1"):
+    with pytest.raises(ValueError, match="--configs is 5; allowed where no option varies: 1"):
         parse(STUDY, ["--configs", "5", "--recon.weight", "2"])
     assert parse(STUDY, ["--configs", "1", "--recon.weight", "2"])[1].configs == 1
 

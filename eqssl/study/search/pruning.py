@@ -8,9 +8,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from eqssl.config import TrainConfig
+from eqssl.stats import on_front
 from eqssl.study.definition import REDUCTION
-from eqssl.study.search.ranking import best_first
 from eqssl.study.store.records import TrialRecord
 
 WORST = -1e12  # in the place of a missing metric; finite, so that distances are
@@ -84,3 +87,35 @@ class Halving:
         trials = list(seen)
         best = best_first([seen[trial] for trial in trials])[: -(-len(trials) // REDUCTION)]
         return trials.index(trial_id) in best
+
+
+def best_first(values: ArrayLike) -> list[int]:
+    """Return the rows from the best to the worst: by non-dominated rank, within a rank by crowding distance (NSGA-II).
+
+    With one metric this is plain sorting; among equals the earlier row comes first.
+
+    Args:
+        values: float (N, M), M metrics, each better when larger.
+
+    Returns:
+        N row numbers.
+    """
+    values = np.asarray(values, dtype=float)
+    left, order = np.arange(len(values)), []
+    while len(left):
+        front = left[on_front(values[left])]
+        order += front[np.argsort(-crowding_distance(values[front]), kind="stable")].tolist()
+        left = np.setdiff1d(left, front)
+    return order
+
+
+def crowding_distance(front: ArrayLike) -> np.ndarray:
+    """Return the crowding distance (N,) of the points of a front (N, M), infinite at its ends (Deb et al., 2002)."""
+    front = np.asarray(front, dtype=float)
+    distance = np.zeros(len(front))
+    for column in front.T:
+        order = np.argsort(column, kind="stable")
+        extent = (column[order[-1]] - column[order[0]]) or 1.0
+        distance[order[[0, -1]]] = np.inf
+        distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / extent
+    return distance

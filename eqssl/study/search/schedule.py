@@ -4,9 +4,9 @@ Under the fixed schedule every configuration gets all its seeds at once. Under h
 best third, by non-dominated rank, gets three, and the best third of these all.
 """
 
-from collections import Counter, deque
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,30 +15,12 @@ from eqssl.study.definition import REDUCTION, Study, count_trials, seed_stages
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.designs import design_points
-from eqssl.study.search.ranking import best_first
+from eqssl.study.search.pruning import best_first
 from eqssl.study.search.sampler import Search
-from eqssl.study.search.space import Configuration, Trial, exact
+from eqssl.study.search.space import Configuration, Params, Trial, exact
 from eqssl.study.store.records import TrialRecord
 
-
-@dataclass
-class _Candidate:
-    """A suggested configuration: its trials so far and the records of those that have ended."""
-
-    configuration: Configuration
-    first_seed: int
-    trials: list[Trial] = field(default_factory=list)
-    records: dict[str, TrialRecord] = field(default_factory=dict)
-    told: bool = False  # whether the sampler knows the outcome of the first stage
-
-    @property
-    def settled(self) -> bool:
-        """Whether all trials so far have ended."""
-        return all(trial.id in self.records for trial in self.trials)
-
-    def outcome(self) -> list[TrialRecord]:
-        """Return the records of all trials so far."""
-        return [self.records[trial.id] for trial in self.trials]
+_Candidate = tuple[Configuration, int]  # with its first seed
 
 
 class Suggestions(Listener):
@@ -51,9 +33,10 @@ class Suggestions(Listener):
     Attributes:
         search: the sampler.
         total: number of trials, those of the reference rows included.
-        ended: how many of these have ended before a resume.
+        ended: how many of these had ended before a resume.
         design: configurations of the whole design; 0 for a sampler.
         left_out: how many of these are not trained.
+        finished: whether no further trial can come, however the running ones end.
     """
 
     def __init__(self, study: Study, options: StudyOptions):
@@ -61,109 +44,105 @@ class Suggestions(Listener):
         base = {option: get(options.run, option) for option in study.space}
         self.search = Search(study.space, study.objectives, sampler=options.sampler, seed=seed)
         self._points = design_points(options.sampler, study.space, count, seed, base)
-        self._left = count if self._points is None else min(count, len(self._points))
         self.design = 0 if self._points is None else len(self._points)
         self.left_out = max(0, self.design - count)
-        self._stages, self._stage = seed_stages(options.seeds, options.seed_schedule), 0
+        self._count = count if self._points is None else min(count, self.design)
+        self._stages = seed_stages(options.seeds, options.seed_schedule)
         self._signs = [1 if direction == "maximize" else -1 for direction in study.objectives.values()]
         rows = [(row, 1 if row.overrides is None else options.seeds) for row in study.reference_configurations()]
-        self._queue = deque(Trial(row, seed) for row, seeds in rows for seed in range(seeds))
-        self.total = len(self._queue) + count_trials(self._left, self._stages)
-        self.ended = 0
-        self._candidates: list[_Candidate] = []  # by number
-        self._in_stage: list[_Candidate] = []
-        self._row_names = {row.name for row, _ in rows}
+        self._rows = [Trial(row, seed) for row, seeds in rows for seed in range(seeds)]
+        self.total = len(self._rows) + count_trials(self._count, self._stages)
+        self.ended, self.finished = 0, False
+        self._earlier: dict[int, Params] = {}  # suggestions of an earlier process by number
+        self._records: dict[str, TrialRecord] = {}
+        self._untold: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
         self._names: dict[str, str] = {}  # exact overrides -> name
         self._times_suggested: Counter[str] = Counter()
+        self._schedule = self._all_trials()
 
     def restore(self, asked: list[Trial], records: dict[str, TrialRecord]) -> None:
-        """Go on where an earlier process was killed: with its suggestions and results.
+        """Go on where an earlier process was killed, before the first call of `next`.
 
         Args:
             asked: trials that were suggested, in that order.
             records: trial id -> record of those that have ended.
         """
-        suggested = {t.configuration.number: t.configuration.overrides for t in asked}
-        suggested.pop(None, None)  # the reference rows
-        for number, overrides in sorted(suggested.items()):
-            self._suggest(overrides)
-            for record in records.values():
-                if record.number == number:
-                    self._take(record)
-        self._queue = deque(trial for trial in self._queue if trial.id not in records)
+        for trial in asked:
+            if trial.configuration.number is not None and trial.configuration.overrides is not None:
+                self._earlier[trial.configuration.number] = trial.configuration.overrides
+        self._records |= records
         self.ended = len(records)
 
     def work(self, base: RunConfig) -> int:
-        """Return the epochs and evaluations of all trials to come; those not suggested yet count as the base."""
-        later = self.total - self.ended - len(self._queue)
-        return sum(trial.work(base) for trial in self._queue) + later * (base.train.epochs + 1)
+        """Return the epochs and evaluations of all trials to come; those of the search count as the base."""
+        rows = [trial for trial in self._rows if trial.id not in self._records]
+        searched = self.total - self.ended - len(rows)
+        return sum(trial.work(base) for trial in rows) + searched * (base.train.epochs + 1)
 
     def next(self) -> Trial | None:
         """Return the next trial, or None where there is none: for good if `finished`, else until a trial has ended."""
-        if not self._queue and self._left:
-            self._suggest()
-        elif not self._queue:
-            self._promote()
-        return self._queue.popleft() if self._queue else None
+        for trial in self._schedule:
+            if trial is None or trial.id not in self._records:
+                return trial
+        self.finished = True
+        return None
 
-    @property
-    def finished(self) -> bool:
-        """Whether no further trial can come, however the running ones end."""
-        last = self._stage == len(self._stages) - 1
-        return not self._queue and not self._left and (last or not self._in_stage)
+    def _all_trials(self) -> Iterator[Trial | None]:
+        """Yield all trials, those on record too, and None where the next one depends on trials that run."""
+        yield from self._rows
+        candidates = []
+        for number in range(self._count):
+            candidate = self._suggest(number)
+            candidates.append(candidate)
+            self._untold[number] = _trials(candidate, 0, self._stages[0])
+            self._tell()  # of a resumed study
+            yield from _trials(candidate, 0, self._stages[0])
+        for before, seeds in pairwise(self._stages):
+            while not all(self._ended(_trials(candidate, 0, before)) for candidate in candidates):
+                yield None
+            candidates = self._best_third(candidates, before)
+            for candidate in candidates:
+                yield from _trials(candidate, before, seeds)
 
-    def _suggest(self, overrides: dict[str, Any] | None = None) -> None:
-        number = len(self._candidates)
-        if overrides is None and self._points is not None:
-            overrides = self._points[number]
-        overrides = self.search.suggest(overrides)
-        values = exact(overrides)
+    def _suggest(self, number: int) -> _Candidate:
+        """Return a configuration and its first seed: a repeated suggestion gets fresh seeds."""
+        params = self._earlier.get(number)
+        if params is None and self._points is not None:
+            params = self._points[number]
+        params = self.search.suggest(params)
+        values = exact(params)
         if values not in self._names:
-            taken = {*self._row_names, *self._names.values()}
-            self._names[values] = Configuration.suggested(overrides, number, taken).name
-        configuration = Configuration(self._names[values], overrides, number)
-        # A repeated suggestion gets fresh seeds.
-        first_seed = self._times_suggested[configuration.name] * self._stages[-1]
-        self._times_suggested[configuration.name] += 1
-        candidate = _Candidate(configuration, first_seed)
-        self._candidates.append(candidate)
-        self._in_stage.append(candidate)
-        self._left -= 1
-        self._enqueue(candidate, range(self._stages[0]))
+            taken = {trial.configuration.name for trial in self._rows} | set(self._names.values())
+            self._names[values] = Configuration.suggested(params, number, taken).name
+        name = self._names[values]
+        first_seed = self._times_suggested[name] * self._stages[-1]
+        self._times_suggested[name] += 1
+        return Configuration(name, params, number), first_seed
 
-    def _enqueue(self, candidate: _Candidate, seeds: range) -> None:
-        trials = [Trial(candidate.configuration, candidate.first_seed + seed) for seed in seeds]
-        candidate.trials += trials
-        self._queue.extend(trial for trial in trials if trial.id not in candidate.records)
+    def _best_third(self, candidates: list[_Candidate], seeds: int) -> list[_Candidate]:
+        sound, means = [], []
+        for candidate in candidates:
+            values = [self.search.values(self._records[trial.id]) for trial in _trials(candidate, 0, seeds)]
+            if None not in values:
+                sound.append(candidate)
+                means.append(np.mean(np.array(values), axis=0) * self._signs)
+        best = best_first(means)[: -(-len(candidates) // REDUCTION)]
+        return [sound[place] for place in sorted(best)]
 
-    def _promote(self) -> None:
-        """Give the best of a stage their further seeds, once the whole stage has ended."""
-        while not self._queue and self._stage < len(self._stages) - 1:
-            if not all(candidate.settled for candidate in self._in_stage):
-                return
-            sound = [(c, mean) for c in self._in_stage if (mean := self._mean(c)) is not None]
-            order = best_first([mean for _, mean in sound])[: -(-len(self._in_stage) // REDUCTION)]
-            self._in_stage = [sound[place][0] for place in sorted(order)]
-            seeds = range(self._stages[self._stage], self._stages[self._stage + 1])
-            self._stage += 1
-            for candidate in self._in_stage:
-                self._enqueue(candidate, seeds)
-
-    def _mean(self, candidate: _Candidate) -> np.ndarray | None:
-        """Return the objectives (M,), each better when larger; None if a trial has none."""
-        values = [self.search.values(record) for record in candidate.outcome()]
-        sound = [of_seed for of_seed in values if of_seed is not None]
-        return np.mean(sound, axis=0) * self._signs if len(sound) == len(values) else None
+    def _ended(self, trials: list[Trial]) -> bool:
+        return all(trial.id in self._records for trial in trials)
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        """Take the end of a trial."""
-        self._take(record)
+        """Take the end of a trial, and tell the sampler when the first stage of a configuration has ended."""
+        self._records[trial.id] = record
+        self._tell()
 
-    def _take(self, record: TrialRecord) -> None:
-        if record.number is None:
-            return
-        candidate = self._candidates[record.number]
-        candidate.records[record.trial_id] = record
-        if candidate.settled and not candidate.told:
-            candidate.told = True
-            self.search.tell(record.number, candidate.outcome())
+    def _tell(self) -> None:
+        for number in [number for number, trials in self._untold.items() if self._ended(trials)]:
+            self.search.tell(number, [self._records[trial.id] for trial in self._untold.pop(number)])
+
+
+def _trials(candidate: _Candidate, first: int, end: int) -> list[Trial]:
+    """Return the trials of a configuration from one place among its seeds to another."""
+    configuration, first_seed = candidate
+    return [Trial(configuration, first_seed + seed) for seed in range(first, end)]

@@ -16,14 +16,13 @@ from eqssl.config import RunConfig, check_effect, replace
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
-SHORT_NAME_OPTIONS = 3  # a configuration of more options is named by its number
+Params = dict[str, Any]  # dotted option -> value
+MAX_NAMED_OPTIONS = 3  # a configuration of more options is named by its number
 DIGITS = 4  # significant digits of a value in a design, and in a name where they tell it from others
 
 
 @dataclass(frozen=True)
-class Conditional:
-    """A parameter that exists always, or only beside some values of an earlier parameter."""
-
+class _Parameter:
     only: tuple[str, tuple[Any, ...]] | None = field(default=None, kw_only=True)
 
     def when(self, option: str, *values: Any) -> Self:
@@ -36,7 +35,7 @@ class Conditional:
 
 
 @dataclass(frozen=True)
-class Choice(Conditional):
+class Choice(_Parameter):
     """One of several values."""
 
     values: tuple[Any, ...]
@@ -46,7 +45,6 @@ class Choice(Conditional):
             raise ValueError("choice() needs at least one value")
 
     def contains(self, value: Any) -> bool:
-        """Return whether the parameter can have a value."""
         return value in self.values
 
     def grid(self, count: int) -> list[Any]:
@@ -58,12 +56,11 @@ class Choice(Conditional):
         return self.values[int(quantile * len(self.values))]
 
     def suggest(self, trial: "OptunaTrial", option: str) -> Any:
-        """Return the value that Optuna suggests."""
         return trial.suggest_categorical(option, self.values)
 
 
 @dataclass(frozen=True)
-class Range(Conditional):
+class Range(_Parameter):
     """A real number from `low` to `high`, on a logarithmic scale if `log`."""
 
     low: float
@@ -75,7 +72,6 @@ class Range(Conditional):
             raise ValueError(f"range from {self.low} to {self.high}: low must be below high, and above 0 if log")
 
     def contains(self, value: Any) -> bool:
-        """Return whether the parameter can have a value."""
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def grid(self, count: int) -> list[float]:
@@ -90,12 +86,10 @@ class Range(Conditional):
         return min(max(rounded, self.low), self.high)
 
     def suggest(self, trial: "OptunaTrial", option: str) -> float:
-        """Return the value that Optuna suggests."""
         return trial.suggest_float(option, self.low, self.high, log=self.log)
 
 
-Parameter = Choice | Range
-Space = dict[str, Parameter]
+Space = dict[str, Choice | Range]
 
 
 def choice(*values: Any) -> Choice:
@@ -113,24 +107,13 @@ def log_uniform(low: float, high: float) -> Range:
     return Range(low, high, log=True)
 
 
-def existing(space: Space, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of the options that exist beside each other, from values of all."""
-    params: dict[str, Any] = {}
-    for option, parameter in space.items():
-        if parameter.exists_beside(params):
-            params[option] = values[option]
-    return params
-
-
 def fix(space: Space, fixed: Mapping[str, Any]) -> Space:
     """Return the space without the options of a fixed value, and without those that cannot exist beside it."""
     left: Space = {}
     for option, parameter in space.items():
-        if option in fixed:
-            continue
-        if parameter.only is None or parameter.only[0] not in fixed:
+        if option not in fixed and (parameter.only is None or parameter.only[0] not in fixed):
             left[option] = parameter
-        elif parameter.exists_beside(fixed):
+        elif option not in fixed and parameter.exists_beside(fixed):
             left[option] = dataclasses.replace(parameter, only=None)
     return left
 
@@ -141,7 +124,7 @@ def check_space(space: Space, base: RunConfig) -> None:
     Raises:
         ValueError: naming the option, the value and what is allowed.
     """
-    conditions: dict[str, dict[str, Any]] = {}  # option -> values of earlier ones beside which it exists
+    conditions: dict[str, Params] = {}  # option -> values of earlier ones beside which it exists
     for option, parameter in space.items():
         conditions[option] = {}
         if parameter.only is not None:
@@ -153,43 +136,41 @@ def check_space(space: Space, base: RunConfig) -> None:
             check_effect(replace(base, conditions[option] | {option: value}), {option})
 
 
+def exact(params: Mapping[str, Any]) -> str:
+    """Return a text that is the same for equal values alone."""
+    return json.dumps(params, sort_keys=True)
+
+
 @dataclass(frozen=True)
 class Configuration:
     """A point of the space or a reference row.
 
     Args:
-        name: in tables, unique within a study: two configurations of one name have the same overrides.
+        name: in tables; two configurations of one name in a study have the same overrides.
         overrides: dotted options -> values on top of the study's base; None for a row without an encoder.
         number: of the suggestion, from 0; None for a reference row.
     """
 
     name: str
-    overrides: dict[str, Any] | None = field(hash=False)
+    overrides: Params | None = field(hash=False)
     number: int | None = None
 
     @classmethod
-    def suggested(cls, overrides: dict[str, Any], number: int, taken: Collection[str] = ()) -> "Configuration":
+    def suggested(cls, overrides: Params, number: int, taken: Collection[str] = ()) -> "Configuration":
         """Return the configuration of a suggestion under a name that is not taken.
 
-        The name shows the values where these are few, with as many digits as it takes to be unique.
+        The name shows the values where these are few, with as many digits as it takes to be unique: 17 at most, with
+        which any two floats differ.
         """
-        few = len(overrides) <= SHORT_NAME_OPTIONS
-        names = [_name(overrides, digits) for digits in (*range(DIGITS, 17), None)] if few else []
-        return cls(next((name for name in names if name not in taken), f"no. {number}"), overrides, number)
-
-
-def _name(params: Mapping[str, Any], digits: int | None) -> str:
-    """Return a name by values, floats with so many significant digits; None: exactly."""
-    parts = []
-    for option, value in params.items():
-        text = f"{value:.{digits}g}" if isinstance(value, float) and digits else str(value)
-        parts.append(f"{option.rpartition('.')[2]} {text}")
-    return ", ".join(parts) or "default"
-
-
-def exact(params: Mapping[str, Any]) -> str:
-    """Return a text that is equal for equal values alone, by which configurations are told apart."""
-    return json.dumps(params, sort_keys=True)
+        for digits in range(DIGITS, 18) if len(overrides) <= MAX_NAMED_OPTIONS else ():
+            parts = []
+            for option, value in overrides.items():
+                rounded = f"{value:.{digits}g}" if isinstance(value, float) and digits < 17 else str(value)
+                parts.append(f"{option.rpartition('.')[2]} {rounded}")
+            name = ", ".join(parts) or "default"
+            if name not in taken:
+                return cls(name, overrides, number)
+        return cls(f"no. {number}", overrides, number)
 
 
 @dataclass(frozen=True)
@@ -201,7 +182,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The configuration's name and the seed, for progress and logs."""
+        """The configuration's name and the seed."""
         return f"{self.configuration.name} / seed {self.seed}"
 
     @property

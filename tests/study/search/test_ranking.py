@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from eqssl.study.search.ranking import best_first, crowding_distance, hypervolume
+from eqssl.report.progress import hypervolume
+from eqssl.study.search.pruning import best_first, crowding_distance
 
 
 def test_one_metric_is_sorted_and_ties_keep_their_order():
