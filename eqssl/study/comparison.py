@@ -9,18 +9,19 @@ from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
-from eqssl.config import AUTOENCODE, get, replace
+from eqssl.config import get, replace
 from eqssl.files import as_path, read
-from eqssl.study.definition import ATTENTION, REFERENCE_ROWS, REFERENCES, Study
+from eqssl.study.controls import autoencoding
+from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
 from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.search.space import Params
 from eqssl.study.store.records import write_json
 
 logger = logging.getLogger(__name__)
 
 SEARCH_OPTIONS = ("configs", "sampler", "seed_schedule", "pruner", "warm_start", "final_test", "objectives")
-Overrides = dict[str, Any]  # dotted option -> value
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Setting:
         accurate: whether the accuracy keeps that of `builds_on`, so that R2 decided; None if it builds on nothing.
     """
 
-    overrides: Overrides
+    overrides: Params
     accuracy: float
     epoch_s: float
     accurate: bool | None = None
@@ -131,7 +132,7 @@ def tune(
     return best, summary["data"]
 
 
-def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -> dict[str, Overrides]:
+def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -> dict[str, Params]:
     """Return row -> overrides of every setting of a candidate."""
     shared = dict(candidate.overrides)
     if candidate.builds_on is not None:
@@ -141,7 +142,7 @@ def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -
 
 
 def _best_setting(
-    rows: Mapping[str, Overrides], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
+    rows: Mapping[str, Params], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
 ) -> Setting:
     from eqssl.stats import ACCURACY_MARGIN  # imports scipy
 
@@ -177,7 +178,7 @@ def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 def rows_on_test(
     alone: Mapping[str, Setting], candidates: Mapping[str, Candidate], tuned: Mapping[str, Setting], epochs: int
-) -> tuple[dict[str, Overrides | None], dict[str, tuple[str, ...]]]:
+) -> tuple[dict[str, Params | None], dict[str, tuple[str, ...]]]:
     """Return the rows of the final table, and the controls of each.
 
     Every method has a row of its own, one of equal time, trained for as long as its reconstruction takes, one of the
@@ -197,7 +198,7 @@ def rows_on_test(
         controls[method] = [method, f"{method}, no-recon"]
         longer = 1.0
         if reconstruction := tuned.get(f"{method} + reconstruction"):
-            rows[f"{method}, autoencode"] = reconstruction.overrides | {ATTENTION: AUTOENCODE}
+            rows[f"{method}, autoencode"] = autoencoding(reconstruction.overrides)
             controls[method].append(f"{method}, autoencode")
             longer = max(1.0, reconstruction.epoch_s / setting.epoch_s) if setting.epoch_s else 1.0
         rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}

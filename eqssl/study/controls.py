@@ -1,12 +1,11 @@
 """Matched controls: rows that share a configuration's options but for the reconstruction, or its attention."""
 
 from dataclasses import replace as change
-from typing import Any
 
 from eqssl.config import AUTOENCODE, CROSS_ATTENTION_OPTIONS, RunConfig, replace
 from eqssl.study.definition import ATTENTION, CONTROLS, DESIGNS, Study
 from eqssl.study.options import StudyOptions
-from eqssl.study.search.space import Configuration, exact
+from eqssl.study.search.space import Configuration, Params, exact
 
 PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
 FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, beside the choice and its own controls
@@ -30,45 +29,42 @@ def with_matched_controls(study: Study, options: StudyOptions) -> Study:
     rows = {name: overrides for name, overrides in study.rows.items() if name != AUTOENCODE}
     controls: dict[str, tuple[str, ...]] = {}
     searched = [(configuration, configuration.overrides or {}) for configuration in _searched(study, options)]
-    matched = {_key(params): c.name for c, params in searched if params.get(ATTENTION) == AUTOENCODE}
+    # Exact options of a control -> its name; a searched configuration that auto-encodes may be one.
+    matched = {exact(autoencoding(params)): c.name for c, params in searched if params.get(ATTENTION) == AUTOENCODE}
     for configuration, params in searched:
         controls[configuration.name] = PLAIN
         if not _reads_other_view(replace(options.run, params)):
             continue
-        params = {option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS}
-        key = _key(params)
-        if key not in matched:
+        control = autoencoding(params)
+        if exact(control) not in matched:
+            rest = {option: value for option, value in control.items() if option != ATTENTION}
             taken = {row.removesuffix(f", {AUTOENCODE}") for row in rows}
-            name = Configuration.suggested(params, configuration.number or 0, taken).name
-            matched[key] = f"{name}, {AUTOENCODE}" if params else AUTOENCODE
-            rows[matched[key]] = params | {ATTENTION: AUTOENCODE}
-            controls[matched[key]] = PLAIN
-        controls[configuration.name] = (*PLAIN, matched[key])
+            short = Configuration.suggested(rest, configuration.number or 0, taken).name
+            name = matched[exact(control)] = f"{short}, {AUTOENCODE}" if rest else AUTOENCODE
+            rows[name], controls[name] = control, PLAIN
+        controls[configuration.name] = (*PLAIN, matched[exact(control)])
     return change(study, rows=rows, controls=dict(study.controls) | controls)
 
 
 def _searched(study: Study, options: StudyOptions) -> list[Configuration]:
-    """Return the configurations of a design that will be trained, in the order of their values."""
+    """Return the configurations of a design that will be trained."""
     from eqssl.study.search.schedule import Suggestions  # imports optuna
 
-    trials = iter(Suggestions(study, options).next, None)
-    found = {t.configuration.name: t.configuration for t in trials if t.configuration.number is not None}
-
-    def order(configuration: Configuration) -> list[tuple[str, Any]]:
-        return [(str(type(value)), value) for value in (configuration.overrides or {}).values()]
-
-    return sorted(found.values(), key=order)  # a design shuffles its points
+    searched = [trial.configuration for trial in iter(Suggestions(study, options).next, None)]
+    return list({c.name: c for c in searched if c.number is not None}.values())
 
 
-def _key(params: dict[str, Any]) -> str:
-    return exact({option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS})
+def autoencoding(params: Params) -> Params:
+    """Return the same options with auto-encoding in the place of the attention."""
+    rest = {option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS}
+    return rest | {ATTENTION: AUTOENCODE}
 
 
 def _reads_other_view(run: RunConfig) -> bool:
     return run.recon.attention != AUTOENCODE and run.recon.weight > 0
 
 
-def final_test(study: Study, options: StudyOptions, name: str, params: dict[str, Any]) -> Study:
+def final_test(study: Study, options: StudyOptions, name: str, params: Params) -> Study:
     """Return the study that trains a choice again beside its controls.
 
     Where more than the reconstruction was searched, the choice is compared with controls that share the rest: a gain of
@@ -81,7 +77,7 @@ def final_test(study: Study, options: StudyOptions, name: str, params: dict[str,
     """
     rows = {row: overrides for row, overrides in study.rows.items() if row in FINAL_ROWS}
     shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
-    own: dict[str, dict[str, Any]] = {}
+    own: dict[str, Params] = {}
     for row in PLAIN:
         overrides = rows.get(row)
         if overrides is not None and shared.keys() - overrides.keys():
@@ -91,7 +87,7 @@ def final_test(study: Study, options: StudyOptions, name: str, params: dict[str,
     asked = study.matched_controls or AUTOENCODE in study.rows
     if asked and _reads_other_view(replace(options.run, params)):
         autoencode = f"{name}, {AUTOENCODE}"
-        own[autoencode] = params | {ATTENTION: AUTOENCODE}
+        own[autoencode] = autoencoding(params)
         controls |= {name: (*compared, autoencode), autoencode: compared}
     return change(
         study,

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from eqssl.config import AUTOENCODE as AUTOENCODE
 from eqssl.config import RunConfig
 from eqssl.metrics import METRICS, Direction
-from eqssl.study.search.space import Configuration, Space
+from eqssl.study.search.space import Configuration, Params, Space
 
 NO_SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}
 # Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
-REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
+REFERENCE_ROWS: dict[str, Params | None] = {
     "constant": None,
     "pixels": None,
     "random": {"train.epochs": 0} | NO_SPLIT,
@@ -106,7 +106,7 @@ class Study:
     pruner: Pruner = "none"
     final_test: int = 0
     objectives: Mapping[str, Direction] = field(default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"})
-    rows: Mapping[str, dict[str, Any] | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
+    rows: Mapping[str, Params | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     matched_controls: bool = False
     subject: str = ""
