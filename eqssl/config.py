@@ -7,6 +7,7 @@ so that `--help` and a refused option cost no time.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -29,6 +30,10 @@ BASE_METHODS = {
 }
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
+# The facts of attentions that studies and tables need; `eqssl.models.reconstruction.blend` says what each computes.
+AUTOENCODE = "autoencode"  # the attention that does not read the other view
+WITH_QUERY_GRADIENT = ("pooled-query",)  # attentions that --recon.query-gradient has an effect on
+CROSS_ATTENTION_OPTIONS = ("recon.attention", "recon.query_gradient")  # have no effect on auto-encoding
 Pose = Literal["turntable", "free"]
 Classes = Literal["coarse", "fine"]
 
@@ -275,6 +280,30 @@ def check(config: RunConfig) -> None:
         raise ValueError(f"--data.{option} is {value!r}; allowed with --data.source solids alone, not with {source}")
     if config.method.name == "none" and config.recon.weight == 0:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss: give a weight above 0")
+
+
+def options_in(arguments: Iterable[str]) -> set[str]:
+    """Return the dotted options that a command line sets, with underscores for dashes."""
+    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    return {name.removeprefix("--").replace("-", "_") for name in names}
+
+
+def check_effect(config: RunConfig, given: Collection[str]) -> None:
+    """Refuse an option that was set and has no effect beside the others.
+
+    Args:
+        config: with the options set.
+        given: the dotted options that were set, see `options_in`.
+
+    Raises:
+        ValueError: naming the option, its value and what is allowed.
+    """
+    recon = config.recon
+    if "recon.query_gradient" in given and recon.attention not in WITH_QUERY_GRADIENT:
+        raise ValueError(
+            f"--recon.query-gradient is {recon.query_gradient:g}; allowed with --recon.attention "
+            f"{', '.join(WITH_QUERY_GRADIENT)} alone, not with {recon.attention}"
+        )
 
 
 def get(config: Any, option: str) -> Any:

@@ -7,16 +7,13 @@ Nothing is searched here: rows that were tuned on val are trained with seeds tha
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import EvaluateConfig, ReconConfig, RunConfig, TrainConfig
 from eqssl.study import Study, main
 from eqssl.study.definition import REFERENCE_ROWS
 
 LIGHT = {"recon.weight": 10.0}
-ROWS = {
+ROWS: dict[str, dict] = {
     "autoencode, weight 10": {"recon.attention": "autoencode"} | LIGHT,
     "target-queries": {"recon.attention": "target-queries"},
     "pooled-query, weight 10": {"recon.attention": "pooled-query"} | LIGHT,
@@ -26,9 +23,9 @@ STUDY = Study(
     name="attention",
     question="What does cross-attention add to auto-encoding, and what does it cost?",
     space={},
-    configurations=0,
+    configs=0,
     seeds=5,
-    rows=REFERENCE_ROWS | ROWS,
+    rows={**REFERENCE_ROWS, **ROWS},
     controls={row: ("base", "no-recon", "autoencode, weight 10") for row in ROWS if row.endswith("10")},
     subject="pooled-query",
     base=RunConfig(

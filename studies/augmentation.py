@@ -3,14 +3,11 @@
     python studies/augmentation.py            single renders, 11 families x 4 strengths x 2 seeds, all reference rows
     python studies/augmentation.py --data.source parquet --data.path data/photos            photographs of your own
 
-The other families stay at their default. On grey images, fix what needs colour: `--augment.saturation 0 --augment.hue 0
---augment.grayscale 0`.
+The other families stay at their default. On grey images, fix the families that need colour: `--augment.saturation 0
+--augment.hue 0 --augment.grayscale 0`.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import AUGMENTATIONS, DataConfig, ReconConfig, RunConfig, TrainConfig
 from eqssl.study import Study, main, uniform
@@ -19,7 +16,7 @@ STUDY = Study(
     name="augmentation",
     question="How does the strength of each augmentation trade invariance for equivariance?",
     space={f"augment.{family}": uniform(0.0, 1.0) for family in AUGMENTATIONS},
-    configurations=4 * len(AUGMENTATIONS),
+    configs=4 * len(AUGMENTATIONS),
     seeds=2,
     sampler="one-at-a-time",
     base=RunConfig(

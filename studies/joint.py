@@ -1,16 +1,13 @@
 """How much reconstruction, of which view, under how strong augmentations? All of them searched together.
 
     python studies/joint.py                               single renders: 40 configurations, the best with five seeds
-    python studies/joint.py --sampler random --output results/random                  what chance would have found
+    python studies/joint.py --sampler random --output results/random                  the same by random search
 
-Trials that are behind are ended early, configurations that are behind get no further seeds, and what is chosen is
-trained again with five fresh seeds and reported on test.
+Trials that are behind are pruned, configurations that are behind get no further seeds, and the chosen one is trained
+again with five fresh seeds and reported on test.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import AUGMENTATIONS, DataConfig, RunConfig, TrainConfig
 from eqssl.study import Study, choice, log_uniform, main, uniform
@@ -27,12 +24,12 @@ STUDY = Study(
         "recon.tokens": choice("map", "vector").when("recon.attention", *TOKENS),
         **{f"augment.{family}": uniform(0.0, 1.0) for family in AUGMENTATIONS},
     },
-    configurations=40,
+    configs=40,
     seeds=5,
     sampler="tpe",
-    race=True,
-    stopping="halving",
-    confirm=5,
+    seed_schedule="halving",
+    pruner="halving",
+    final_test=5,
     base=RunConfig(data=DataConfig(pairs="image"), train=TrainConfig(epochs=9, batch_size=64, lr=4e-3)),
 )
 

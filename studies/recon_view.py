@@ -8,9 +8,6 @@ augmented. For augmented images of your own add it to the space.
 """
 
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout needs no installation
 
 from eqssl.config import ReconConfig, RunConfig, TrainConfig
 from eqssl.study import Study, choice, main
@@ -22,10 +19,10 @@ STUDY = Study(
         "recon.view": choice("second", "both"),
         "recon.attention": choice("pooled-query", "target-queries", "other-queries", "residual", "concat"),
     },
-    configurations=10,
+    configs=10,
     seeds=2,
     sampler="grid",
-    twins=True,
+    matched_controls=True,
     base=RunConfig(recon=ReconConfig(weight=25.0), train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2)),
 )
 

@@ -1,8 +1,24 @@
 """Configurations: refused values, dotted options, round trips, digests."""
 
+from typing import get_args
+
 import pytest
 
-from eqssl.config import DataConfig, RunConfig, digest, flatten, from_dict, get, replace, to_dict
+from eqssl.config import (
+    AUTOENCODE,
+    WITH_QUERY_GRADIENT,
+    DataConfig,
+    ReconAttention,
+    RunConfig,
+    check_effect,
+    digest,
+    flatten,
+    from_dict,
+    get,
+    options_in,
+    replace,
+    to_dict,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,3 +70,14 @@ def test_digest_changes_with_any_value():
     assert plain == digest(RunConfig()) and len(plain) == 16
     changed = [{"train.seed": 1}, {"augment.blur": 0.1}, {"method.options.width": 8.0}, {"data.objects": 7}]
     assert len({plain, *(digest(replace(RunConfig(), c)) for c in changed)}) == 5
+
+
+def test_an_option_without_effect_is_refused_only_where_it_was_set():
+    config = replace(RunConfig(), {"recon.attention": "concat", "recon.query_gradient": 0.5})
+    check_effect(config, {"recon.attention"})
+    with pytest.raises(ValueError, match=r"--recon.query-gradient is 0.5; allowed with .* pooled-query alone"):
+        check_effect(config, options_in(["--recon.attention", "concat", "--recon.query-gradient=0.5"]))
+
+
+def test_the_facts_of_attentions_are_about_attentions():
+    assert {AUTOENCODE, *WITH_QUERY_GRADIENT} <= set(get_args(ReconAttention))

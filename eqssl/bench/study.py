@@ -25,7 +25,7 @@ STUDY = """
 import sys
 from eqssl.study import Study, main
 
-sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configurations=1)))
+sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configs=1)))
 """
 
 
@@ -65,7 +65,7 @@ def trials(options: Options, count: int, *more: str) -> list[dict[str, Any]]:
 
 def summary_growth(options: Options) -> Row:
     """Return the exponent k of seconds ~ trials^k for the statistics and the choice at a study's end."""
-    study, counts = Study(name="growth", question="", space={}, configurations=0), options.study_trials
+    study, counts = Study(name="growth", question="", space={}, configs=0), options.study_trials
     seconds = interleave({str(n): partial(summarise, study, _records(n), {}) for n in counts}, options.seconds)
     per_round = [exponent(counts, of_round) for of_round in zip(*seconds.values(), strict=True)]
     low, k, high = np.quantile(per_round, [0.25, 0.5, 0.75])

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from eqssl.report.figures import COLOURS, style
-from eqssl.study.search.ranking import hypervolume
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,3 +71,19 @@ def progress_figure(summary: dict[str, Any]) -> "Figure":
     axes.step(*hypervolume_curve(summary), where="post", color=COLOURS[0])
     style(axes, "trained epochs of the search", "hypervolume")
     return figure
+
+
+def hypervolume(values: ArrayLike, reference: ArrayLike) -> float:
+    """Return the volume that points (N, M) dominate beyond a reference point (M,), each metric better when larger."""
+    points = np.asarray(values, dtype=float) - np.asarray(reference, dtype=float)
+    points = points[(points > 0).all(1)]
+    if not len(points):
+        return 0.0
+    if points.shape[1] == 1:
+        return float(points.max())
+    order = np.argsort(-points[:, -1])  # slices along the last metric, from its best value down
+    heights = points[order, -1]
+    floors = np.append(heights[1:], 0.0)
+    zero = np.zeros(points.shape[1] - 1)
+    slices = (hypervolume(points[order[: i + 1], :-1], zero) for i in range(len(order)))
+    return float(sum(area * (high - low) for area, high, low in zip(slices, heights, floors, strict=True)))

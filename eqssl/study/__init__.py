@@ -1,16 +1,15 @@
 """Studies: one question each, over a space of options, with several seeds a configuration."""
 
-from eqssl.study.comparison import Entrant, Setting, tune
-from eqssl.study.confirm import on_test, run_confirmed
+from eqssl.study.command import main, on_test, run_with_final_test
+from eqssl.study.comparison import Candidate, Setting, tune
 from eqssl.study.definition import REFERENCE_ROWS, Study
-from eqssl.study.execution.pace import relative_times
-from eqssl.study.flow import main, run_study
+from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import choice, log_uniform, uniform
 
 __all__ = [
     "REFERENCE_ROWS",
-    "Entrant",
+    "Candidate",
     "Setting",
     "Study",
     "StudyOptions",
@@ -18,9 +17,8 @@ __all__ = [
     "log_uniform",
     "main",
     "on_test",
-    "relative_times",
-    "run_confirmed",
     "run_study",
+    "run_with_final_test",
     "tune",
     "uniform",
 ]

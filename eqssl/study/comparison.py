@@ -1,71 +1,75 @@
-"""A study that compares methods: one knob of every entrant is tuned on val, with one seed; the best are compared."""
+"""A comparison of methods: one hyperparameter of every candidate is tuned on val, then the best settings are tested."""
 
 import json
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import get, replace
 from eqssl.files import as_path, read
-from eqssl.study.definition import ATTENTION, AUTOENCODE, REFERENCE_ROWS, REFERENCES, Study
+from eqssl.study.controls import autoencoding
+from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
 from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.search.space import Params
 from eqssl.study.store.records import write_json
 
 logger = logging.getLogger(__name__)
 
-OF_A_SEARCH = ("trials", "sampler", "race", "stopping", "warm_start", "confirm", "objectives")
+SEARCH_OPTIONS = ("configs", "sampler", "seed_schedule", "pruner", "warm_start", "final_test", "objectives")
 
 
 @dataclass(frozen=True)
-class Entrant:
-    """What is tuned.
+class Candidate:
+    """A method with one hyperparameter to tune.
 
     Args:
-        overrides: dotted option -> value, of all its settings.
-        knob: the one dotted option that differs.
-        values: of the knob, a setting each.
-        on: the entrant of an earlier stage that it builds on.
+        overrides: of all its settings.
+        hyperparameter: the dotted option that is tuned.
+        values: of the hyperparameter, one setting each.
+        builds_on: the candidate of an earlier stage whose learning rate it takes and whose accuracy it must keep.
     """
 
     overrides: Mapping[str, Any]
-    knob: str
+    hyperparameter: str
     values: tuple[float, ...]
-    on: str | None = None
+    builds_on: str | None = None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The best setting of an entrant.
+    """The best setting of a candidate.
 
     Args:
         overrides: of its row.
         accuracy: of the linear probe on val; 0 without labels.
-        accurate: whether that is enough beside what the entrant builds on, so that R² chose it, where it is known; else
-            accuracy did. None where it builds on nothing.
+        epoch_s: median seconds of an epoch over the candidate's settings.
+        accurate: whether the accuracy keeps that of `builds_on`, so that R2 decided; None if it builds on nothing.
     """
 
-    overrides: dict[str, Any]
+    overrides: Params
     accuracy: float
+    epoch_s: float
     accurate: bool | None = None
 
 
 def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) -> None:
-    """Refuse what the options alone show to be impossible, and what has no meaning where all configurations are rows.
+    """Refuse options that cannot work, and those without meaning in a study that searches no space.
 
     Args:
         study, options: as of `run_study`.
-        own: dotted options that the study gives values of its own.
+        own: dotted options that the study sets itself.
 
     Raises:
         ValueError: naming the option, its value and what is allowed.
     """
     default = default_options(study)
-    for name in OF_A_SEARCH:
+    for name in SEARCH_OPTIONS:
         value, allowed = getattr(options, name), getattr(default, name)
         if value != allowed:
             raise ValueError(
@@ -81,138 +85,124 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
 def tune(
     study: Study,
     options: StudyOptions,
-    entrants: Mapping[str, Entrant],
+    candidates: Mapping[str, Candidate],
     earlier: Mapping[str, Setting],
     *,
     later: str,
     **shown: Any,
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
-    """Run every setting of every entrant and return the best ones, and the data's description.
+    """Train every setting of every candidate on val with one seed; return the best settings and the data's description.
 
-    The best has the highest R² among those that are accurate enough: at most .01 below what the entrant builds on. If
-    none is, it has the highest accuracy, and without labels the highest R². What was chosen, and by which of these, is
-    written to OUTPUT/STUDY/choices.json, and holds once the next study was begun, whatever a trial that is tried again
-    after a resume may show.
+    The choice is written to OUTPUT/STUDY/choices.json. Once the later study was begun it holds, even if a trial that is
+    tried again after a resume would change it.
 
     Args:
-        study: whose name and base are taken.
+        study: its name and base are used.
         options: how it is run.
-        entrants: by name; those whose settings all failed or collapsed are left out of what is returned, with a
-            warning.
-        earlier: what entrants build on: they have its learning rate, and are left out where it is missing.
-        later: name of the study that builds on the choice.
-        shown: what `run_study` takes beside.
+        candidates: by name; those whose settings all failed or collapsed are left out of the result, with a warning.
+        earlier: settings that candidates build on; those that build on a missing one are left out.
+        later: name of the study that uses the choice.
+        shown: further arguments of `run_study`.
     """
+    candidates = {name: c for name, c in candidates.items() if c.builds_on is None or c.builds_on in earlier}
+    rows_of = {name: _settings(name, candidate, earlier) for name, candidate in candidates.items()}
+    rows = {row: overrides for of_candidate in rows_of.values() for row, overrides in of_candidate.items()}
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
-    entrants = {name: entrant for name, entrant in entrants.items() if entrant.on in {None, *earlier}}
-    settings = {name: _settings(name, entrant, earlier) for name, entrant in entrants.items()}
-    rows = {row: overrides for of_entrant in settings.values() for row, overrides in of_entrant.items()}
-    once = change(options, run=on_val, seeds=1, trials=None)
+    once = change(options, run=on_val, seeds=1, configs=None)
     summary = run_study(change(study, rows=rows), once, **shown)
     output = as_path(options.output)
     path = output / study.name / "choices.json"
     if read(output / later / "study.json") and (text := read(path)):
-        best = {name: Setting(**of) for name, of in json.loads(text).items()}
+        best = {name: Setting(**setting) for name, setting in json.loads(text).items()}
     else:
-        best = _best(entrants, settings, usable(summary["trials"]), earlier)
-        write_json(path, {name: asdict(of) for name, of in best.items()})
-    for name in (name for name in entrants if name not in best):
-        why = _why(summary["trials"], settings[name]) or f"{later} was begun without"
-        logger.warning("%s is left out: %s", name, why)
+        metrics = usable(summary["trials"])
+        best = {}
+        for name, candidate in candidates.items():
+            base = None if candidate.builds_on is None else earlier[candidate.builds_on]
+            if any(row in metrics for row in rows_of[name]):
+                best[name] = _best_setting(rows_of[name], metrics, base)
+        write_json(path, {name: asdict(setting) for name, setting in best.items()})
+    for name in (name for name in candidates if name not in best):
+        ends = [
+            f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
+            for trial in summary["trials"]
+            if trial["configuration"] in rows_of[name] and (trial["error"] or trial["collapsed"])
+        ]
+        logger.warning("%s is left out: %s", name, "; ".join(ends) or f"{later} was begun without")
     return best, summary["data"]
 
 
-def _best(
-    entrants: Mapping[str, Entrant],
-    settings: Mapping[str, Mapping[str, dict[str, Any]]],
-    done: Mapping[str, Mapping[str, float]],
-    earlier: Mapping[str, Setting],
-) -> dict[str, Setting]:
-    """Return the best setting of every entrant that has one.
-
-    Args:
-        entrants, earlier: as `tune` has them.
-        settings: entrant -> row -> overrides.
-        done: row -> figures of what can be used.
-    """
-    found = {}
-    for name, entrant in entrants.items():
-        if metrics := {row: done[row] for row in settings[name] if row in done}:
-            found[name] = _choose(settings[name], metrics, earlier[entrant.on] if entrant.on else None)
-    return found
+def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -> dict[str, Params]:
+    """Return row -> overrides of every setting of a candidate."""
+    shared = dict(candidate.overrides)
+    if candidate.builds_on is not None:
+        shared = {"train.lr": earlier[candidate.builds_on].overrides["train.lr"]} | shared
+    option = candidate.hyperparameter
+    return {f"{name}, {option} {value:g}": shared | {option: value} for value in candidate.values}
 
 
-def _choose(
-    rows: Mapping[str, dict[str, Any]], metrics: Mapping[str, Mapping[str, float]], on: Setting | None
+def _best_setting(
+    rows: Mapping[str, Params], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
 ) -> Setting:
-    from eqssl.stats import ACCURACY_MARGIN
+    from eqssl.stats import ACCURACY_MARGIN  # imports scipy
 
-    floor = on.accuracy - ACCURACY_MARGIN if on else math.inf
+    metrics = {row: metrics[row] for row in rows if row in metrics}
+    floor = math.inf if base is None else base.accuracy - ACCURACY_MARGIN
     row = best_row(metrics, floor)
     accuracy = metrics[row].get("linear", 0.0)
-    return Setting(rows[row], accuracy, accuracy >= floor if on else None)
-
-
-def _why(trials: Iterable[Mapping[str, Any]], rows: Collection[str]) -> str:
-    return "; ".join(
-        f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
-        for trial in trials
-        if trial["configuration"] in rows and (trial["error"] or trial["collapsed"])
-    )
-
-
-def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return configuration -> figures of the trials, as a summary has them, that neither failed nor collapsed."""
-    return {t["configuration"]: t["metrics"] for t in trials if t["status"] == "COMPLETE" and not t["collapsed"]}
-
-
-def _settings(name: str, entrant: Entrant, earlier: Mapping[str, Setting]) -> dict[str, dict[str, Any]]:
-    rate = {"train.lr": earlier[entrant.on].overrides["train.lr"]} if entrant.on else {}
-    at = {**rate, **entrant.overrides}
-    return {f"{name}, {entrant.knob} {value:g}": at | {entrant.knob: value} for value in entrant.values}
+    epoch_s = statistics.median(of_row["train_s"] for of_row in metrics.values())
+    return Setting(rows[row], accuracy, epoch_s, None if base is None else accuracy >= floor)
 
 
 def best_row(metrics: Mapping[str, Mapping[str, float]], floor: float) -> str:
-    """Return the row with the highest R² of those whose accuracy reaches the floor, else the most accurate.
+    """Return the row with the highest R2 among those whose accuracy reaches the floor, else the most accurate row.
 
-    Without labels R² decides alone, and where nothing is known between the views accuracy does.
+    Without labels R2 decides alone, and without known factors accuracy does.
+
+    Args:
+        metrics: row -> metric -> value.
+        floor: least accuracy; infinite: accuracy decides.
     """
-    r2 = {row: figures.get("r2_mean", 0.0) for row, figures in metrics.items()}
-    accuracy = {row: figures.get("linear", 0.0) for row, figures in metrics.items()}
+    r2 = {row: of_row.get("r2_mean", 0.0) for row, of_row in metrics.items()}
+    accuracy = {row: of_row.get("linear", 0.0) for row, of_row in metrics.items()}
     good = [row for row in metrics if accuracy[row] >= floor]
     if good:
         return max(good, key=lambda row: (r2[row], accuracy[row]))
     return max(metrics, key=lambda row: (accuracy[row], r2[row]))
 
 
+def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return configuration -> metrics of a summary's trials that neither failed nor collapsed."""
+    return {t["configuration"]: t["metrics"] for t in trials if t["status"] == "COMPLETE" and not t["collapsed"]}
+
+
 def rows_on_test(
-    alone: Mapping[str, Setting],
-    entrants: Mapping[str, Entrant],
-    tuned: Mapping[str, Setting],
-    longer: Mapping[str, float],
-    epochs: int,
-) -> tuple[dict[str, dict[str, Any] | None], dict[str, tuple[str, ...]]]:
+    alone: Mapping[str, Setting], candidates: Mapping[str, Candidate], tuned: Mapping[str, Setting], epochs: int
+) -> tuple[dict[str, Params | None], dict[str, tuple[str, ...]]]:
     """Return the rows of the final table, and the controls of each.
 
+    Every method has a row of its own, one of equal time, trained for as long as its reconstruction takes, one of the
+    split without reconstruction and, where its reconstruction was tuned, one of auto-encoding at the same weight.
+
     Args:
-        alone: method -> its setting. Each also has a row of as long as it takes with reconstruction, one of the split
-            without reconstruction and, where its reconstruction was tuned, one of auto-encoding at the same weight.
-        entrants: that build on the methods.
-        tuned: entrant -> its setting.
-        longer: method -> how long an epoch with reconstruction takes over one without.
+        alone: method -> its setting.
+        candidates: that build on the methods; METHOD + reconstruction is the reconstruction of a method.
+        tuned: candidate -> its setting.
         epochs: of every other row.
     """
     rows = {name: REFERENCE_ROWS[name] for name in REFERENCES}
-    controls = {}
+    controls: dict[str | None, list[str]] = {}  # of a method
     for method, setting in alone.items():
         rows[method] = setting.overrides
-        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(method, 1))}
         rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
         controls[method] = [method, f"{method}, no-recon"]
+        longer = 1.0
         if reconstruction := tuned.get(f"{method} + reconstruction"):
-            rows[f"{method}, autoencode"] = reconstruction.overrides | {ATTENTION: AUTOENCODE}
+            rows[f"{method}, autoencode"] = autoencoding(reconstruction.overrides)
             controls[method].append(f"{method}, autoencode")
-    rows |= {entrant: setting.overrides for entrant, setting in tuned.items()}
-    builds_on = {name: entrants[name].on for name in tuned}
+            longer = max(1.0, reconstruction.epoch_s / setting.epoch_s) if setting.epoch_s else 1.0
+        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
+    rows |= {name: setting.overrides for name, setting in tuned.items()}
+    builds_on = {name: candidates[name].builds_on for name in tuned}
     builds_on |= {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}
     return rows, {row: tuple(controls[method]) for row, method in builds_on.items()}

@@ -5,28 +5,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from eqssl.config import AUTOENCODE as AUTOENCODE
 from eqssl.config import RunConfig
-from eqssl.study.search.space import Configuration, Space
+from eqssl.metrics import METRICS, Direction
+from eqssl.study.search.space import Configuration, Params, Space
 
+NO_SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}
 # Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
-REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
+REFERENCE_ROWS: dict[str, Params | None] = {
     "constant": None,
     "pixels": None,
-    "random": {"train.epochs": 0, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised": {"method.name": "supervised", "method.options": {}, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised-factors": {
-        "method.name": "supervised_factors",
-        "method.options": {},
-        "encoder.split": 0.0,
-        "recon.weight": 0.0,
-    },
+    "random": {"train.epochs": 0} | NO_SPLIT,
+    "supervised": {"method.name": "supervised", "method.options": {}} | NO_SPLIT,
+    "supervised-factors": {"method.name": "supervised_factors", "method.options": {}} | NO_SPLIT,
     "recon-only": {"method.name": "none", "method.options": {}, "recon.weight": 1.0},
-    "base": {"encoder.split": 0.0, "recon.weight": 0.0},
+    "base": dict(NO_SPLIT),
     "no-recon": {"recon.weight": 0.0},
-    "autoencode": {"recon.attention": "autoencode"},
+    "autoencode": {"recon.attention": AUTOENCODE},
 }
 CONTROLS = ("base", "no-recon", "autoencode")
-ATTENTION, AUTOENCODE = "recon.attention", "autoencode"  # option, and its value that reads no other view
+ATTENTION = "recon.attention"
 NEED_LABELS = ("knn", "linear")  # accuracies
 NEED_FACTORS = ("r2_mean",)
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
@@ -34,23 +32,42 @@ WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only")
 
 # Metrics of the main tables and their names there.
-METRIC_NAMES = {
-    "knn": "kNN",
-    "linear": "linear",
-    "r2_mean": "R² mean",
-    "mlp_r2_mean": "R² mean (MLP)",
-    "equivariance": "equivariance",
-    "inv/invariance": "invariance (inv)",
-}
+METRIC_NAMES = {name: metric.label for name, metric in METRICS.items() if metric.in_main_table}
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
-LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that heed what was found
-Stopping = Literal["none", "halving"]
+DESIGNS = ("grid", "one-at-a-time", "qmc")  # known before the first result
+LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that go by earlier results
+SeedSchedule = Literal["fixed", "halving"]
+Pruner = Literal["none", "halving"]
+REDUCTION = 3  # halving, of seeds or of epochs, keeps one in so many
+FIRST_STAGES = (1, 3)  # seeds of a configuration after the first stages of halving; after the last it has all
+
+
+def seed_stages(seeds: int, schedule: SeedSchedule) -> list[int]:
+    """Return the seeds of a configuration after each stage of a schedule.
+
+    Args:
+        seeds: of a configuration that survives all stages.
+        schedule: fixed: all seeds at once; halving: one seed for all configurations, three for the best third, all for
+            the best third of these.
+    """
+    return [*(stage for stage in FIRST_STAGES if schedule == "halving" and stage < seeds), seeds]
+
+
+def count_trials(configs: int, stages: list[int]) -> int:
+    """Return the number of trials of so many configurations over all stages."""
+    trials, before = 0, 0
+    for seeds in stages:
+        trials += configs * (seeds - before)
+        configs, before = -(-configs // REDUCTION), seeds
+    return trials
 
 
 def lacking(*, labelled: bool, known: bool) -> tuple[str, ...]:
-    """Return the metrics that data without labels, or without known factors, do not have."""
-    return (() if labelled else NEED_LABELS) + (() if known else NEED_FACTORS)
+    """Return the main metrics of a quick evaluation that data without labels, or without known factors, lack."""
+    absent = {"labels": not labelled, "factors": not known}
+    quick = (metric for metric in METRICS.values() if metric.in_main_table and metric.level == "quick")
+    return tuple(metric.name for metric in quick if any(absent.get(need) for need in metric.needs))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +78,19 @@ class Study:
         name: also the folder's name and MLflow's experiment.
         question: one sentence, shown by `--help` and on the report.
         space: dotted option -> what it may be.
-        configurations: how many points of the space are tried by default; 0: the rows are the whole study.
-        seeds: how many trials a configuration gets by default.
-        sampler: a design, or which of Optuna's samplers draws the points.
-        race: whether configurations start with one seed and only the best get all, see `suggestions`.
-        stopping: whether trials that are behind are ended early, see `halving`.
-        confirm: fresh seeds with which what was chosen is trained again and reported on test; 0: not.
+        configs: configurations of the search by default; 0: the rows are the whole study.
+        seeds: trials of a configuration by default.
+        sampler: a design, or one of Optuna's samplers.
+        seed_schedule: whether all configurations get all seeds, or only the best, see `seed_stages`.
+        pruner: whether trials that are behind are ended early, see `eqssl.study.search.pruning`.
+        final_test: fresh seeds with which the choice is trained again and reported on test; 0: no final test.
         objectives: metric of the evaluation -> maximize or minimize; the first is the accuracy, which the choice
-            guards, the last is what the choice maximises.
+            guards, the last is the goal of the choice.
         rows: name -> overrides, the reference rows of the tables.
         controls: name of a row -> the rows it is compared with, where these are not base, no-recon and autoencode; the
             first is its base method.
-        twins: whether every searched configuration of a design gets a control of its own, "NAME, autoencode", in the
-            place of the row autoencode, see `twins`.
+        matched_controls: whether every searched configuration of a design gets an auto-encoding control at its own
+            options, see `eqssl.study.controls`, in the place of the row autoencode.
         subject: row that the study's sentence is about where nothing is searched.
         base: every option that is not varied.
         smoke: overrides under which the whole study ends within a minute or two.
@@ -82,18 +99,16 @@ class Study:
     name: str
     question: str
     space: Space
-    configurations: int = 5
+    configs: int = 5
     seeds: int = 2
     sampler: Sampler = "grid"
-    race: bool = False
-    stopping: Stopping = "none"
-    confirm: int = 0
-    objectives: Mapping[str, Literal["maximize", "minimize"]] = field(
-        default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"}
-    )
-    rows: Mapping[str, dict[str, Any] | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
+    seed_schedule: SeedSchedule = "fixed"
+    pruner: Pruner = "none"
+    final_test: int = 0
+    objectives: Mapping[str, Direction] = field(default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"})
+    rows: Mapping[str, Params | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    twins: bool = False
+    matched_controls: bool = False
     subject: str = ""
     base: RunConfig = field(default_factory=RunConfig)
     smoke: Mapping[str, Any] = field(
@@ -108,18 +123,24 @@ class Study:
     )
 
     def for_data(self, *, labelled: bool, known: bool = True) -> "Study":
-        """Return the study without the objectives and the rows that need what the data do not have.
+        """Return the study without the objectives and the rows for which the data lack labels or known factors.
 
         Args:
             labelled: whether there are labels.
-            known: whether the data have known factors: transform parameters of a pair, or factors of rendered objects.
+            known: whether there are known factors: transform parameters of a pair, or factors of rendered objects.
         """
         absent = lacking(labelled=labelled, known=known)
-        objectives = {name: way for name, way in self.objectives.items() if name not in absent}
-        instead = {"r2_mean" if known else "linear": "maximize"}
-        without = {*([] if labelled else ["supervised"]), *([] if known else ["supervised-factors"])}
-        rows = {name: overrides for name, overrides in self.rows.items() if name not in without}
-        return dataclasses.replace(self, objectives=objectives or instead, rows=rows)
+        objectives = {metric: direction for metric, direction in self.objectives.items() if metric not in absent}
+        if not objectives:
+            objectives["r2_mean" if known else "linear"] = "maximize"
+        available = {"supervised": labelled, "supervised-factors": known}
+        rows = {name: overrides for name, overrides in self.rows.items() if available.get(name, True)}
+        return dataclasses.replace(self, objectives=objectives, rows=rows)
+
+    def count_configs(self, asked: int | None) -> int:
+        """Return the configurations of the search: the number asked for, else the default; 1 where nothing varies."""
+        count = self.configs if asked is None else asked
+        return count if self.space else min(1, count)
 
     def reference_configurations(self) -> list[Configuration]:
         """Return the rows that every table has."""

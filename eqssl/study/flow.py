@@ -1,8 +1,6 @@
 """A study from its options to its results: preflight, Ray, trials, summary, figures."""
 
-import sys
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from dataclasses import replace as change
 from typing import TYPE_CHECKING, Any
@@ -13,52 +11,21 @@ from eqssl import __version__
 from eqssl.config import flatten, identity, replace, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
-from eqssl.study.definition import Study
+from eqssl.study.controls import with_matched_controls
+from eqssl.study.definition import Study, count_trials, seed_stages
 from eqssl.study.execution import preflight
 from eqssl.study.execution.forecast import Work, approve, forecast
 from eqssl.study.execution.plugins import registered
 from eqssl.study.execution.signals import Interrupted, StopSignals
-from eqssl.study.options import StudyOptions, default_options, parse
-from eqssl.study.search.race import stages_of, trials_of
+from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import Attempts, ledger, ledger_line
 from eqssl.study.store.lock import Lease
 from eqssl.study.store.records import Record, TrialRecord
-from eqssl.study.twins import with_twins
 
 if TYPE_CHECKING:
     from eqssl.study.execution.cluster import Room
     from eqssl.study.search.schedule import Suggestions
-
-NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
-
-
-def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
-    """Run a study from the command line and return its exit code.
-
-    Args:
-        study: with its defaults.
-        arguments: default: those of this process.
-        run: in the place of `run_confirmed`, for a question that takes several studies.
-
-    Returns:
-        0; 1 if nothing of what was asked for was completed; 2 for options that cannot work, a folder in use or a
-        forecast that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder.
-    """
-    from eqssl.study.confirm import run_confirmed
-
-    try:
-        study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
-        width = None if sys.stdout.isatty() else 140
-        summary = (run or run_confirmed)(study, options, console=Console(highlight=False, width=width))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_OPTIONS
-    except Interrupted as stop:
-        print(f"stopped by {stop}: the same command with --resume goes on", file=sys.stderr)
-        return SIGNALLED + stop.number
-    searched = [t for t in summary["trials"] if t["number"] is not None] or summary["trials"]
-    return 0 if any(trial["status"] == "COMPLETE" for trial in searched) else NOTHING_COMPLETED
 
 
 def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
@@ -75,7 +42,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """
     options = options or default_options(study)
     preflight.check_options(study, options)
-    study = with_twins(study, options)
+    study = with_matched_controls(study, options)
     with Lease(as_path(options.output) / study.name) as lease:
         return _Run(study, options, console or Console(quiet=True), lease).go()
 
@@ -88,18 +55,15 @@ class _Run:
 
         self.start = time.perf_counter()
         self.study, self.options, self.console, self.lease = study, options, console, lease
-        configurations = study.configurations if study.space else min(1, study.configurations)
-        self.stages = stages_of(options.seeds, options.race)
-        self.trials = options.trials or trials_of(configurations, self.stages)
-        self.seeds = options.seeds if study.space else self.trials or options.seeds
+        self.stages = seed_stages(options.seeds, options.seed_schedule)
+        self.trials = count_trials(study.count_configs(options.configs), self.stages)
         self.folder = as_path(options.output) / study.name
         self.record = Record.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         if (planned := self._plan()).left_out:
-            trials = trials_of(planned.design, self.stages)
             console.print(
                 f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out;"
-                f" all of them take --trials {trials}"
+                f" all of them take --configs {planned.design}"
             )
         self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
@@ -115,8 +79,8 @@ class _Run:
             "rows": dict(self.study.rows),
             "objectives": dict(self.study.objectives),
             "trials": self.trials,
-            "seeds": self.seeds,
-            **{name: getattr(self.options, name) for name in ("sampler", "race", "stopping", "warm_start")},
+            "seeds": self.options.seeds,
+            **{name: getattr(self.options, name) for name in ("sampler", "seed_schedule", "pruner", "warm_start")},
             **identity(self.options.run),
         }
 
@@ -157,7 +121,7 @@ class _Run:
         objectives = list(self.study.objectives)
         output = str(self.folder.absolute()), self.lease.holder.token
         on_every_node(preflight.check_node, *output)
-        arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered(), options.stopping
+        arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered(), options.pruner
         started = start_in_worker(preflight.try_run, room.worker, *arguments)
         import eqssl.study.execution.pool  # noqa: F401 (Tune takes seconds to import: meanwhile)
 
@@ -190,15 +154,7 @@ class _Run:
     def _plan(self) -> "Suggestions":
         from eqssl.study.search.schedule import Suggestions
 
-        options = self.options
-        return Suggestions(
-            self.study,
-            trials=self.trials,
-            seeds=self.seeds,
-            sampler=options.sampler,
-            seed=options.run.train.seed,
-            race=options.race,
-        )
+        return Suggestions(self.study, self.options)
 
     def _suggestions(self) -> "Suggestions":
         suggestions = self._plan()
@@ -214,7 +170,7 @@ class _Run:
         base, suggestions = self.options.run, self._suggestions()
         earlier = list(self.record.records().values())
         halving = None
-        if self.options.stopping == "halving":
+        if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
         self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.asked_trials())
@@ -247,7 +203,7 @@ class _Run:
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
         }
-        summary = summarise(change(self.study, seeds=self.seeds), records, about, self.folder)
+        summary = summarise(change(self.study, seeds=self.options.seeds), records, about, self.folder)
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")

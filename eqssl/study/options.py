@@ -4,30 +4,14 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, get_args
 
 import tyro
-from tyro.constructors import PrimitiveConstructorSpec
 
-from eqssl.config import RunConfig, get, replace
-from eqssl.study.definition import Sampler, Stopping, Study
+from eqssl.config import RunConfig, check_effect, get, options_in, replace
+from eqssl.metrics import METRICS, Direction, Metric, find_metric
+from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
 from eqssl.study.search.space import fix
-
-
-def _read_workers(text: str) -> int | tuple[int, int]:
-    if ":" not in text:
-        return int(text)
-    least, most = map(int, text.split(":"))
-    return least, most
-
-
-_WORKERS = PrimitiveConstructorSpec(
-    nargs=1,
-    metavar="INT|MIN:MAX",
-    instance_from_str=lambda words: _read_workers(words[0]),
-    is_instance=lambda value: isinstance(value, int | tuple),
-    str_from_instance=lambda value: [str(value) if isinstance(value, int) else "{}:{}".format(*value)],
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +20,28 @@ class StudyOptions:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Every option that is not varied; giving one that the study varies fixes it."""
-    trials: int | None = None
-    """Trials of the search, all seeds counted; default: the study's number of configurations x --seeds.
-    The reference rows (constant, pixels, random, supervised, supervised-factors, recon-only) and the controls (base,
-    no-recon, autoencode) come on top."""
+    configs: int | None = None
+    """Configurations of the search; None: the study's own number. The reference rows (constant, pixels, random,
+    supervised, supervised-factors, recon-only) and the controls (base, no-recon, autoencode) come on top."""
     seeds: int = 2
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
     sampler: Sampler = "grid"
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
     objectives: tuple[str, ...] = ("linear", "r2_mean")
-    """Metrics of the evaluation, METRIC or METRIC:minimize; the choice guards the first and maximises the last."""
-    race: bool = False
-    """Start every configuration with one seed; the best third gets 3, the best third of these --seeds."""
-    stopping: Stopping = "none"
+    """Metrics of the evaluation, METRIC, METRIC:maximize or METRIC:minimize; the choice guards the first and optimises
+    the last."""
+    seed_schedule: SeedSchedule = "fixed"
+    """fixed: every configuration gets --seeds; halving: all start with one seed, the best third gets 3, the best third
+    of these --seeds."""
+    pruner: Pruner = "none"
     """halving: end trials that are not among the best third after a ninth (unless it is warm-up) and a third of the
     epochs."""
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, whose results the sampler is told first."""
-    confirm: int = 0
-    """Fresh seeds with which the chosen configuration and its controls are trained again for test; 0: none."""
-    workers_per_trial: Annotated[int | tuple[int, int], _WORKERS] = 1
+    final_test: int = 0
+    """Fresh seeds with which the chosen configuration and its controls are trained again and reported on test; 0: no
+    final test."""
+    workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
     as there is room for, which changes as nodes come and go; the batch stays what --train.batch-size says."""
     gpus_per_trial: float | None = None
@@ -86,9 +72,9 @@ class StudyOptions:
     and MLflow's experiment are called STUDY_smoke."""
 
     def __post_init__(self) -> None:
-        if self.confirm < 0:
-            raise ValueError(f"--confirm is {self.confirm}; allowed: 0 or more")
-        for name in ("trials", "seeds", "concurrency"):
+        if self.final_test < 0:
+            raise ValueError(f"--final-test is {self.final_test}; allowed: 0 or more")
+        for name in ("configs", "seeds", "concurrency"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
@@ -100,9 +86,7 @@ class StudyOptions:
                     f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
                     "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
                 )
-        least, workers = self.workers
-        if not 1 <= least <= workers:
-            raise ValueError(f"--workers-per-trial is {least}:{workers}; allowed: 1 or more, MIN up to MAX")
+        _, workers = self.workers
         gpus = self.gpus_per_trial
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")
@@ -110,8 +94,11 @@ class StudyOptions:
     @property
     def workers(self) -> tuple[int, int]:
         """The least and the most workers of a trial."""
-        count = self.workers_per_trial
-        return (count, count) if isinstance(count, int) else count
+        parts = str(self.workers_per_trial).split(":")
+        counts = [int(part) for part in parts if part.isdigit()]
+        if len(counts) != len(parts) or len(counts) > 2 or not 1 <= counts[0] <= counts[-1]:
+            raise ValueError(f"--workers-per-trial is {self.workers_per_trial}; allowed: 1 or more, or MIN:MAX")
+        return counts[0], counts[-1]
 
 
 def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
@@ -125,38 +112,60 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
         ValueError: for a value that its type allows and its meaning does not.
     """
-    names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
-    given = {name.removeprefix("--").replace("-", "_") for name in names}
+    given = options_in(arguments)
     base = replace(study.base, dict(study.smoke)) if "smoke" in given else study.base
-    default = default_options(dataclasses.replace(study, base=base))
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
-        default=default,
+        default=default_options(dataclasses.replace(study, base=base)),
         description=study.question,
         prog=f"studies/{study.name}.py",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     fixed = {option: get(options.run, option) for option in study.space.keys() & given}
-    name = f"{study.name}_smoke" if options.smoke else study.name  # a trial run is no part of the real study
-    study = dataclasses.replace(study, name=name, space=fix(study.space, fixed), objectives=directions(options))
-    return study, options
+    space = fix(study.space, fixed)
+    if ATTENTION not in space:
+        check_effect(options.run, given)
+    if not space and "configs" in given and options.configs != 1:
+        raise ValueError(
+            f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
+        )
+    name = f"{study.name}_smoke" if options.smoke else study.name  # the smoke run is no part of the real study
+    return dataclasses.replace(study, name=name, space=space, objectives=directions(options)), options
 
 
 def default_options(study: Study) -> StudyOptions:
-    """Return the options that a study has when none is given."""
-    objectives = tuple(f if way == "maximize" else f"{f}:{way}" for f, way in study.objectives.items())
-    same = {name: getattr(study, name) for name in ("seeds", "sampler", "race", "stopping", "confirm")}
+    """Return the options of a study where none is given."""
+    same = {name: getattr(study, name) for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
+    same["configs"] = study.configs or None
+    objectives = tuple(
+        metric if direction == _objective(metric).direction else f"{metric}:{direction}"
+        for metric, direction in study.objectives.items()
+    )
     return StudyOptions(run=study.base, objectives=objectives, **same)
 
 
-def directions(options: StudyOptions) -> dict[str, str]:
-    """Return figure -> maximize or minimize.
+def directions(options: StudyOptions) -> dict[str, Direction]:
+    """Return metric -> maximize or minimize, by default as the metric's registration says.
 
     Raises:
-        ValueError: for another word, or no objective at all.
+        ValueError: for an unknown metric, another direction, or no objective at all.
     """
-    found = {figure: way or "maximize" for figure, _, way in (o.partition(":") for o in options.objectives)}
-    if not found or not set(found.values()) <= {"maximize", "minimize"}:
-        raise ValueError(f"--objectives is {options.objectives}; allowed: figures, each FIGURE or FIGURE:minimize")
+    found: dict[str, Direction] = {}
+    for objective in options.objectives:
+        metric, _, direction = objective.partition(":")
+        allowed: dict[str, Direction] = {"": _objective(metric).direction} | {way: way for way in get_args(Direction)}
+        if direction not in allowed:
+            raise ValueError(f"--objectives has {objective}; allowed: METRIC, METRIC:maximize or METRIC:minimize")
+        found[metric] = allowed[direction]
+    if not found:
+        raise ValueError("--objectives is empty; allowed: one metric or more")
     return found
+
+
+def _objective(name: str) -> Metric:
+    try:
+        return find_metric(name)
+    except KeyError:
+        known = ", ".join(f"{m.name}/FACTOR" if m.per_factor else m.name for m in METRICS.values() if m.level != "cost")
+        raise ValueError(f"--objectives has {name}; allowed, each also after inv/ and equi/: {known}") from None

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eqssl.config import CROSS_ATTENTION_OPTIONS
 from eqssl.stats import (
     Estimate,
     Interval,
@@ -34,7 +35,6 @@ from eqssl.study.store.records import TrialRecord
 # Without a split all features are the method's, and stand where others have their invariant part.
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"
 LOWER_IS_BETTER = ("geodesic_deg", "pose_deg", "/error", "loss", "ssl", "recon")
-OF_ATTENTION = (ATTENTION, "recon.query_gradient")  # options without meaning for auto-encoding
 BOUNDS = ("pixels", "random")  # rows that a trained method has to beat
 
 
@@ -149,7 +149,7 @@ class Table:
         return next((c for c in twins if self._but_attention(c) == self._but_attention(name)), None)
 
     def _but_attention(self, name: str) -> dict[str, Any]:
-        return {option: value for option, value in self._params[name].items() if option not in OF_ATTENTION}
+        return {option: value for option, value in self._params[name].items() if option not in CROSS_ATTENTION_OPTIONS}
 
     def best_control(self, metric: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the best mean."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, check_effect, options_in
 from eqssl.files import as_path, make_folder
 from eqssl.training.memory import keep_freed
 
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for what fails on the way."""
     try:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
+        check_effect(options.run, options_in(sys.argv[1:] if arguments is None else arguments))
         return _run(options)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

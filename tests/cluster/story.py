@@ -41,7 +41,7 @@ class Unhurried(VICReg):
 
 if __name__ == "__main__":
     register_method("unhurried", Unhurried)
-    sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configurations=1)))
+    sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configs=1)))
 """
 OPTIONS = {
     "data.objects": 100,

@@ -109,7 +109,7 @@ class Watch:
 @pytest.mark.timeout(1200)
 def test_a_study_grows_the_cluster_to_its_maximum_and_back_to_nothing(head, tmp_path):
     command = [
-        "python", "studies/loss_weight.py", "--smoke", "--trials", "3", "--seeds", "1",
+        "python", "studies/loss_weight.py", "--smoke", "--configs", "3", "--seeds", "1",
         "--output", str(tmp_path / "results"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db",
         "--data.cache", str(tmp_path / "cache"),
     ]  # fmt: skip

@@ -16,7 +16,7 @@ SPACE = {
     "augment.rotation": uniform(0.0, 1.0),
     "augment.hue": uniform(0.0, 1.0),
 }
-STUDY = Study(name="made_up", question="Which weight, & which view?", space=SPACE, configurations=40, seeds=3)
+STUDY = Study(name="made_up", question="Which weight, & which view?", space=SPACE, configs=40, seeds=3)
 ABOUT = {
     "study_id": "0",
     "data": {"name": "made up", "digest": "0123456789abcdef"},

@@ -1,4 +1,4 @@
-"""The study of baselines, small: every entrant is tuned, then trained again with fresh seeds beside its controls."""
+"""The study of baselines, small: every candidate is tuned, then trained again with fresh seeds beside its controls."""
 
 import dataclasses
 import importlib.util
@@ -26,11 +26,11 @@ def baselines():
 
 
 @pytest.mark.parametrize("paired", [False, True])
-def test_an_entrant_has_three_settings_and_is_compared_with_what_it_builds_on(baselines, paired):
-    who = baselines.entrants(paired)
-    assert ("vicreg + intermediate" in who) != paired
-    assert {len(entrant.values) for entrant in who.values()} == {3}
-    assert {"sie, all", "sie, one"} < {name for name, entrant in who.items() if entrant.on == "vicreg"}
+def test_a_candidate_has_three_settings_and_is_compared_with_what_it_builds_on(baselines, paired):
+    found = baselines.candidates_of(paired)
+    assert ("vicreg + intermediate" in found) != paired
+    assert {len(candidate.values) for candidate in found.values()} == {3}
+    assert {"sie, all", "sie, one"} < {name for name, of in found.items() if of.builds_on == "vicreg"}
 
 
 def test_some_methods_may_be_asked_for(baselines):
@@ -50,12 +50,12 @@ def test_some_methods_may_be_asked_for(baselines):
     with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*, ibot"):
         baselines.methods_of(study, options)
     study, options = parse(baselines.STUDY, ["--method.name", "byol,ibot"])
-    with pytest.raises(ValueError, match=r"has ibot, which hides .* --encoder.name resnet_tiny, .*: simclr, .*, dino$"):
+    with pytest.raises(ValueError, match=r"has ibot, which masks .* --encoder.name resnet_tiny, .*: simclr, .*, dino$"):
         baselines.methods_of(study, options)
 
 
 def test_what_cannot_work_is_refused_before_torch_is_imported(tmp_path):
-    given = {"--trials": "3", "--data.path": "/no/such/folder", "--recon.weight": "3.0", "--evaluate.split": "test"}
+    given = {"--configs": "3", "--data.path": "/no/such/folder", "--recon.weight": "3.0", "--evaluate.split": "test"}
     for option, value in given.items():
         script = f"""
 import runpy, sys
@@ -76,8 +76,8 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
 
     ray.init(num_cpus=2, log_to_driver=False)
     monkeypatch.setattr(baselines, "ALL", ("simclr", "vicreg"))
-    for knob in ("RATES", "WEIGHTS", "SHARES"):
-        monkeypatch.setattr(baselines, knob, getattr(baselines, knob)[:2])
+    for values in ("RATES", "WEIGHTS", "SHARES"):
+        monkeypatch.setattr(baselines, values, getattr(baselines, values)[:2])
     run = replace(base, {"train.epochs": 1})
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)  # no forecasts
@@ -89,20 +89,21 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     assert {t["status"] for stage in (*stages, summary) for t in stage["trials"]} == {"COMPLETE"}
     assert {stage["options"]["evaluate.split"] for stage in stages} == {"val"}
     rows = {c["name"]: c for c in summary["configurations"]}
-    who = [name for name, entrant in baselines.entrants(paired=True).items() if entrant.on in ("simclr", "vicreg")]
+    candidates = baselines.candidates_of(paired=True)
+    tuned = [name for name, candidate in candidates.items() if candidate.builds_on in ("simclr", "vicreg")]
     methods = [
         f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", no-recon", ", autoencode")
     ]
-    assert set(rows) == {*REFERENCES, *methods, *who}
+    assert set(rows) == {*REFERENCES, *methods, *tuned}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000
     chosen = [json.loads((tmp_path / f"baselines_{n}" / "choices.json").read_text()) for n in ("alone", "tuning")]
     assert {name: of["overrides"] for stage in chosen for name, of in stage.items()} == {
-        name: rows[name]["params"] for name in ("simclr", "vicreg", *who)
+        name: rows[name]["params"] for name in ("simclr", "vicreg", *tuned)
     }
     assert {of["accurate"] for of in chosen[0].values()} == {None}
     assert {of["accurate"] for of in chosen[1].values()} <= {True, False}
-    longer = json.loads((tmp_path / "baselines_relative_times.json").read_text())["ratios"]
-    assert longer.keys() == {"simclr", "vicreg"} and all(0.8 < ratio < 4 for ratio in longer.values())
+    epoch_s = {name: of["epoch_s"] for stage in chosen for name, of in stage.items()}
+    assert all(0.8 < epoch_s[f"{m} + reconstruction"] / epoch_s[m] < 4 for m in ("simclr", "vicreg"))
     with_recon = rows["simclr + reconstruction"]["params"]
     assert with_recon["recon.weight"] in baselines.WEIGHTS
     assert with_recon["train.lr"] == rows["simclr"]["params"]["train.lr"]

@@ -1,23 +1,24 @@
-"""Tuning: which setting of an entrant is the best, and what it is compared with."""
+"""Tuning: the best setting of a candidate, and the rows that it is compared with."""
 
 import json
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 
-from eqssl.config import ReconConfig, RunConfig, replace
-from eqssl.study import Entrant, Setting, Study, StudyOptions, relative_times, tune
+from eqssl.config import ReconConfig, RunConfig
+from eqssl.study import Candidate, Setting, Study, StudyOptions, tune
 from eqssl.study.comparison import best_row, check_options, rows_on_test, usable
 
+METRICS = {"linear": 0.5, "r2_mean": 0.1, "train_s": 1.0}
 
-def figures(**rows):
+
+def metrics(**rows):
     return {row: {"linear": accuracy, "r2_mean": r2} for row, (accuracy, r2) in rows.items()}
 
 
 @pytest.mark.parametrize(("floor", "best"), [(0.78, "b"), (0.4, "c"), (0.9, "a")])
 def test_the_best_setting_is_accurate_enough_or_else_the_most_accurate(floor, best):
-    assert best_row(figures(a=(0.8, 0.3), b=(0.79, 0.5), c=(0.5, 0.9)), floor) == best
+    assert best_row(metrics(a=(0.8, 0.3), b=(0.79, 0.5), c=(0.5, 0.9)), floor) == best
 
 
 @pytest.mark.parametrize("floor", [-0.01, float("inf")])
@@ -43,8 +44,8 @@ def test_what_failed_or_collapsed_is_no_setting_to_take():
 @pytest.mark.parametrize(
     ("given", "wrong"),
     [
-        ({"trials": 3}, "--trials is 3; allowed in toy, which searches no space: None"),
-        ({"race": True}, "--race is True; .*: False"),
+        ({"configs": 3}, "--configs is 3; allowed in toy, which searches no space: None"),
+        ({"seed_schedule": "halving"}, "--seed-schedule is halving; .*: fixed"),
         ({"warm_start": "results/toy"}, "--warm-start is "),
         ({"objectives": ("inv/knn", "r2_mean")}, "--objectives is "),
         ({"run": RunConfig(recon=ReconConfig(weight=3.0))}, "--recon.weight is 3.0; allowed in toy, which sets it: 1"),
@@ -54,50 +55,54 @@ def test_what_failed_or_collapsed_is_no_setting_to_take():
 def test_options_of_a_search_are_refused_where_there_is_none(given, wrong, tmp_path):
     options = StudyOptions(output=str(tmp_path), **given)
     with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
-        check_options(Study(name="toy", question="?", space={}), options, own=["recon.weight"])
+        check_options(Study(name="toy", question="?", space={}, configs=0), options, own=["recon.weight"])
 
 
 @pytest.fixture
 def tuned(monkeypatch, tmp_path):
-    """Return what tunes two values of a knob whose trials end as they are told to, and the options of its study."""
+    """Return a function that tunes two values whose trials have given ends, and the options of its studies."""
     run = []
 
     def tuned(ends, earlier=None):
         def run_study(study, options):
             run.append(options)
-            same = {"metrics": {}, "status": "COMPLETE", "collapsed": [], "error": None}
+            same = {"metrics": METRICS, "status": "COMPLETE", "collapsed": [], "error": None}
             return {"trials": [same | {"configuration": row} | ends[row] for row in study.rows], "data": {}}
 
         monkeypatch.setattr("eqssl.study.comparison.run_study", run_study)
-        study = Study(name="toy", question="?", space={}, configurations=0)
-        entrant = Entrant({}, "recon.weight", (1.0, 5.0), on="base" if earlier else None)
-        options = StudyOptions(seeds=5, trials=10, output=str(tmp_path))
-        return tune(study, options, {"a": entrant}, earlier or {}, later="last")[0]
+        study = Study(name="toy", question="?", space={}, configs=0)
+        candidate = Candidate({}, "recon.weight", (1.0, 5.0), builds_on="base" if earlier else None)
+        options = StudyOptions(seeds=5, configs=10, output=str(tmp_path))
+        return tune(study, options, {"a": candidate}, earlier or {}, later="last")[0]
 
     return tuned, run
 
 
-def test_a_setting_has_one_seed_however_many_trials_are_asked_for(tuned):
+def test_a_setting_has_one_seed_however_many_are_asked_for(tuned):
     tune_it, run = tuned
-    tune_it({f"a, recon.weight {value}": {"metrics": {"linear": 0.5, "r2_mean": 0.1}} for value in (1, 5)})
-    assert [(options.seeds, options.trials) for options in run] == [(1, None)]
+    tune_it({f"a, recon.weight {value}": {"metrics": METRICS} for value in (1, 5)})
+    assert [(options.seeds, options.configs) for options in run] == [(1, None)]
 
 
 @pytest.mark.parametrize(("accuracy", "accurate", "weight"), [(0.5, True, 5), (0.9, False, 1), (None, None, 1)])
 def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accurate, weight):
-    earlier = {"base": Setting({"train.lr": 0.1}, accuracy)} if accuracy else None
+    earlier = {"base": Setting({"train.lr": 0.1}, accuracy, 1.0)} if accuracy else None
     settings = {1: (0.6, 0.1), 5: (0.55, 0.3)}
-    ends = {f"a, recon.weight {w}": {"metrics": {"linear": knn, "r2_mean": r2}} for w, (knn, r2) in settings.items()}
+    ends = {
+        f"a, recon.weight {w}": {"metrics": {"linear": accuracy, "r2_mean": r2, "train_s": 2.0 * w}}
+        for w, (accuracy, r2) in settings.items()
+    }
     tuned[0](ends, earlier)
     (kept,) = json.loads((tmp_path / "toy" / "choices.json").read_text()).values()
     assert kept["overrides"]["recon.weight"] == weight
     assert kept["accurate"] is accurate and kept["accuracy"] == settings[weight][0]
+    assert kept["epoch_s"] == 6.0  # the median of 2 and 10
 
 
 def test_what_a_later_stage_was_built_on_holds_though_a_trial_tried_again_is_better(tuned, tmp_path, caplog):
-    better = {"metrics": {"linear": 0.6, "r2_mean": 0.3}}
+    better = {"metrics": METRICS | {"linear": 0.6, "r2_mean": 0.3}}
     failed = {"status": "FAILED", "error": "its process died (3 attempts)"}
-    ends = {"a, recon.weight 1": {"metrics": {"linear": 0.5, "r2_mean": 0.1}}, "a, recon.weight 5": failed}
+    ends = {"a, recon.weight 1": {"metrics": METRICS}, "a, recon.weight 5": failed}
     assert tuned[0](ends)["a"].overrides == {"recon.weight": 1.0}
     again = tuned[0](ends | {"a, recon.weight 5": better})  # nothing is built on the choice yet
     assert again["a"].overrides == {"recon.weight": 5.0}
@@ -109,7 +114,7 @@ def test_what_a_later_stage_was_built_on_holds_though_a_trial_tried_again_is_bet
     assert tuned[0](dict.fromkeys(ends, better)) == {} and caplog.messages[1] == "a is left out: last was begun without"
 
 
-def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
+def test_a_candidate_that_is_left_out_is_named_with_what_happened(tuned, caplog):
     failed = {"status": "FAILED", "error": "ValueError: no patches"}
     ends = {"a, recon.weight 1": failed, "a, recon.weight 5": {"collapsed": ["inv", "all"]}}
     assert tuned[0](ends) == {}
@@ -119,31 +124,16 @@ def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
 
 
 def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
-    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5)}
-    tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5)}
+    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5, 2.0)}
+    tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5, 2.3)}
     names = "byol + reconstruction", "its settings all failed"
-    who = {name: Entrant({"method.name": "byol"}, "recon.weight", (1.0, 5.0), "byol") for name in names}
-    rows, controls = rows_on_test(alone, who, tuned, {"byol": 1.15}, epochs=6)
+    candidates = {name: Candidate({"method.name": "byol"}, "recon.weight", (1.0, 5.0), "byol") for name in names}
+    rows, controls = rows_on_test(alone, candidates, tuned, epochs=6)
     assert rows["byol, equal time"]["train.epochs"] == 7
     assert rows["byol, no-recon"] == {"method.name": "byol", "recon.weight": 0.0}
     assert rows["byol, autoencode"] == rows["byol + reconstruction"] | {"recon.attention": "autoencode"}
     own = "byol", "byol, no-recon", "byol, autoencode"
     assert controls == dict.fromkeys((*own, "byol, equal time", "byol + reconstruction"), own)
-    without = rows_on_test(alone, who, {}, {}, epochs=6)
+    without = rows_on_test(alone, candidates, {}, epochs=6)
+    assert without[0]["byol, equal time"]["train.epochs"] == 6
     assert without[1] == dict.fromkeys(("byol", "byol, equal time", "byol, no-recon"), own[:2])
-
-
-def test_only_what_was_timed_is_not_timed_again(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr("eqssl.study.execution.cluster.ray_running", lambda config: nullcontext())
-    monkeypatch.setattr("eqssl.study.execution.cluster.room", lambda options, nodes: SimpleNamespace(worker={"CPU": 1}))
-    monkeypatch.setattr(
-        "eqssl.study.execution.cluster.start_in_worker", lambda *given: asked.append(None) or {"a": len(asked)}
-    )
-    monkeypatch.setattr("ray.get", lambda reference: reference)
-    options = StudyOptions(output=str(tmp_path))
-    first = {"a": ({"recon.weight": 1.0}, {"recon.weight": 0.0})}
-    other = {"a": ({"recon.weight": 5.0}, {"recon.weight": 0.0})}
-    assert [relative_times(pairs, options, "times.json")["a"] for pairs in (first, first, other, other)] == [1, 1, 2, 2]
-    longer = StudyOptions(output=str(tmp_path), run=replace(options.run, {"train.batch_size": 8}))
-    assert relative_times(other, longer, "times.json")["a"] == 3

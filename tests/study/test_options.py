@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 import time
@@ -6,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from eqssl.config import RunConfig
-from eqssl.study import Study, StudyOptions, log_uniform, main
-from eqssl.study.options import parse
+from eqssl.study import Study, StudyOptions, choice, log_uniform, main
+from eqssl.study.options import default_options, parse
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "loss_weight.py"
 STUDY = Study(name="toy", question="Is it so?", space={"recon.weight": log_uniform(0.1, 10.0)})
@@ -30,6 +31,40 @@ def test_smoke_is_small_and_other_options_still_hold():
     assert parse(STUDY, [])[1].run == RunConfig()
 
 
+def test_directions_are_those_of_the_metrics_unless_given():
+    study, _ = parse(STUDY, ["--objectives", "linear", "pose_deg", "r2/pose:minimize"])
+    assert study.objectives == {"linear": "maximize", "pose_deg": "minimize", "r2/pose": "minimize"}
+    assert parse(study, [])[0].objectives == study.objectives
+    assert default_options(study).objectives == ("linear", "pose_deg", "r2/pose:minimize")
+
+
+@pytest.mark.parametrize(
+    ("objective", "wrong"),
+    [
+        ("liner", "--objectives has liner; allowed, each also after inv/ and equi/: knn, linear, r2_mean, r2/FACTOR"),
+        ("linear:up", "--objectives has linear:up; allowed: METRIC, METRIC:maximize or METRIC:minimize"),
+    ],
+)
+def test_another_objective_is_refused_before_ray_starts(objective, wrong):
+    with pytest.raises(ValueError, match=wrong):
+        parse(STUDY, ["--objectives", objective])
+
+
+def test_several_configurations_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="--configs is 5; allowed where no option varies: 1"):
+        parse(STUDY, ["--configs", "5", "--recon.weight", "2"])
+    assert parse(STUDY, ["--configs", "1", "--recon.weight", "2"])[1].configs == 1
+
+
+def test_an_option_without_effect_is_refused():
+    given = ["--recon.query-gradient", "0.5"]
+    assert parse(STUDY, given)[1].run.recon.query_gradient == 0.5
+    with pytest.raises(ValueError, match=r"--recon.query-gradient is 0.5; allowed with .* pooled-query alone"):
+        parse(STUDY, [*given, "--recon.attention", "concat"])
+    space = {"recon.attention": choice("pooled-query", "concat")}
+    assert parse(dataclasses.replace(STUDY, space=space), given)[0].space == space
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -37,7 +72,10 @@ def test_smoke_is_small_and_other_options_still_hold():
         ["--recon.view", "third"],
         ["--seeds", "many"],
         ["--recon.weight", "-1"],
+        ["--recon.query-gradient", "0.5", "--recon.attention", "concat"],
         ["--seeds", "0"],
+        ["--configs", "0"],
+        ["--final-test", "-1"],
         ["--data.path", "/no/such/folder"],
         ["--output", "/dev/null/results"],
         ["--gpus-per-trial", "-1"],
@@ -58,7 +96,8 @@ def test_help_is_quick_complete_and_imports_nothing_heavy():
     text = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
     assert time.perf_counter() - start < 2
     for option in ("--recon.weight", "--recon.view", "--data.source", "--train.batch-size", "--workers-per-trial",
-                   "--gpus-per-trial", "--tracking-uri", "--resume", "--smoke", "--trials", "--seeds"):  # fmt: skip
+                   "--gpus-per-trial", "--tracking-uri", "--resume", "--smoke", "--configs", "--seeds", "--pruner",
+                   "--seed-schedule", "--final-test"):  # fmt: skip
         assert option in text
     code = "import sys, eqssl.study; sys.exit(any(m in sys.modules for m in ('torch', 'ray', 'mlflow', 'optuna')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=SCRIPT.parents[1]).returncode == 0

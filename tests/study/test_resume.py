@@ -36,7 +36,7 @@ class Process:
         script = folder / "toy.py"
         script.write_text(STUDY.format(root=str(ROOT)))
         options = {"data.cache": cache, "data.objects": 16, "train.batch-size": 32, "train.epochs": EPOCHS}
-        options |= {"evaluate.train-images": 64, "evaluate.images": 16, "seeds": 1, "trials": 2}
+        options |= {"evaluate.train-images": 64, "evaluate.images": 16, "seeds": 1, "configs": 2}
         options |= {"tracking-uri": f"sqlite:///{folder}/mlflow.db", "output": folder / "results"}
         options |= {name.replace("_", "-"): value for name, value in values.items()}
         arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
@@ -136,7 +136,8 @@ def test_a_changed_study_is_refused_with_the_difference(story, base):
     assert "train.lr: 0.001 there, 0.5 now" in other.text()
 
 
-SEARCH = {"trials": "10", "seeds": "3", "sampler": "tpe", "stopping": "halving", "concurrency": "1"}
+SEARCH = {"configs": "6", "seeds": "3", "sampler": "tpe", "pruner": "halving", "concurrency": "1"}
+SEARCH |= {"seed-schedule": "halving"}
 
 
 def certificate(folder: Path) -> dict[str, tuple]:
@@ -149,7 +150,7 @@ def certificate(folder: Path) -> dict[str, tuple]:
 
 
 def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp_path, base):
-    process = Process(tmp_path, base.data.cache, trials="100", **{"train.epochs": "1"})
+    process = Process(tmp_path, base.data.cache, configs="100", **{"train.epochs": "1"})
     process.wait_for("trials/*/result.json", tmp_path, 3)
     status = Path(f"/proc/{process.process.pid}/status").read_text()
     peak_kb = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
@@ -160,12 +161,12 @@ def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp
 
 def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):
     whole, cut = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("cut")
-    uninterrupted = Process(whole, base.data.cache, "--race", **SEARCH)  # meanwhile, on a core of its own
+    uninterrupted = Process(whole, base.data.cache, **SEARCH)  # meanwhile, on a core of its own
     for resumed, count, number in ((False, 5, signal.SIGKILL), (True, 10, signal.SIGINT)):
-        process = Process(cut, base.data.cache, "--race", *["--resume"] * resumed, **SEARCH)
+        process = Process(cut, base.data.cache, *["--resume"] * resumed, **SEARCH)
         process.wait_for("trials/*/result.json", cut, count)
         assert process.end(number) in (-number, 128 + number), process.text()
-    last = Process(cut, base.data.cache, "--race", "--resume", **SEARCH)
+    last = Process(cut, base.data.cache, "--resume", **SEARCH)
     assert last.end() == 0, last.text()
     assert uninterrupted.end() == 0, uninterrupted.text()
     assert certificate(cut) == certificate(whole)

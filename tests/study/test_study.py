@@ -197,13 +197,13 @@ def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path
 
     monkeypatch.setattr("eqssl.study.results.write_results", write)
     study = Study(name="late", question="?", space={"recon.view": choice("second", "both")}, rows={"pixels": None})
-    options = StudyOptions(run=base, seeds=1, trials=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
+    options = StudyOptions(run=base, seeds=1, configs=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
     said = Console(file=io.StringIO(), width=200)
     with pytest.raises(Interrupted, match="SIGTERM"):
         run_study(study, options, console=said)
     assert json.loads((tmp_path / "late" / "summary.json").read_text())["status"] == "complete"
     text = said.file.getvalue()
-    assert "warning: 1 of the 2 configurations of grid are left out; all of them take --trials 2\n" in text
+    assert "warning: 1 of the 2 configurations of grid are left out; all of them take --configs 2\n" in text
     assert f"results: {tmp_path}" in text
 
 

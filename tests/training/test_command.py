@@ -50,3 +50,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_training(
     (tmp_path / "file").write_text("")
     assert train(command(output, 1)) == 2
     assert f"--output is '{output}', which cannot be written" in capsys.readouterr().err
+
+
+def test_an_option_without_effect_is_refused(command, tmp_path, capsys):
+    given = ["--recon.attention", "concat", "--recon.query-gradient", "0.5"]
+    assert train([*command(tmp_path / "run", 1), *given]) == 2
+    assert "--recon.query-gradient is 0.5; allowed with --recon.attention pooled-query" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

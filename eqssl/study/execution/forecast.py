@@ -146,7 +146,7 @@ def approve(wall_s: float, options: StudyOptions, console: Console) -> None:
     if options.max_hours is not None and wall_s > options.max_hours * 3600:
         raise ValueError(
             f"--max-hours is {options.max_hours:g}, and the forecast is {duration(wall_s)}; "
-            "allowed: more hours, or fewer --trials, --seeds or --train.epochs"
+            "allowed: more hours, or fewer --configs, --seeds or --train.epochs"
         )
     can_answer = console.is_terminal and not console.quiet and sys.stdin.isatty()
     if wall_s <= ASK_ABOVE_S or options.yes or not can_answer:

@@ -44,7 +44,7 @@ def trial_spec(
     """
     row = trial.configuration.name if trial.configuration.overrides is None else None
     run = trial.run_config(options.run)
-    if options.stopping == "halving" and trial.configuration.number is not None:
+    if options.pruner == "halving" and trial.configuration.number is not None:
         run = replace(run, {"train.eval_every": evaluated_every(run.train)})
     return {
         "id": trial.id,

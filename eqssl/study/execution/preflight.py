@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from eqssl.config import EvaluateConfig, RunConfig, from_dict
 from eqssl.files import as_path, check_storage, os_errors, read, try_writing
-from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Stopping, Study, lacking
+from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Pruner, Study, lacking
 from eqssl.study.execution.forecast import Timing, Work, time_run
 from eqssl.study.execution.nodes import check_config
 from eqssl.study.execution.plugins import Plugins, register
 from eqssl.study.options import StudyOptions
-from eqssl.study.search.race import stages_of, trials_of
 from eqssl.study.search.space import Trial, check_space
 from eqssl.study.store import lock as lease
 
@@ -39,15 +38,9 @@ def check_options(study: Study, options: StudyOptions) -> None:
     if study.space and options.run.evaluate.split == "test":
         raise ValueError(
             f"--evaluate.split is test; allowed in {study.name}, which chooses: val; "
-            "--confirm 5 reports the choice on test"
+            "--final-test 5 reports the choice on test"
         )
-    stages = stages_of(options.seeds, options.race)
-    if study.space and options.race and options.trials is not None and options.trials < trials_of(1, stages):
-        raise ValueError(
-            f"--trials is {options.trials}; allowed with --race and --seeds {options.seeds}: {trials_of(1, stages)} or "
-            "more, which one configuration takes"
-        )
-    if options.stopping == "halving" and not options.smoke:  # whose epochs are too few for any rung
+    if options.pruner == "halving" and not options.smoke:  # whose epochs are too few for any rung
         from eqssl.study.search.pruning import check_rungs
 
         check_rungs(options.run.train)
@@ -108,7 +101,7 @@ def try_run(
     work: Work | None,
     objectives: Collection[str],
     plugins: Plugins,
-    stopping: Stopping = "none",
+    pruner: Pruner = "none",
 ) -> dict[str, Any]:
     """Load the data, set up a run and train a few steps in a worker, so that what cannot work is known beforehand.
 
@@ -120,7 +113,7 @@ def try_run(
         work: what is to come; None: nothing is timed.
         objectives: metrics that the evaluation should have.
         plugins: sources and methods that the study's own file registered.
-        stopping: whether the objectives also decide about trials on their way.
+        pruner: whether the objectives also decide about trials on their way.
 
     Returns:
         What the data are, `strengths` of the augmentations on them, `warnings` and `timing`, None where nothing was
@@ -150,7 +143,7 @@ def try_run(
         check_fits(config, data, workers)
         Model(config, data)
         strengths = Views(config, data).strengths
-        _check_objectives(objectives, config.evaluate, data, stopping)
+        _check_objectives(objectives, config.evaluate, data, pruner)
         _warn_of_few_images(config.evaluate, data)
         timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
     except (ValueError, OSError) as error:
@@ -172,7 +165,7 @@ def _warn_of_few_images(config: EvaluateConfig, data: "Dataset") -> None:
         )  # fmt: skip
 
 
-def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", stopping: Stopping) -> None:
+def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", pruner: Pruner) -> None:
     """Refuse a metric that the evaluation does not give on these data, at this level."""
     from eqssl.data.pairs import KNOWN, is_known
 
@@ -188,10 +181,10 @@ def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data:
         return
     from eqssl.evaluation.rows import constant_figures
 
-    level = "quick" if stopping == "halving" else config.level
+    level = "quick" if pruner == "halving" else config.level
     given = constant_figures(data, dataclasses.replace(config, level=level, train_images=256, images=128))
     if wrong := sorted(metrics - given.keys()):
-        on_the_way = ", at which --stopping halving compares trials" if level != config.level else ""
+        on_the_way = ", at which --pruner halving compares trials" if level != config.level else ""
         raise ValueError(
             f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "
             f"inv/ and equi/: {', '.join(sorted(given))}"

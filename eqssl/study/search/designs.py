@@ -1,89 +1,79 @@
-"""Points of a space that are planned before the first result, and Optuna's samplers, which learn from results."""
+"""Designs: points of a space that are planned before the first result."""
 
-import itertools
 import math
-import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
-from eqssl.study.definition import Sampler
-from eqssl.study.search.space import Range, Space, chosen_by
+from eqssl.study.definition import DESIGNS, Sampler
+from eqssl.study.search.space import Params, Space
 
-STARTS = 10  # random points before a sampler goes by results
-MOST = 10_000  # combinations of a grid
-SAMPLERS = {
-    "random": lambda seed: RandomSampler(seed),
-    "tpe": lambda seed: TPESampler(multivariate=True, group=True, n_startup_trials=STARTS, seed=seed),
-    "gp": lambda seed: GPSampler(n_startup_trials=STARTS, seed=seed),
-    "nsga2": lambda seed: NSGAIISampler(population_size=STARTS, seed=seed),
-    "nsga3": lambda seed: NSGAIIISampler(population_size=STARTS, seed=seed),
-}
+MAX_GRID = 10_000  # combinations
 
 
-def planned(sampler: Sampler, space: Space, count: int, seed: int) -> list[dict[str, Any]] | None:
+def design_points(
+    sampler: Sampler, space: Space, count: int, seed: int, base: Mapping[str, Any]
+) -> list[Params] | None:
     """Return the points of a design, of which a study trains the first `count`; None for a sampler.
 
     There are no more than `count` unless that is too few for all values of the lists and two of each range.
 
     Args:
         sampler: grid: all combinations, ranges cut evenly; one-at-a-time: each parameter over its values, the others
-            left as the study's base has them; qmc: a scrambled Sobol sequence.
-        space: what is varied.
+            at their base values; qmc: a scrambled Sobol sequence.
+        space: the varied parameters.
         count: configurations asked for.
         seed: of the order and of the sequence.
+        base: option -> base value, of all options of the space.
 
     Raises:
         ValueError: for a grid of too many combinations.
     """
+    if sampler not in DESIGNS:
+        return None
+    if not space:
+        return [{}]
     if sampler == "grid":
         points = _grid(space, count)
-    elif sampler == "one-at-a-time":
-        steps = max(2, count // max(len(space), 1))
-        return [{option: value} for option, values in space.items() for value in values.grid(steps)]
-    elif sampler == "qmc":
-        return _sobol(space, count, seed)
-    else:
-        return None
-    return [points[i] for i in np.random.default_rng(seed).permutation(len(points))]
+        return [points[place] for place in np.random.default_rng(seed).permutation(len(points))]
+    if sampler == "one-at-a-time":
+        alone = {option: parameter for option, parameter in space.items() if parameter.exists_beside(base)}
+        steps = max(2, count // max(len(alone), 1))
+        return [{option: value} for option, parameter in alone.items() for value in parameter.grid(steps)]
+    from scipy.stats import qmc
 
-
-def _grid(space: Space, count: int) -> list[dict[str, Any]]:
-    ranges = sum(isinstance(values, Range) for values in space.values())
-    lists = math.prod(len(values.grid(1)) for values in space.values())
-    steps = max(2, int((count / lists) ** (1 / max(ranges, 1)) + 1e-9))
-    if (total := lists * steps**ranges) > MOST:
-        raise ValueError(f"--sampler is grid, of which this space has {total:,} configurations; allowed: {MOST:,}")
-    points = _combinations(space, steps)
-    while ranges and lists * (steps + 1) ** ranges <= MOST:  # where some do not exist beside others
-        finer, steps = _combinations(space, steps + 1), steps + 1
-        if not len(points) < len(finer) <= count:
-            break
-        points = finer
+    points = []
+    for quantiles in qmc.Sobol(len(space), rng=seed).random(1 << (count - 1).bit_length())[:count]:
+        point: Params = {}
+        for (option, parameter), quantile in zip(space.items(), quantiles, strict=True):
+            if parameter.exists_beside(point):
+                point[option] = parameter.at(quantile)
+        points.append(point)
     return points
 
 
-def _combinations(space: Space, steps: int) -> list[dict[str, Any]]:
-    combinations = itertools.product(*(values.grid(steps) for values in space.values()))
-    existing = (_existing(space, dict(zip(space, values, strict=True))) for values in combinations)
-    return list({repr(point): point for point in existing}.values())
+def _grid(space: Space, count: int) -> list[Params]:
+    """Return all combinations, ranges cut as finely as `count` allows."""
+    points = _combinations(space, 2)
+    if len(points) > MAX_GRID:
+        total = math.prod(len(parameter.grid(2)) for parameter in space.values())
+        raise ValueError(f"--sampler is grid, of which this space has {total:,} configurations; allowed: {MAX_GRID:,}")
+    steps = 3
+    while len(points) < len(finer := _combinations(space, steps)) <= min(count, MAX_GRID):
+        points, steps = finer, steps + 1
+    return points
 
 
-def _sobol(space: Space, count: int, seed: int) -> list[dict[str, Any]]:
-    from scipy.stats import qmc
-
-    places = qmc.Sobol(max(len(space), 1), rng=seed).random(1 << (count - 1).bit_length())[:count]
-    return [_existing(space, {o: v.at(p) for (o, v), p in zip(space.items(), row, strict=False)}) for row in places]
-
-
-def _existing(space: Space, point: dict[str, Any]) -> dict[str, Any]:
-    return chosen_by(space, lambda option, values: point[option])
-
-
-def make_sampler(name: Sampler, seed: int, number: int) -> BaseSampler:
-    """Return one of Optuna's samplers, seeded for one suggestion, so that a resumed study goes on as it would have."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return SAMPLERS[name](int(np.random.SeedSequence([seed, number]).generate_state(1)[0]))
+def _combinations(space: Space, steps: int) -> list[Params]:
+    """Return all combinations of existing options, or more than `MAX_GRID` incomplete ones."""
+    points: list[Params] = [{}]
+    for option, parameter in space.items():
+        grown = []
+        for point in points:
+            values = parameter.grid(steps) if parameter.exists_beside(point) else []
+            grown += [point | {option: value} for value in values] or [point]
+        points = grown
+        if len(points) > MAX_GRID:
+            break
+    return points

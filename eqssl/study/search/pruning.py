@@ -1,19 +1,22 @@
-"""Asynchronous successive halving for one figure or several (ASHA, Li et al., arXiv 1810.05934, by non-dominated rank).
+"""The pruner: asynchronous successive halving by one metric or several (ASHA, Li et al., arXiv 1810.05934).
 
-At a rung, an epoch at which every trial is evaluated, a trial goes on if it is among the best third of all that came
-there under the same seed. Nothing here knows Ray; the clock is the epoch.
+At a rung, an epoch at which every trial is evaluated, a trial continues if it is among the best third, by non-dominated
+rank, of all trials that reached the rung under the same seed. Nothing here imports Ray; time is the epoch.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from eqssl.config import TrainConfig
-from eqssl.study.search.race import REDUCTION
-from eqssl.study.search.ranking import best_first
+from eqssl.stats import on_front
+from eqssl.study.definition import REDUCTION
 from eqssl.study.store.records import TrialRecord
 
-WORST = -1e12  # stands for a figure that is missing; finite, so that distances are
+WORST = -1e12  # in the place of a missing metric; finite, so that distances are
 
 
 def rungs_of(train: TrainConfig) -> list[int]:
@@ -26,12 +29,12 @@ def rungs_of(train: TrainConfig) -> list[int]:
 
 
 def evaluated_every(train: TrainConfig) -> int:
-    """Return the epochs between evaluations of a trial that is compared: as given, else those before the first rung."""
+    """Return the epochs between evaluations of a trial under the pruner: as given, else those before the first rung."""
     return train.eval_every or next(iter(rungs_of(train)), 0)
 
 
 def check_rungs(train: TrainConfig) -> None:
-    """Refuse a training on whose way no trial would be compared, or would not have been evaluated.
+    """Refuse a training without a rung, or without an evaluation at its rungs.
 
     Raises:
         ValueError: naming the option, its value and what is allowed.
@@ -39,48 +42,80 @@ def check_rungs(train: TrainConfig) -> None:
     rungs, every = rungs_of(train), train.eval_every
     if not rungs:
         raise ValueError(
-            f"--stopping is halving; allowed with --train.epochs {train.epochs} and --train.warmup-epochs "
+            f"--pruner is halving; allowed with --train.epochs {train.epochs} and --train.warmup-epochs "
             f"{train.warmup_epochs:g}: none, since no ninth or third of the epochs lies between warm-up and end"
         )
     if every and rungs[0] % every:
         raise ValueError(
-            f"--train.eval-every is {every}; allowed with --stopping halving, which compares after epoch {rungs[0]}: "
-            "0 or what divides it"
+            f"--train.eval-every is {every}; allowed with --pruner halving, which compares after epoch {rungs[0]}: "
+            "0 or a divisor of that"
         )
 
 
 class Halving:
-    """What has been seen at every rung.
+    """The metrics of all trials at every rung.
 
     Args:
         train: of a whole trial.
-        objectives: figure -> maximize or minimize.
-        seeds: of the first stage of a race, or all; later ones belong to survivors, which are never ended.
+        objectives: metric -> maximize or minimize.
+        seeds: of the first stage of the seed schedule; trials of later stages are never pruned.
     """
 
     def __init__(self, train: TrainConfig, objectives: Mapping[str, str], seeds: int):
         self._seeds = seeds
         self._rungs = set(rungs_of(train))
-        self._signs = {figure: 1 if way == "maximize" else -1 for figure, way in objectives.items()}
-        self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)
+        self._signs = {metric: 1 if direction == "maximize" else -1 for metric, direction in objectives.items()}
+        self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)  # (rung, seed) -> trial -> values
 
-    def add(self, trial_id: str, seed: int, epoch: int, figures: Mapping[str, float]) -> None:
-        """Take a trial's figures after an epoch; other epochs than the rungs, and other figures, are ignored."""
+    def add(self, trial_id: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Take a trial's metrics after an epoch; epochs between the rungs, and other metrics, are ignored."""
         if epoch in self._rungs:
-            values = (sign * figures.get(figure, math.nan) for figure, sign in self._signs.items())
+            values = (sign * metrics.get(metric, math.nan) for metric, sign in self._signs.items())
             self._seen[epoch, seed][trial_id] = [value if math.isfinite(value) else WORST for value in values]
 
     def restore(self, records: Iterable[TrialRecord]) -> None:
-        """Take what finished trials had shown on their way."""
+        """Take the histories of finished trials."""
         for record in records:
-            for epoch, figures in record.history.items():
-                self.add(record.trial_id, record.seed, int(epoch), figures)
+            for epoch, metrics in record.history.items():
+                self.add(record.trial_id, record.seed, int(epoch), metrics)
 
     def goes_on(self, trial_id: str, seed: int, epoch: int) -> bool:
-        """Return whether a trial is good enough to go on, among those that came to this epoch so far."""
+        """Return whether a trial continues, by comparison with those that have reached this epoch so far."""
         seen = self._seen.get((epoch, seed), {})
         if trial_id not in seen or seed >= self._seeds:
             return True
-        names = list(seen)
-        best = best_first([seen[name] for name in names])[: -(-len(names) // REDUCTION)]
-        return names.index(trial_id) in best
+        trials = list(seen)
+        best = best_first([seen[trial] for trial in trials])[: -(-len(trials) // REDUCTION)]
+        return trials.index(trial_id) in best
+
+
+def best_first(values: ArrayLike) -> list[int]:
+    """Return the rows from the best to the worst: by non-dominated rank, within a rank by crowding distance (NSGA-II).
+
+    With one metric this is plain sorting; among equals the earlier row comes first.
+
+    Args:
+        values: float (N, M), M metrics, each better when larger.
+
+    Returns:
+        N row numbers.
+    """
+    values = np.asarray(values, dtype=float)
+    left, order = np.arange(len(values)), []
+    while len(left):
+        front = left[on_front(values[left])]
+        order += front[np.argsort(-crowding_distance(values[front]), kind="stable")].tolist()
+        left = np.setdiff1d(left, front)
+    return order
+
+
+def crowding_distance(front: ArrayLike) -> np.ndarray:
+    """Return the crowding distance (N,) of the points of a front (N, M), infinite at its ends (Deb et al., 2002)."""
+    front = np.asarray(front, dtype=float)
+    distance = np.zeros(len(front))
+    for column in front.T:
+        order = np.argsort(column, kind="stable")
+        extent = (column[order[-1]] - column[order[0]]) or 1.0
+        distance[order[[0, -1]]] = np.inf
+        distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / extent
+    return distance

@@ -1,118 +1,136 @@
-"""The search: points of a design, or of Optuna's samplers, which are told the truth about every configuration."""
+"""Optuna's samplers, which suggest configurations and are told the outcome of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from eqssl.files import write_atomically
+from eqssl.metrics import Direction
 from eqssl.study.definition import Sampler
-from eqssl.study.search.designs import make_sampler, planned
-from eqssl.study.search.space import Space, chosen_by
+from eqssl.study.search.space import Params, Space
 from eqssl.study.store.records import Point, TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+N_STARTUP = 10  # random points before a sampler goes by results
+GENETIC = ("nsga2", "nsga3")
+SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
+    "tpe": partial(TPESampler, multivariate=True, group=True, n_startup_trials=N_STARTUP),
+    "gp": partial(GPSampler, n_startup_trials=N_STARTUP),
+    "nsga2": partial(NSGAIISampler, population_size=N_STARTUP),
+    "nsga3": partial(NSGAIIISampler, population_size=N_STARTUP),
+}
+
 
 class Search:
-    """Configurations, one after the other.
+    """An Optuna study in memory: suggestions of a sampler, or of a design that Optuna is told about.
 
     Args:
-        space: what is varied.
+        space: the varied parameters.
         objectives: metric -> maximize or minimize.
-        sampler: a design or one of Optuna's samplers.
+        sampler: of the suggestions; a design suggests nothing itself.
         seed: of the sampler.
-        count: configurations that a design should have.
-        storage: of Optuna; default: in memory.
+        storage: of Optuna, in the place of memory.
     """
 
     def __init__(
         self,
         space: Space,
-        objectives: Mapping[str, str],
+        objectives: Mapping[str, Direction],
         *,
         sampler: Sampler = "random",
         seed: int = 0,
-        count: int = 0,
         storage: BaseStorage | None = None,
     ):
         self._space, self._objectives, self._sampler, self._seed = space, objectives, sampler, seed
-        self.points = planned(sampler, space, count, seed)
-        self.optuna = optuna.create_study(storage=storage, study_name="study", directions=list(objectives.values()))
+        self.optuna = optuna.create_study(storage=storage, study_name="study", directions=[*objectives.values()])
         self._trials: list[optuna.Trial] = []
 
     def warm_start(self, points: Iterable[Point]) -> None:
-        """Tell the sampler what an earlier study found; to be called before the first suggestion.
+        """Tell the sampler the results of an earlier study, before the first suggestion.
 
         Args:
             points: options and objectives; those of another space, or without an objective, are passed over.
         """
         for params, values in points:
-            exists = chosen_by(self._space, lambda option, _, params=params: params.get(option))
-            allowed = params.keys() == exists.keys() and all(self._space[o].allows(v) for o, v in params.items())
-            if allowed and values.keys() >= self._objectives.keys():
-                self.optuna.tell(self._replay(params)[0], [values[figure] for figure in self._objectives])
+            existing = {option for option, parameter in self._space.items() if parameter.exists_beside(params)}
+            if params.keys() != existing or not values.keys() >= self._objectives.keys():
+                continue
+            if all(self._space[option].contains(value) for option, value in params.items()):
+                trial, _ = self._ask(params)
+                self.optuna.tell(trial, [values[metric] for metric in self._objectives])
 
-    def suggest(self, params: dict[str, Any] | None = None) -> dict[str, Any]:
+    def suggest(self, params: Params | None = None) -> Params:
         """Return the next configuration's overrides.
 
         Args:
-            params: what it was, where an earlier process had suggested it.
+            params: of a design, or of an earlier process's suggestion; None: the sampler suggests.
         """
-        number = len(self._trials)
-        if self.points is None:
-            self.optuna.sampler = make_sampler(self._sampler, self._seed, number)
-        elif params is None:
-            params = self.points[number]
-        if params is None:
-            trial = self.optuna.ask()
-            params = chosen_by(self._space, lambda option, values: values.suggest(trial, option))
-        else:
-            trial, params = self._replay(params)
+        trial, params = self._ask(params)
         self._trials.append(trial)
         return params
 
-    def _replay(self, params: dict[str, Any]) -> tuple[optuna.Trial, dict[str, Any]]:
-        self.optuna.enqueue_trial(params)
+    def _ask(self, params: Params | None) -> tuple[optuna.Trial, Params]:
+        # Seeded by the number of the suggestion, so that a resumed study continues with the same sequence.
+        seed = int(np.random.SeedSequence([self._seed, len(self._trials)]).generate_state(1)[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self.optuna.sampler = SAMPLERS.get(self._sampler, RandomSampler)(seed=seed)
+        if params is not None:
+            self.optuna.enqueue_trial(params)
         trial = self.optuna.ask()
-        return trial, {option: self._space[option].suggest(trial, option) for option in params}
+        if params is not None and self._sampler in GENETIC:
+            _ = trial.relative_params  # notes the trial's generation, without which it would be no parent of later ones
+        suggested: Params = {}
+        for option, parameter in self._space.items():
+            if parameter.exists_beside(suggested) if params is None else option in params:
+                suggested[option] = parameter.suggest(trial, option)
+        return trial, suggested
 
     def tell(self, number: int, records: Sequence[TrialRecord]) -> None:
-        """Tell how a configuration ended: complete with the mean over seeds, stopped (PRUNED), or failed.
+        """Tell how a configuration ended: complete with the mean over seeds, pruned, or failed.
 
-        A trial that crashed, collapsed or lacks an objective makes its configuration a failure.
+        A trial that crashed, collapsed or lacks an objective makes its configuration a failure. A pruned trial's
+        history becomes intermediate values; attributes for several objectives, for which Optuna has no such values.
+
+        Args:
+            number: of the suggestion.
+            records: of its seeds.
         """
         trial, values = self._trials[number], [self.values(record) for record in records]
         if any(record.status == "STOPPED" for record in records):
             for record in records:
-                self._intermediate(trial, record)
+                for epoch, metrics in record.history.items():
+                    if len(self._objectives) > 1:
+                        trial.set_user_attr(f"seed {record.seed}, epoch {epoch}", metrics)
+                    elif self._objectives.keys() <= metrics.keys():
+                        trial.report(metrics[next(iter(self._objectives))], int(epoch))
             self.optuna.tell(trial, state=TrialState.PRUNED)
-        elif any(v is None for v in values):
+        elif None in values:
             self.optuna.tell(trial, state=TrialState.FAIL)
         else:
-            self.optuna.tell(trial, [sum(column) / len(column) for column in zip(*values, strict=True)])
-
-    def _intermediate(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        """Leave what was seen on the way: Optuna has intermediate values for a single objective only."""
-        for epoch, figures in record.history.items():
-            if len(self._objectives) > 1:
-                trial.set_user_attr(f"seed {record.seed}, epoch {epoch}", figures)
-            elif (value := figures.get(next(iter(self._objectives)))) is not None:
-                trial.report(value, int(epoch))
+            self.optuna.tell(trial, np.mean(np.array(values), axis=0).tolist())
 
     def values(self, record: TrialRecord) -> list[float] | None:
-        """Return a complete trial's objectives; None for any other end, for a collapse and where one is missing."""
-        if record.status != "COMPLETE" or record.collapsed or any(f not in record.metrics for f in self._objectives):
+        """Return a complete trial's objectives; None for any other end, a collapse and a missing objective."""
+        if record.status != "COMPLETE" or record.collapsed or not record.metrics.keys() >= self._objectives.keys():
             return None
-        return [record.metrics[figure] for figure in self._objectives]
+        return [record.metrics[metric] for metric in self._objectives]
 
 
-def write_journal(space: Space, objectives: Mapping[str, str], records: Sequence[TrialRecord], path: Path) -> None:
-    """Write what Optuna was told as a journal, which optuna-dashboard opens; the records stay the only truth.
+def write_journal(
+    space: Space, objectives: Mapping[str, Direction], records: Sequence[TrialRecord], path: Path
+) -> None:
+    """Write the search as an Optuna journal, which optuna-dashboard opens; the records stay the only truth.
 
     Args:
         space, objectives: of the study.
@@ -125,8 +143,7 @@ def write_journal(space: Space, objectives: Mapping[str, str], records: Sequence
             by_number.setdefault(record.number, []).append(record)
 
     def write(temporary: Path) -> None:
-        storage = JournalStorage(JournalFileBackend(str(temporary)))
-        search = Search(space, objectives, storage=storage)
+        search = Search(space, objectives, storage=JournalStorage(JournalFileBackend(str(temporary))))
         for place, number in enumerate(sorted(by_number)):
             search.suggest(by_number[number][0].params)
             search.tell(place, by_number[number])

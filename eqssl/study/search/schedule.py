@@ -1,22 +1,26 @@
-"""Which trial comes next: the reference rows, then the search's configurations with their seeds.
+"""The next trial: the reference rows first, then the suggested configurations with their seeds.
 
-Without a race every configuration gets all its seeds at once. In a race all start with one; the best third, by
-non-dominated rank, gets three, and the best third of these all.
+Under the fixed schedule every configuration gets all its seeds at once. Under halving all start with one seed; the
+best third, by non-dominated rank, gets three, and the best third of these all.
 """
 
-from collections import defaultdict, deque
-from typing import Any
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 
-from eqssl.config import RunConfig
-from eqssl.study.definition import Sampler, Study
+from eqssl.config import RunConfig, get
+from eqssl.study.definition import REDUCTION, Study, count_trials, seed_stages
 from eqssl.study.listener import Listener
-from eqssl.study.search.race import REDUCTION, stages_of, trials_of
-from eqssl.study.search.ranking import best_first
+from eqssl.study.options import StudyOptions
+from eqssl.study.search.designs import design_points
+from eqssl.study.search.pruning import best_first
 from eqssl.study.search.sampler import Search
-from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.search.space import Configuration, Params, Trial, exact
 from eqssl.study.store.records import TrialRecord
+
+_Candidate = tuple[Configuration, int]  # with its first seed
 
 
 class Suggestions(Listener):
@@ -24,123 +28,121 @@ class Suggestions(Listener):
 
     Args:
         study: its space, rows and objectives.
-        trials: how many trials the search may have, all seeds counted.
-        seeds: how many a configuration gets, in a race if it survives all stages.
-        sampler: a design or one of Optuna's samplers.
-        seed: of the sampler.
-        race: whether configurations start with one seed.
+        options: configs, seeds, seed schedule and sampler; the sampler's seed is that of the training.
+
+    Attributes:
+        search: the sampler.
+        total: number of trials, those of the reference rows included.
+        ended: how many of these had ended before a resume.
+        design: configurations of the whole design; 0 for a sampler.
+        left_out: how many of these are not trained.
+        finished: whether no further trial can come, however the running ones end.
     """
 
-    def __init__(self, study: Study, *, trials: int, seeds: int, sampler: Sampler, seed: int, race: bool = False):
-        self._stages, self._objectives = stages_of(seeds, race), study.objectives
-        # Of the first stage; a last configuration may have fewer seeds than the others, but not in a race.
-        count = next(n for n in range(trials, -1, -1) if trials_of(n, self._stages) <= trials)
-        self._left = count if len(self._stages) > 1 else trials
-        count = -(-self._left // self._stages[0])
-        self.search = Search(study.space, study.objectives, sampler=sampler, seed=seed, count=count)
-        self.design, self.left_out = 0, 0  # configurations of the design, and for how many no trials are left
-        if study.space and self.search.points is not None:
-            self.design = len(self.search.points)
-            self.left_out = max(0, self.design - count)
-            self._left = min(self._left, self._stages[0] * self.design)
-        rows = study.reference_configurations()
-        self._queue = deque(Trial(row, s) for row in rows for s in range(seeds if row.overrides is not None else 1))
-        further = trials_of(count, self._stages) - count * self._stages[0]
-        self.total = len(self._queue) + self._left + further
-        self.ended = 0
-        self._stage = 0
-        self._running: list[int] = []  # configurations of this stage
-        self._configurations: list[tuple[Configuration, int]] = []  # with its first seed
-        self._expected: dict[int, list[str]] = defaultdict(list)
-        self._untold: dict[int, list[str]] = {}  # the trials of those whose end the search does not know
-        self._ended: dict[int, dict[str, TrialRecord]] = defaultdict(dict)
-        self._times_suggested: dict[str, int] = defaultdict(int)
+    def __init__(self, study: Study, options: StudyOptions):
+        seed, count = options.run.train.seed, study.count_configs(options.configs)
+        base = {option: get(options.run, option) for option in study.space}
+        self.search = Search(study.space, study.objectives, sampler=options.sampler, seed=seed)
+        self._points = design_points(options.sampler, study.space, count, seed, base)
+        self.design = 0 if self._points is None else len(self._points)
+        self.left_out = max(0, self.design - count)
+        self._count = count if self._points is None else min(count, self.design)
+        self._stages = seed_stages(options.seeds, options.seed_schedule)
+        self._signs = [1 if direction == "maximize" else -1 for direction in study.objectives.values()]
+        rows = [(row, 1 if row.overrides is None else options.seeds) for row in study.reference_configurations()]
+        self._rows = [Trial(row, seed) for row, seeds in rows for seed in range(seeds)]
+        self.total = len(self._rows) + count_trials(self._count, self._stages)
+        self.ended, self.finished = 0, False
+        self._earlier: dict[int, Params] = {}  # suggestions of an earlier process by number
+        self._records: dict[str, TrialRecord] = {}
+        self._untold: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
+        self._names: dict[str, str] = {}  # exact overrides -> name
+        self._times_suggested: Counter[str] = Counter()
+        self._schedule = self._all_trials()
 
     def restore(self, asked: list[Trial], records: dict[str, TrialRecord]) -> None:
-        """Take up where an earlier process was killed: its suggestions again, its finished trials told, not repeated.
+        """Go on where an earlier process was killed, before the first call of `next`.
 
         Args:
             asked: trials that were suggested, in that order.
             records: trial id -> record of those that have ended.
         """
-        suggested = {t.configuration.number: t.configuration.overrides for t in asked}
-        suggested.pop(None, None)  # the reference rows
-        for number, overrides in sorted(suggested.items()):
-            self._suggest(overrides)
-            for record in records.values():
-                if record.number == number:
-                    self.tell(record)
-        self._queue = deque(trial for trial in self._queue if trial.id not in records)
+        for trial in asked:
+            if trial.configuration.number is not None and trial.configuration.overrides is not None:
+                self._earlier[trial.configuration.number] = trial.configuration.overrides
+        self._records |= records
         self.ended = len(records)
 
     def work(self, base: RunConfig) -> int:
-        """Return the epochs and evaluations of all trials to come; what is not suggested yet counts as the base."""
-        later = self.total - self.ended - len(self._queue)
-        return sum(trial.work(base) for trial in self._queue) + later * (base.train.epochs + 1)
+        """Return the epochs and evaluations of all trials to come; those of the search count as the base."""
+        rows = [trial for trial in self._rows if trial.id not in self._records]
+        searched = self.total - self.ended - len(rows)
+        return sum(trial.work(base) for trial in rows) + searched * (base.train.epochs + 1)
 
     def next(self) -> Trial | None:
         """Return the next trial, or None where there is none: for good if `finished`, else until a trial has ended."""
-        if not self._queue:
-            self._suggest() if self._left else self._promote()
-        return self._queue.popleft() if self._queue else None
+        for trial in self._schedule:
+            if trial is None or trial.id not in self._records:
+                return trial
+        self.finished = True
+        return None
 
-    @property
-    def finished(self) -> bool:
-        """Whether no further trial can come, however those that run may end."""
-        return not (self._queue or self._left) and (self._stage == len(self._stages) - 1 or not self._running)
+    def _all_trials(self) -> Iterator[Trial | None]:
+        """Yield all trials, those on record too, and None where the next one depends on trials that run."""
+        yield from self._rows
+        candidates = []
+        for number in range(self._count):
+            candidate = self._suggest(number)
+            candidates.append(candidate)
+            self._untold[number] = _trials(candidate, 0, self._stages[0])
+            self._tell()  # of a resumed study
+            yield from _trials(candidate, 0, self._stages[0])
+        for before, seeds in pairwise(self._stages):
+            while not all(self._ended(_trials(candidate, 0, before)) for candidate in candidates):
+                yield None
+            candidates = self._best_third(candidates, before)
+            for candidate in candidates:
+                yield from _trials(candidate, before, seeds)
 
-    def _suggest(self, overrides: dict[str, Any] | None = None) -> None:
-        number = len(self._configurations)
-        configuration = Configuration.suggested(self.search.suggest(overrides), number)
-        first = self._times_suggested[configuration.name] * self._stages[-1]  # a repeated suggestion gets fresh seeds
-        self._times_suggested[configuration.name] += 1
-        self._configurations.append((configuration, first))
-        self._running.append(number)
-        seeds = min(self._stages[0], self._left)
-        self._left -= seeds
-        self._enqueue(number, range(seeds))
-        self._untold[number] = self._expected[number].copy()
+    def _suggest(self, number: int) -> _Candidate:
+        """Return a configuration and its first seed: a repeated suggestion gets fresh seeds."""
+        params = self._earlier.get(number)
+        if params is None and self._points is not None:
+            params = self._points[number]
+        params = self.search.suggest(params)
+        values = exact(params)
+        if values not in self._names:
+            taken = {trial.configuration.name for trial in self._rows} | set(self._names.values())
+            self._names[values] = Configuration.suggested(params, number, taken).name
+        name = self._names[values]
+        first_seed = self._times_suggested[name] * self._stages[-1]
+        self._times_suggested[name] += 1
+        return Configuration(name, params, number), first_seed
 
-    def _enqueue(self, number: int, seeds: range) -> None:
-        configuration, first = self._configurations[number]
-        trials = [Trial(configuration, first + seed) for seed in seeds]
-        self._expected[number] += [trial.id for trial in trials]
-        self._queue.extend(trial for trial in trials if trial.id not in self._ended[number])
+    def _best_third(self, candidates: list[_Candidate], seeds: int) -> list[_Candidate]:
+        sound, means = [], []
+        for candidate in candidates:
+            values = [self.search.values(self._records[trial.id]) for trial in _trials(candidate, 0, seeds)]
+            if None not in values:
+                sound.append(candidate)
+                means.append(np.mean(np.array(values), axis=0) * self._signs)
+        best = best_first(means)[: -(-len(candidates) // REDUCTION)]
+        return [sound[place] for place in sorted(best)]
 
-    def _promote(self) -> None:
-        """Give the best of a stage their further seeds, once all of it has ended."""
-        if self._stage == len(self._stages) - 1 or not all(map(self._settled, self._running)):
-            return
-        means = {n: mean for n in self._running if (mean := self._mean(n)) is not None}
-        survivors = -(-len(self._running) // REDUCTION)
-        order = best_first(list(means.values()))[:survivors]
-        self._running = sorted(list(means)[i] for i in order)
-        before, self._stage = self._stages[self._stage], self._stage + 1
-        for number in self._running:
-            self._enqueue(number, range(before, self._stages[self._stage]))
-        if not self._queue:
-            self._promote()
-
-    def _settled(self, number: int) -> bool:
-        return all(trial_id in self._ended[number] for trial_id in self._expected[number])
-
-    def _mean(self, number: int) -> np.ndarray | None:
-        """Return a configuration's objectives, all better when larger; None if a trial has none."""
-        expected = [self._ended[number][trial_id] for trial_id in self._expected[number]]
-        values = [self.search.values(record) for record in expected]
-        signs = [1 if way == "maximize" else -1 for way in self._objectives.values()]
-        return None if None in values else np.mean(values, axis=0) * signs
+    def _ended(self, trials: list[Trial]) -> bool:
+        return all(trial.id in self._records for trial in trials)
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        self.tell(record)
+        """Take the end of a trial, and tell the sampler when the first stage of a configuration has ended."""
+        self._records[trial.id] = record
+        self._tell()
 
-    def tell(self, record: TrialRecord) -> None:
-        """Take the end of a trial; the last of a configuration's first seeds settles what the sampler is told."""
-        number = record.number
-        if number is None:
-            return
-        ended = self._ended[number]
-        ended[record.trial_id] = record
-        first = self._untold.get(number)
-        if first and all(trial_id in ended for trial_id in first):
-            self.search.tell(number, [ended[trial_id] for trial_id in self._untold.pop(number)])
+    def _tell(self) -> None:
+        for number in [number for number, trials in self._untold.items() if self._ended(trials)]:
+            self.search.tell(number, [self._records[trial.id] for trial in self._untold.pop(number)])
+
+
+def _trials(candidate: _Candidate, first: int, end: int) -> list[Trial]:
+    """Return the trials of a configuration from one place among its seeds to another."""
+    configuration, first_seed = candidate
+    return [Trial(configuration, first_seed + seed) for seed in range(first, end)]

@@ -1,4 +1,4 @@
-"""What a study varies: typed ranges, the configurations drawn from them, and the trials that are their seeds.
+"""The search space: typed parameters, the configurations suggested from them, and the trials that are their seeds.
 
 A configuration is a point of the space (or a reference row of the tables); a trial is one seed of it.
 """
@@ -7,33 +7,35 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from eqssl.config import RunConfig, replace
+from eqssl.config import RunConfig, check_effect, replace
 
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
+Params = dict[str, Any]  # dotted option -> value
+MAX_NAMED_OPTIONS = 3  # a configuration of more options is named by its number
+DIGITS = 4  # significant digits of a value in a design, and in a name where they tell it from others
+
 
 @dataclass(frozen=True)
-class _Values:
-    """What a parameter may be, always or only where an earlier parameter has one of some values."""
-
+class _Parameter:
     only: tuple[str, tuple[Any, ...]] | None = field(default=None, kw_only=True)
 
     def when(self, option: str, *values: Any) -> Self:
-        """Return the same parameter, which exists only where another one, earlier in the space, has such a value."""
+        """Return the same parameter, which exists only where an earlier option of the space has one of the values."""
         return dataclasses.replace(self, only=(option, values))
 
-    def holds(self, chosen: Mapping[str, Any]) -> bool:
-        """Return whether the parameter exists beside values chosen earlier."""
-        return self.only is None or chosen.get(self.only[0]) in self.only[1]
+    def exists_beside(self, params: Mapping[str, Any]) -> bool:
+        """Return whether the parameter exists beside the values of earlier options."""
+        return self.only is None or params.get(self.only[0]) in self.only[1]
 
 
 @dataclass(frozen=True)
-class Choice(_Values):
+class Choice(_Parameter):
     """One of several values."""
 
     values: tuple[Any, ...]
@@ -42,28 +44,23 @@ class Choice(_Values):
         if not self.values:
             raise ValueError("choice() needs at least one value")
 
-    def allows(self, value: Any) -> bool:
-        """Return whether the parameter may have a value."""
+    def contains(self, value: Any) -> bool:
         return value in self.values
 
     def grid(self, count: int) -> list[Any]:
-        """Return all values; a list has no finer grid."""
+        """Return all values, whatever the count."""
         return list(self.values)
 
-    def at(self, place: float) -> Any:
-        """Return the value at a place in [0, 1), evenly over all."""
-        return self.values[int(place * len(self.values))]
+    def at(self, quantile: float) -> Any:
+        """Return the value at a quantile in [0, 1) of the uniform distribution over all."""
+        return self.values[int(quantile * len(self.values))]
 
     def suggest(self, trial: "OptunaTrial", option: str) -> Any:
         return trial.suggest_categorical(option, self.values)
 
-    def edges(self) -> list[Any]:
-        """Return values such that a base configuration that takes each takes them all."""
-        return list(self.values)
-
 
 @dataclass(frozen=True)
-class Range(_Values):
+class Range(_Parameter):
     """A real number from `low` to `high`, on a logarithmic scale if `log`."""
 
     low: float
@@ -74,30 +71,25 @@ class Range(_Values):
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"range from {self.low} to {self.high}: low must be below high, and above 0 if log")
 
-    def allows(self, value: Any) -> bool:
-        """Return whether the parameter may have a value."""
+    def contains(self, value: Any) -> bool:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def grid(self, count: int) -> list[float]:
-        """Return `count` evenly spaced values, both ends among them, rounded to 4 digits."""
-        return [self.at(i / max(count - 1, 1)) for i in range(count)]
+        """Return `count` evenly spaced values with both ends, rounded to 4 digits; fewer where these coincide."""
+        return list(dict.fromkeys(self.at(i / max(count - 1, 1)) for i in range(count)))
 
-    def at(self, place: float) -> float:
-        """Return the value at a place in [0, 1], rounded to 4 digits."""
+    def at(self, quantile: float) -> float:
+        """Return the value at a quantile in [0, 1] of the uniform distribution on its scale, rounded to 4 digits."""
         low, high = (math.log(self.low), math.log(self.high)) if self.log else (self.low, self.high)
-        value = low + (high - low) * place
-        return min(max(float(f"{math.exp(value) if self.log else value:.4g}"), self.low), self.high)
+        value = low + (high - low) * quantile
+        rounded = float(f"{math.exp(value) if self.log else value:.{DIGITS}g}")
+        return min(max(rounded, self.low), self.high)
 
     def suggest(self, trial: "OptunaTrial", option: str) -> float:
         return trial.suggest_float(option, self.low, self.high, log=self.log)
 
-    def edges(self) -> list[float]:
-        """Return values such that a base configuration that takes each takes them all."""
-        return [self.low, self.high]
-
 
 Space = dict[str, Choice | Range]
-NAMED = 3  # a configuration of more options is called by its number
 
 
 def choice(*values: Any) -> Choice:
@@ -115,47 +107,38 @@ def log_uniform(low: float, high: float) -> Range:
     return Range(low, high, log=True)
 
 
-def chosen_by(space: Space, pick: Callable[[str, Choice | Range], Any]) -> dict[str, Any]:
-    """Return option -> picked value of every parameter that exists beside those picked before it."""
-    chosen: dict[str, Any] = {}
-    for option, values in space.items():
-        if values.holds(chosen):
-            chosen[option] = pick(option, values)
-    return chosen
-
-
 def fix(space: Space, fixed: Mapping[str, Any]) -> Space:
-    """Return the space without the options that have a fixed value, and without what these rule out."""
-    left = {}
-    for option, values in space.items():
-        if option not in fixed and (values.only is None or values.only[0] not in fixed):
-            left[option] = values
-        elif option not in fixed and values.holds(fixed):
-            left[option] = dataclasses.replace(values, only=None)
+    """Return the space without the options of a fixed value, and without those that cannot exist beside it."""
+    left: Space = {}
+    for option, parameter in space.items():
+        if option not in fixed and (parameter.only is None or parameter.only[0] not in fixed):
+            left[option] = parameter
+        elif option not in fixed and parameter.exists_beside(fixed):
+            left[option] = dataclasses.replace(parameter, only=None)
     return left
 
 
 def check_space(space: Space, base: RunConfig) -> None:
-    """Refuse a space with a name that is no option or a value that the option cannot take.
+    """Refuse a space with a name that is no option, or a value that the option cannot take or that has no effect.
 
     Raises:
         ValueError: naming the option, the value and what is allowed.
     """
-    earlier: set[str] = set()
-    for option, values in space.items():
-        if values.only and values.only[0] not in earlier:
-            raise ValueError(f"{option} exists only for some values of {values.only[0]}, which must come before it")
-        earlier.add(option)
-        for value in values.edges():
-            replace(base, _where(space, option) | {option: value})
+    conditions: dict[str, Params] = {}  # option -> values of earlier ones beside which it exists
+    for option, parameter in space.items():
+        conditions[option] = {}
+        if parameter.only is not None:
+            earlier, values = parameter.only
+            if earlier not in conditions:
+                raise ValueError(f"{option} exists only for some values of {earlier}, which must come before it")
+            conditions[option] = conditions[earlier] | {earlier: values[0]}
+        for value in parameter.grid(2):
+            check_effect(replace(base, conditions[option] | {option: value}), {option})
 
 
-def _where(space: Space, option: str) -> dict[str, Any]:
-    """Return values of earlier options beside which an option exists."""
-    if not (only := space[option].only):
-        return {}
-    earlier, values = only
-    return _where(space, earlier) | {earlier: values[0]}
+def exact(params: Mapping[str, Any]) -> str:
+    """Return a text that is the same for equal values alone."""
+    return json.dumps(params, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -163,21 +146,31 @@ class Configuration:
     """A point of the space or a reference row.
 
     Args:
-        name: what tables call it, unique within a study.
+        name: in tables; two configurations of one name in a study have the same overrides.
         overrides: dotted options -> values on top of the study's base; None for a row without an encoder.
-        number: Optuna's number of the suggestion; None for a reference row.
+        number: of the suggestion, from 0; None for a reference row.
     """
 
     name: str
-    overrides: dict[str, Any] | None = field(hash=False)
+    overrides: Params | None = field(hash=False)
     number: int | None = None
 
     @classmethod
-    def suggested(cls, overrides: dict[str, Any], number: int) -> "Configuration":
-        """Return the configuration of a suggestion, named by its values where these are few."""
-        parts = [f"{option.rpartition('.')[2]} {_text(value)}" for option, value in overrides.items()]
-        name = f"no. {number}" if len(parts) > NAMED else ", ".join(parts) or "default"
-        return cls(name, overrides, number)
+    def suggested(cls, overrides: Params, number: int, taken: Collection[str] = ()) -> "Configuration":
+        """Return the configuration of a suggestion under a name that is not taken.
+
+        The name shows the values where these are few, with as many digits as it takes to be unique: 17 at most, with
+        which any two floats differ.
+        """
+        for digits in range(DIGITS, 18) if len(overrides) <= MAX_NAMED_OPTIONS else ():
+            parts = []
+            for option, value in overrides.items():
+                rounded = f"{value:.{digits}g}" if isinstance(value, float) and digits < 17 else str(value)
+                parts.append(f"{option.rpartition('.')[2]} {rounded}")
+            name = ", ".join(parts) or "default"
+            if name not in taken:
+                return cls(name, overrides, number)
+        return cls(f"no. {number}", overrides, number)
 
 
 @dataclass(frozen=True)
@@ -189,6 +182,7 @@ class Trial:
 
     @property
     def name(self) -> str:
+        """The configuration's name and the seed."""
         return f"{self.configuration.name} / seed {self.seed}"
 
     @property
@@ -202,9 +196,5 @@ class Trial:
         return replace(base, {**(self.configuration.overrides or {}), "train.seed": base.train.seed + self.seed})
 
     def work(self, base: RunConfig) -> int:
-        """Return the epochs and evaluations of the trial, by which its time is judged."""
+        """Return the number of epochs and evaluations of the trial, which progress and forecast count."""
         return 1 if self.configuration.overrides is None else self.run_config(base).train.epochs + 1
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

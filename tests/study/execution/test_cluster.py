@@ -67,11 +67,11 @@ def test_resources_with_an_option_of_their_own_are_refused(name):
 
 @pytest.mark.parametrize(("cpus", "trials", "workers"), [(2.0, 1, 2), (3.0, 1, 3), (9.0, 2, 4)])
 def test_elastic_trials_take_what_there_is_up_to_their_most(cpus, trials, workers):
-    found = room(StudyOptions(workers_per_trial=(2, 4)), one(CPU=cpus))
+    found = room(StudyOptions(workers_per_trial="2:4"), one(CPU=cpus))
     assert (found.trials, found.workers) == (trials, workers)
     assert "a trial takes 2:4 x (1 CPU)" in found.text
     with pytest.raises(ValueError, match="--workers-per-trial is 2:4, --gpus-per-trial 0: a trial takes 2:4 x"):
-        room(StudyOptions(workers_per_trial=(2, 4)), one(CPU=1.0))
+        room(StudyOptions(workers_per_trial="2:4"), one(CPU=1.0))
 
 
 @pytest.mark.parametrize(

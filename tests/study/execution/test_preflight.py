@@ -57,32 +57,23 @@ def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lease, tmp_pat
 def test_halving_compares_by_what_a_quick_evaluation_gives(lease, base, tmp_path, objective, allowed):
     run, there = to_dict(replace(base, {"evaluate.level": "full"})), (str(tmp_path / "study"), lease.holder.token)
     found = try_run(run, there, 1, {"CPU": 1}, None, ("linear", objective), registered(), "halving")
-    wrong = f"--objectives has {objective}; allowed at level quick, at which --stopping halving compares trials"
+    wrong = f"--objectives has {objective}; allowed at level quick, at which --pruner halving compares trials"
     assert ("error" not in found) if allowed else found["error"].startswith(wrong)
 
 
 def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, tmp_path):
     study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
-    few = StudyOptions(run=replace(base, {"train.epochs": 3}), stopping="halving", output=str(tmp_path))
-    with pytest.raises(ValueError, match="--stopping is halving"):
+    few = StudyOptions(run=replace(base, {"train.epochs": 3}), pruner="halving", output=str(tmp_path))
+    with pytest.raises(ValueError, match="--pruner is halving"):
         check_options(study, few)
     check_options(study, change(few, smoke=True))
-    check_options(study, change(few, stopping="none"))
-
-
-def test_a_race_of_fewer_trials_than_one_configuration_takes_is_refused(base, tmp_path):
-    study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
-    options = StudyOptions(run=base, race=True, seeds=5, trials=4, output=str(tmp_path))
-    with pytest.raises(ValueError, match="--trials is 4; allowed with --race and --seeds 5: 5 or more"):
-        check_options(study, options)
-    check_options(study, change(options, trials=5))
-    check_options(study, change(options, race=False))
+    check_options(study, change(few, pruner="none"))
 
 
 def test_a_search_does_not_choose_on_test(base, tmp_path):
     study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
     on_test = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))
-    with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --confirm"):
+    with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --final-test"):
         check_options(study, on_test)
     check_options(change(study, space={}), on_test)
 

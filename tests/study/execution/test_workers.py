@@ -53,7 +53,7 @@ def nested(tmp_path_factory, base):
         run=run,
         seeds=1,
         workers_per_trial=2,
-        stopping="halving",
+        pruner="halving",
         output=str(folder),
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )

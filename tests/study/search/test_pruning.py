@@ -22,8 +22,8 @@ def test_rungs_are_a_ninth_and_a_third_of_the_epochs_after_the_warm_up(epochs, w
 @pytest.mark.parametrize(
     ("values", "wrong"),
     [
-        ({"epochs": 3}, "--stopping is halving; allowed with --train.epochs 3 and --train.warmup-epochs 1: none"),
-        ({"epochs": 18, "eval_every": 4}, "--train.eval-every is 4; allowed .* compares after epoch 2: 0 or what"),
+        ({"epochs": 3}, "--pruner is halving; allowed with --train.epochs 3 and --train.warmup-epochs 1: none"),
+        ({"epochs": 18, "eval_every": 4}, "--train.eval-every is 4; allowed .* compares after epoch 2: 0 or a divisor"),
         ({"epochs": 9, "eval_every": 3}, None),
         ({"epochs": 18, "eval_every": 1}, None),
     ],
@@ -48,7 +48,7 @@ def test_the_best_third_goes_on():
     assert went_on == [True, True, False, False, True, False]
 
 
-def test_what_is_best_in_either_figure_is_on_the_front():
+def test_what_is_best_in_either_metric_is_on_the_front():
     halving = Halving(NINE, TWO, seeds=2)
     for name, knn, error in (("a", 0.9, 50.0), ("b", 0.1, 10.0), ("c", 0.1, 60.0), ("d", 0.1, 61.0), ("e", 0.1, 62.0)):
         halving.add(name, 0, 3, {"knn": knn, "geodesic_deg": error})
@@ -72,7 +72,7 @@ def test_the_further_seeds_of_survivors_are_never_ended():
     assert halving.goes_on("bad", 1, 1)
 
 
-def test_a_missing_figure_is_the_worst():
+def test_a_missing_metric_is_the_worst():
     halving = Halving(NINE, {"knn": "maximize"}, seeds=2)
     halving.add("a", 0, 1, {})
     halving.add("b", 0, 1, {"knn": 0.1})

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from eqssl.study.search.ranking import best_first, crowding_distance, hypervolume
+from eqssl.report.progress import hypervolume
+from eqssl.study.search.pruning import best_first, crowding_distance
 
 
-def test_one_figure_is_sorted_and_ties_keep_their_order():
+def test_one_metric_is_sorted_and_ties_keep_their_order():
     assert best_first([[0.1], [0.3], [0.2], [0.3]]) == [1, 3, 2, 0]
     assert best_first([]) == []
 
@@ -32,11 +33,11 @@ def test_the_ends_of_a_front_are_alone():
     assert distance[1] == pytest.approx(3 / 4 + 3 / 4)
 
 
-@pytest.mark.parametrize("figures", [1, 2, 3])
-def test_hypervolume_is_the_share_of_random_points_that_are_dominated(figures):
-    rng = np.random.default_rng(figures)
-    values = rng.random((12, figures))
-    points = rng.random((200_000, figures))
+@pytest.mark.parametrize("metrics", [1, 2, 3])
+def test_hypervolume_is_the_share_of_random_points_that_are_dominated(metrics):
+    rng = np.random.default_rng(metrics)
+    values = rng.random((12, metrics))
+    points = rng.random((200_000, metrics))
     share = (values[None] >= points[:, None]).all(2).any(1).mean()
-    assert hypervolume(values, np.zeros(figures)) == pytest.approx(share, abs=0.005)
-    assert hypervolume(values, np.ones(figures)) == 0
+    assert hypervolume(values, np.zeros(metrics)) == pytest.approx(share, abs=0.005)
+    assert hypervolume(values, np.ones(metrics)) == 0

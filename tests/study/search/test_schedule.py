@@ -1,8 +1,11 @@
+import dataclasses
+
 import pytest
 from optuna.trial import TrialState
 
-from eqssl.study import Study, choice, log_uniform
+from eqssl.study import Study, StudyOptions, choice, log_uniform, uniform
 from eqssl.study.search.schedule import Suggestions
+from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import TrialRecord
 
 STUDY = Study(
@@ -14,8 +17,9 @@ STUDY = Study(
 )
 
 
-def make(trials=10, seeds=2, sampler="grid", study=STUDY, race=False) -> Suggestions:
-    return Suggestions(study, trials=trials, seeds=seeds, sampler=sampler, seed=0, race=race)
+def make(configs=5, seeds=2, sampler="grid", study=STUDY, schedule="fixed") -> Suggestions:
+    options = StudyOptions(configs=configs, seeds=seeds, sampler=sampler, seed_schedule=schedule)
+    return Suggestions(study, options)
 
 
 def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:
@@ -29,6 +33,22 @@ def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:
         status=status,
         metrics=metrics,
     )
+
+
+def scored(trial) -> TrialRecord:
+    """Return a record whose metrics rise with every option."""
+    score = sum((trial.configuration.overrides or {}).values())
+    return ended(trial, knn=score, r2_mean=score)
+
+
+def run(suggestions) -> list:
+    """Run a search one trial at a time."""
+    trials = []
+    while (trial := suggestions.next()) is not None:
+        trials.append(trial)
+        suggestions.trial_ended(trial, scored(trial))
+    assert suggestions.finished
+    return trials
 
 
 def drain(suggestions) -> list:
@@ -47,22 +67,22 @@ def test_rows_come_first_then_the_grid_with_all_seeds():
     assert suggestions.total == len(trials) == 13
 
 
-def test_trials_count_all_seeds():
-    assert len(drain(make(trials=5, seeds=2))) == 3 + 5
+def test_every_configuration_has_all_seeds():
+    assert len(drain(make(configs=3, seeds=2))) == 3 + 6
 
 
 def test_what_is_left_of_a_design_is_counted():
     study = Study(name="toy", question="?", space={"recon.view": choice("first", "second", "clean")}, rows={})
-    cut = make(trials=4, seeds=2, study=study)
+    cut = make(configs=2, seeds=2, study=study)
     assert (cut.design, cut.left_out, len(drain(cut))) == (3, 1, 4)
-    for whole in (make(trials=8, seeds=2, study=study), make(trials=4, sampler="tpe", study=study)):
+    for whole in (make(configs=4, seeds=2, study=study), make(configs=2, sampler="tpe", study=study)):
         assert whole.left_out == 0
-    assert make(trials=4, seeds=4, study=Study(name="toy", question="?", space={}, rows={})).left_out == 0
+    assert make(configs=1, seeds=4, study=Study(name="toy", question="?", space={}, rows={})).left_out == 0
 
 
 def test_nothing_varied_gives_a_replicate_study():
     study = Study(name="toy", question="?", space={}, rows={})
-    trials = drain(make(trials=4, seeds=4, study=study))
+    trials = drain(make(configs=1, seeds=4, study=study))
     assert [t.seed for t in trials] == [0, 1, 2, 3]
     assert {t.configuration.name for t in trials} == {"default"}
 
@@ -113,27 +133,44 @@ def test_restored_study_suggests_what_the_uninterrupted_one_would(sampler):
     assert [t.id for t in trials] == [t.id for t in expected[5:]]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "nsga3"])
+def test_a_long_search_that_was_restored_suggests_what_the_uninterrupted_one_would(sampler):
+    """Beyond the first ten suggestions, which are random, the sampler goes by what it was told."""
+    space = {f"augment.{family}": uniform(0.0, 1.0) for family in ("crop", "rotation", "brightness", "contrast")}
+
+    def new():
+        return make(configs=26, seeds=1, sampler=sampler, study=dataclasses.replace(STUDY, space=space))
+
+    whole = run(new())
+    restored = new()
+    restored.restore(whole[:21], {trial.id: scored(trial) for trial in whole[:20]})
+    assert [t.configuration.overrides for t in run(restored)] == [t.configuration.overrides for t in whole[20:]]
+
+
+def test_configurations_that_differ_have_different_names_and_equal_ones_share_theirs():
+    weights = (0.1, 0.100001, 0.1, 0.100002)
+    suggestions = make(configs=4, seeds=1, sampler="random")
+    asked = [Trial(Configuration("any", {"recon.weight": w}, n), 0) for n, w in enumerate(weights)]
+    suggestions.restore(asked, {})
+    trials = [(t.configuration.name, t.configuration.overrides["recon.weight"], t.seed) for t in drain(suggestions)[2:]]
+    assert trials == [
+        ("weight 0.1", 0.1, 0),
+        ("weight 0.100001", 0.100001, 0),
+        ("weight 0.1", 0.1, 1),
+        ("weight 0.100002", 0.100002, 0),
+    ]
+
+
 def test_repeated_suggestion_gets_fresh_seeds():
     study = Study(name="toy", question="?", space={"recon.view": choice("first", "second")}, rows={})
-    trials = drain(make(trials=12, seeds=2, sampler="random", study=study))
+    trials = drain(make(configs=6, seeds=2, sampler="random", study=study))
     assert len({t.id for t in trials}) == 12
 
 
-def race(suggestions) -> list:
-    """Run a race one trial at a time: the larger a weight, the better."""
-    trials = []
-    while (trial := suggestions.next()) is not None:
-        trials.append(trial)
-        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
-        suggestions.trial_ended(trial, ended(trial, knn=weight, r2_mean=weight))
-    assert suggestions.finished
-    return trials
-
-
-def test_in_a_race_only_the_best_get_more_seeds():
-    suggestions = make(trials=50, seeds=5, sampler="random", race=True)
-    trials = race(suggestions)
-    assert len(trials) == suggestions.total == 6 + 50  # 26 + 9 x 2 + 3 x 2; with 27 it would be one too many
+def test_under_halving_only_the_best_get_more_seeds():
+    suggestions = make(configs=26, seeds=5, sampler="random", schedule="halving")
+    trials = run(suggestions)
+    assert len(trials) == suggestions.total == 6 + 50  # 26 + 9 x 2 + 3 x 2
     seeds = {}
     for trial in trials[6:]:  # after five of base and one of pixels
         seeds.setdefault(trial.configuration.overrides["recon.weight"], []).append(trial.seed)
@@ -141,8 +178,8 @@ def test_in_a_race_only_the_best_get_more_seeds():
     assert all(given == list(range(len(given))) for given in seeds.values())
 
 
-def test_a_race_waits_for_the_stage_to_end():
-    suggestions = make(trials=9, seeds=3, sampler="random", race=True)
+def test_halving_waits_for_the_stage_to_end():
+    suggestions = make(configs=5, seeds=3, sampler="random", schedule="halving")
     running = drain(suggestions)
     assert not suggestions.finished and suggestions.next() is None
     for trial in running[:-1]:
@@ -152,23 +189,19 @@ def test_a_race_waits_for_the_stage_to_end():
     assert running[-1].configuration in {trial.configuration for trial in drain(suggestions)}
 
 
-def test_a_race_without_survivors_ends():
-    suggestions = make(trials=20, seeds=5, sampler="random", race=True)
+def test_halving_without_survivors_ends():
+    suggestions = make(configs=9, seeds=5, sampler="random", schedule="halving")
     for trial in drain(suggestions):
         suggestions.trial_ended(trial, ended(trial, status="FAILED"))
     assert suggestions.next() is None and suggestions.finished
 
 
 @pytest.mark.parametrize("cut", [3, 10, 20, 26, 33, 35])
-def test_a_race_that_was_killed_goes_on_as_it_would_have(cut):
-    def make_race():
-        return make(trials=30, seeds=5, sampler="tpe", race=True)
+def test_halving_that_was_killed_goes_on_as_it_would_have(cut):
+    def new():
+        return make(configs=14, seeds=5, sampler="tpe", schedule="halving")
 
-    whole = race(make_race())
-    done = {}
-    for trial in whole[:cut]:
-        weight = (trial.configuration.overrides or {}).get("recon.weight", 0.0)
-        done[trial.id] = ended(trial, knn=weight, r2_mean=weight)
-    restored = make_race()
-    restored.restore(whole[: cut + 1], done)
-    assert [t.id for t in race(restored)] == [t.id for t in whole[cut:]]
+    whole = run(new())
+    restored = new()
+    restored.restore(whole[: cut + 1], {trial.id: scored(trial) for trial in whole[:cut]})
+    assert [t.id for t in run(restored)] == [t.id for t in whole[cut:]]

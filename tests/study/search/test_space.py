@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, replace
 from eqssl.study.search.space import Configuration, Trial, check_space, choice, fix, log_uniform, uniform
 
 
@@ -57,6 +57,15 @@ def test_trial_id_depends_on_configuration_and_seed_alone():
     assert len({first.id, Trial(first.configuration, 1).id, Trial(Configuration("base", {}), 0).id}) == 3
 
 
+def test_a_name_has_as_many_digits_as_tell_it_from_others():
+    taken = ["weight 3.162"]
+    assert Configuration.suggested({"recon.weight": 3.1620001}, 0).name == "weight 3.162"
+    assert Configuration.suggested({"recon.weight": 3.1620001}, 1, taken).name == "weight 3.1620001"
+    assert Configuration.suggested({"recon.weight": 3.162}, 1, taken).name == "no. 1"
+    long = {f"augment.{family}": 0.5 for family in ("crop", "flip", "hue", "blur")}
+    assert Configuration.suggested(long, 7).name == "no. 7"
+
+
 def test_seeds_are_paired_and_overrides_apply():
     base = RunConfig()
     run = Trial(Configuration.suggested({"recon.weight": 3.0}, 0), 4).run_config(base)
@@ -75,3 +84,10 @@ def test_a_value_is_checked_beside_what_it_exists_for():
     check_space({"recon.attention": choice("pooled-query", "concat"), "recon.tokens": only}, RunConfig())
     with pytest.raises(ValueError, match=r"--recon\.tokens is 'vector'"):
         check_space({"recon.tokens": choice("map", "vector")}, RunConfig())
+
+
+def test_a_varied_option_must_have_an_effect():
+    space = {"recon.query_gradient": uniform(0.0, 1.0)}
+    check_space(space, RunConfig())
+    with pytest.raises(ValueError, match=r"--recon.query-gradient is 0; allowed with --recon.attention pooled-query"):
+        check_space(space, replace(RunConfig(), {"recon.attention": "concat"}))

@@ -1,4 +1,4 @@
-"""A study whose trials are ended early and whose configurations race, on one real Ray, then confirmed on test."""
+"""A study with halving of epochs and of seeds on one real Ray, and the final test of its choice."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from eqssl.config import replace
-from eqssl.study import Study, StudyOptions, log_uniform, run_confirmed, run_study, uniform
+from eqssl.study import Study, StudyOptions, log_uniform, run_study, run_with_final_test, uniform
 
 pytestmark = pytest.mark.slow
 ROWS = {"pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
@@ -18,27 +18,27 @@ SPACE = {"recon.weight": log_uniform(0.1, 10.0), "train.weight_decay": uniform(0
 
 
 @pytest.fixture(scope="module")
-def raced(tmp_path_factory, base):
+def halved(tmp_path_factory, base):
     """Return folder, summary, study and options: 7 configurations, 3 of them with three seeds."""
     import ray
 
     ray.init(num_cpus=2, log_to_driver=False)
-    folder = tmp_path_factory.mktemp("raced")
+    folder = tmp_path_factory.mktemp("halved")
     run = replace(base, {"train.epochs": 3, "train.warmup_epochs": 0.5})
     study = Study(name="toy", question="?", space=SPACE, rows=ROWS, base=run)
     options = StudyOptions(
         run=run,
         seeds=3,
-        trials=13,
+        configs=7,
         sampler="tpe",
-        race=True,
-        stopping="halving",
-        confirm=2,
+        seed_schedule="halving",
+        pruner="halving",
+        final_test=2,
         output=str(folder),
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )
     os.environ["OMP_NUM_THREADS"] = "1"
-    yield folder, run_confirmed(study, options), study, options
+    yield folder, run_with_final_test(study, options), study, options
     ray.shutdown()
 
 
@@ -46,8 +46,8 @@ def searched(summary) -> list[dict]:
     return [t for t in summary["trials"] if t["number"] is not None]
 
 
-def test_trials_that_are_behind_end_at_a_rung_and_the_rows_never(raced):
-    _, summary, _, _ = raced
+def test_trials_that_are_behind_end_at_a_rung_and_the_rows_never(halved):
+    _, summary, _, _ = halved
     ends = {status: [t for t in searched(summary) if t["status"] == status] for status in ("STOPPED", "COMPLETE")}
     assert ends["STOPPED"] and ends["COMPLETE"] and sum(map(len, ends.values())) == len(searched(summary))
     assert {t["epochs"] for t in ends["STOPPED"]} == {1} and {t["epochs"] for t in ends["COMPLETE"]} == {3}
@@ -56,8 +56,8 @@ def test_trials_that_are_behind_end_at_a_rung_and_the_rows_never(raced):
     assert {t["status"] for t in summary["trials"] if t["number"] is None} == {"COMPLETE"}
 
 
-def test_only_what_was_trained_to_its_end_is_in_the_table_and_gets_more_seeds(raced):
-    _, summary, _, _ = raced
+def test_only_what_was_trained_to_its_end_is_in_the_table_and_gets_more_seeds(halved):
+    _, summary, _, _ = halved
     whole = {t["configuration"] for t in searched(summary) if t["status"] == "COMPLETE"}
     rows = {c["name"]: c for c in summary["configurations"] if c["number"] is not None}
     assert {name for name, row in rows.items() if row["metrics"]} == whole
@@ -66,18 +66,18 @@ def test_only_what_was_trained_to_its_end_is_in_the_table_and_gets_more_seeds(ra
     assert seeds[summary["chosen"]["configuration"]] == [0, 1, 2]
 
 
-def test_a_process_that_ended_a_trial_early_takes_the_next(raced):
-    _, summary, _, _ = raced
+def test_a_process_that_ended_a_trial_early_takes_the_next(halved):
+    _, summary, _, _ = halved
     ended_early = sum(t["status"] == "STOPPED" for t in summary["trials"])
-    # Two begin cold; of those that are idle before the race's next stage, Tune keeps one.
+    # Two begin cold; of those that are idle before the next stage of seeds, Tune keeps one.
     assert len(summary["trials"]) - summary["overhead_s"]["warm_trials"] < 2 + ended_early
     assert summary["overhead_s"]["median_warm"] < 0.5
 
 
-def test_mlflow_and_the_journal_know_what_was_stopped(raced):
+def test_mlflow_and_the_journal_know_what_was_stopped(halved):
     from mlflow import MlflowClient
 
-    folder, summary, _, options = raced
+    folder, summary, _, options = halved
     client = MlflowClient(options.tracking_uri)
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id], "tags.kind = 'trial'")
     outcomes = {run.data.tags["trial_id"]: (run.data.tags["outcome"], run.info.status) for run in runs}
@@ -89,8 +89,8 @@ def test_mlflow_and_the_journal_know_what_was_stopped(raced):
     assert states == [{"STOPPED": "PRUNED", "COMPLETE": "COMPLETE"}[first[n]] for n in sorted(first)]
 
 
-def test_the_choice_is_confirmed_on_test_with_fresh_seeds(raced):
-    folder, summary, _, _ = raced
+def test_the_choice_is_trained_again_with_fresh_seeds_and_reported_on_test(halved):
+    folder, summary, _, _ = halved
     last = json.loads((folder / "toy_test" / "summary.json").read_text())
     chosen = summary["chosen"]["configuration"]
     assert {c["name"] for c in last["configurations"]} == {"pixels", "base", f"{chosen}, base", chosen}
@@ -99,19 +99,19 @@ def test_the_choice_is_confirmed_on_test_with_fresh_seeds(raced):
     assert len(trained) == 6 and all(t["epochs"] == 3 for t in trained)
 
 
-def test_a_confirmation_that_was_begun_keeps_its_choice(raced, monkeypatch):
-    folder, _, study, options = raced
+def test_a_final_test_that_was_begun_keeps_its_choice(halved, monkeypatch):
+    folder, _, study, options = halved
     asked, other = [], {"configuration": "another", "params": {}, "trial_id": "0"}
     monkeypatch.setattr(
-        "eqssl.study.confirm.run_study", lambda study, options: asked.append(study) or {"chosen": other}
+        "eqssl.study.command.run_study", lambda study, options: asked.append(study) or {"chosen": other}
     )
-    run_confirmed(study, dataclasses.replace(options, resume=True))
+    run_with_final_test(study, dataclasses.replace(options, resume=True))
     known = json.loads((folder / "toy_test" / "study.json").read_text())["identity"]
     assert json.loads(json.dumps(dict(asked[1].rows))) == known["rows"]
 
 
-def test_the_control_of_a_choice_shares_all_but_the_reconstruction(raced):
-    folder, summary, _, _ = raced
+def test_the_control_of_a_choice_shares_all_but_the_reconstruction(halved):
+    folder, summary, _, _ = halved
     last = json.loads((folder / "toy_test" / "summary.json").read_text())
     rows = {c["name"]: c for c in last["configurations"]}
     chosen = summary["chosen"]["configuration"]
@@ -122,10 +122,16 @@ def test_the_control_of_a_choice_shares_all_but_the_reconstruction(raced):
     assert rows[chosen]["gains"]["knn"]["estimate"] == pytest.approx(knn[0] - knn[1])
 
 
-def test_an_earlier_study_gives_a_warm_start(raced, tmp_path):
-    folder, summary, study, options = raced
+def test_an_earlier_study_gives_a_warm_start(halved, tmp_path):
+    folder, summary, study, options = halved
     more = dataclasses.replace(
-        options, trials=1, seeds=1, race=False, confirm=0, output=str(tmp_path), warm_start=str(folder / "toy")
+        options,
+        configs=1,
+        seeds=1,
+        seed_schedule="fixed",
+        final_test=0,
+        output=str(tmp_path),
+        warm_start=str(folder / "toy"),
     )
     found = run_study(dataclasses.replace(study, rows={}), more)
     assert [t["status"] for t in found["trials"]] == ["COMPLETE"]

@@ -1,0 +1,101 @@
+"""Matched controls: rows that share a configuration's options but for the reconstruction, or its attention."""
+
+from dataclasses import replace as change
+
+from eqssl.config import AUTOENCODE, CROSS_ATTENTION_OPTIONS, RunConfig, replace
+from eqssl.study.definition import ATTENTION, CONTROLS, DESIGNS, Study
+from eqssl.study.options import StudyOptions
+from eqssl.study.search.space import Configuration, Params, exact
+
+PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
+FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, beside the choice and its own controls
+
+
+def with_matched_controls(study: Study, options: StudyOptions) -> Study:
+    """Return the study with an auto-encoding control for every searched configuration, if it asks for them.
+
+    The gain of a configuration over this control is that of cross-attention. Configurations that differ in the
+    attention alone share one control; one that auto-encodes itself, or reconstructs nothing, has none. Samplers other
+    than designs, and seed halving, leave the configurations or their seeds open: there the row autoencode stays the
+    control of all.
+
+    Args:
+        study: with its space; unchanged unless `study.matched_controls`.
+        options: configs, seeds and sampler of the search.
+    """
+    open_ended = options.sampler not in DESIGNS or options.seed_schedule != "fixed"
+    if not study.matched_controls or not study.space or open_ended:
+        return study
+    rows = {name: overrides for name, overrides in study.rows.items() if name != AUTOENCODE}
+    controls: dict[str, tuple[str, ...]] = {}
+    searched = [(configuration, configuration.overrides or {}) for configuration in _searched(study, options)]
+    # Exact options of a control -> its name; a searched configuration that auto-encodes may be one.
+    matched = {exact(autoencoding(params)): c.name for c, params in searched if params.get(ATTENTION) == AUTOENCODE}
+    for configuration, params in searched:
+        controls[configuration.name] = PLAIN
+        if not _reads_other_view(replace(options.run, params)):
+            continue
+        control = autoencoding(params)
+        if exact(control) not in matched:
+            rest = {option: value for option, value in control.items() if option != ATTENTION}
+            taken = {row.removesuffix(f", {AUTOENCODE}") for row in rows}
+            short = Configuration.suggested(rest, configuration.number or 0, taken).name
+            name = matched[exact(control)] = f"{short}, {AUTOENCODE}" if rest else AUTOENCODE
+            rows[name], controls[name] = control, PLAIN
+        controls[configuration.name] = (*PLAIN, matched[exact(control)])
+    return change(study, rows=rows, controls=dict(study.controls) | controls)
+
+
+def _searched(study: Study, options: StudyOptions) -> list[Configuration]:
+    """Return the configurations of a design that will be trained."""
+    from eqssl.study.search.schedule import Suggestions  # imports optuna
+
+    searched = [trial.configuration for trial in iter(Suggestions(study, options).next, None)]
+    return list({c.name: c for c in searched if c.number is not None}.values())
+
+
+def autoencoding(params: Params) -> Params:
+    """Return the same options with auto-encoding in the place of the attention."""
+    rest = {option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS}
+    return rest | {ATTENTION: AUTOENCODE}
+
+
+def _reads_other_view(run: RunConfig) -> bool:
+    return run.recon.attention != AUTOENCODE and run.recon.weight > 0
+
+
+def final_test(study: Study, options: StudyOptions, name: str, params: Params) -> Study:
+    """Return the study that trains a choice again beside its controls.
+
+    Where more than the reconstruction was searched, the choice is compared with controls that share the rest: a gain of
+    stronger augmentation is no gain of the reconstruction. Its auto-encoding control has all of its options but the
+    attention.
+
+    Args:
+        study, options: of the search.
+        name, params: of the choice, which is the last row.
+    """
+    rows = {row: overrides for row, overrides in study.rows.items() if row in FINAL_ROWS}
+    shared = {option: value for option, value in params.items() if not option.startswith("recon.")}
+    own: dict[str, Params] = {}
+    for row in PLAIN:
+        overrides = rows.get(row)
+        if overrides is not None and shared.keys() - overrides.keys():
+            own[f"{name}, {row}"] = shared | overrides
+    compared = tuple(f"{name}, {row}" if f"{name}, {row}" in own else row for row in PLAIN)
+    controls = {row: PLAIN[:1] for row in own} | {name: compared}
+    asked = study.matched_controls or AUTOENCODE in study.rows
+    if asked and _reads_other_view(replace(options.run, params)):
+        autoencode = f"{name}, {AUTOENCODE}"
+        own[autoencode] = autoencoding(params)
+        controls |= {name: (*compared, autoencode), autoencode: compared}
+    return change(
+        study,
+        name=f"{study.name}_test",
+        space={},
+        configs=0,
+        rows=rows | own | {name: params},
+        controls=dict(study.controls) | controls,
+        matched_controls=False,
+        subject=name,
+    )
