@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eqssl.data.dataset import Dataset, MemoryImages, Split
-from eqssl.data.synthetic.rotation import euler_to_quaternion
+from eqssl.data.rotation import euler_to_quaternion
 from eqssl.files import as_path
 from tests.storage import Proxy, s3_at, s3_server
 

@@ -7,7 +7,7 @@ import torch
 
 from eqssl.config import RunConfig, replace
 from eqssl.data.dataset import Dataset, MemoryImages, Split
-from eqssl.data.synthetic.rotation import euler_to_quaternion
+from eqssl.data.rotation import euler_to_quaternion
 from eqssl.methods import METHODS, find_method
 from eqssl.views import Views
 

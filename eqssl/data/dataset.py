@@ -1,10 +1,11 @@
-"""What every source of images gives: three splits of images with labels, objects and known factors.
+"""The common form of every source: three splits of images with labels, objects and known factors.
 
 N images, C channels, H and W, k components of a factor.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -12,14 +13,24 @@ from torch import Tensor
 
 from eqssl.devices import to_device
 
+# Augmentation family -> the factor that it would alter unseen. A mirrored object is not a turned one. Saturation,
+# brightness and contrast leave every hue unchanged.
+ALTERED_BY = {
+    "rotation": "quaternion",
+    "flip": "quaternion",
+    "hue": "floor_hue",
+    "grayscale": "floor_hue",
+    "solarize": "light_hue",
+}
+
 
 class ImageStore(Protocol):
-    """Images by index, wherever they lie."""
+    """Images by index, in memory or elsewhere."""
 
     def __len__(self) -> int: ...
 
     def take(self, indices: Tensor) -> Tensor:
-        """Return uint8 (B, C, H, W) for int64 indices (B,), in whatever thread asks."""
+        """Return uint8 (B, C, H, W) for int64 indices (B,); safe in any thread."""
         ...
 
 
@@ -46,10 +57,10 @@ class Split:
 
     Args:
         images: the store of N images.
-        ids: int64 (N,), an image's identity: all draws for it are made from this number.
+        ids: int64 (N,), an image's identity: all random numbers for it are drawn from this number.
         labels: int64 (N,) class, or None.
-        objects: int64 (N,), equal for views of one object; None where every image is its own.
-        factors: name -> float32 (N, k), what is known of every image, such as `quaternion` or `floor_hue`.
+        objects: int64 (N,), equal for views of one object; None where every image shows another object.
+        factors: name -> float32 (N, k), the known factors of every image, such as `quaternion` or `floor_hue`.
     """
 
     images: ImageStore
@@ -60,6 +71,18 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @cached_property
+    def sorted_by_object(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """int64 (N,) four times: images sorted by object, and for each image its rank there, its object's first rank
+        and its object's number of views, which is 2 or more (else ValueError).
+        """
+        assert self.objects is not None
+        order = self.objects.argsort(stable=True)
+        names, inverse, counts = self.objects.unique(return_inverse=True, return_counts=True)
+        if len(single := names[counts < 2]):
+            raise ValueError(f"object {int(single[0])} has a single view; a pair of views needs two or more")
+        return order, order.argsort(), (counts.cumsum(0) - counts)[inverse], counts[inverse]
 
 
 @dataclass(frozen=True)
@@ -75,7 +98,7 @@ class Dataset:
         num_classes: number of classes, 0 without labels.
         mean, std: per channel, of the training pixels in [0, 1].
         digest: 16 hexadecimal digits of the content.
-        altered_by: augmentation family -> the known factor that it would alter; refused for pairs of one object.
+        class_names: of the labels 0, 1, ...; empty where the source has none.
     """
 
     name: str
@@ -89,7 +112,17 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     digest: str
-    altered_by: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by their names."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def altered_by(self) -> dict[str, str]:
+        """Augmentation family -> the known factor that it would alter; refused for pairs of one object."""
+        return {family: factor for family, factor in ALTERED_BY.items() if factor in self.train.factors}
 
 
 Source = Callable[..., Dataset]

@@ -10,60 +10,93 @@ import dataclasses
 import functools
 import hashlib
 import io
+import logging
+import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from PIL import Image
 
 from eqssl.config import DataConfig
-from eqssl.data import parquet
-from eqssl.data.dataset import Dataset
-from eqssl.data.write import atomic, image_schema, make_once, write_splits
+from eqssl.data.splits import group_by_split
+from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 
-VERSION = 1  # to be raised whenever what is written changes
-SPLIT_FOLDERS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+if TYPE_CHECKING:
+    from eqssl.data.dataset import Dataset
+
+VERSION = 2  # to be raised whenever the written files change
+TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # name -> class, split -> its arguments
+    **{
+        name: (kind, {"train": {"train": True, "download": True}, "test": {"train": False, "download": True}})
+        for name, kind in (("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("fashion_mnist", "FashionMNIST"))
+    },
+    "stl10": ("STL10", {split: {"split": split, "download": True} for split in ("train", "test")}),
+    "imagenet": ("ImageNet", {split: {"split": split} for split in ("train", "val")}),
+}
 Dir = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Out = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+
+logger = logging.getLogger(__name__)
 
 
 def imagefolder(folder: Dir, out: Out) -> None:
     """Convert a folder with one subfolder per class, or such folders below train, val and test, file by file.
 
     Args:
-        folder: what to convert.
+        folder: the folder to convert; its splits may have any of the hub's usual names, such as valid or dev.
         out: folder to make.
 
     Raises:
-        ValueError: if there is no such folder, no image in it or out is there already.
+        ValueError: for no such folder, no image in it, or an existing out.
     """
-    files = _image_files(folder)
+    files = _find_images(folder)
     classes = sorted({path.parent.name for paths in files.values() for path in paths})
-    splits = {
-        split: (_row(path.read_bytes(), classes.index(path.parent.name), path.name) for path in paths)
-        for split, paths in files.items()
-    }
-    _write(out, splits, classes)
+    unreadable: list[Path] = []
+
+    def row(path: Path) -> Row:
+        data = None
+        try:
+            data = (folder / path).read_bytes()
+            Image.open(io.BytesIO(data)).close()  # reads the header alone
+        except OSError:
+            unreadable.append(path)
+        return {"image": {"bytes": data, "path": str(path)}, "label": classes.index(path.parent.name)}
+
+    _write(out, {split: map(row, paths) for split, paths in files.items()}, classes)
+    if unreadable:
+        logger.warning("%s: %d files are no readable images, such as %s", folder, len(unreadable), unreadable[0])
 
 
-def _image_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the images of each split: files in class folders with an ending that Pillow knows, in order of names."""
+def _find_images(folder: Path) -> dict[str, list[Path]]:
+    """Return the images of each split, relative to the folder, in order: CLASS/NAME or SPLIT/CLASS/NAME.
+
+    Hidden files and folders are no data; images at another depth are counted in a warning.
+    """
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder")
-    tops = {SPLIT_FOLDERS[path.name]: path for path in folder.iterdir() if path.name in SPLIT_FOLDERS}
     endings = Image.registered_extensions()
+    below = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
+    found = sorted(path.relative_to(folder) for path in below if path.suffix.lower() in endings)
+    images = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    tops = {f"{path.parts[0]}/" for path in images if len(path.parts) > 1}
+    splits = group_by_split(tops, repr(str(folder))) or {"train": tops}
+    depth = 2 if splits["train"] is tops else 3
     files = {
-        split: sorted(path for path in top.glob("*/*") if path.suffix.lower() in endings)
-        for split, top in (tops or {"train": folder}).items()
+        split: [path for path in images if len(path.parts) == depth and f"{path.parts[0]}/" in of_split]
+        for split, of_split in splits.items()
     }
-    if not files.get("train"):
+    if not files["train"]:
         raise ValueError(f"{str(folder)!r} holds no image CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png")
-    return files
+    if elsewhere := set(images).difference(*files.values()):
+        logger.warning("%s: %d images are in no folder of a class, such as %s", folder, len(elsewhere), min(elsewhere))
+    return {split: paths for split, paths in files.items() if paths}
 
 
-def torchvision_set(name: str, out: Path, root: Path) -> None:
+def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
     """Convert a torchvision data set, downloaded where that is possible.
 
     Args:
@@ -72,7 +105,7 @@ def torchvision_set(name: str, out: Path, root: Path) -> None:
         root: folder that torchvision downloads to; for ImageNet the one that holds its archives.
 
     Raises:
-        ValueError: if out is there already, or the images cannot be had.
+        ValueError: for an existing out, or images that are not there and cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -87,34 +120,20 @@ def torchvision_set(name: str, out: Path, root: Path) -> None:
     _write(out, {split: _rows(images) for split, images in sets.items()}, classes)
 
 
-TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
-    **{
-        name: (kind, {"train": {"train": True, "download": True}, "test": {"train": False, "download": True}})
-        for name, kind in (("cifar10", "CIFAR10"), ("cifar100", "CIFAR100"), ("fashion_mnist", "FashionMNIST"))
-    },
-    "stl10": ("STL10", {split: {"split": split, "download": True} for split in ("train", "test")}),
-    "imagenet": ("ImageNet", {split: {"split": split} for split in ("train", "val")}),
-}
-
-
-def _rows(images: Sequence[tuple[Image.Image, int]]) -> Iterator[dict[str, Any]]:
-    """Yield rows: the files themselves where the set has files, PNG where it has arrays."""
+def _rows(images: Sequence[tuple[Image.Image, int]]) -> Iterator[Row]:
+    """Yield rows: the files themselves if the set has files, PNG if it has arrays."""
     for path, label in getattr(images, "samples", ()):
-        yield _row(Path(path).read_bytes(), label, Path(path).name)
+        yield {"image": {"bytes": Path(path).read_bytes(), "path": Path(path).name}, "label": label}
     if not hasattr(images, "samples"):
         for i in range(len(images)):
             image, label = images[i]
             file = io.BytesIO()
             image.save(file, "PNG")
-            yield _row(file.getvalue(), int(label), None)
+            yield {"image": {"bytes": file.getvalue(), "path": None}, "label": int(label)}
 
 
-def _row(data: bytes, label: int, path: str | None) -> dict[str, Any]:
-    return {"image": {"bytes": data, "path": path}, "label": label}
-
-
-def _write(out: Path, splits: dict[str, Iterable[dict[str, Any]]], classes: Sequence[str]) -> None:
-    if out.parts[:1] and out.parts[0].endswith(":"):  # s3://..., which is no URI any more once it is a Path
+def _write(out: Path, splits: dict[str, Iterable[Row]], classes: Sequence[str]) -> None:
+    if out.parts[:1] and out.parts[0].endswith(":"):  # s3://..., which a Path turns into s3:/...
         raise ValueError(f"OUT is {str(out)!r}; allowed: a folder on a disk, from which it can be copied to a bucket")
     out = out.expanduser()
     if out.exists():
@@ -123,19 +142,25 @@ def _write(out: Path, splits: dict[str, Iterable[dict[str, Any]]], classes: Sequ
         write_splits(temporary, splits, image_schema(classes))
 
 
-def load(config: DataConfig) -> Dataset:
+def load(config: DataConfig) -> "Dataset":
     """Return a converted data set, converting it on first use.
 
     Args:
-        config: source and cache are used, path as the image folder or as torchvision's root, and what parquet uses.
+        config: source and cache are used, path as the image folder or as torchvision's root, and all that parquet uses.
     """
-    cache = Path(config.cache).expanduser()
+    from eqssl.data import parquet  # and torch, which a conversion does not need
+
+    cache = cache_folder(config)
     if config.source == "imagefolder":
         if config.path is None:
             raise ValueError("--data.path is not given; allowed: a folder with one subfolder per class")
         folder = Path(config.path).expanduser()
         convert = functools.partial(imagefolder, folder)
-        key = hashlib.sha256(repr(_listing(folder)).encode()).hexdigest()[:16]
+        listing = []  # a new name, size or time of change is a new set; so is a link that leads nowhere
+        for path in chain(*_find_images(folder).values()):
+            found = (folder / path).stat() if (folder / path).exists() else None
+            listing.append((str(path), found and (found.st_size, found.st_mtime_ns)))
+        key = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
     else:
         root = Path(config.path) if config.path else cache / "downloads"
         convert = functools.partial(torchvision_set, config.source, root=root)
@@ -146,30 +171,13 @@ def load(config: DataConfig) -> Dataset:
     return dataclasses.replace(parquet.load(dataclasses.replace(config, **options)), name=config.source)
 
 
-def _listing(folder: Path) -> list[tuple[str, int, int]]:
-    """Return name, size and time of change of every image, which tell whether a folder was converted before."""
-    paths = [path for paths in _image_files(folder).values() for path in paths]
-    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-
-
-def _command(name: str) -> Callable[[Path, Path], None]:
-    def convert(out: Out, root: Path) -> None:
-        torchvision_set(name, out, root)
-
-    convert.__doc__ = f"""Convert torchvision's {TORCHVISION_SETS[name][0]}.
-
-    Args:
-        out: folder to make.
-        root: folder that torchvision downloads to; for ImageNet the one that holds its archives.
-    """
-    return convert
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
-    commands = {"imagefolder": imagefolder, **{name: _command(name) for name in TORCHVISION_SETS}}
+    commands = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
     try:
-        tyro.extras.subcommand_cli_from_dict(commands, prog="eqssl convert", args=arguments)
+        tyro.extras.subcommand_cli_from_dict(
+            {"imagefolder": imagefolder, **commands}, prog="eqssl convert", args=arguments
+        )
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,65 +1,29 @@
-"""Which two images make a pair, two views of one object or one image twice, and what is known to lie between them."""
+"""Pairs of images, two views of one object or one image twice, and the known transformation between them."""
 
 import math
-from collections.abc import Collection
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.synthetic.rotation import quaternion_to_matrix
+from eqssl.data.rotation import quaternion_to_matrix
 from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
 HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
-KNOWN = ("quaternion", *HUES)  # factors of which the difference between views of one object is taken
-# Augmentation family -> the factor that it would alter unseen. A mirrored object is none turned. Saturation, brightness
-# and contrast leave every hue as it is.
-ALTERED_BY = {
-    "rotation": "quaternion",
-    "flip": "quaternion",
-    "hue": "floor_hue",
-    "grayscale": "floor_hue",
-    "solarize": "light_hue",
-}
+KNOWN = ("quaternion", *HUES)  # factors whose difference between views of one object is taken
 
 
 def is_known(dataset: Dataset) -> bool:
-    """Return whether anything is known to lie between the views of a pair: of one image twice, its augmentations."""
+    """Return whether a transformation between the views of a pair is known: for one image twice, its augmentations."""
     return not dataset.paired or not dataset.train.factors.keys().isdisjoint(KNOWN)
-
-
-def altered_by(factors: Collection[str]) -> dict[str, str]:
-    """Return augmentation family -> which of the known factors it would alter."""
-    return {family: factor for family, factor in ALTERED_BY.items() if factor in factors}
-
-
-@dataclass(frozen=True)
-class _Groups:
-    """The views of every object, one object after another.
-
-    Args:
-        order: int64 (N,), image indices sorted by object.
-        place: int64 (N,), where an image stands in order.
-        start, size: int64 (N,), where the views of an image's object begin in order, and how many there are.
-    """
-
-    order: Tensor
-    place: Tensor
-    start: Tensor
-    size: Tensor
-
-
-_groups = WeakTensorKeyDictionary()  # a split's objects -> its _Groups, so that they are sorted only once
 
 
 def pair_indices(split: Split, indices: Tensor, epoch: int, seed: int, paired: bool) -> tuple[Tensor, Tensor]:
     """Return the two images of each pair.
 
     Args:
-        split: where they come from.
+        split: the images to choose from.
         indices: int64 (B,), the first images.
         epoch: pass over the images.
         seed: seed of the run.
@@ -74,37 +38,22 @@ def pair_indices(split: Split, indices: Tensor, epoch: int, seed: int, paired: b
     """
     if not paired:
         return indices, indices
-    if split.objects not in _groups:
-        _groups[split.objects] = _group(split.objects)
-    groups = _groups[split.objects]
-    size = groups.size[indices]
+    order, rank, first_rank, views = split.sorted_by_object
     uniform = counter_uniform(seed, epoch, split.ids[indices], PAIR_STREAM, 1)[:, 0]
-    step = 1 + (uniform.double() * (size - 1)).long()
-    start = groups.start[indices]
-    return indices, groups.order[start + (groups.place[indices] - start + step) % size]
-
-
-def _group(objects: Tensor) -> _Groups:
-    order = objects.argsort(stable=True)
-    names, group, counts = objects.unique(return_inverse=True, return_counts=True)
-    if bool((counts == 1).any()):
-        raise ValueError(f"object {int(names[counts == 1][0])} has a single view; a pair of views needs two or more")
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    return _Groups(order, place, (counts.cumsum(0) - counts)[group], counts[group])
+    step = 1 + (uniform.double() * (views[indices] - 1)).long()
+    start = first_rank[indices]
+    return indices, order[start + (rank[indices] - start + step) % views[indices]]
 
 
 def absolute_factors(split: Split, indices: Tensor) -> dict[str, Tensor]:
-    """Return the known factors of single views, in coordinates that are continuous: the targets of one view's probes.
+    """Return the known factors of single views in continuous coordinates, the targets of probes on one view.
 
     Args:
-        split: with factors `quaternion` (N, 4), of any length above 0, and hues (N, 1) in turns, each where it is
-            known.
+        split: factors are `quaternion` (N, 4), of any length above 0, and hues (N, 1) in turns; each may be absent.
         indices: int64 (...), of the views.
 
     Returns:
-        `pose` float32 (..., 9), the rotation matrix row by row; hues float32 (..., 2), cosine and sine, since a hue is
-        an angle.
+        `pose` float32 (..., 9), the rotation matrix row by row; hues float32 (..., 2), cosine and sine of an angle.
     """
     known = split.factors
     factors = {}
@@ -136,18 +85,18 @@ def _on_circle(turns: Tensor) -> Tensor:
 
 
 def relative_factors(split: Split, first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """Return the rotation and the hue differences between views of one object, as SIE has them on 3DIEBench.
+    """Return the rotation and the hue differences between views of one object, as in SIE on 3DIEBench.
 
-    Methods that are conditioned on the transformation train on these; `absolute_factors` and `relative_transform` are
-    those of the evaluation.
+    Methods that are conditioned on the transformation train on these; the evaluation uses `absolute_factors` and
+    `relative_transform`.
 
     Args:
-        split: with factors `quaternion` (N, 4) and hues (N, 1), each where it is known.
+        split: as `absolute_factors` takes it.
         first, second: int64 (...), indices of the views.
 
     Returns:
-        `rotation` (..., 4), the relative quaternion R1^-1 R2 as (x, y, z, w), its sign as it comes; hues (..., 1),
-        second - first, not wrapped.
+        `rotation` (..., 4), the relative quaternion R1^-1 R2 as (x, y, z, w), its sign not canonicalised; hues
+        (..., 1), second - first, not wrapped.
     """
     known = split.factors
     between = {}
@@ -157,7 +106,7 @@ def relative_factors(split: Split, first: Tensor, second: Tensor) -> dict[str, T
 
 
 def relative_quaternion(first: Tensor, second: Tensor) -> Tensor:
-    """Return R1^-1 R2 of unit quaternions (..., 4), (x, y, z, w), with the sign that the product has."""
+    """Return R1^-1 R2 of unit quaternions (..., 4), (x, y, z, w), the sign not canonicalised."""
     (v1, w1), (v2, w2) = (q.split([3, 1], dim=-1) for q in (first, second))
     vector = w1 * v2 - w2 * v1 - torch.linalg.cross(v1, v2)
     return torch.cat([vector, w1 * w2 + (v1 * v2).sum(-1, keepdim=True)], dim=-1)

@@ -1,33 +1,38 @@
 """The Parquet layout of the Hugging Face hub, on any filesystem that pyarrow opens.
 
-Splits are told by the files' names (train-*, val-* or validation-*, test-*) in the folder or in its `data`; a single
-file, or files named otherwise, are train. A missing val is 10 % of train, a missing test is half of val, and where both
-lack they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or test
-without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes, path>
-or binary; each further column of numbers or of equally long lists of numbers is a factor, others are not read.
+Files or their folders have the hub's usual names of splits (`eqssl.data.splits`); a single file, or files without such
+names, are train. A missing val is 10 % of train, a missing test is half of val, and where both are
+missing they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or
+test without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes,
+path> or binary; each further column of numbers or of equally long lists of numbers is a factor, others are not read.
 """
 
 import hashlib
+import json
 import logging
+import posixpath
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSystem
 from torch import Tensor
 
 from eqssl.config import DataConfig
-from eqssl.data.dataset import Dataset, ImageStore, Split
-from eqssl.data.decoding import BadImages, Reader
-from eqssl.data.pairs import altered_by
-from eqssl.data.parquet_files import common_schema, content_digest, find_files
+from eqssl.data.dataset import Dataset, Split
+from eqssl.data.reader import ParquetReader
+from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
 
-logger = logging.getLogger(__name__)
-
-CUT_SEED = 0
 OBJECT_COLUMN = "object"
+CUT_SEED = 0
+DIGEST_BYTES = 1 << 16
+
+logger = logging.getLogger(__name__)
 
 
 def load(config: DataConfig) -> Dataset:
@@ -37,63 +42,105 @@ def load(config: DataConfig) -> Dataset:
         config: path, image_column, label_column, image_size, max_bad_images and cache are used.
 
     Raises:
-        ValueError: for a path that is not there, no or broken Parquet, a missing column, too many bad images, or
-            images of several sizes without image_size.
+        ValueError: for a path that does not exist, no or broken Parquet, a column that is missing or cannot be used,
+            too many unreadable images, or images of several sizes without image_size.
     """
-    files = find_files(config.path)
-    labelled = [config.label_column] if config.label_column != DataConfig.label_column else []
-    schema = common_schema(files, required=[config.image_column, *labelled])
-    digest = _digest(content_digest(files), config)
-    asked = (config.label_column, OBJECT_COLUMN)
-    columns = [field.name for field in schema if field.name in asked or _is_numeric(field.type)]
-    reader = Reader(config.image_column, columns, config.image_size, BadImages(config.max_bad_images))
-    splits, first_id = {}, 0
-    for name, of_split in files.items():
-        cached = Path(config.cache).expanduser() / "encoded" / f"{digest}-{name}.arrow"
-        images, table = reader.read(of_split, cached)
-        splits[name] = _split(images, table, config.label_column, first_id)
-        first_id += len(images)
-    splits = _complete(_with_labels(splits, config.path))
-    train = splits["train"]
-    shapes = {name: split.images.take(torch.zeros(1, dtype=torch.int64)).shape[1:] for name, split in splits.items()}
-    if len(set(shapes.values())) > 1:
-        known = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
-        raise ValueError(f"--data.path {config.path!r}: the splits' images differ in channels or size: {known}")
-    mean, std = channel_statistics(train.images)
+    filesystem, files = find_files(config.path)
+    digest = _digest(filesystem, files, config)
+    reader = ParquetReader(filesystem, [file.path for file in chain(*files.values())], config)
+    stops = np.cumsum([sum(reader.counts[file.path] for file in of_split) for of_split in files.values()])
+    special = (config.label_column, OBJECT_COLUMN)
+    table = reader.read_table([f.name for f in reader.schema if f.name in special or _is_numeric(f.type)])
+    labels, class_names = _labels(reader, table, stops)
+    objects, factors = _objects(reader, table), _factors(reader, table)
+    images, rows = reader.read_images(digest)
+    whole = Split(
+        images,
+        ids=torch.arange(len(images)),
+        labels=None if labels is None else labels[rows],
+        objects=None if objects is None else objects[rows],
+        factors={name: values[rows] for name, values in factors.items()},
+    )
+    splits, start = {}, 0
+    for name, stop in zip(files, np.searchsorted(rows, stops).tolist(), strict=True):
+        splits[name] = select(whole, slice(start, stop))
+        start = stop
+    splits = _complete(splits, config.path)
+    if splits["train"].labels is None:
+        class_names = []
+    mean, std = channel_statistics(splits["train"].images)
+    channels, size = images.take(torch.tensor([0])).shape[1:3]
     return Dataset(
         name="parquet",
         **splits,
-        paired=OBJECT_COLUMN in schema.names,
-        channels=shapes["train"][0],
-        image_size=shapes["train"][1],
-        num_classes=0 if train.labels is None else max(int(split.labels.max()) + 1 for split in splits.values()),
+        paired=objects is not None,
+        channels=channels,
+        image_size=size,
+        num_classes=len(class_names),
         mean=mean,
         std=std,
         digest=digest,
-        altered_by=altered_by(train.factors),
+        class_names=tuple(class_names),
     )
 
 
-def _digest(content: str, config: DataConfig) -> str:
-    options = (content, config.image_size, config.image_column, config.label_column, config.max_bad_images)
-    return hashlib.sha256(repr(options).encode()).hexdigest()[:16]
+def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]:
+    """Return a filesystem and, in it, the Parquet files of train and, where there are, val and test, in order of names.
 
+    Args:
+        path: a file, a folder or a URI of either; of a folder, the files in it, else those in its `data`, else those
+            in folders named like splits.
 
-def _split(images: ImageStore, table: pa.Table, label_column: str, first_id: int) -> Split:
-    """Return a split whose images are numbered from first_id on."""
-    labels = objects = None
-    factors = {}
-    for name in table.column_names:
-        column = table[name].combine_chunks()
-        if name == label_column:
-            labels = _labels(column, name)
-        elif name == OBJECT_COLUMN:
-            objects = _objects(column)
-        elif _is_ragged(column):
-            logger.warning("column %r is no factor, since its lists are not equally long", name)
+    Raises:
+        ValueError: for no file, no training file, or a split in some names but not in others.
+    """
+    if path is None:
+        raise ValueError("--data.path is not given; allowed: a Parquet file, a folder of them, or a URI of either")
+    where = f"--data.path {path!r}"
+    try:
+        if "://" in path:
+            filesystem, root = FileSystem.from_uri(path)
         else:
-            factors[name] = _factor(column, name)
-    return Split(images, torch.arange(first_id, first_id + len(images)), labels, objects, factors)
+            filesystem, root = LocalFileSystem(), str(Path(path).expanduser().absolute())
+        info = filesystem.get_file_info(root)
+        if info.is_file:
+            return filesystem, {"train": [info]}
+        if info.type == FileType.NotFound:
+            raise ValueError(f"{where} is not there")
+        folders = [i for i in filesystem.get_file_info(FileSelector(root)) if i.type == FileType.Directory]
+        data = [folder.path for folder in folders if folder.base_name == "data"]
+        named = [folder.path for folder in folders if folder.base_name.lower() in SPLIT_NAMES]
+        found: dict[str, FileInfo] = {}
+        for candidates in ([root], data, named):
+            inside = chain(*(filesystem.get_file_info(FileSelector(folder)) for folder in candidates))
+            parquet = (i for i in inside if i.is_file and i.extension == "parquet" and not i.base_name.startswith("."))
+            found = found or {posixpath.relpath(i.path, root): i for i in parquet}
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{where} cannot be opened: {error}") from error
+    if not found:
+        raise ValueError(f"{where} holds no file *.parquet, nor does its folder data")
+    splits = group_by_split(found, where) or {"train": sorted(found)}
+    return filesystem, {split: [found[name] for name in names] for split, names in splits.items()}
+
+
+def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: DataConfig) -> str:
+    """Return 16 hexadecimal digits of all files' names, sizes, beginnings and ends, and of the options.
+
+    The end of a Parquet file is its footer, with the place, size and statistics of every column chunk.
+    """
+    content = hashlib.sha256()
+    for split, file in ((split, file) for split, of_split in files.items() for file in of_split):
+        with filesystem.open_input_file(file.path) as stream:
+            head = stream.read_at(min(DIGEST_BYTES, file.size), 0)
+            tail = stream.read_at(min(DIGEST_BYTES, file.size), max(0, file.size - DIGEST_BYTES))
+        for part in (split.encode(), file.base_name.encode(), str(file.size).encode(), head, tail):
+            content.update(part + b"\0")
+    options = (config.image_size, config.image_column, config.label_column, config.max_bad_images)
+    return hashlib.sha256(repr((content.hexdigest(), *options)).encode()).hexdigest()[:16]
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def _is_numeric(kind: pa.DataType) -> bool:
@@ -101,54 +148,82 @@ def _is_numeric(kind: pa.DataType) -> bool:
     return pa.types.is_integer(kind) or pa.types.is_floating(kind)
 
 
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+def _values(reader: ParquetReader, table: pa.Table, name: str) -> np.ndarray:
+    """Return the values of a column, of lists the values of all in turn.
+
+    Raises:
+        ValueError: for nulls, with the first one's place.
+    """
+    column = table[name]
+    if column.null_count:
+        place = reader.place(pc.index(pc.is_null(column), True).as_py())
+        raise ValueError(f"column {name!r} has {column.null_count} null, the first in {place}; allowed: none")
+    return (pc.list_flatten(column) if _is_list(column.type) else column).to_numpy()
 
 
-def _is_ragged(column: pa.Array) -> bool:
-    return _is_list(column.type) and len(pc.list_value_length(column).unique()) > 1
+def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[Tensor | None, list[str]]:
+    """Return each row's class, int64 (N,), and the names of the classes.
+
+    A class is the label of a hub's ClassLabel, else the label's rank among all. A split where all are -1, the hub's
+    mark of unknown labels, keeps these.
+
+    Args:
+        reader, table: of all rows.
+        stops: the end of each split's rows.
+    """
+    name = reader.config.label_column
+    if name not in table.column_names:
+        return None, []
+    labels = _values(reader, table, name)
+    for part in np.split(labels, stops[:-1]):
+        if (part < 0).any() and (part != -1).any():
+            raise ValueError(f"--data.label-column {name!r} holds {part.min()}; allowed: 0 or more")
+    info = json.loads((reader.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
+    names = info.get("features", {}).get(name, {}).get("names", [])  # of a ClassLabel, whose labels are ranks already
+    values = np.arange(labels.max() + 1) if names else np.unique(labels[labels >= 0])
+    if not names and len(values) and len(values) <= values[-1]:
+        logger.warning("column %r: %d labels from %d to %d are numbered from 0", name, len(values), *values[[0, -1]])
+    classes = np.where(labels < 0, -1, np.searchsorted(values, labels))
+    return torch.from_numpy(classes), [names[v] if v < len(names) else str(v) for v in values.tolist()]
 
 
-def _labels(column: pa.Array, name: str) -> Tensor | None:
-    """Return classes, or None where all are -1, the hub's mark of unknown ones."""
-    if not pa.types.is_integer(column.type) or column.null_count:
-        raise ValueError(f"--data.label-column {name!r} is {column.type}, {column.null_count} null; allowed: integers")
-    labels = torch.from_numpy(column.to_numpy().astype(np.int64))
-    if bool((labels == -1).all()):
+def _objects(reader: ParquetReader, table: pa.Table) -> Tensor | None:
+    """Return integers unchanged, and the rank of names of any other type."""
+    if OBJECT_COLUMN not in table.column_names:
         return None
-    if int(labels.min()) < 0:
-        raise ValueError(f"--data.label-column {name!r} holds {int(labels.min())}; allowed: 0 or more")
-    return labels
-
-
-def _objects(column: pa.Array) -> Tensor:
-    """Return numbers as they are, and the rank of names of any other type."""
-    names = column.to_numpy(zero_copy_only=False)
-    if not pa.types.is_integer(column.type):
-        names = np.unique(names, return_inverse=True)[1]
+    names = _values(reader, table, OBJECT_COLUMN)
+    if names.dtype.kind not in "iu":
+        names = np.unique(names.astype(str), return_inverse=True)[1]
     return torch.from_numpy(names.astype(np.int64))
 
 
-def _factor(column: pa.Array, name: str) -> Tensor:
-    flat = column.flatten() if _is_list(column.type) else column
-    values = flat.to_numpy(zero_copy_only=False).astype(np.float32)
-    if column.null_count or not np.isfinite(values).all():
-        raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
-    return torch.from_numpy(values.reshape(len(column), -1))
+def _factors(reader: ParquetReader, table: pa.Table) -> dict[str, Tensor]:
+    """Return all other columns of numbers or of equally long lists, float32 (N, k)."""
+    factors = {}
+    for name in table.column_names:
+        if name in (reader.config.label_column, OBJECT_COLUMN):
+            continue
+        if _is_list(table[name].type) and len(pc.list_value_length(table[name]).unique()) > 1:
+            logger.warning("column %r is no factor, since its lists are not equally long", name)
+            continue
+        values = _values(reader, table, name).astype(np.float32)
+        if not np.isfinite(values).all():
+            raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
+        factors[name] = torch.from_numpy(values.reshape(len(table), -1))
+    return factors
 
 
-def _with_labels(splits: dict[str, Split], path: str) -> dict[str, Split]:
-    """Return the splits without those that cannot be asked for the classes which train has."""
-    if splits["train"].labels is None:
-        return splits
-    for name in [name for name, split in splits.items() if split.labels is None]:
-        logger.warning("--data.path %s: %s has no labels, and its place is taken by images with labels", path, name)
-        del splits[name]
-    return splits
+def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
+    """Return train, val and test, a missing one cut from the others.
 
-
-def _complete(splits: dict[str, Split]) -> dict[str, Split]:
-    """Return train, val and test, the missing ones cut from the others."""
+    Labels that are all -1 are none. A val or test without labels, where train has them, counts as missing.
+    """
+    for name, split in list(splits.items()):
+        if split.labels is not None and bool((split.labels < 0).all()):
+            splits[name] = replace(split, labels=None)
+            if splits["train"].labels is not None:
+                logger.warning("--data.path %s: %s has no labels; images with labels take its place", path, name)
+                del splits[name]
     train, val, test = (splits.get(name) for name in ("train", "val", "test"))
     if val is None:
         train, val = _cut(train, 0.1 if test else 0.2)
@@ -162,7 +237,7 @@ def _cut(split: Split, share: float) -> tuple[Split, Split]:
     units = torch.arange(len(split)) if split.objects is None else split.objects
     names = units.unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(CUT_SEED))
-    held = torch.isin(units, names[order[: max(1, round(share * len(names)))]])
-    if bool(held.all()):
+    chosen = torch.isin(units, names[order[: max(1, round(share * len(names)))]])
+    if bool(chosen.all()):
         raise ValueError(f"{len(split)} images of {len(names)} objects are too few to cut train, val and test from")
-    return select(split, (~held).nonzero()[:, 0]), select(split, held.nonzero()[:, 0])
+    return select(split, (~chosen).nonzero()[:, 0]), select(split, chosen.nonzero()[:, 0])

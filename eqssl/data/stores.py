@@ -1,10 +1,10 @@
-"""Where images lie when they are not simply in memory, and what all stores share."""
+"""Decoding of images, the stores for images outside memory, and operations on any store."""
 
 import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, TypeVar
 
@@ -18,8 +18,8 @@ from eqssl.data.dataset import ImageStore, MemoryImages, Split
 
 STATISTICS_IMAGES = 4096
 STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
-STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: it is images that the estimate needs
-STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time: little memory, and enough for all threads
+STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: more images improve the estimate more
+STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time
 GREY_MODES = ("1", "L", "LA")
 APART_SIDE = 96  # px; measured: above, Pillow takes the channels apart in half of NumPy's time
 THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
@@ -31,11 +31,11 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
     """Return an encoded image as uint8 (C, S, S), cut to the centre and resized; C is 1 for a grey image, else 3.
 
     Args:
-        data: PNG, JPEG or whatever Pillow reads.
+        data: PNG, JPEG or any other format of Pillow.
         size: S, px; None keeps the shorter side.
 
     Raises:
-        Exception: of many kinds, from Pillow, for what is no image; for pixels of 32 bits, whose range is not known.
+        Exception: of many kinds, from Pillow, for no image; ValueError for pixels of 32 bits, whose range is unknown.
     """
     with Image.open(io.BytesIO(data)) as image:
         if size is not None:
@@ -49,44 +49,29 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
             image = image.convert("L" if image.mode in GREY_MODES else "RGB")
         if image.size != (side, side):
             image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-        return _channels_first(image)
-
-
-def _channels_first(image: Image.Image) -> np.ndarray:
-    """Return the pixels of a square grey or RGB image, uint8 (C, S, S)."""
-    channels, side = image.getbands(), image.width
-    if side < APART_SIDE:
-        return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, len(channels)).transpose(2, 0, 1)
-    apart = b"".join(image.tobytes("raw", channel) for channel in channels)
-    return np.frombuffer(apart, np.uint8).reshape(len(channels), side, side)
+        channels = image.getbands()
+        if side < APART_SIDE:
+            return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, len(channels)).transpose(2, 0, 1)
+        apart = b"".join(image.tobytes("raw", channel) for channel in channels)
+        return np.frombuffer(apart, np.uint8).reshape(len(channels), side, side)
 
 
 @cache
 def workers() -> ThreadPoolExecutor:
-    """Return this process's threads for what lets go of the interpreter's lock."""
+    """Return this process's threads for work that releases the interpreter's lock."""
     return ThreadPoolExecutor(os.cpu_count())
 
 
-def in_threads(of_one: Callable[..., T], *images: Sequence[Any], size: int) -> list[T]:
-    """Return what a function makes of every image, in threads where images are large enough for that to pay.
+def in_threads(function: Callable[..., T], *images: Sequence[Any], size: float) -> list[T]:
+    """Return function(image) of every image, in threads where the images are large enough for that to pay.
 
     Args:
-        of_one: takes one of each sequence.
+        function: takes one of each sequence.
         images: sequences of one length.
-        size: bytes of all images.
+        size: bytes of all images, or infinity where it is unknown.
     """
     small = size < THREADS_PAY_BYTES * len(images[0])
-    return list(map(of_one, *images) if small else workers().map(of_one, *images))
-
-
-def stack(images: list[np.ndarray], channels: int) -> Tensor:
-    """Return uint8 (B, C, S, S), grey images spread over the channels.
-
-    Args:
-        images: uint8 (1 or C, S, S) each.
-        channels: C.
-    """
-    return torch.from_numpy(np.stack([np.broadcast_to(image, (channels, *image.shape[1:])) for image in images]))
+    return list(map(function, *images) if small else workers().map(function, *images))
 
 
 @dataclass(frozen=True)
@@ -109,7 +94,9 @@ class EncodedImages:
     def take(self, indices: Tensor) -> Tensor:
         encoded = [self.column[i] for i in indices.tolist()]
         size = sum(len(image.as_buffer()) for image in encoded)
-        return stack(in_threads(lambda image: decode(image.as_py(), self.size), encoded, size=size), self.channels)
+        images = in_threads(lambda image: decode(image.as_py(), self.size), encoded, size=size)
+        shape = self.channels, self.size, self.size  # a grey image is spread over the channels
+        return torch.from_numpy(np.stack([np.broadcast_to(image, shape) for image in images]))
 
 
 @dataclass(frozen=True)
@@ -118,7 +105,7 @@ class ImageSubset:
 
     Args:
         images: the store.
-        indices: int64 (N,), which.
+        indices: int64 (N,), of the chosen images.
     """
 
     images: ImageStore
@@ -156,16 +143,23 @@ class ResizedImages:
         return resized.round().clamp(0, 255).to(torch.uint8)
 
 
-def select(split: Split, indices: Tensor) -> Split:
-    """Return some images of a split with all that is known of them.
+def select(split: Split, indices: Tensor | slice) -> Split:
+    """Return some images of a split with their labels, objects and factors.
 
     Args:
         split: the split.
-        indices: int64 (n,).
+        indices: int64 (n,), or a slice, for which no pixel is copied.
     """
-    in_memory = isinstance(split.images, MemoryImages)
-    return Split(
-        images=MemoryImages(split.images.take(indices)) if in_memory else ImageSubset(split.images, indices),
+    images = split.images
+    if isinstance(images, MemoryImages):
+        images = MemoryImages(images.pixels[indices])
+    elif isinstance(images, ImageSubset):
+        images = ImageSubset(images.images, images.indices[indices])
+    else:
+        images = ImageSubset(images, torch.arange(len(images))[indices])
+    return replace(
+        split,
+        images=images,
         ids=split.ids[indices],
         labels=None if split.labels is None else split.labels[indices],
         objects=None if split.objects is None else split.objects[indices],
@@ -177,21 +171,18 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     """Return mean and standard deviation per channel, of pixels in [0, 1], over images that are evenly spaced.
 
     Args:
-        images: of which at most 4,096 are read, fewer above 90 px, and of each at most 64 x 64 pixels.
+        images: at most 4,096 are read, fewer above 90 px, and at most 64 x 64 pixels of each.
     """
     height, width = images.take(torch.zeros(1, dtype=torch.int64)).shape[-2:]
-    area, skip = height * width, -(-max(height, width) // STATISTICS_SIDE)
-    n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // area))
+    skip = -(-max(height, width) // STATISTICS_SIDE)
+    n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // (height * width)))
     chosen = torch.linspace(0, len(images) - 1, n).long()
-    if isinstance(images, MemoryImages):  # no pixel is copied that is skipped
-        images, skip = MemoryImages(images.pixels[..., ::skip, ::skip]), 1
-    # All sums are whole numbers, of a row small enough for float32: the order of summing alters nothing.
-    count, total, squares = 0, 0.0, 0.0
-    for some in chosen.split(max(1, STATISTICS_CHUNK // area)):
-        levels = images.take(some)[..., ::skip, ::skip].float()
-        count += levels[:, 0].numel()
-        total = total + levels.sum(-1).double().sum((0, 2))
-        squares = squares + levels.square_().sum(-1).double().sum((0, 2))
-    mean = total / count / 255
-    variance = squares / count / 255**2 - mean.square()
-    return tuple(mean.tolist()), tuple(variance.clamp(min=1e-12).sqrt().tolist())
+    counts: Tensor | int = 0  # of each level, which are exact in any order of the images
+    for indices in chosen.split(max(1, STATISTICS_CHUNK // (height * width))):
+        levels = images.take(indices)[..., ::skip, ::skip].transpose(0, 1).flatten(1)
+        counts = counts + torch.stack([channel.bincount(minlength=256) for channel in levels])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    level = torch.arange(256, dtype=torch.float64) / 255
+    mean = share @ level
+    std = (share @ level.square() - mean.square()).clamp(min=1e-12).sqrt()
+    return tuple(mean.tolist()), tuple(std.tolist())

@@ -4,31 +4,32 @@ A latent is seven numbers: angles about x, y, z (rad), hue of the floor (turns),
 (rad), hue of the lamp (turns). A pair is two views of one object; an epoch starts one from every image, where the
 reference code starts one from every object.
 
-Splits are by object. `train_images.npy` and `val_images.npy` of the reference code are used where they lie in the
-folder or beside it; where one of them lacks, its objects are those that the other leaves, and where both lack, val is a
-fifth of the objects. There is no test split: half of val becomes one. What is drawn is drawn by a hash of the object's
-name. A class is the rank of its synset among those in the folder, whatever a split holds of it.
+Splits are by object. `train_images.npy` and `val_images.npy` of the reference code are used if they are in the folder
+or beside it; where one of them is missing, its objects are the others', and where both are, val is a fifth of the
+objects. There is no test split: half of val becomes one, drawn by a hash of the object's name.
+
+Latents and paths of images are written to the cache as Parquet, once.
 """
 
+import dataclasses
 import hashlib
 import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eqssl.config import DataConfig
-from eqssl.data.dataset import Dataset, Split
-from eqssl.data.decoding import BadImages
-from eqssl.data.pairs import altered_by
-from eqssl.data.stores import channel_statistics, decode, select, stack, workers
-from eqssl.data.synthetic.rotation import euler_to_quaternion
-from eqssl.data.write import atomic, make_once
+from eqssl.data import parquet
+from eqssl.data.dataset import Dataset
+from eqssl.data.rotation import euler_to_quaternion
+from eqssl.data.stores import workers
+from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 
+VERSION = 1  # to be raised whenever the written files change
 DEFAULT_SIZE = 256  # of the published images, px
 LATENT = {"euler": 3, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 FILE_NAMES = (re.compile(r"image_(\d+)\.jpg"), re.compile(r"latent_(\d+)\.npy"))
@@ -38,49 +39,8 @@ Views = dict[str, list[int]]  # "SYNSET/OBJECT" -> the numbers of its views, bot
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images in files of their own, read and decoded when taken; an unreadable one is counted, named and black.
-
-    Args:
-        folder: of the data set.
-        objects: "SYNSET/OBJECT" of each object.
-        object: int64 (N,), which object an image shows.
-        view: int64 (N,), the number in its name.
-        size: height and width to decode to, px.
-        bad: where unreadable images are counted.
-    """
-
-    folder: Path
-    objects: list[str]
-    object: Tensor
-    view: Tensor
-    size: int
-    bad: BadImages
-
-    def __len__(self) -> int:
-        return len(self.view)
-
-    def take(self, indices: Tensor) -> Tensor:
-        places = zip(self.object[indices].tolist(), self.view[indices].tolist(), strict=True)
-        paths = [_image_path(self.folder, self.objects[number], view) for number, view in places]
-        images = list(workers().map(self._try, paths))
-        for i, image in enumerate(images):
-            if isinstance(image, Exception):
-                if paths[i] not in self.bad.places:
-                    self.bad.add(paths[i], image)
-                images[i] = np.zeros((1, self.size, self.size), dtype=np.uint8)
-        return stack(images, 3)
-
-    def _try(self, path: str) -> np.ndarray | Exception:
-        try:
-            return decode(Path(path).read_bytes(), self.size)
-        except Exception as error:  # Pillow's plugins raise many kinds for a broken file
-            return error
-
-
 def load(config: DataConfig) -> Dataset:
-    """Return 3DIEBench, its latents read once and cached, its images left on the disk.
+    """Return 3DIEBench.
 
     Args:
         config: path, image_size, max_bad_images and cache are used.
@@ -92,45 +52,37 @@ def load(config: DataConfig) -> Dataset:
     folder = Path(config.path or "").expanduser().absolute()
     if config.path is None or not folder.is_dir():
         raise ValueError(f"--data.path is {config.path!r}; allowed: a folder with SYNSET/OBJECT/image_0.jpg")
+    views = _find_views(folder)
+    splits = _split_objects(folder, list(views))
+    # The time of every latent would take minutes where there are millions.
+    changed = [
+        os.stat(folder / name / file).st_mtime_ns for name in views for file in ("", f"latent_{views[name][0]}.npy")
+    ]
+    key = hashlib.sha256(repr((str(folder), views, splits, changed)).encode()).hexdigest()[:16]
+    out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
+    make_once(out, lambda: _write(folder, views, splits, out))
     size = config.image_size or DEFAULT_SIZE
-    bad = BadImages(config.max_bad_images)
-    views = _scan(folder, bad)
-    latents = _latents(folder, views, Path(config.cache).expanduser())
-    members = _split_objects(folder, list(views))
-    synsets = sorted({name.split("/")[0] for name in views})
-    whole = _whole(ImageFiles(folder, list(views), *_numbers(views), size, bad), synsets, latents)
-    splits = {
-        name: select(whole, torch.isin(whole.objects, chosen).nonzero()[:, 0]) for name, chosen in members.items()
-    }
-    mean, std = channel_statistics(splits["train"].images)
-    known = (views, size, {name: chosen.tolist() for name, chosen in members.items()})
-    return Dataset(
-        name="3diebench",
-        **splits,
-        paired=True,
-        channels=3,
-        image_size=size,
-        num_classes=len(synsets),
-        mean=mean,
-        std=std,
-        digest=hashlib.sha256(repr(known).encode() + latents.tobytes()).hexdigest()[:16],
-        altered_by=altered_by(whole.factors),
-    )
+    options = {"path": str(out), "image_size": size, "image_column": "image", "label_column": "label"}
+    dataset = parquet.load(dataclasses.replace(config, **options))
+    # The files hold absolute paths, but the same images elsewhere are the same data.
+    content = hashlib.sha256(repr((views, splits, size)).encode())
+    for split in (dataset.train, dataset.val, dataset.test):
+        for values in split.factors.values():
+            content.update(values.numpy().tobytes())
+    return dataclasses.replace(dataset, name="3diebench", digest=content.hexdigest()[:16])
 
 
-def _scan(folder: Path, bad: BadImages) -> Views:
-    """Return the views of every object, from one pass over the folder."""
+def _find_views(folder: Path) -> Views:
+    """Return the views of every object that have a latent, from one pass over the folder."""
     views = {}
     for name in (f"{synset}/{item}" for synset in _subfolders(folder) for item in _subfolders(folder / synset)):
         files = os.listdir(folder / name)
         images, latents = ({int(m[1]) for m in map(kind.fullmatch, files) if m} for kind in FILE_NAMES)
         if without := images - latents:
-            raise ValueError(f"{_latent_path(folder, name, min(without))!r} is missing, and its image is there")
-        for view in sorted(latents - images):
-            bad.add(_image_path(folder, name, view), FileNotFoundError("missing, and its latent is there"))
+            raise ValueError(f"'{folder}/{name}/latent_{min(without)}.npy' is missing, and its image is there")
         if len(images) < 2:
             raise ValueError(f"{str(folder / name)!r} has {len(images)} views; a pair needs two or more")
-        views[name] = sorted(images)
+        views[name] = sorted(latents)
     if not views:
         raise ValueError(f"--data.path {str(folder)!r} holds no SYNSET/OBJECT/image_0.jpg")
     return views
@@ -141,57 +93,9 @@ def _subfolders(folder: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _image_path(folder: Path, name: str, view: int) -> str:
-    return f"{folder}/{name}/image_{view}.jpg"
-
-
-def _latent_path(folder: Path, name: str, view: int) -> str:
-    return f"{folder}/{name}/latent_{view}.npy"
-
-
-def _latents(folder: Path, views: Views, cache: Path) -> np.ndarray:
-    """Return the latents, float64 (N, 7), from the cache unless a folder or its first latent changed.
-
-    To ask for the time of every latent would take minutes where there are millions.
-    """
-
-    def times(name: str, first: int) -> list[int]:
-        return [os.stat(path).st_mtime_ns for path in (folder / name, _latent_path(folder, name, first))]
-
-    listing = [(name, numbers, times(name, numbers[0])) for name, numbers in views.items()]
-    cached = cache / "3diebench" / f"{hashlib.sha256(repr(listing).encode()).hexdigest()[:16]}.npy"
-    make_once(cached, lambda: _read_latents(folder, views, cached))
-    return np.load(cached)
-
-
-def _read_latents(folder: Path, views: Views, cached: Path) -> None:
-    logger.info("reading the latents of %d objects, once", len(views))
-
-    def of_object(name: str) -> list[np.ndarray]:
-        return [_read_latent(_latent_path(folder, name, view)) for view in views[name]]
-
-    latents = np.concatenate(list(workers().map(of_object, views)))
-    with atomic(cached) as temporary, temporary.open("wb") as file:
-        np.save(file, latents)
-
-
-def _read_latent(path: str) -> np.ndarray:
-    latent = _read_array(path)
-    if latent.shape != (sum(LATENT.values()),) or latent.dtype.kind != "f" or not np.isfinite(latent).all():
-        raise ValueError(f"{path!r} holds {latent.dtype} {latent.shape} {latent}; allowed: seven finite numbers")
-    return latent.astype(np.float64)
-
-
-def _read_array(path: str | Path) -> np.ndarray:
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is no readable .npy file: {error}") from error
-
-
-def _split_objects(folder: Path, objects: list[str]) -> dict[str, Tensor]:
-    """Return the places among all objects of those in train, val and test, int64."""
-    train, val = (_listed(folder, f"{name}_images.npy", set(objects)) for name in ("train", "val"))
+def _split_objects(folder: Path, objects: list[str]) -> dict[str, list[str]]:
+    """Return the objects of train, val and test."""
+    train, val = (_read_list(folder, f"{name}_images.npy", set(objects)) for name in ("train", "val"))
     shuffled = sorted(objects, key=lambda name: hashlib.sha256(name.encode()).digest())
     if val is None:
         val = set(shuffled[: max(2, len(objects) // 5)]) if train is None else set(objects) - train
@@ -199,42 +103,65 @@ def _split_objects(folder: Path, objects: list[str]) -> dict[str, Tensor]:
         train = set(objects) - val
     if both := train & val:
         raise ValueError(f"object {min(both)!r} is in both train_images.npy and val_images.npy")
-    held = [name for name in shuffled if name in val]
-    members = {"train": train, "val": held[::2], "test": held[1::2]}
-    if empty := [name for name, chosen in members.items() if not chosen]:
+    rest = [name for name in shuffled if name in val]
+    splits = {"train": sorted(train), "val": sorted(rest[::2]), "test": sorted(rest[1::2])}
+    if empty := [name for name, chosen in splits.items() if not chosen]:
         raise ValueError(f"--data.path {str(folder)!r}: its {len(objects)} objects leave none for {', '.join(empty)}")
-    place = {name: i for i, name in enumerate(objects)}
-    return {name: torch.tensor(sorted(place[item] for item in chosen)) for name, chosen in members.items()}
+    return splits
 
 
-def _listed(folder: Path, file_name: str, objects: set[str]) -> set[str] | None:
-    """Return the objects of a list of the reference code, "/SYNSET/OBJECT/" each; None where there is no such list."""
+def _read_list(folder: Path, file_name: str, objects: set[str]) -> set[str] | None:
+    """Return the objects of a list of the reference code, "/SYNSET/OBJECT/" each; None if there is no such list."""
     for path in (folder / file_name, folder.parent / file_name):
         if path.is_file():
             names = {str(name).strip("/") for name in _read_array(path)}
             if absent := names - objects:
-                raise ValueError(
-                    f"{str(path)!r} lists {min(absent)!r}, which is not in the folder ({len(absent)} such)"
-                )
+                raise ValueError(f"{str(path)!r} lists {min(absent)!r}, not in the folder ({len(absent)} such)")
             return names
     return None
 
 
-def _numbers(views: Views) -> tuple[Tensor, Tensor]:
-    """Return the object and the view that each image shows, int64 (N,)."""
-    counts = torch.tensor([len(numbers) for numbers in views.values()])
-    return torch.arange(len(views)).repeat_interleave(counts), torch.tensor([i for v in views.values() for i in v])
+def _read_array(path: Path) -> np.ndarray:
+    try:
+        return np.load(path)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"{str(path)!r} is no readable .npy file: {error}") from error
 
 
-def _whole(images: ImageFiles, synsets: list[str], latents: np.ndarray) -> Split:
-    """Return all images, object by object, as one split."""
-    factors = dict(zip(LATENT, torch.from_numpy(latents).split(list(LATENT.values()), dim=1), strict=True))
-    factors["quaternion"] = euler_to_quaternion(factors["euler"])
-    label = {synset: i for i, synset in enumerate(synsets)}
-    return Split(
-        images=images,
-        ids=torch.arange(len(images)),
-        labels=torch.tensor([label[name.split("/")[0]] for name in images.objects])[images.object],
-        objects=images.object,
-        factors={name: values.float() for name, values in factors.items()},
-    )
+def _read_latent(path: Path) -> np.ndarray:
+    latent = _read_array(path)
+    if latent.shape != (sum(LATENT.values()),) or latent.dtype.kind != "f" or not np.isfinite(latent).all():
+        raise ValueError(f"{str(path)!r} holds {latent.dtype} {latent.shape} {latent}; allowed: seven finite numbers")
+    return latent
+
+
+def _write(folder: Path, views: Views, splits: dict[str, list[str]], out: Path) -> None:
+    """Write labels, objects, latents and paths of images as Parquet."""
+    logger.info("reading the latents of %d objects, once", len(views))
+    synsets = sorted({name.split("/")[0] for name in views})
+    number = {name: i for i, name in enumerate(views)}
+
+    def read(name: str) -> list[Row]:
+        latents = torch.from_numpy(
+            np.stack([_read_latent(folder / name / f"latent_{view}.npy") for view in views[name]])
+        )
+        factors = dict(zip(LATENT, latents.double().split(list(LATENT.values()), dim=1), strict=True))
+        factors["quaternion"] = euler_to_quaternion(factors["euler"])
+        columns = {factor: values.squeeze(1).tolist() for factor, values in factors.items()}
+        return [
+            {
+                "image": {"bytes": None, "path": f"{folder}/{name}/image_{view}.jpg"},
+                "label": synsets.index(name.split("/")[0]),
+                "object": number[name],
+                **{factor: values[i] for factor, values in columns.items()},
+            }
+            for i, view in enumerate(views[name])
+        ]
+
+    def rows(names: list[str]) -> Iterator[Row]:
+        for of_object in workers().map(read, names):
+            yield from of_object
+
+    schema = image_schema(synsets, {**LATENT, "quaternion": 4})
+    with atomic(out) as temporary:
+        write_splits(temporary, {split: rows(names) for split, names in splits.items()}, schema)

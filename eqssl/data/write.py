@@ -1,11 +1,11 @@
-"""Write images in the Parquet layout of the Hugging Face hub, so that a half-written set is never seen."""
+"""Write images in the Parquet layout of the Hugging Face hub; a half-written set is never seen."""
 
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
+from eqssl.config import DataConfig
+
 ROW_GROUP_BYTES = 4 << 20
 FILE_BYTES = 512 << 20
+
+Row = dict[str, Any]  # column -> value; image is {"bytes": ..., "path": ...}
+
+
+def cache_folder(config: DataConfig) -> Path:
+    """Return the folder of `--data.cache`.
+
+    Raises:
+        ValueError: where `~` has no meaning.
+    """
+    try:
+        return Path(config.cache).expanduser()
+    except RuntimeError as error:
+        raise ValueError(
+            f"--data.cache is {config.cache!r}, and there is no home directory; allowed: a path"
+        ) from error
 
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Yield a path beside the target to write a file or a folder to, that becomes the target only at the end.
+    """Yield a path beside the target to write a file or a folder to, which becomes the target only at the end.
 
     A process that is killed leaves no target; of two that write at once the first to finish stays.
 
@@ -43,7 +61,7 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def make_once(target: Path, make: Callable[[], None]) -> None:
-    """Make what a cache lacks; of the processes of a machine that ask at once one makes it, and the others wait.
+    """Make a missing file or folder of a cache; of the processes of a machine one makes it, and the others wait.
 
     Args:
         target: the file or folder.
@@ -52,23 +70,20 @@ def make_once(target: Path, make: Callable[[], None]) -> None:
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # a process that is killed lets go of it
+    with FileLock(target.with_name(f".{target.name}.lock")):  # the lock of a process that is killed is released
         if not target.exists():
             make()
 
 
 def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = None) -> pa.Schema:
-    """Return the columns image and label and, for a set with factors, object and one of each factor.
+    """Return the columns image and label (int64) and, for a set with factors, object (int64) and one of each factor.
 
     Args:
         classes: names of the labels 0, 1, ...
-        factors: name -> number of components, or None.
+        factors: name -> number of components (float32), or None.
     """
     fields = [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())]
-    features: dict[str, Any] = {
-        "image": {"_type": "Image"},
-        "label": {"names": list(classes), "_type": "ClassLabel"},
-    }
+    features: dict[str, Any] = {"image": {"_type": "Image"}, "label": {"names": list(classes), "_type": "ClassLabel"}}
     if factors:
         fields.append(("object", pa.int64()))
         features["object"] = {"dtype": "int64", "_type": "Value"}
@@ -79,51 +94,39 @@ def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = Non
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
-def write_splits(folder: Path, splits: Mapping[str, Iterable[dict[str, Any]]], schema: pa.Schema) -> None:
+def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]], schema: pa.Schema) -> None:
     """Write `SPLIT-00000-of-00001.parquet` and so on, in row groups and files of bounded size.
 
     Args:
-        folder: where to; made by this call.
-        splits: train, val, test -> rows, taken one by one; image is {"bytes": ..., "path": ...}.
+        folder: to be made by this call.
+        splits: train, val, test -> rows, read one by one.
         schema: the columns.
     """
     folder.mkdir()
     for split, rows in splits.items():
-        parts = _write_parts(folder / split, rows, schema)
+        parts: list[Path] = []  # the number of files is known only afterwards
+        groups = _row_groups(rows, schema)
+        for group in groups:
+            parts.append(folder / f"{split}-{len(parts)}")
+            # Encoded images neither shrink nor repeat.
+            with pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False) as writer:
+                writer.write_table(group)
+                written = group.nbytes
+                while written < FILE_BYTES and (group := next(groups, None)) is not None:
+                    writer.write_table(group)
+                    written += group.nbytes
         for number, part in enumerate(parts):
             part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
 
 
-def _write_parts(stem: Path, rows: Iterable[dict[str, Any]], schema: pa.Schema) -> list[Path]:
-    """Write `STEM-0.parquet` and so on and return their paths; how many there will be is known only afterwards."""
-    parts: list[Path] = []
-    with ExitStack() as current:
-        written = FILE_BYTES
-        for group in _row_groups(rows):
-            if written >= FILE_BYTES:
-                current.close()
-                parts.append(stem.with_name(f"{stem.name}-{len(parts)}.parquet"))
-                # Encoded images neither shrink nor repeat.
-                writer = pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False)
-                current.enter_context(writer)
-                written = 0
-            writer.write_table(pa.Table.from_pylist(group, schema=schema), row_group_size=len(group))
-            written += sum(map(_size, group))
-    return parts
-
-
-def _row_groups(rows: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    group: list[dict[str, Any]] = []
+def _row_groups(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
+    group: list[Row] = []
     size = 0
     for row in rows:
         group.append(row)
-        size += _size(row)
+        size += len(row["image"]["bytes"] or row["image"]["path"])
         if size >= ROW_GROUP_BYTES:
-            yield group
+            yield pa.Table.from_pylist(group, schema)
             group, size = [], 0
     if group:
-        yield group
-
-
-def _size(row: dict[str, Any]) -> int:
-    return len(row["image"]["bytes"])
+        yield pa.Table.from_pylist(group, schema)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from eqssl.data.pairs import HUES
-from eqssl.data.synthetic.rotation import angle_between, nearest_rotation
+from eqssl.data.rotation import angle_between, nearest_rotation
 from eqssl.evaluation.pairs import Pairs
 from eqssl.evaluation.predictions import Prediction, predictions_of
 from eqssl.evaluation.ridge import fit, moments

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
-from eqssl.data.synthetic.rotation import nearest_rotation
+from eqssl.data.rotation import nearest_rotation
 from eqssl.evaluation.bank import ViewBank, encode_bank
 from eqssl.evaluation.collapse import collapse_figures
 from eqssl.evaluation.equivariance import explain_equivariance

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from eqssl.data.synthetic.rotation import angle_between
+from eqssl.data.rotation import angle_between
 
 ROTATION, ANGLE = "rotation", "angle_deg"
 MIN_EXAMPLES = 3  # below which a share of variance means nothing: of two examples it is often far below 0

@@ -22,7 +22,7 @@ from torch import Tensor
 from eqssl.config import EvaluateConfig, RunConfig, digest
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.prefetch import lie_on, read_ahead, resident
+from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import multiplies_bf16
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
@@ -97,7 +97,7 @@ class Run:
         if config.train.threads:
             torch.set_num_threads(config.train.threads)
         self.device = context.device
-        self.split = resident(dataset.train, self.device)
+        self.split = cache_on_device(dataset.train, self.device)
         self.views = Views(config, dataset, self.device)
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
@@ -236,7 +236,7 @@ class Run:
     def _batches(self, first: int) -> Iterator[list[Batch]]:
         """Yield this worker's share of every global batch from a step on, in the parts that gradients are summed of."""
         steps = self._shares(first)
-        parts = map(self._read, steps) if lie_on(self.split.images, self.device) else read_ahead(self._read, steps)
+        parts = (map if is_on_device(self.split.images, self.device) else prefetch)(self._read, steps)
         for reads in parts:
             yield [self.views.make(read, self._tokens()) for read in reads]
 

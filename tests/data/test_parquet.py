@@ -170,7 +170,7 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
     columns = {"label": pa.array([i % 5 for i in range(40)]), "angle": pa.array([float(i) for i in range(40)])}
     write(tmp_path / "set/train-0.parquet", images, **columns)
     memory = load_data(config(tmp_path / "set"))
-    monkeypatch.setattr("eqssl.data.decoding.MEMORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
     for _ in range(2):  # written, then found in the cache
         encoded = load_data(config(tmp_path / "set"))
         assert isinstance(encoded.train.images.images, EncodedImages)
@@ -210,7 +210,9 @@ def test_a_missing_column_lists_those_there(tmp_path, write, images, option):
     ("label", ["a"] * 40, "label.* is string"),
     ("label", [0, None] * 20, "20 null"),
     ("label", [0, -2] * 20, "holds -2"),
-    ("angle", [0.0, None] * 20, "'angle' is a factor"),
+    ("angle", [0.0, None] * 20, "'angle' has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
+    ("angle", [0.0, float("nan")] * 20, "'angle' is a factor"),
+    ("object", [0, 0, 1, None] * 10, "'object' has 10 null, the first in .*train-0.parquet row 3"),
 ])  # fmt: skip
 def test_columns_that_cannot_be_used(tmp_path, write, images, column, values, message):
     write(tmp_path / "set/train-0.parquet", images, **{column: pa.array(values)})
@@ -221,7 +223,7 @@ def test_columns_that_cannot_be_used(tmp_path, write, images, column, values, me
 def test_files_must_agree_in_their_columns(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0] * 40))
     write(tmp_path / "set/train-1.parquet", images)
-    with pytest.raises(ValueError, match="other columns"):
+    with pytest.raises(ValueError, match=r"'label' has 40 null, the first in .*train-1.parquet row 0"):
         load_data(config(tmp_path / "set"))
 
 

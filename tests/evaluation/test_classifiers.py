@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqssl.data.pairs import relative_quaternion
-from eqssl.data.synthetic.rotation import euler_to_quaternion
+from eqssl.data.rotation import euler_to_quaternion
 from eqssl.evaluation.knn import knn_predict
 from eqssl.evaluation.linear import linear_predict, one_hot
 from eqssl.evaluation.mlp import mlp_predict

@@ -8,7 +8,7 @@ from torch import nn
 
 from eqssl.augment import apply
 from eqssl.data.pairs import absolute_factors, relative_quaternion, relative_transform
-from eqssl.data.synthetic.rotation import euler_to_quaternion
+from eqssl.data.rotation import euler_to_quaternion
 from eqssl.evaluation.bank import encode_bank
 from eqssl.evaluation.features import encode, frozen
 from eqssl.evaluation.pairs import encode_binary_pairs, encode_pairs, fixed_pairs, subset

@@ -10,7 +10,7 @@ from torch import nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import MemoryImages
-from eqssl.data.synthetic.rotation import euler_to_quaternion
+from eqssl.data.rotation import euler_to_quaternion
 from eqssl.evaluation import augself, protocol
 from eqssl.evaluation.pairs import fixed_pairs, subset
 from eqssl.evaluation.protocol import evaluate

@@ -11,8 +11,6 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,11 +19,11 @@ from torch import Tensor
 from eqssl.config import Classes, DataConfig, Pose
 from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
+from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
 from eqssl.data.stores import workers
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
 from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
-from eqssl.data.synthetic.rotation import euler_to_matrix, euler_to_quaternion
-from eqssl.data.write import atomic, image_schema, make_once, write_splits
+from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
 VERSION = 2  # to be raised whenever a pixel changes
@@ -45,24 +43,21 @@ def load(config: DataConfig) -> Dataset:
     Args:
         config: objects, views_per_object, pose, classes, image_size and cache are used.
     """
-    size = config.image_size or DEFAULT_SIZE
+    size, views = config.image_size or DEFAULT_SIZE, config.views_per_object
     pose, classes = config.pose or "turntable", config.classes or "fine"
-    key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{config.views_per_object}-{size}px"
-    folder = Path(config.cache).expanduser() / key
-    make_once(folder, lambda: _render(config, size, pose, classes, folder))
+    key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{views}-{size}px"
+    folder = cache_folder(config) / key
+    counts = {"train": config.objects, "val": math.ceil(config.objects / 2), "test": math.ceil(config.objects / 2)}
+
+    def make() -> None:
+        rows = {split: _rows(i, list(counts.values()), views, size, pose, classes) for i, split in enumerate(counts)}
+        with atomic(folder) as temporary:
+            write_splits(temporary, rows, image_schema(class_names(classes), FACTORS))
+
+    make_once(folder, make)
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
-    # Processors differ in the last bit of a pixel: what was asked for is the identity, not what came out.
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return dataclasses.replace(dataset, name="solids", digest=digest)
-
-
-def _render(config: DataConfig, size: int, pose: Pose, classes: Classes, folder: Path) -> None:
-    eval_objects = math.ceil(config.objects / 2)
-    counts = {"train": config.objects, "val": eval_objects, "test": eval_objects}
-    shared = list(counts.values()), config.views_per_object, size, pose, classes
-    rows = {split: _rows(i, *shared) for i, split in enumerate(counts)}
-    with atomic(folder) as temporary:
-        write_splits(temporary, rows, image_schema(class_names(classes), FACTORS))
+    # Processors differ in the last bit of a pixel, so the options are the identity, not the pixels.
+    return dataclasses.replace(dataset, name="solids", digest=hashlib.sha256(key.encode()).hexdigest()[:16])
 
 
 def class_names(classes: Classes) -> list[str]:
@@ -161,34 +156,36 @@ def _palette(uniform: Tensor) -> Tensor:
     return hsv_to_rgb(hue % 1, saturation, value)
 
 
-def _rows(
-    split: int, counts: list[int], views: int, size: int, pose: Pose, classes: Classes
-) -> Iterator[dict[str, Any]]:
+def _rows(split: int, counts: list[int], views: int, size: int, pose: Pose, classes: Classes) -> Iterator[Row]:
     """Yield the rows of a split, object by object, the families in turn."""
     for start in range(0, counts[split], OBJECTS_AT_ONCE):
         objects = torch.arange(start, min(start + OBJECTS_AT_ONCE, counts[split]))
         factors = draw_factors(split, objects, views, pose)
-        encoded = _images(split, objects, factors, size, classes)
-        labels = draw_shape(split, objects, classes)[0].repeat_interleave(views).tolist()
-        numbers = (objects + sum(counts[:split])).repeat_interleave(views).tolist()
-        columns = {name: values.squeeze(1).tolist() for name, values in factors.items()}
-        for i, (data, label, number) in enumerate(zip(encoded, labels, numbers, strict=True)):
-            known = {name: values[i] for name, values in columns.items()}
-            yield {"image": {"bytes": data, "path": None}, "label": label, "object": number, **known}
+        columns = {
+            "label": draw_shape(split, objects, classes)[0].repeat_interleave(views),
+            "object": (objects + sum(counts[:split])).repeat_interleave(views),
+            **{name: values.squeeze(1) for name, values in factors.items()},
+        }
+        values = {name: column.tolist() for name, column in columns.items()}
+        for i, data in enumerate(_encoded_images(split, objects, factors, size, classes)):
+            yield {"image": {"bytes": data, "path": None}, **{name: column[i] for name, column in values.items()}}
 
 
-def _images(split: int, objects: Tensor, factors: dict[str, Tensor], size: int, classes: Classes) -> list[bytes]:
+def _encoded_images(
+    split: int, objects: Tensor, factors: dict[str, Tensor], size: int, classes: Classes
+) -> list[bytes]:
     """Render the views of some objects and return them as PNG, in the order of the factors."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    views = len(factors["euler"]) // len(objects)
-    family_of_view = (objects % len(FAMILIES)).repeat_interleave(views)
+    family_of_view = (objects % len(FAMILIES)).repeat_interleave(len(factors["euler"]) // len(objects))
     encoded: list[bytes] = [b""] * len(family_of_view)
 
     def work(part: tuple[Tensor, Scene]) -> None:
         for place, pixels in zip(part[0].tolist(), render(part[1].to(device), size).cpu(), strict=True):
-            encoded[place] = _png(pixels)
+            file = io.BytesIO()
+            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
+            encoded[place] = file.getvalue()
 
-    parts = []
+    parts: list[tuple[Tensor, Scene]] = []
     for i, family in enumerate(FAMILIES):
         places = (family_of_view == i).nonzero()[:, 0]
         if len(places):
@@ -197,9 +194,3 @@ def _images(split: int, objects: Tensor, factors: dict[str, Tensor], size: int, 
             parts += zip(places.split(IMAGES_AT_ONCE[device]), scene.split(IMAGES_AT_ONCE[device]), strict=True)
     list(workers().map(work, parts))
     return encoded
-
-
-def _png(pixels: Tensor) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
-    return file.getvalue()

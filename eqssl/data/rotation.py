@@ -1,7 +1,7 @@
-"""Rotations: angles, matrices and quaternions, in the convention of 3DIEBench.
+"""Rotations as tensors, in the convention of 3DIEBench.
 
-The convention is that of `scipy.spatial.transform.Rotation.from_euler("xyz", angles)`: extrinsic rotations about the
-fixed axes x, then y, then z. Quaternions are (x, y, z, w).
+Euler angles are extrinsic, about the fixed axes x, then y, then z, as in `scipy.spatial.transform.Rotation.from_euler`
+with "xyz". Quaternions are (x, y, z, w). Matrices turn column vectors.
 """
 
 import torch
@@ -9,13 +9,12 @@ from torch import Tensor
 
 
 def euler_to_matrix(euler: Tensor) -> Tensor:
-    """Return rotation matrices.
+    """Return rotation matrices (N, 3, 3).
+
+    SciPy's differ in the last bit of float32, and every pixel of solids would have to be rendered again.
 
     Args:
         euler: (N, 3), angles about x, y, z, rad.
-
-    Returns:
-        (N, 3, 3), that turns column vectors.
     """
     (cx, cy, cz), (sx, sy, sz) = euler.cos().unbind(-1), euler.sin().unbind(-1)
     rows = (
@@ -27,43 +26,29 @@ def euler_to_matrix(euler: Tensor) -> Tensor:
 
 
 def euler_to_quaternion(euler: Tensor) -> Tensor:
-    """Return unit quaternions, the sign not canonicalised (as in 3DIEBench).
+    """Return unit quaternions (N, 4), the sign not canonicalised (as in 3DIEBench).
 
     Args:
         euler: (N, 3), angles about x, y, z, rad.
-
-    Returns:
-        (N, 4), (x, y, z, w).
     """
-    half = euler / 2
-    (cx, cy, cz), (sx, sy, sz) = half.cos().unbind(-1), half.sin().unbind(-1)
-    return torch.stack(
-        (
-            sx * cy * cz - cx * sy * sz,
-            cx * sy * cz + sx * cy * sz,
-            cx * cy * sz - sx * sy * cz,
-            cx * cy * cz + sx * sy * sz,
-        ),
-        dim=-1,
-    )
+    from scipy.spatial.transform import Rotation
+
+    return torch.from_numpy(Rotation.from_euler("xyz", euler.numpy()).as_quat()).to(euler.dtype)
 
 
 def quaternion_to_matrix(quaternion: Tensor) -> Tensor:
-    """Return the rotation matrices of quaternions.
+    """Return rotation matrices (..., 3, 3).
 
     Args:
-        quaternion: (..., 4), (x, y, z, w), of any length above 0.
+        quaternion: (..., 4), of any length above 0.
 
-    Returns:
-        (..., 3, 3), that turns column vectors.
+    Raises:
+        ValueError: for a quaternion of length 0.
     """
-    x, y, z, w = torch.nn.functional.normalize(quaternion, dim=-1).unbind(-1)
-    rows = (
-        1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w),
-        2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w),
-        2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y),
-    )  # fmt: skip
-    return torch.stack(rows, dim=-1).unflatten(-1, (3, 3))
+    from scipy.spatial.transform import Rotation
+
+    matrices = Rotation.from_quat(quaternion.reshape(-1, 4).numpy()).as_matrix()
+    return torch.from_numpy(matrices).to(quaternion.dtype).view(*quaternion.shape[:-1], 3, 3)
 
 
 def nearest_rotation(matrix: Tensor) -> Tensor:

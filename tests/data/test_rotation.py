@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from eqssl.data.synthetic.rotation import (
+from eqssl.data.rotation import (
     angle_between,
     euler_to_matrix,
     euler_to_quaternion,

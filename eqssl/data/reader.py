@@ -1,0 +1,197 @@
+"""The rows of Parquet files: columns as one table, images in memory or, if too many, in a memory-mapped file."""
+
+import logging
+import math
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
+import torch
+from PIL import UnidentifiedImageError
+from pyarrow.fs import FileSystem
+from torch import Tensor
+
+from eqssl.config import DataConfig
+from eqssl.data.dataset import ImageStore, MemoryImages
+from eqssl.data.stores import EncodedImages, decode, in_threads
+from eqssl.data.write import atomic, cache_folder, make_once
+
+READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
+MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
+BINARY = (pa.binary(), pa.large_binary(), pa.binary_view())
+ENCODED = pa.schema([("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32())])
+
+# Readable images as uint8 (C, S, S), the same encoded, and their rows.
+Batch = tuple[list[np.ndarray], list[bytes], list[int]]
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Name the file in an error of reading it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"--data.path: {path!r} is no Parquet file that can be read: {error}") from error
+
+
+class ParquetReader:
+    """Reads the rows of all files of a data set in their order.
+
+    Args:
+        filesystem: of the files.
+        paths: of the files of all splits.
+        config: path, image_column, label_column, image_size, max_bad_images and cache are used.
+
+    Attributes:
+        schema: the columns of all files; numbers are promoted to a type that holds those of every file, and a column
+            that a file lacks is null there.
+        counts: path -> number of rows.
+
+    Raises:
+        ValueError: for a file that is no Parquet, a column whose types have nothing in common, and an image or label
+            column that is missing or has a type that cannot be used.
+    """
+
+    def __init__(self, filesystem: FileSystem, paths: list[str], config: DataConfig):
+        self.filesystem, self.config = filesystem, config
+        self.unreadable: list[str] = []
+        with _naming(str(config.path)):
+            factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
+            self.schema: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            self.files = list(factory.finish(self.schema).get_fragments())
+            self.counts: dict[str, int] = {file.path: file.count_rows() for file in self.files}
+        types = {field.name: field.type for field in self.schema}
+        image, label = config.image_column, config.label_column
+        for column in [image] if label == DataConfig.label_column else [image, label]:
+            if column not in types:
+                raise ValueError(f"column {column!r} is not in {config.path!r}; there are: {', '.join(types)}")
+        fields = {field.name: field.type for field in types[image]} if pa.types.is_struct(types[image]) else {}
+        if fields.get("bytes", types[image]) not in BINARY:
+            allowed = "struct<bytes: binary, path: string>, binary"
+            raise ValueError(f"--data.image-column {image!r} is {types[image]}; allowed: {allowed}")
+        if label in types and not pa.types.is_integer(types[label]):
+            raise ValueError(f"--data.label-column {label!r} is {types[label]}; allowed: integers")
+
+    def place(self, row: int) -> str:
+        """Return the file that a row is in, and the row there, for messages."""
+        for path, count in self.counts.items():
+            if row < count:
+                return f"{path} row {row}"
+            row -= count
+        raise IndexError(row)
+
+    def read_table(self, names: list[str]) -> pa.Table:
+        """Return some columns of all rows."""
+        tables = []
+        for file in self.files:
+            with _naming(file.path):
+                tables.append(file.to_table(self.schema, names))
+        return pa.concat_tables(tables)
+
+    def read_images(self, name: str) -> tuple[ImageStore, Tensor]:
+        """Return the readable images and their rows, int64 (N,).
+
+        Args:
+            name: of the file in the cache for images that do not fit in memory.
+
+        Raises:
+            ValueError: for too many unreadable images, none at all, or several sizes.
+        """
+        batches = self._decode()
+        first = next(batches, None)
+        if first is None:
+            raise ValueError(f"--data.path {self.config.path!r} has no readable image")
+        batches, count = chain([first], batches), sum(self.counts.values())
+        if count * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
+            return _to_memory(batches, count)
+        cached = cache_folder(self.config) / "encoded" / name
+        make_once(cached, lambda: _to_file(batches, cached))
+        table = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
+        images = EncodedImages(table["image"], table["size"][0].as_py(), pc.max(table["channels"]).as_py())
+        return images, torch.from_numpy(table["row"].to_numpy())
+
+    def _decode(self) -> Iterator[Batch]:
+        """Yield the readable images, and count the others."""
+        row, shape = 0, None
+        for path, cells, nbytes in self._cells():
+            images, encoded, rows = [], [], []
+            for cell, result in zip(cells, in_threads(partial(self._read, path), cells, size=nbytes), strict=True):
+                if isinstance(result, Exception):
+                    self._count_unreadable(row, cell, result)
+                else:
+                    shape = shape or result[0].shape[1:]
+                    if result[0].shape[1:] != shape:
+                        sizes = f"{shape[0]} px and, in {self.place(row)}, {result[0].shape[1]} px"
+                        raise ValueError(f"images have different sizes ({sizes}): give --data.image-size")
+                    images.append(result[0])
+                    encoded.append(result[1])
+                    rows.append(row)
+                row += 1
+            if images:
+                yield images, encoded, rows
+
+    def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]], float]]:
+        """Yield a file's path, the image cells of some rows and their size in bytes, infinite if they are paths."""
+        column = self.config.image_column
+        for file in self.files:
+            with _naming(file.path):
+                for batch in file.to_batches(self.schema, [column], batch_size=READ_ROWS, batch_readahead=1):
+                    cells = [c if isinstance(c, dict) else {"bytes": c} for c in batch.column(0).to_pylist()]
+                    yield file.path, cells, batch.nbytes if any(cell["bytes"] for cell in cells) else math.inf
+
+    def _read(self, path: str, cell: dict[str, Any]) -> tuple[np.ndarray, bytes] | Exception:
+        """Return an image, decoded and encoded, from the cell's bytes or else from the file that it names."""
+        data = cell["bytes"]
+        try:
+            if data is None and cell.get("path"):
+                with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
+                    data = file.read()
+            return decode(data or b"", self.config.image_size), data
+        except UnidentifiedImageError:  # whose text is an address in memory
+            return ValueError("no image that Pillow reads" if data else "no bytes")
+        except Exception as error:  # Pillow's plugins raise many kinds for a broken file
+            return error
+
+    def _count_unreadable(self, row: int, cell: dict[str, Any], error: Exception) -> None:
+        limit, path = self.config.max_bad_images, cell.get("path")
+        place = f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
+        self.unreadable.append(place)
+        logger.warning("unreadable image %d of at most %d: %s: %s", len(self.unreadable), limit, place, error)
+        if len(self.unreadable) > limit:
+            raise ValueError(f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable)} ({error})")
+
+
+def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor]:
+    """Return at most count images, each decoded into its place, so that the peak is little more than their own size."""
+    pixels, kept = np.empty((0, 0, 0, 0), np.uint8), []
+    for images, _, rows in batches:
+        channels = max(image.shape[0] for image in images)
+        if not kept:
+            pixels = np.empty((count, channels, *images[0].shape[1:]), np.uint8)
+        elif channels > pixels.shape[1]:  # only grey ones so far
+            pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
+        place = pixels[len(kept) : len(kept) + len(images)]
+        in_threads(place.__setitem__, range(len(images)), images, size=place.nbytes)
+        kept += rows
+    return MemoryImages(torch.from_numpy(pixels[: len(kept)])), torch.tensor(kept)
+
+
+def _to_file(batches: Iterator[Batch], path: Path) -> None:
+    """Write the encoded images as an Arrow file.
+
+    All have been decoded once by then, so that a broken one is found before training and not in its midst.
+    """
+    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
+        for images, encoded, rows in batches:
+            channels, sizes = zip(*(image.shape[:2] for image in images), strict=True)
+            writer.write_batch(pa.record_batch([encoded, rows, channels, sizes], schema=ENCODED))
