@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from eqssl.report.progress import hypervolume_curve
-from eqssl.study.search.ranking import hypervolume
+from eqssl.report.progress import hypervolume, hypervolume_curve
 
 
 def trial(number, knn, error, status="COMPLETE", epochs=9):
