@@ -32,7 +32,7 @@ CAPTION = (
 
 
 def study_importances(summary: Summary) -> pd.DataFrame:
-    """Return `importances` for every objective, a column objective in front.
+    """Return `importances` for every objective, with a column `objective`.
 
     Empty where fewer than two options were varied, or an objective is known of fewer than 10 configurations.
     """
@@ -43,9 +43,8 @@ def study_importances(summary: Summary) -> pd.DataFrame:
         if len(space) > 1 and len(known) >= MIN_CONFIGURATIONS:
             params = [{option: value for option, value in c["params"].items() if option in space} for c in known]
             values = np.array([c["metrics"][objective]["estimate"] for c in known])
-            of_objective = importances(params, values, space, maximize=direction == "maximize")
-            of_objective.insert(0, "objective", objective)
-            found.append(of_objective)
+            found.append(importances(params, values, space, maximize=direction == "maximize"))
+            found[-1]["objective"] = objective
     return pd.concat(found) if found else pd.DataFrame()
 
 
@@ -67,11 +66,11 @@ def importances(
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
 
-    frame = pd.DataFrame(params, columns=list(space))
-    for option, of in space.items():
-        if "low" not in of:  # -1 for an option that a configuration lacks; trees take a missing number as it is
-            frame[option] = pd.Categorical(frame[option].map(str), list(map(str, of["values"]))).codes
-    inputs = frame.to_numpy(dtype=float)
+    inputs = np.full((len(params), len(space)), np.nan)  # NaN where a configuration lacks an option
+    for row, point in enumerate(params):
+        for column, (option, of) in enumerate(space.items()):
+            if option in point:
+                inputs[row, column] = of["values"].index(point[option]) if "values" in of else point[option]
     forest = RandomForestRegressor(TREES, min_samples_leaf=2, random_state=0).fit(inputs, values)
     settings = {"scoring": out_of_bag_r2, "n_repeats": PERMUTATIONS, "random_state": 0}
     lost = permutation_importance(forest, inputs, values, **settings)
@@ -137,11 +136,7 @@ def _shares(trials: list["FrozenTrial"], space: Mapping[str, Any], maximize: boo
 
 
 def importance_picture(found: pd.DataFrame) -> Picture:
-    """Return a row of two panels for every objective: PED-ANOVA and the forest.
-
-    Args:
-        found: from `study_importances`, not empty.
-    """
+    """Return the result of `study_importances`, a row of two panels for every objective: PED-ANOVA and the forest."""
     by_objective = list(found.groupby("objective", sort=False))
     figure = Figure(figsize=(9.6, len(by_objective) + 0.3 * len(found)))
     grid = figure.subplots(len(by_objective), 2, sharey="row", squeeze=False)

@@ -26,12 +26,11 @@ def progress_picture(summary: Summary) -> Picture:
 
 
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
-    """Return, after every trial of the search in the order of suggestions, the epochs and the hypervolume so far.
+    """Return trained epochs and hypervolume after every trial of the search, in the order of suggestions.
 
-    The volume is what complete trials dominate beyond the row `constant`, or beyond the worst of each objective where
-    that row is missing; epochs of trials that were stopped or failed count, of reference rows they do not. In a race
-    the seeds of one stage, of all configurations, precede the next stage's; a configuration that was suggested again
-    has further seeds.
+    Complete trials dominate the volume beyond the row `constant`, or beyond the worst of each objective where that row
+    is missing. Epochs of stopped and failed trials count, those of reference rows do not. The seeds of one stage, of
+    all configurations, precede the next stage's; a configuration that was suggested again has further seeds.
     """
     signs = {metric: 1 if direction == "maximize" else -1 for metric, direction in summary["objectives"].items()}
     stages = summary.get("stages", [math.inf])  # seeds of a configuration after each

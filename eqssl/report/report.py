@@ -58,13 +58,7 @@ def page(summary: Summary, tables: Sequence[Table], pictures: Mapping[figures.Pi
 
 
 def study_pictures(summary: Summary, folder: Path, importances: pd.DataFrame) -> list[figures.Picture]:
-    """Return all figures that the summary has data for.
-
-    Args:
-        summary: content of summary.json.
-        folder: of the study.
-        importances: from `study_importances`.
-    """
+    """Return all figures that the summary, the study's folder and the result of `study_importances` have data for."""
     pictures = [front_picture(summary)]
     if pictures[0] and selection.searched(summary):
         pictures.append(progress_picture(summary))

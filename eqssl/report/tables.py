@@ -25,12 +25,7 @@ Row = dict[str, Cell]  # column title -> cell
 
 
 def report_tables(summary: Summary, importances: pd.DataFrame) -> list[Table]:
-    """Return every table that has rows, the main one first and always.
-
-    Args:
-        summary: content of summary.json.
-        importances: from `study_importances`.
-    """
+    """Return every table that has rows, the main one first and always; importances are from `study_importances`."""
     tables = [
         results_table(summary),
         gains_table(summary),
@@ -191,11 +186,7 @@ def cost_table(summary: Summary) -> Table:
 
 
 def importances_table(importances: pd.DataFrame) -> Table:
-    """Return the importance of every option for every objective, by both estimators.
-
-    Args:
-        importances: from `study_importances`.
-    """
+    """Return the result of `study_importances`: every option and objective, by both estimators."""
     rows: list[Row] = [
         {
             "option": str(option),
