@@ -1,7 +1,7 @@
 """A table of estimates, written as Markdown, CSV, LaTeX and for a terminal; the page's template writes HTML."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,16 +65,14 @@ class Table:
 def markdown(tables: Iterable[Table], caption: str) -> str:
     """Return all tables, the first followed by its caption, the others after their titles."""
     first, *others = tables
-    parts = [markdown_rows(first.frame.columns, first.frame.to_numpy()), caption]
+    parts = [_markdown_rows(first.frame), caption]
     for table in others:
-        parts += [f"{table.title}:", markdown_rows(table.frame.columns, table.frame.to_numpy())]
+        parts += [f"{table.title}:", _markdown_rows(table.frame)]
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_rows(head: Iterable[Cell], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return one table as Markdown."""
-    head = list(head)
-    lines: list[Sequence[Cell]] = [head, ["---"] * len(head), *rows]
+def _markdown_rows(frame: pd.DataFrame) -> str:
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |" for cells in lines)
 
 

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -39,7 +40,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
     files[folder / "tables.md"] = markdown(tables, caption(summary)).encode()
     files[folder / "report.html"] = page(summary, tables, pictures).encode()
     for path, data in files.items():
-        write_atomically(path, lambda temporary, data=data: temporary.write_bytes(data))
+        write_atomically(path, partial(Path.write_bytes, data=data))
     return list(files)
 
 

@@ -124,6 +124,15 @@ def test_a_terminal_of_140_columns_has_room(which, level, request):
     assert ("inconclusive (power .20)" in text) is (level == "full")
 
 
+def test_brackets_in_names_are_no_markup_of_the_terminal(summary):
+    first, *others = summary["configurations"]
+    named = summary | {"question": "a [red] or b?", "configurations": [first | {"name": "crop [b]"}, *others]}
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(result_table(named))
+    text = console.export_text()
+    assert "a [red] or b?" in text and " crop [b] " in text
+
+
 def test_winners_name_those_that_are_not_significantly_different(summary):
     winners = rows(winners_table(summary))
     best = summary["best"]["knn"]
