@@ -21,7 +21,7 @@ import numpy as np
 
 from eqssl.config import RunConfig, digest, get, identity
 from eqssl.files import on_disk, read
-from eqssl.report.figures import image_grid
+from eqssl.images import image_grid
 from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Trial

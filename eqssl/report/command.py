@@ -12,12 +12,12 @@ def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool 
 
     Args:
         folder: OUTPUT/STUDY, on a disk or in a bucket.
-        from_predictions: Make every probe's figures again of what it said of each held-out example, as a study with
-            --evaluate.level full keeps it.
+        from_predictions: Compute every probe's metrics again from its predictions for each held-out example, which a
+            study with --evaluate.level full saves.
     """
     from eqssl.files import as_path, check_storage
-    from eqssl.report.live import current_summary, summary_of_predictions
     from eqssl.report.report import write_report
+    from eqssl.study.live import current_summary, summary_of_predictions
 
     path = as_path(folder, "FOLDER")
     check_storage(path, "FOLDER", write=False)

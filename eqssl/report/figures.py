@@ -1,22 +1,37 @@
-"""What all figures share, and pictures of reconstructions: data in, matplotlib figure out."""
+"""The style that all figures share; reconstructions and the heat map. Data in, figure out."""
 
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
-from eqssl.files import write_atomically
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-    from torch import Tensor
+from eqssl.images import image_grid
+from eqssl.metrics import label_of
+from eqssl.report import selection
+from eqssl.report.selection import REFERENCES, Summary, bounds_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
+STYLE: dict[RcKeyType, Any] = {
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "figure.constrained_layout.use": True,
+    "font.size": 8.5,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "savefig.dpi": 130,
+}  # of matplotlib, in force while figures are made and saved
+PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
+MAX_ROWS = 40  # of the heat map
 
 
 @dataclass(frozen=True)
@@ -25,77 +40,113 @@ class Picture:
 
     Args:
         name: of its file.
-        title, caption: above and below it; the caption says what bands and bars are.
-        figure: what is drawn.
+        title, caption: above and below it; the caption explains bands and bars.
+        figure: from matplotlib.
     """
 
     name: str
     title: str
     caption: str
-    figure: "Figure"
+    figure: Figure
+
+    def png(self) -> bytes:
+        """Return the figure as a PNG."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
-def style(axes: "Axes", x: str, y: str = "", title: str = "", *, log: bool = False) -> None:
-    """Label axes and make them quiet.
-
-    Args:
-        x, y, title: labels.
-        log: whether the horizontal axis is logarithmic.
-    """
-    axes.set_xscale("log" if log else "linear")
+def label_axes(axes: Axes, x: str, y: str = "", title: str = "", *, log: bool = False) -> None:
+    """Label axes; a logarithmic horizontal axis has plain numbers at 1 and 3 of every decade."""
     if log:
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
+        axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel(x, fontsize=9)
-    axes.set_ylabel(y, fontsize=9)
-    axes.set_title(title, fontsize=10, loc="left")
-    axes.set_axisbelow(True)
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=8)
+    axes.set(xlabel=x, ylabel=y, title=title)
 
 
-def png(figure: "Figure") -> bytes:
-    """Return the figure as a PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """Return a figure of panels, and its axes row by row.
+
+    Args:
+        count: of panels.
+        columns: at most.
+        size: width and height of a panel in inches.
+    """
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows))
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
 
 
-def reconstruction_figure(images: Mapping[str, NDArray]) -> "Figure":
+def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
     """Return first views, targets and reconstructions, a block of three rows for every configuration.
 
     Args:
         images: configuration -> uint8 (3, n, C, H, W).
     """
-    from matplotlib.figure import Figure
-
-    shape = next(iter(images.values())).shape
-    figure = Figure(figsize=(0.9 * shape[1] + 1.4, 3.0 * len(images)), layout="constrained")
-    for axes, (name, block) in zip(figure.subplots(len(images), 1, squeeze=False)[:, 0], images.items(), strict=True):
+    columns = next(iter(images.values())).shape[1]
+    figure, grid = panel_grid(len(images), 1, (0.9 * columns + 1.4, 3.0))
+    for axes, (name, block) in zip(grid, images.items(), strict=True):
         height = block.shape[3]
         axes.imshow(image_grid(block), interpolation="nearest")
-        axes.set_yticks([height * (row + 0.5) for row in range(3)], ["first view", "target", "result"], fontsize=8)
+        axes.set_yticks([height * (row + 0.5) for row in range(3)], ["first view", "target", "result"])
         axes.set_xticks([])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        axes.set_title(name, fontsize=9, loc="left")
-    return figure
+        _hide_frame(axes)
+        axes.set_title(name)
+    text = "First views, targets and reconstructions of a configuration's first seed."
+    return Picture("reconstructions", "Reconstructions", text, figure)
 
 
-def image_grid(images: NDArray) -> NDArray:
-    """Return images as one: uint8 (R, n, C, H, W) -> (R * H, n * W, 3)."""
-    rows, count, channels, height, width = images.shape
-    grid = images.transpose(0, 3, 1, 4, 2).reshape(rows * height, count * width, channels)
-    return np.repeat(grid, 3, axis=2) if channels == 1 else grid
+def heatmap_picture(summary: Summary) -> Picture | None:
+    """Return R² of every factor, configuration by configuration, a map for every evaluated part of the features.
+
+    Of more than `MAX_ROWS` configurations only the reference rows, the front and the best by each objective are shown.
+    None where no factor is known.
+    """
+    rows = [c for c in selection.in_order(summary["configurations"]) if selection.members_of("r2", c["metrics"])]
+    if not rows:
+        return None
+    shown = f"all {len(rows)} configurations"
+    if len(rows) > MAX_ROWS:
+        kept = {
+            *REFERENCES,
+            *selection.front_members(summary),
+            *(summary["best"][metric] for metric in summary["objectives"]),
+        }
+        shown = f"reference rows, the front and the best by each objective of {len(rows)} configurations"
+        rows = [c for c in rows if c["name"] in kept][:MAX_ROWS]
+    factors = selection.members_of("r2", {metric for c in rows for metric in c["metrics"]})
+    maps = {}
+    for title, prefix in PARTS.items():
+        values = np.stack([bounds_of(rows, prefix + metric)[:, 0] for metric in factors], axis=1)
+        if np.isfinite(values).any():
+            maps[title] = values
+    highest = max(0.01, *(float(np.nanmax(values)) for values in maps.values()))
+    width = 2.2 + len(maps) * max(1.6, 0.55 * len(factors))
+    figure = Figure(figsize=(width, 1.5 + 0.25 * len(rows)))
+    grid = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
+    for axes, (title, values) in zip(grid, maps.items(), strict=True):
+        drawn = axes.imshow(values, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
+        axes.set_title(title)
+        axes.set_xticks(range(len(factors)), map(label_of, factors), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
+        axes.set_facecolor("#eeeeee")  # where a configuration has no such part
+        _hide_frame(axes)
+        for (row, column), value in np.ndenumerate(values):
+            colour = "black" if value > 0.65 * highest else "white"
+            text = "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
+            axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
+    figure.colorbar(drawn, ax=list(grid), label="R²", shrink=0.8, pad=0.02)
+    title = "R² per factor and part of the features"
+    return Picture("heatmap", title, f"Means over seeds on one scale; {shown}.", figure)
 
 
-def save_reconstructions(images: "Tensor | NDArray", path: Path) -> None:
-    """Write `Result.reconstructions`, uint8 (3, n, C, H, W), as a PNG: first views, targets, reconstructions."""
-    from PIL import Image
-
-    picture = Image.fromarray(image_grid(np.asarray(images)))
-    write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))
+def _hide_frame(axes: Axes) -> None:
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

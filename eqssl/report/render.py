@@ -1,92 +1,113 @@
-"""Tables as text: Markdown, HTML, CSV, LaTeX."""
+"""A table of estimates, written as Markdown, CSV, LaTeX and for a terminal; the page's template writes HTML."""
 
-import csv
-import html
-import io
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from eqssl.report.tables import Cell, Number, Table
+import pandas as pd
 
-LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "²": r"\textsuperscript{2}",
-    "Δ": r"$\Delta$",
-}
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+MARK = "*"  # of a significant difference
+# Beside the characters that pandas escapes.
+LATEX = {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "²": r"\textsuperscript{2}", "Δ": r"$\Delta$"}
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number with bounds, None where it has none.
+
+    Args:
+        estimate, low, high: the number and its two-sided bounds.
+        signed: whether it is a difference.
+        significant: whether it is a difference that survives the correction for the comparisons of its table.
+    """
+
+    estimate: float
+    low: float | None = None
+    high: float | None = None
+    signed: bool = False
+    significant: bool = False
+
+    def __str__(self) -> str:
+        rounded = round(self.estimate, 3) + 0.0  # no minus before zero
+        text = f"{rounded:+.3f}" if self.signed else f"{rounded:.3f}"
+        mark = MARK * self.significant
+        if self.low is None or self.high is None:
+            return text + mark
+        below, above = self.estimate - self.low, self.high - self.estimate
+        same = abs(below - above) < 5e-4
+        return (f"{text} ± {below:.3f}" if same else f"{text} ({self.low:.3f} to {self.high:.3f})") + mark
+
+
+Cell = str | Number
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table.
+
+    Args:
+        name: of its files.
+        title: heading.
+        frame: a `Cell` everywhere; the first column names the row.
+        marked: first cell of the rows that stand out: the choice.
+    """
+
+    name: str
+    title: str
+    frame: pd.DataFrame
+    marked: str | None = None
 
 
 def markdown(tables: Iterable[Table], caption: str) -> str:
     """Return all tables, the first followed by its caption, the others after their titles."""
     first, *others = tables
-    parts = [markdown_rows(first.head, first.rows), caption]
+    parts = [_markdown_rows(first.frame), caption]
     for table in others:
-        parts += [f"{table.title}:", markdown_rows(table.head, table.rows)]
+        parts += [f"{table.title}:", _markdown_rows(table.frame)]
     return "\n\n".join(parts) + "\n"
 
 
-def markdown_rows(head: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
-    """Return one table as Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+def _markdown_rows(frame: pd.DataFrame) -> str:
+    lines = [list(frame.columns), ["---"] * len(frame.columns), *frame.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in cells) + " |" for cells in lines)
 
 
-def html_table(table: Table) -> str:
-    """Return a table as an HTML element."""
-    rows = "".join(_html_row(row, "td", marked=row[0] in table.marked) for row in table.rows)
-    return f"<table><thead>{_html_row(table.head, 'th')}</thead><tbody>{rows}</tbody></table>"
-
-
-def _html_row(cells: Iterable[Cell], tag: str, *, marked: bool = False) -> str:
-    start = '<tr class="marked">' if marked else "<tr>"
-    return start + "".join(f"<{tag}>{_html_cell(cell)}</{tag}>" for cell in cells) + "</tr>"
-
-
-def _html_cell(cell: Cell) -> str:
-    text = html.escape(str(cell))
-    return f"<b>{text}</b>" if isinstance(cell, Number) and cell.significant else text
-
-
 def csv_text(table: Table) -> str:
-    """Return a table as CSV, a column of estimates as three: NAME, NAME_low, NAME_high."""
-    bounded = [any(isinstance(row[i], Number) for row in table.rows) for i in range(len(table.head))]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = zip(table.head, bounded, strict=True)
-    writer.writerow(
-        [name for head, three in columns for name in ([head, f"{head}_low", f"{head}_high"][: 1 + 2 * three])]
-    )
-    for row in table.rows:
-        writer.writerow([value for cell, three in zip(row, bounded, strict=True) for value in _values(cell, three)])
-    return text.getvalue()
-
-
-def _values(cell: Cell, three: bool) -> list[str | float | None]:
-    if isinstance(cell, Number):
-        return [cell.estimate, cell.low, cell.high]
-    return [cell, None, None] if three else [cell]
+    """Return a table as CSV with all digits, a column of estimates as three: NAME, NAME_low, NAME_high."""
+    columns: dict[str, list[str | float | None]] = {}
+    for title in map(str, table.frame):
+        cells: list[Cell] = table.frame[title].tolist()
+        columns[title] = [cell.estimate if isinstance(cell, Number) else cell for cell in cells]
+        if any(isinstance(cell, Number) for cell in cells):
+            columns[f"{title}_low"] = [getattr(cell, "low", None) for cell in cells]
+            columns[f"{title}_high"] = [getattr(cell, "high", None) for cell in cells]
+    return pd.DataFrame(columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def latex(table: Table) -> str:
     """Return a table for LaTeX with booktabs."""
-    lines = [" & ".join(map(_latex_text, cells)) + r" \\" for cells in (table.head, *table.rows)]
-    return "\n".join(
-        [
-            f"% {table.title}",
-            rf"\begin{{tabular}}{{l{'r' * (len(table.head) - 1)}}}",
-            r"\toprule",
-            lines[0],
-            r"\midrule",
-            *lines[1:],
-            r"\bottomrule",
-            r"\end{tabular}",
-            "",
-        ]
+    alignment = "l" + "r" * (len(table.frame.columns) - 1)
+    text = table.frame.map(str).to_latex(index=False, escape=True, column_format=alignment)
+    return f"% {table.title}\n" + "".join(LATEX.get(letter, letter) for letter in text)
+
+
+def terminal_table(table: Table) -> "RichTable":
+    """Return a table for a terminal: no zero before the point, titles of columns as wide as their cells."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table as RichTable
+
+    made = RichTable(
+        title=escape(table.title), box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), title_justify="left", pad_edge=False
     )
-
-
-def _latex_text(cell: Cell) -> str:
-    return "".join(LATEX.get(letter, letter) for letter in str(cell))
+    texts = table.frame.map(lambda cell: re.sub(r"(?<!\d)0\.", ".", str(cell)) if isinstance(cell, Number) else cell)
+    for title in map(str, texts):
+        width = max(7, *map(len, [*title.split(), *texts[title]]))
+        made.add_column(escape(title), max_width=width, justify="right" if made.columns else "left", vertical="bottom")
+    for row in texts.to_numpy():
+        made.add_row(*map(escape, row), style="bold" if row[0] == table.marked else None)
+    return made

@@ -1,216 +1,149 @@
-"""Figures against what is varied: a curve with bands for one option, small panels for several."""
+"""Metrics against the varied options: curves with intervals for one range, small panels for several options."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from eqssl.report.figures import COLOURS, style
-from eqssl.study.definition import METRIC_NAMES
+from eqssl.metrics import label_of
+from eqssl.report import selection
+from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
+from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
+from eqssl.report.tables import main_metrics
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.container import ErrorbarContainer
-    from matplotlib.figure import Figure
+# Of the reference rows; blue and green are the curves'.
+LINES = dict(zip(REFERENCES, (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0"), strict=True))
+BANDS = ("base", "no-recon")  # reference rows that are shown with their interval
+MIN_IN_BIN, MAX_BINS = 8, 8  # configurations in a bin, bins of a panel
+CURVES = (
+    "Points: means over seeds, bars and shaded bands: 95 %; lines: reference rows. Autoencode: the same configuration, "
+    "its target reconstructed from its own tokens alone."
+)
+OPTIONS = (
+    "Grey: a point a configuration (mean over seeds), all other options varied as well. Blue: means of at least 8 "
+    "neighbours, or of all with the same value; bars: 95 % of that mean over configurations, within the frame. Where "
+    "one option is varied at a time: every configuration with the interval of its mean."
+)
 
-LINES = (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0")  # of the reference rows: the others are the curves'
-IN_A_BIN = 8  # configurations, at least
+
+def response_pictures(summary: Summary) -> list[Picture]:
+    """Return the figures of metrics against options: for one range two, of main metrics and of factors; else one."""
+    searched, space = selection.searched(summary), summary["space"]
+    if not space or len(searched) < 2:
+        return []
+    option = next(iter(space))
+    if len(space) > 1 or "low" not in space[option]:
+        figure = response_figure(summary, list(summary["objectives"]), min(4, len(space)), (2.9, 2.5))
+        return [Picture("responses", "Response to every option", OPTIONS, figure)]
+    known = set.intersection(*(set(c["metrics"]) for c in searched))
+    name = option.replace(".", "_")
+    pictures = []
+    if shown := [metric for metric in main_metrics(summary) if metric in known]:
+        figure = response_figure(summary, shown, 3, (4.4, 3.5))
+        pictures.append(Picture(f"response_{name}", f"Response to {option}", CURVES, figure))
+    if factors := selection.members_of("r2", known):
+        figure = response_figure(summary, factors, 4, (3.3, 2.8))
+        pictures.append(Picture(f"factors_{name}", f"R² per factor against {option}", CURVES, figure))
+    return pictures
 
 
-def dose_response(
-    panels: Mapping[str, tuple[Sequence[float], NDArray]],
-    references: Mapping[str, Mapping[str, tuple[float, float, float]]],
-    *,
-    twins: Mapping[str, tuple[Sequence[float], NDArray]] | None = None,
-    bands: Sequence[str],
-    option: str,
-    log: bool,
-) -> "Figure":
-    """Return one panel a metric: its value against the varied option, beside the reference rows.
+def response_figure(summary: Summary, metrics: Sequence[str], columns: int, size: tuple[float, float]) -> Figure:
+    """Return a panel for every metric and option: curves where one option is varied at a time, else means.
 
     Args:
-        panels: metric -> (doses (N,), mean, low, high (N, 3)); bounds may be NaN.
-        references: metric -> row -> (mean, low, high), lines over the whole width.
-        twins: metric -> the same as in `panels`, of the auto-encoding controls.
-        bands: rows whose interval is shown as well.
-        option: what is varied, the label of the horizontal axis.
-        log: whether that axis is logarithmic.
+        summary: content of summary.json.
+        metrics: their names.
+        columns, size: as in `panel_grid`.
     """
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.4 * rows + 0.5), layout="constrained")
-    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
-    shown = dict.fromkeys(row for of_panel in references.values() for row in of_panel)
-    colours = dict(zip(shown, LINES, strict=False))
-    handles, curves = {}, {}
-    for axes, (name, (doses, bounds)) in zip(grid, panels.items(), strict=False):
-        for row, (mean, low, high) in references.get(name, {}).items():
-            handles[row] = axes.axhline(mean, color=colours[row], lw=1.4, ls="--" if row in bands else ":")
-            if row in bands:
-                axes.axhspan(low, high, color=colours[row], alpha=0.1, lw=0)
-        curves["cross-attention" if twins else "with reconstruction"] = _draw_means(axes, doses, bounds)
-        if twins and name in twins:
-            curves["autoencode"] = _draw_means(axes, *twins[name], colour=COLOURS[2], marker="^")
-        style(axes, option, title=name, log=log)
-    for axes in grid[len(panels) :]:
-        axes.remove()
-    handles = curves | {row: handles[row] for row in shown}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=7, frameon=False, fontsize=9)
+    space, searched = summary["space"], selection.searched(summary)
+    figure, grid = panel_grid(len(metrics) * len(space), columns, size)
+    handles: dict[str, Artist] = {}
+    for axes, (metric, (option, values)) in zip(grid, product(metrics, space.items()), strict=True):
+        label_axes(axes, option, title=label_of(metric), log=values.get("log", False))
+        known = [c for c in searched if metric in c["metrics"]]
+        points = [c for c in known if option in c["params"]]
+        if "low" in values and all(len(space.keys() & c["params"].keys()) == 1 for c in points):
+            handles |= _draw_curves(axes, summary, points, option, metric)
+        elif points:
+            _draw_means(axes, points, option, metric, values.get("values"))
+        if known and len(space) > 1:
+            # All points fill the frame: the interval of two alone could be many times as high.
+            means = bounds_of(known, metric)[:, 0]
+            margin = 0.1 * (np.ptp(means) or 1.0)
+            axes.set_ylim(means.min() - margin, means.max() + margin)
+    if handles:
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=7)
     return figure
 
 
-def factor_response(
-    doses: Sequence[float],
-    factors: Mapping[str, tuple[NDArray, float | None]],
-    *,
-    twins: Mapping[str, tuple[Sequence[float], NDArray]] | None = None,
-    option: str,
-    log: bool,
-) -> "Figure":
-    """Return R2 of every factor against the varied option, a small panel each.
-
-    Args:
-        doses: (N,), the option's values.
-        factors: factor -> (mean, low, high (N, 3); the best control's mean or None).
-        twins: factor -> (doses (M,), mean, low, high (M, 3)) of the auto-encoding controls.
-        option, log: as in `dose_response`.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(factors))
-    rows = -(-len(factors) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.5 * rows), layout="constrained")
-    grid = list(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
-    for axes, (name, (bounds, control)) in zip(grid, factors.items(), strict=False):
-        axes.fill_between(doses, bounds[:, 1], bounds[:, 2], color=COLOURS[0], alpha=0.2, lw=0)
-        axes.plot(doses, bounds[:, 0], "o-", ms=4, color=COLOURS[0])
-        if twins and name in twins:
-            axes.plot(twins[name][0], twins[name][1][:, 0], "^-", ms=4, color=COLOURS[2])
-        if control is not None:
-            axes.axhline(control, color=COLOURS[1], lw=1.2, ls="--")
-        style(axes, option, title=name, log=log)
-    for axes in grid[len(factors) :]:
-        axes.remove()
-    green = "; green triangles: autoencode" if twins else ""
-    figure.suptitle(f"R² per factor; dashed: the best control{green}", fontsize=10)
-    return figure
-
-
-def binned_means(doses: ArrayLike, values: ArrayLike) -> NDArray:
-    """Return (bins, 4): mean dose, mean value, its 95 % bounds (t, over configurations), in bins of equal counts.
-
-    Args:
-        doses: (N,).
-        values: (N,).
-    """
-    doses, values = np.asarray(doses), np.asarray(values)
-    count = min(8, max(1, len(doses) // IN_A_BIN))
-    bins = np.array_split(np.argsort(doses), count)
-    return np.array([(doses[b].mean(), *mean_bounds(values[b])) for b in bins])
-
-
-def mean_bounds(values: NDArray) -> tuple[float, float, float]:
-    """Return mean and 95 % bounds of (N,) values; NaN bounds for one."""
-    from scipy import stats
-
-    mean, count = float(np.mean(values)), len(values)
-    if count < 2:
-        return mean, np.nan, np.nan
-    half = float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
-    return mean, mean - half, mean + half
-
-
-def option_responses(searched: list[dict[str, Any]], space: Mapping[str, Any], objectives: Sequence[str]) -> "Figure":
-    """Return a panel for every option and objective: a point a configuration, and means over configurations.
-
-    A configuration that has nothing but the option is a dose of its own: it is drawn with the interval of its mean.
-
-    Args:
-        searched: configurations of the summary.
-        space: option -> what it may be, as in summary.json.
-        objectives: metrics.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(4, len(space))
-    rows = -(-len(space) // columns)
-    figure = Figure(figsize=(2.9 * columns, 2.5 * rows * len(objectives)), layout="constrained")
-    grid = figure.subplots(rows * len(objectives), columns, squeeze=False)
-    for block, objective in enumerate(objectives):
-        panels = list(grid[block * rows : (block + 1) * rows].flat)
-        known = [c for c in searched if objective in c["metrics"]]
-        frame = _frame(means_and_bounds(known, objective)[:, 0]) if known else (0, 1)
-        for place, (axes, (option, values)) in enumerate(zip(panels, space.items(), strict=False)):
-            points = [c for c in known if option in c["params"]]
-            name = "" if place % columns else METRIC_NAMES.get(objective, objective)
-            style(axes, option, name, log=values.get("log", False))
-            if points:
-                _draw_panel(axes, points, option, values, objective)
-            axes.set_ylim(frame)
-        for axes in panels[len(space) :]:
-            axes.remove()
-    return figure
-
-
-def _frame(estimates: NDArray) -> tuple[float, float]:
-    """Return limits that all points fill: the interval of two alone could be many times as high."""
-    margin = 0.1 * (np.ptp(estimates) or 1.0)
-    return estimates.min() - margin, estimates.max() + margin
-
-
-def _draw_panel(
-    axes: "Axes", points: list[dict[str, Any]], option: str, values: Mapping[str, Any], objective: str
-) -> None:
-    doses, bounds = [c["params"][option] for c in points], means_and_bounds(points, objective)
-    if "low" not in values:
-        _choice_panel(axes, doses, bounds[:, 0], values)
-    elif all(len(c["params"]) == 1 for c in points):
-        order = np.argsort(doses)
-        _draw_means(axes, np.array(doses)[order], bounds[order])
-    else:
-        _range_panel(axes, doses, bounds[:, 0], values)
-
-
-def means_and_bounds(configurations: Sequence[dict[str, Any]], metric: str) -> NDArray:
-    """Return (N, 3): mean, low and high of a metric of every configuration, NaN for a bound that is not known.
-
-    Args:
-        configurations: of the summary; all have the metric.
-        metric: its name.
-    """
-    intervals = [c["metrics"][metric] for c in configurations]
-    return np.array([[interval[key] for key in ("estimate", "low", "high")] for interval in intervals], dtype=float)
+def _draw_curves(
+    axes: Axes, summary: Summary, searched: Sequence[Configuration], option: str, metric: str
+) -> dict[str, Artist]:
+    """Draw a metric of configurations and of their auto-encoding controls against the option, and reference rows."""
+    rows = {c["name"]: c for c in summary["configurations"] if metric in c["metrics"]}
+    controls = [rows[name] for name in selection.owners_of_controls(searched) if name in rows]
+    handles: dict[str, Artist] = {}
+    for title, configurations, style, colour in (
+        ("cross-attention" if controls else "with reconstruction", searched, "o-", COLOURS[0]),
+        ("autoencode", [c for c in controls if option in c["params"]], "^-", COLOURS[2]),
+    ):
+        if configurations:
+            ordered = sorted(configurations, key=lambda c: c["params"][option])
+            bounds = bounds_of(ordered, metric)
+            errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
+            values = [c["params"][option] for c in ordered]
+            drawn = axes.errorbar(values, bounds[:, 0], errors, fmt=style, ms=5, capsize=3, color=colour)
+            handles[title] = drawn.lines[0]
+    for name in (name for name in LINES if name in rows):
+        mean, low, high = bounds_of([rows[name]], metric)[0]
+        style = "--" if name in BANDS else ":"
+        handles[name] = axes.axhline(mean, color=LINES[name], lw=1.4, ls=style, zorder=1)
+        if name in BANDS:
+            axes.axhspan(low, high, color=LINES[name], alpha=0.1, lw=0)
+    return handles
 
 
 def _draw_means(
-    axes: "Axes", doses: Sequence[float], bounds: NDArray, *, colour: str = COLOURS[0], marker: str = "o"
-) -> "ErrorbarContainer":
-    """Return the points and bars drawn for means and bounds (N, 3)."""
-    errors = np.abs(bounds[:, 1:] - bounds[:, :1]).T
-    return axes.errorbar(doses, bounds[:, 0], errors, fmt=f"{marker}-", ms=5, capsize=3, color=colour)
+    axes: Axes, points: Sequence[Configuration], option: str, metric: str, choices: Sequence[Any] | None
+) -> None:
+    """Draw configurations, and means of those with the same choice or, without choices, of neighbours in the range."""
+    frame = pd.DataFrame({"dose": [c["params"][option] for c in points], "value": bounds_of(points, metric)[:, 0]})
+    places = frame["dose"]
+    if choices is None:
+        bins = min(MAX_BINS, max(1, len(frame) // MIN_IN_BIN))
+        means = group_means(frame, pd.qcut(frame["dose"].rank(method="first"), bins, labels=False))
+    else:
+        names = [str(choice) for choice in choices]
+        frame["dose"] = frame["dose"].map(str).map(names.index)
+        means = group_means(frame, frame["dose"])
+        places = frame["dose"] + np.random.default_rng(0).uniform(-0.15, 0.15, len(frame))
+        means["dose"] += 0.28  # beside the points
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_xticks(range(len(names)), names)
+        if sum(map(len, names)) > 24:
+            axes.tick_params("x", labelrotation=20)
+    axes.plot(places, frame["value"], "o", ms=3, mew=0, alpha=0.45, color=COLOURS[7])
+    style = "o" if choices else "o-"
+    axes.errorbar(means["dose"], means["value"], means["half"], fmt=style, ms=5, capsize=3, color=COLOURS[0])
 
 
-def _range_panel(axes: "Axes", doses: list[float], values: NDArray, space: Mapping[str, Any]) -> None:
-    axes.plot(doses, values, "o", ms=3, mew=0, alpha=0.45, color=COLOURS[7])
-    if len(doses) > 1:
-        scaled = np.log(doses) if space["log"] else doses
-        centres, mean, low, high = binned_means(scaled, values).T
-        centres = np.exp(centres) if space["log"] else centres
-        axes.fill_between(centres, low, high, color=COLOURS[0], alpha=0.2, lw=0)
-        axes.plot(centres, mean, color=COLOURS[0], lw=1.6)
+def group_means(frame: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
+    """Return median dose, mean value and half width of its 95 % interval (t, over configurations) for every group.
 
+    Args:
+        frame: columns `dose` and `value`, a row a configuration.
+        groups: of the rows.
 
-def _choice_panel(axes: "Axes", doses: list[Any], values: NDArray, space: Mapping[str, Any]) -> None:
-    names = [str(value) for value in space["values"]]
-    places = np.array([names.index(str(dose)) for dose in doses])
-    spread = np.random.default_rng(0).uniform(-0.15, 0.15, len(places))
-    axes.plot(places + spread, values, "o", ms=3, mew=0, alpha=0.45, color=COLOURS[7])
-    for place in set(places):
-        mean, low, high = mean_bounds(values[places == place])
-        axes.errorbar(place + 0.28, mean, [[mean - low], [high - mean]], fmt="o", ms=5, capsize=3, color=COLOURS[0])
-    axes.set_xlim(-0.5, len(names) - 0.5)
-    crowded = {"rotation": 20, "ha": "right"} if sum(map(len, names)) > 24 else {}
-    axes.set_xticks(range(len(names)), names, **crowded)
+    Returns:
+        Columns `dose`, `value` and `half`, which is NaN for a single configuration.
+    """
+    from scipy import stats
+
+    values = frame.groupby(groups)["value"]
+    half = stats.t.ppf(0.975, values.size() - 1) * values.sem()
+    return pd.DataFrame({"dose": frame.groupby(groups)["dose"].median(), "value": values.mean(), "half": half})

@@ -1,428 +1,294 @@
-"""What a study's summary says, as tables; how they are written is `eqssl.report.render`'s affair."""
+"""The tables of a study's summary."""
 
-import re
-import statistics
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
+from eqssl.metrics import METRICS, PARTS, find_metric, label_of
+from eqssl.report.render import MARK, Cell, Number, Table, terminal_table
+from eqssl.report.selection import Summary, in_order, members_of
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
-from eqssl.study.definition import CONTROLS, METRIC_NAMES, NEED_LABELS
+from eqssl.study.definition import CONTROLS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from eqssl.report.importance import Importances
-
-GAINS = ("linear", "r2_mean", "equivariance", "inv/invariance")  # differences that are shown, beside the objectives
-# Metrics of one factor each, under these prefixes.
-FACTORS = {
-    "r2/": "R² per factor",
-    "mlp_r2/": "R² per factor, MLP",
-    "equivariance/": "equivariance per factor",
-}
-DIFFERENCE = "paired difference from the best control"
-PARTS = {"inv": "inv/", "equi": "equi/"}
-NAMED = 10  # configurations in one cell
-SEPARATED = 8  # configurations of the table of separation, beyond which it has the controls and the choice alone
-WIDTH = 140  # columns of a terminal that the main table fits in
-MARK = "*"  # of a significant difference
+JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
+MAX_NAMES = 10  # in one cell
+MAX_SEPARATED = 8  # configurations; beyond them the table of separation has the controls and the choice alone
+WIDTH = 140  # columns of a terminal that the tables fit in
 ENOUGH_POWER = 0.5
+Row = dict[str, Cell]  # column title -> cell
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number with bounds, None where it has none.
-
-    Args:
-        estimate, low, high: the number and its two-sided bounds.
-        signed: it is a difference.
-        significant: it is a difference that survives the correction for the comparisons of its table.
-    """
-
-    estimate: float
-    low: float | None = None
-    high: float | None = None
-    signed: bool = False
-    significant: bool = False
-
-    def __str__(self) -> str:
-        rounded = round(self.estimate, 3) + 0.0  # no minus before zero
-        text = f"{rounded:+.3f}" if self.signed else f"{rounded:.3f}"
-        mark = MARK * self.significant
-        if self.low is None or self.high is None:
-            return text + mark
-        below, above = self.estimate - self.low, self.high - self.estimate
-        same = abs(below - above) < 5e-4
-        return (f"{text} ± {below:.3f}" if same else f"{text} ({self.low:.3f} to {self.high:.3f})") + mark
-
-
-Cell = str | Number
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table.
-
-    Args:
-        name: of its files.
-        title: above it; what all cells have in common.
-        head: names of the columns; the first names the row.
-        rows: as many cells each.
-        marked: the first cell of the rows that stand out: the choice.
-    """
-
-    name: str
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    marked: tuple[str, ...] = ()
-
-
-def report_tables(summary: dict[str, Any], found: Sequence["Importances"] = ()) -> list[Table]:
-    """Return every table that the summary gives reason to show, the main one first.
-
-    Args:
-        summary: what summary.json holds.
-        found: importances of the options, one an objective.
-    """
+def report_tables(summary: Summary, importances: pd.DataFrame) -> list[Table]:
+    """Return every table that has rows, the main one first and always; importances are from `study_importances`."""
     tables = [
         results_table(summary),
         gains_table(summary),
         separation_table(summary),
         beyond_table(summary),
         configurations_table(summary),
-        *(factors_table(summary, prefix, title) for prefix, title in FACTORS.items()),
+        *(factors_table(summary, m.name) for m in METRICS.values() if m.per_factor and m.is_compared),
         winners_table(summary),
         cost_table(summary),
-        importances_table(found),
-        interactions_table(found),
+        importances_table(importances),
     ]
-    return [table for table in tables if table.rows or table.name == "results"]
+    return [table for table in tables if len(table.frame) or table.name == "results"]
 
 
-def columns_of(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the metrics of the main table and their names, the study's own objectives among them."""
-    return METRIC_NAMES | {metric: metric for metric in summary["objectives"] if metric not in METRIC_NAMES}
+def main_metrics(summary: Summary) -> list[str]:
+    """Return the metrics of the main table, the study's objectives among them."""
+    return list(dict.fromkeys([*(m.name for m in METRICS.values() if m.in_main_table), *summary["objectives"]]))
 
 
-def _choice(summary: dict[str, Any]) -> tuple[str, ...]:
-    name = summary["answer"]["configuration"]
-    return (name,) if name else ()
+def _gain_metrics(summary: Summary) -> list[str]:
+    return [metric for metric in main_metrics(summary) if metric in JUDGED or metric in summary["objectives"]]
 
 
-def results_table(summary: dict[str, Any]) -> Table:
+def results_table(summary: Summary) -> Table:
     """Return the study's main table: metrics, and the probability of being on the front."""
-    configurations = [c for c in in_order(summary["configurations"]) if c["seeds"]]
-    columns = columns_of(summary)
-    shown = [m for m in columns if any(m in c["metrics"] for c in configurations)]
-    placed = any(c["front_probability"] is not None for c in configurations)
-    rows = tuple(
-        (
-            c["name"],
-            str(len(c["seeds"])),
-            *(number(c["metrics"].get(m)) for m in shown),
-            *["" if c["front_probability"] is None else f"{c['front_probability']:.2f}"] * placed,
-        )
-        for c in configurations
-    )
-    head = ("configuration", "seeds", *(columns[m] for m in shown), *["on the front"] * placed)
-    return Table("results", "Results", head, rows, _choice(summary))
+    rows = [
+        {"configuration": c["name"], "seeds": str(len(c["seeds"]))}
+        | _numbers(c["metrics"], main_metrics(summary))
+        | {"on the front": _fixed(c["front_probability"], 2)}
+        for c in in_order(summary["configurations"])
+        if c["seeds"]
+    ]
+    return _table("results", "Results", rows, summary)
 
 
-def gains_table(summary: dict[str, Any]) -> Table:
-    """Return the gains over the best control, what of the goal is beyond auto-encoding, and the verdict."""
-    configurations = [c for c in in_order(summary["configurations"]) if c["gains"]]
-    columns, goal = columns_of(summary), list(summary["objectives"])[-1]
-    shown = [m for m in columns if m in GAINS or m in summary["objectives"]]
-    shown = [m for m in shown if any(m in c["gains"] for c in configurations)]
-    beyond = any(goal in c["beyond_autoencode"] for c in configurations)
-    judged = any(c["equivariant_without_loss"] for c in configurations)
-    rows = tuple(
-        (
-            c["name"],
-            *(number(c["gains"].get(m), signed=True) for m in shown),
-            *[number(c["beyond_autoencode"].get(goal), signed=True)] * beyond,
-            *[_verdict(c["equivariant_without_loss"])] * judged,
-        )
-        for c in configurations
-    )
-    head = ["configuration", *(f"Δ {columns[m]}" for m in shown), *[f"{columns[goal]} beyond autoencode"] * beyond]
-    title = "Gains over the best control"
-    return Table("gains", title, (*head, *["without loss"] * judged), rows, _choice(summary))
+def gains_table(summary: Summary) -> Table:
+    """Return the gains over the best control, the goal's difference from auto-encoding, and the verdict."""
+    goal = list(summary["objectives"])[-1]
+    rows = [
+        {"configuration": c["name"]}
+        | _numbers(c["gains"], _gain_metrics(summary), prefix="Δ ", signed=True)
+        | {f"{label_of(goal)} beyond autoencode": _number(c["beyond_autoencode"].get(goal), signed=True)}
+        | {"without loss": _verdict(c["equivariant_without_loss"])}
+        for c in in_order(summary["configurations"])
+        if c["gains"]
+    ]
+    return _table("gains", "Gains over the best control", rows, summary)
 
 
-def _verdict(found: dict[str, Any] | None) -> str:
-    """Return the answer, and its power where that is inconclusive and could hardly have been yes."""
+def _verdict(found: Mapping[str, Any] | None) -> str:
+    """Return the answer, and its power where that is inconclusive and a yes was hardly possible."""
     if found is None:
         return ""
     weak = found["power"] is not None and found["power"] < ENOUGH_POWER and found["answer"] == "inconclusive"
-    power = f" (power {found['power']:.2f})".replace("0.", ".", 1) if weak else ""
-    return found["answer"] + power
+    return found["answer"] + (f" (power {found['power']:.2f})".replace("0.", ".", 1) if weak else "")
 
 
-def separation_table(summary: dict[str, Any], most: int = SEPARATED) -> Table:
+def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:
     """Return class accuracy and R² of every factor, read from the invariant and from the equivariant part alone.
 
     Args:
-        summary: what summary.json holds.
+        summary: content of summary.json.
         most: configurations, two rows each, beyond which only the controls and the choice are shown.
     """
-    configurations = [c for c in in_order(summary["configurations"]) if _has_parts(c)]
-    if len(configurations) > most:
-        chosen = {*_choice(summary), *(c["autoencode"] for c in configurations if c["name"] in _choice(summary))}
-        configurations = [c for c in configurations if c["name"] in CONTROLS or c["name"] in chosen]
-    known = {metric for c in configurations for metric in c["metrics"]}
-    accuracy = [m for m in ("linear", "knn") if f"inv/{m}" in known][:1]
-    factors = sorted({metric.removeprefix("inv/") for metric in known if metric.startswith("inv/r2/")})
-    metrics = accuracy + ["r2_mean"] * ("inv/r2_mean" in known) + factors
-    rows = tuple(
-        (c["name"], part, *(_mean(c["metrics"].get(prefix + metric)) for metric in metrics))
-        for c in configurations
-        for part, prefix in PARTS.items()
-    )
-    names = ("accuracy" if m in NEED_LABELS else METRIC_NAMES.get(m, m.removeprefix("r2/")) for m in metrics)
-    title = "Separation: accuracy and R² from each part"
-    return Table("separation", title, ("configuration", "part", *names), rows, _choice(summary))
+    known = summary["best"]  # by every metric
+    titles = {"linear" if "inv/linear" in known else "knn": "accuracy", "r2_mean": label_of("r2_mean")}
+    titles |= {metric: label_of(metric) for metric in members_of("r2", known)}
+    separated = [
+        c
+        for c in in_order(summary["configurations"])
+        if all(any(f"{part}/{metric}" in c["metrics"] for metric in titles) for part in PARTS)
+    ]
+    if len(separated) > most:
+        controls = [c["autoencode"] for c in separated if c["name"] == _choice(summary)]
+        separated = [c for c in separated if c["name"] in (_choice(summary), *CONTROLS, *controls)]
+    rows = [
+        {"configuration": c["name"], "part": part}
+        | {title: _number(c["metrics"].get(f"{part}/{metric}"), bounded=False) for metric, title in titles.items()}
+        for c in separated
+        for part in PARTS
+    ]
+    return _table("separation", "Separation: accuracy and R² from each part", rows, summary)
 
 
-def _has_parts(configuration: dict[str, Any]) -> bool:
-    metrics = configuration["metrics"]
-    return all(any(m.startswith((f"{p}r2/", f"{p}knn", f"{p}linear")) for m in metrics) for p in PARTS.values())
-
-
-def _mean(bounds: dict[str, float | None] | None) -> Cell:
-    return "" if bounds is None or bounds["estimate"] is None else Number(bounds["estimate"])
-
-
-def beyond_table(summary: dict[str, Any]) -> Table:
-    """Return what every configuration has beyond its auto-encoding control: the part of cross-attention."""
-    compared = [c for c in in_order(summary["configurations"]) if c["beyond_autoencode"]]
-    given = {metric for c in compared for metric in c["beyond_autoencode"]}
-    columns = {metric: name for metric, name in columns_of(summary).items() if metric in given}
-    columns |= {metric: metric.removeprefix("r2/") for metric in sorted(given) if metric.startswith("r2/")}
-    rows = tuple((c["name"], *(number(c["beyond_autoencode"].get(m), signed=True) for m in columns)) for c in compared)
+def beyond_table(summary: Summary) -> Table:
+    """Return every configuration's difference from its auto-encoding control: the effect of cross-attention."""
+    metrics = [*main_metrics(summary), *members_of("r2", summary["minimum_detectable_difference"])]
+    rows = [
+        {"configuration": c["name"]} | _numbers(c["beyond_autoencode"], metrics, signed=True)
+        for c in in_order(summary["configurations"])
+        if c["beyond_autoencode"]
+    ]
     title = "Beyond auto-encoding: difference from the auto-encoding control"
-    return Table("beyond_autoencode", title, ("configuration", *columns.values()), rows, _choice(summary))
+    return _table("beyond_autoencode", title, rows, summary)
 
 
-def configurations_table(summary: dict[str, Any]) -> Table:
-    """Return the values of the searched configurations where these are called by their numbers."""
+def configurations_table(summary: Summary) -> Table:
+    """Return the values of the searched configurations where numbers are their names."""
     numbered = [c for c in in_order(summary["configurations"]) if c["name"] == f"no. {c['number']}"]
-    options = list(dict.fromkeys(option for c in numbered for option in c["params"]))
-    rows = tuple((c["name"], *(_value(c["params"].get(option, "")) for option in options)) for c in numbered)
-    return Table("configurations", "Configurations", ("configuration", *options), rows, _choice(summary))
+    rows = [
+        {"configuration": c["name"]}
+        | {option: f"{v:.4g}" if isinstance(v, float) else str(v) for option, v in c["params"].items()}
+        for c in numbered
+    ]
+    return _table("configurations", "Configurations", rows, summary)
 
 
-def _value(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def factors_table(summary: Summary, family: str) -> Table:
+    """Return the gains in a family of metrics, factor by factor, and the minimum detectable differences."""
+    detectable = summary["minimum_detectable_difference"]
+    metrics = members_of(family, detectable)
+    rows: list[Row] = [
+        {"gain": c["name"]} | _numbers(c["gains"], metrics, signed=True)
+        for c in in_order(summary["configurations"])
+        if members_of(family, c["gains"])
+    ]
+    if known := {label_of(metric): Number(detectable[metric]) for metric in metrics if detectable[metric] is not None}:
+        rows.append({"gain": "minimum detectable"} | known)
+    title = f"{find_metric(family).label}, paired difference from the best control"
+    return _table(f"gains_{family}", title, rows, summary)
 
 
-def factors_table(summary: dict[str, Any], prefix: str, title: str) -> Table:
-    """Return the gains in the metrics that begin with a prefix, factor by factor, and how large one must be to show."""
-    gaining = [c for c in in_order(summary["configurations"]) if any(m.startswith(prefix) for m in c["gains"])]
-    metrics = sorted({metric for c in gaining for metric in c["gains"] if metric.startswith(prefix)})
-    rows = [(c["name"], *(number(c["gains"].get(m), signed=True) for m in metrics)) for c in gaining]
-    detectable = [summary["minimum_detectable_difference"].get(metric) for metric in metrics]
-    if any(of is not None for of in detectable):
-        rows.append(("minimum detectable", *("" if of is None else Number(of) for of in detectable)))
-    head = ("gain", *(metric.removeprefix(prefix) for metric in metrics))
-    return Table(f"gains_{prefix[:-1]}", f"{title}, {DIFFERENCE}", head, tuple(rows), _choice(summary))
-
-
-def winners_table(summary: dict[str, Any]) -> Table:
+def winners_table(summary: Summary) -> Table:
     """Return the best configuration by each metric, references aside, and those whose difference from it includes 0."""
     by_name = {c["name"]: c for c in summary["configurations"]}
     rows = []
-    for metric, called in columns_of(summary).items():
-        best = summary["best"].get(metric)
-        if best is None:
-            continue
-        behind = {n: c["behind"][metric] for n, c in by_name.items() if metric in c["behind"]}
-        close = [n for n, bounds in behind.items() if bounds["low"] is None or bounds["low"] <= 0 <= bounds["high"]]
-        close.sort(key=lambda name: abs(behind[name]["estimate"]))
-        others = "; ".join(close[:NAMED])
-        others += f" and {len(close) - NAMED} more" if len(close) > NAMED else ""
-        value = number(by_name[best]["metrics"][metric])
-        rows.append((called, best, value, others or ("none" if behind else "too few seeds to judge by")))
-    head = ("metric", "best configuration", "value", "not significantly different from it")
-    return Table("winners", "The best by each metric, references aside", head, tuple(rows))
+    for metric in main_metrics(summary):
+        if best := summary["best"].get(metric):
+            behind = {name: c["behind"][metric] for name, c in by_name.items() if metric in c["behind"]}
+            close = [name for name, of in behind.items() if of["low"] is None or of["low"] <= 0 <= of["high"]]
+            close.sort(key=lambda name: abs(behind[name]["estimate"]))
+            others = "; ".join(close[:MAX_NAMES]) or ("none" if behind else "too few seeds to judge by")
+            others += f" and {len(close) - MAX_NAMES} more" if len(close) > MAX_NAMES else ""
+            row: Row = {"metric": label_of(metric), "best configuration": best}
+            row |= {"value": _number(by_name[best]["metrics"][metric]), "not significantly different from it": others}
+            rows.append(row)
+    return _table("winners", "The best by each metric, references aside", rows)
 
 
-def cost_table(summary: dict[str, Any]) -> Table:
-    """Return what every configuration took."""
+def cost_table(summary: Summary) -> Table:
+    """Return the trials, parameters and seconds of every configuration."""
     rows = []
     for c in in_order(summary["configurations"]):
         trials = [t for t in summary["trials"] if t["configuration"] == c["name"]]
-        metrics = [t["metrics"] for t in trials]
-        epochs = [m["train_s"] for m in metrics if "train_s" in m]
-        sizes = {t["metrics"]["parameters"] for t in trials if t["epochs"] and "parameters" in t["metrics"]}
-        cells = (
-            c["name"],
-            str(len(trials)),
-            f"{max(sizes):.0f}" if sizes else "",
-            f"{statistics.median(epochs):.1f}" if epochs else "",
-            f"{sum(t['wall_s'] for t in trials):.0f}",
-            f"{sum(t['overhead_s'] for t in trials):.1f}",
-            "yes" if any(m.get("sees_theta") == 1 for m in metrics) else "",
-        )
-        rows.append(cells)
-    head = ("configuration", "trials", "trained parameters", "s an epoch", "wall s", "overhead s")
-    return Table("cost", "Cost", (*head, "conditioned on the transform"), tuple(rows), _choice(summary))
+        epochs = [t["metrics"]["train_s"] for t in trials if "train_s" in t["metrics"]]
+        sizes = [t["metrics"]["parameters"] for t in trials if t["epochs"] and "parameters" in t["metrics"]]
+        row: Row = {
+            "configuration": c["name"],
+            "trials": str(len(trials)),
+            "trained parameters": _fixed(max(sizes, default=None), 0),
+            "s an epoch": _fixed(median(epochs) if epochs else None, 1),
+            "wall s": _fixed(sum(t["wall_s"] for t in trials), 0),
+            "overhead s": _fixed(sum(t["overhead_s"] for t in trials), 1),
+            "conditioned on the transform": "yes" if any(t["metrics"].get("sees_theta") == 1 for t in trials) else "",
+        }
+        rows.append(row)
+    return _table("cost", "Cost", rows, summary)
 
 
-def importances_table(found: Sequence["Importances"]) -> Table:
-    """Return the importance of every option for every objective, by both estimators."""
-    rows = tuple(
-        (option, i.objective, Number(*i.ped_anova[option]), Number(i.forest[option], signed=True))
-        for i in found
-        for option in i.ped_anova
-    )
-    resamples = f"{found[0].resamples} bootstrap resamples" if found else ""
-    title = f"Importances: share by PED-ANOVA ({resamples}), loss of a random forest's out-of-bag R² by permutation"
-    return Table("importances", title, ("option", "objective", "PED-ANOVA", "random forest"), rows)
+def importances_table(importances: pd.DataFrame) -> Table:
+    """Return the result of `study_importances`: every option and objective, by both estimators."""
+    rows: list[Row] = [
+        {
+            "option": str(option),
+            "objective": label_of(of["objective"]),
+            "PED-ANOVA": Number(of["share"], of["low"], of["high"]),
+            "random forest": Number(of["permutation"], signed=True),
+        }
+        for option, of in importances.iterrows()
+    ]
+    title = "Importances: share by PED-ANOVA, loss of a random forest's out-of-bag R² by permutation"
+    return _table("importances", title, rows)
 
 
-def interactions_table(found: Sequence["Importances"]) -> Table:
-    """Return the pairs of options that act together most, by Friedman's H in the random forest."""
-    rows = tuple(
-        (" x ".join(pair.options), i.objective, f"{pair.h:.3f}", f"{pair.share:.3f}")
-        for i in found
-        for pair in i.interactions[:NAMED]
-    )
-    head = ("options", "objective", "Friedman's H", "share of the variance")
-    return Table("interactions", "Strongest interactions, in the random forest", head, rows)
+def _table(name: str, title: str, rows: Sequence[Row], summary: Summary | None = None) -> Table:
+    """Return a table without its empty columns, the choice of the summary marked."""
+    frame = pd.DataFrame(rows, columns=None if rows else ["configuration"], dtype=object).fillna("")
+    return Table(name, title, frame.loc[:, (frame != "").any() | frame.empty], _choice(summary) if summary else None)
 
 
-def in_order(configurations: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the reference rows, then the searched configurations by number or by parameters, each with its twin."""
-    searched = [c for c in configurations if c["number"] is not None]
-    if any(c["name"] == f"no. {c['number']}" for c in searched):
-        searched.sort(key=lambda c: c["number"])
-    else:
-        searched.sort(key=lambda c: [(str(type(v)), v) for v in c["params"].values()])
-    twins = {c["autoencode"]: c["name"] for c in reversed(searched) if c.get("autoencode") not in (None, *CONTROLS)}
-    rows = [c for c in configurations if c["number"] is None and c["name"] not in twins]
-    of = {twins[c["name"]]: c for c in configurations if c["number"] is None and c["name"] in twins}
-    return rows + [c for s in searched for c in (s, of.get(s["name"])) if c is not None]
+def _choice(summary: Summary) -> str | None:
+    return summary["answer"]["configuration"]
 
 
-def number(bounds: dict[str, Any] | None, *, signed: bool = False) -> Cell:
+def _numbers(
+    bounds: Mapping[str, Any], metrics: Iterable[str], *, prefix: str = "", signed: bool = False
+) -> dict[str, Cell]:
+    """Return title -> cell of metrics, from bounds by metric."""
+    return {prefix + label_of(metric): _number(bounds.get(metric), signed=signed) for metric in metrics}
+
+
+def _number(bounds: Mapping[str, Any] | None, *, signed: bool = False, bounded: bool = True) -> Cell:
     """Return bounds of the summary as a cell, empty without an estimate."""
     if bounds is None or bounds["estimate"] is None:
         return ""
-    return Number(**bounds, signed=signed)
+    return Number(**bounds, signed=signed) if bounded else Number(bounds["estimate"])
 
 
-def caption(summary: dict[str, Any]) -> str:
-    """Return what the numbers of the main tables mean, column by column that is there."""
-    rows, columns, detectable = summary["configurations"], columns_of(summary), summary["minimum_detectable_difference"]
-    at_once = " and ".join(columns[m] for m in summary["objectives"])
-    shown = [m for m in columns if m in GAINS or m in summary["objectives"]]
-    found = ", ".join(f"{columns[m]} {detectable[m]:.3f}" for m in shown if detectable.get(m) is not None)
+def _fixed(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def caption(summary: Summary) -> str:
+    """Return the meaning of the numbers in the main tables, for the columns that are there."""
+    rows = summary["configurations"]
+    differences = summary["minimum_detectable_difference"]
+    known = [metric for metric in _gain_metrics(summary) if differences.get(metric) is not None]
+    detectable = ", ".join(f"{label_of(metric)} {differences[metric]:.3f}" for metric in known)
+    powers = [v["power"] for c in rows if (v := c["equivariant_without_loss"]) and v["power"] is not None]
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
     without = sum(not c["seeds"] for c in rows)
-    powers = [v["power"] for c in rows if (v := c["equivariant_without_loss"]) and v["power"] is not None]
-    sample = ", and that of the sample of held-out images" if summary["images_sampled"] else ""
-    said = {
-        f"± 95 %, each configuration's own variance over seeds, moderated{sample}.": bool(found),
-        "Δ: paired difference from the best of its controls, metric by metric.": any(c["gains"] for c in rows),
-        f"{MARK} differs from 0 with the comparisons of its table accounted for (Benjamini-Hochberg, 5 %).": any(
-            of["significant"] for c in rows for of in c["gains"].values()
-        ),
-        "Beyond autoencode: paired difference from the same configuration that reconstructs from the target's own "
-        "tokens.": any(c["beyond_autoencode"] for c in rows),
+    text = []
+    if known:
+        sample = ", and that of the sample of held-out images" if summary["images_sampled"] else ""
+        text.append(f"± 95 %, each configuration's own variance over seeds, moderated{sample}.")
+    if any(c["gains"] for c in rows):
+        text.append("Δ: paired difference from the best of its controls, metric by metric.")
+    if any(of["significant"] for c in rows for of in c["gains"].values()):
+        comparisons = "with the comparisons of its table accounted for (Benjamini-Hochberg, 5 %)"
+        text.append(f"{MARK} differs from 0 {comparisons}.")
+    if any(c["beyond_autoencode"] for c in rows):
+        control = "the same configuration that reconstructs from the target's own tokens"
+        text.append(f"Beyond autoencode: paired difference from {control}.")
+    if powers:
+        text.append(_verdict_caption(powers))
+    if any(c["front_probability"] is not None for c in rows):
+        at_once = " and ".join(map(label_of, summary["objectives"]))
+        text.append(f"On the front: probability that no other row is better in {at_once} at once.")
+    text.append(f"Minimum detectable difference (power .8): {detectable or 'unknown, too few seeds'}.")
+    if summary["space"] or summary["chosen"]:
+        text.append(f"Chosen: {summary['chosen']['reason'] if summary['chosen'] else 'none'}.")
+    if summary["untrained"]:
+        untrained = (f"{base} does not beat {' and '.join(names)}" for base, names in summary["untrained"].items())
+        text.append(f"Not trained enough to compare with: in accuracy {', '.join(untrained)} beyond the noise.")
+    if without:
+        text.append(f"Not shown: {without} configurations without a complete trial.")
+    if collapsed:
+        text.append(f"Collapsed, to a line or a point: {'; '.join(collapsed)}.")
+    return " ".join(text)
+
+
+def _verdict_caption(powers: Sequence[float]) -> str:
+    least, most = f"{min(powers):.2f}", f"{max(powers):.2f}"
+    amount = least if least == most else f"{least} to {most}"
+    weak = ": a yes was hardly possible" if max(powers) < ENOUGH_POWER else ""
+    return (
         f"Without loss: yes where all 95 % bounds give more R² and equivariance, accuracy at most {ACCURACY_MARGIN} "
-        f"lower, invariance at most {INVARIANCE_MARGIN} lower; no where one is significantly on the wrong side. "
-        f"{_power_of(powers)}": bool(powers),
-        f"On the front: probability that no other row is better in {at_once} at once.": any(
-            c["front_probability"] is not None for c in rows
-        ),
-        f"Minimum detectable difference (power .8): {found or 'unknown, too few seeds'}.": True,
-        f"Chosen: {summary['chosen']['reason'] if summary['chosen'] else 'none'}.": bool(
-            summary["space"] or summary["chosen"]
-        ),
-        _untrained(summary["untrained"]): bool(summary["untrained"]),
-        f"Not shown: {without} configurations of which no trial came to its end.": without > 0,
-        f"Collapsed, to a line or a point: {'; '.join(collapsed)}.": bool(collapsed),
-    }
-    return " ".join(sentence for sentence, true in said.items() if true)
+        f"lower, invariance at most {INVARIANCE_MARGIN} lower; no where one is significantly on the wrong side. Power, "
+        f"the probability of yes if nothing were lost and the gains were as estimated: {amount}{weak}."
+    )
 
 
-def _power_of(powers: list[float]) -> str:
-    if not powers:
-        return ""
-    least, most = min(powers), max(powers)
-    amount = f"{least:.2f}" if least == most else f"{least:.2f} to {most:.2f}"
-    weak = ": a yes could hardly have been found" if most < ENOUGH_POWER else ""
-    return f"Power, the probability of yes if nothing were lost and the gains were as estimated: {amount}{weak}."
-
-
-def _untrained(bases: dict[str, list[str]]) -> str:
-    said = (f"{base} does not beat {' and '.join(rows)}" for base, rows in bases.items())
-    return f"Not trained enough to compare with: in accuracy {', '.join(said)} beyond the noise."
-
-
-def result_table(summary: dict[str, Any]) -> "RenderableType":
+def result_table(summary: Summary) -> "RenderableType":
     """Return the study's main tables for a terminal: one where it fits in 140 columns, else metrics and gains apart."""
-    from rich.console import Group
+    from rich.console import Console, Group
     from rich.text import Text
 
     results, gains, parts = results_table(summary), gains_table(summary), separation_table(summary, most=0)
-    joined = _joined(results, gains)
-    shown = [joined] if _width(joined) <= WIDTH else [results, gains]
-    shown = [table for table in (*shown, parts) if table.rows]
-    titles = [table.title for table in shown]
-    titles[:1] = [summary["question"]] * bool(shown)
-    tables = [_rich(table, title) for table, title in zip(shown, titles, strict=True)]
-    return Group(*tables, Text(caption(summary), style="italic"))
-
-
-def _joined(results: Table, gains: Table) -> Table:
-    """Return the columns of both in one table, the front last."""
-    of = {row[0]: row[1:] for row in gains.rows}
-    placed = 1 if results.head[-1] == "on the front" else 0
-    end = len(results.head) - placed
-
-    def join(row: tuple[Cell, ...], beside: tuple[Cell, ...]) -> tuple[Cell, ...]:
-        return (*row[:end], *beside, *row[end:])
-
-    empty = ("",) * (len(gains.head) - 1)
-    rows = tuple(join(row, of.get(row[0], empty)) for row in results.rows)
-    return Table("results", "Results", join(results.head, gains.head[1:]), rows, results.marked)
-
-
-def _compact(cell: Cell) -> str:
-    """Return a cell in fewer letters: no zero before the point."""
-    return re.sub(r"(?<!\d)0\.", ".", str(cell)) if isinstance(cell, Number) else str(cell)
-
-
-def _titles(table: Table) -> list[list[str]]:
-    """Return the lines of every column's title, no wider than its cells where words allow it."""
-    cells = zip(*(map(len, map(_compact, row)) for row in table.rows), strict=True)
-    return [
-        textwrap.wrap(title, max(7, *widths), break_long_words=False)
-        for title, widths in zip(table.head, cells, strict=True)
-    ]
-
-
-def _width(table: Table) -> int:
-    """Return the columns of a terminal that a table takes."""
-    if not table.rows:
-        return 0
-    titles = [max(map(len, lines)) for lines in _titles(table)]
-    cells = zip(*(map(len, map(_compact, row)) for row in table.rows), strict=True)
-    return sum(max(title, *widths) + 2 for title, widths in zip(titles, cells, strict=True))
-
-
-def _rich(table: Table, title: str) -> "RenderableType":
-    from rich import box
-    from rich.table import Table as RichTable
-
-    made = RichTable(title=title, box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), title_justify="left", pad_edge=False)
-    for index, lines in enumerate(_titles(table)):
-        made.add_column("\n".join(lines), justify="right" if index else "left", vertical="bottom")
-    for row in table.rows:
-        made.add_row(*map(_compact, row), style="bold" if row[0] in table.marked else None)
-    return made
+    frame = results.frame.merge(gains.frame, on="configuration", how="left").fillna("")
+    if "on the front" in frame:
+        frame["on the front"] = frame.pop("on the front")  # the last column
+    tables = [Table("results", summary["question"], frame, results.marked), parts]
+    if Console(width=10 * WIDTH).measure(terminal_table(tables[0])).maximum > WIDTH:
+        tables = [replace(results, title=summary["question"]), gains, parts]
+    shown = [terminal_table(table) for table in tables if len(table.frame)]
+    return Group(*shown, Text(caption(summary), style="italic"))

@@ -45,8 +45,8 @@ def _run(options: TrainOptions) -> int:
         raise ValueError(f"--output: {output} holds a run; continue it with --resume or take another --output")
     keep_freed()
     # torch takes 5 s to import: not before the options are known to be good.
+    from eqssl.images import save_reconstructions
     from eqssl.models.export import export_encoder
-    from eqssl.report.figures import save_reconstructions
     from eqssl.study.store.records import finite, write_json
     from eqssl.training.context import Alone
     from eqssl.training.loop import train

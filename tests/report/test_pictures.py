@@ -1,13 +1,15 @@
 """What the figures draw, from summaries whose numbers are known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
-from eqssl.report.fronts import competing, front_figure, front_members
-from eqssl.report.heatmap import heatmap_figure, heatmap_rows
+from eqssl.report.figures import heatmap_picture
+from eqssl.report.front import front_picture
 from eqssl.report.report import study_pictures
-from eqssl.report.responses import binned_means, option_responses
+from eqssl.report.responses import group_means, response_figure
+from eqssl.report.selection import front_candidates, front_members
 from tests.report.conftest import TWINS
 
 
@@ -17,6 +19,7 @@ def toy(objectives, means):
             "name": name,
             "number": number if name.startswith("c") else None,
             "params": {},
+            "autoencode": None,
             "front_probability": 0.05,
             "metrics": {
                 f: {"estimate": v, "low": v - 1, "high": v + 1} for f, v in zip(objectives, values, strict=True)
@@ -31,23 +34,23 @@ def test_the_front_heeds_directions_and_leaves_out_what_has_no_encoder():
     summary = toy(
         {"knn": "maximize", "error": "minimize"}, {"pixels": (9, 0), "c1": (1, 1), "c2": (2, 2), "c3": (1, 3)}
     )
-    assert [c["name"] for c in competing(summary)] == ["c1", "c2", "c3"]
+    assert [c["name"] for c in front_candidates(summary)] == ["c1", "c2", "c3"]
     assert front_members(summary) == {"c1", "c2"}
 
 
 def test_each_further_objective_has_a_panel_and_front_members_are_named():
     objectives = dict.fromkeys(("knn", "r2_mean", "equivariance"), "maximize")
     summary = toy(objectives, {"base": (1, 1, 1), "c1": (0, 0, 0), "c2": (3, 2, 1)})
-    *panels, bar = front_figure(summary).axes
+    *panels, bar = front_picture(summary).figure.axes
     assert [axes.get_ylabel() for axes in panels] == ["R² mean", "equivariance"]
     assert all({text.get_text() for text in axes.texts} == {"base", "c2"} for axes in panels)
     summary["configurations"][1]["front_probability"] = 0.2
-    assert "c1" in {text.get_text() for text in front_figure(summary).axes[0].texts}
+    assert "c1" in {text.get_text() for text in front_picture(summary).figure.axes[0].texts}
     assert bar.get_ylabel() == "probability of being on the front"
 
 
 def test_the_front_joins_every_twin_to_its_configuration_and_names_the_latter(twin_summary):
-    axes = front_figure(twin_summary).axes[0]
+    axes = front_picture(twin_summary).figure.axes[0]
     means = {c["name"]: [c["metrics"][m]["estimate"] for m in ("linear", "r2_mean")]
              for c in twin_summary["configurations"] if c["name"] != "pixels"}  # fmt: skip
     joined = [line.get_xydata().tolist() for line in axes.lines if len(line.get_xdata()) == 2]
@@ -57,10 +60,10 @@ def test_the_front_joins_every_twin_to_its_configuration_and_names_the_latter(tw
 
 
 def test_the_response_has_a_second_curve_of_the_twins(twin_summary, tmp_path):
-    pictures = {p.name: p.figure for p in study_pictures(twin_summary, tmp_path, [])}
+    pictures = {p.name: p.figure for p in study_pictures(twin_summary, tmp_path, pd.DataFrame())}
     figure = pictures["response_recon_weight"]
     assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["cross-attention", "autoencode"]
-    (axes,) = [axes for axes in figure.axes if axes.get_title(loc="left") == "R² mean"]
+    (axes,) = [axes for axes in figure.axes if axes.get_title() == "R² mean"]
     curves = [container.lines[0].get_xydata() for container in axes.containers]
     assert [curve[:, 0].tolist() for curve in curves] == [[0.1, 1.0, 10.0]] * 2
     by_name = {c["name"]: c["metrics"]["r2_mean"]["estimate"] for c in twin_summary["configurations"]
@@ -68,28 +71,31 @@ def test_the_response_has_a_second_curve_of_the_twins(twin_summary, tmp_path):
     assert curves[1][-1, 1] == by_name["weight 10, autoencode"] < curves[0][-1, 1] == by_name["weight 10"]
 
 
+def names_of(picture):
+    return [text.get_text() for text in picture.figure.axes[0].get_yticklabels()]
+
+
 def test_a_large_heat_map_shows_the_front_and_says_so(summary, joint_summary, monkeypatch):
-    monkeypatch.setattr("eqssl.report.heatmap.MOST", 20)
-    rows, words = heatmap_rows(summary)
-    assert len(rows) == len(summary["configurations"]) and "all 5" in words
-    rows, words = heatmap_rows(joint_summary)
-    shown = {c["name"] for c in rows}
-    assert len(rows) == 20 < len(joint_summary["configurations"])
-    assert front_members(joint_summary) <= shown and "base" in shown and f"{len(rows)} of" in words
+    monkeypatch.setattr("eqssl.report.figures.MAX_ROWS", 20)
+    picture = heatmap_picture(summary)
+    assert len(names_of(picture)) == len(summary["configurations"]) and "all 5" in picture.caption
+    picture = heatmap_picture(joint_summary)
+    shown = set(names_of(picture))
+    assert len(shown) <= 20 < len(joint_summary["configurations"])
+    assert front_members(joint_summary) <= shown and "base" in shown
+    assert f"of {len(joint_summary['configurations'])} configurations" in picture.caption
 
 
 def test_a_heat_map_has_room_for_all_methods_of_a_comparison(summary):
     methods = [{**summary["configurations"][0], "name": f"method {n}"} for n in range(33)]
-    rows, words = heatmap_rows({**summary, "configurations": summary["configurations"] + methods})
-    assert len(rows) == 38 and words == "all 38 configurations"
+    picture = heatmap_picture({**summary, "configurations": summary["configurations"] + methods})
+    assert len(names_of(picture)) == 38 and "all 38 configurations" in picture.caption
 
 
-def test_a_heat_map_is_drawn_where_nothing_is_retained(summary):
-    rows = [
-        {"name": "a", "metrics": {"r2/dx": {"estimate": -0.1}}},
-        {"name": "b", "metrics": {"r2/dx": {"estimate": -0.2}}},
-    ]
-    assert heatmap_figure(rows).axes[0].images[0].get_clim() == (0, 0.01)
+def test_a_heat_map_is_drawn_where_nothing_is_retained():
+    summary = toy({"r2/dx": "maximize"}, {"c1": (-0.1,), "c2": (-0.2,)})
+    assert heatmap_picture(summary).figure.axes[0].images[0].get_clim() == (0, 0.01)
+    assert heatmap_picture(toy({"knn": "maximize"}, {"c1": (1,)})) is None
 
 
 def test_what_collapsed_is_not_on_the_front():
@@ -99,43 +105,52 @@ def test_what_collapsed_is_not_on_the_front():
 
 
 def test_the_heat_map_holds_every_part_and_factor(summary):
-    rows, _ = heatmap_rows(summary)
-    panels = heatmap_figure(rows).axes[:-1]
-    assert [axes.get_title(loc="left") for axes in panels] == ["all features", "invariant part", "equivariant part"]
+    picture = heatmap_picture(summary)
+    panels = picture.figure.axes[:-1]
+    assert [axes.get_title() for axes in panels] == ["all features", "invariant part", "equivariant part"]
+    by_name = {c["name"]: c["metrics"] for c in summary["configurations"]}
     values = panels[1].images[0].get_array()
-    assert values[-1, 3] == rows[-1]["metrics"]["inv/r2/dx"]["estimate"]
+    assert values[-1, 3] == by_name[names_of(picture)[-1]]["inv/r2/dx"]["estimate"]
 
 
-def test_running_means_have_t_intervals_over_configurations():
+def test_means_of_neighbours_have_t_intervals_over_configurations():
     doses = np.arange(16.0)[::-1]
-    values = doses**2
-    bins = binned_means(doses, values)
-    assert bins[:, 0].tolist() == [3.5, 11.5]
+    means = group_means(pd.DataFrame({"dose": doses, "value": doses**2}), pd.Series(doses >= 8))
+    assert means["dose"].tolist() == [3.5, 11.5]
     first = np.arange(8.0) ** 2
     half = stats.t.ppf(0.975, 7) * stats.sem(first)
-    assert bins[0, 1:] == pytest.approx([first.mean(), first.mean() - half, first.mean() + half])
+    assert means.iloc[0, 1:].tolist() == pytest.approx([first.mean(), half])
 
 
 def test_every_option_and_objective_has_a_panel_with_those_that_have_the_option(joint_summary):
     searched = [c for c in joint_summary["configurations"] if c["number"] is not None]
     lacking = [{**c, "params": {o: v for o, v in c["params"].items() if o != "augment.hue"}} for c in searched[:5]]
+    summary = joint_summary | {"configurations": lacking + searched[5:]}
     space = joint_summary["space"]
-    panels = option_responses(lacking + searched[5:], space, ["knn", "r2_mean"]).axes
+    panels = response_figure(summary, ["knn", "r2_mean"], 4, (3, 3)).axes
     assert [axes.get_xlabel() for axes in panels] == list(space) * 2
+    assert [axes.get_title() for axes in panels] == ["kNN"] * 4 + ["R² mean"] * 4
     counts = dict(zip(space, (len(axes.lines[0].get_xdata()) for axes in panels), strict=False))
     assert counts == {option: len(searched) - 5 * (option == "augment.hue") for option in space}
     assert [text.get_text() for text in panels[1].get_xticklabels()] == ["second", "other", "intermediate"]
+    (means,) = panels[0].containers
+    assert len(means.lines[0].get_xdata()) == len(searched) // 8
 
 
 def test_one_option_at_a_time_is_a_dose_with_the_interval_of_its_mean_on_one_scale():
     def of(option, dose, mean):
         interval = {"estimate": mean, "low": mean - 0.01, "high": mean + 0.02}
-        return {"params": {f"augment.{option}": dose}, "metrics": {"knn": interval}}
+        common = {"name": f"{option} {dose}", "number": 0, "seeds": [0], "autoencode": None}
+        return {**common, "params": {f"augment.{option}": dose}, "metrics": {"knn": interval}}
 
     searched = [of("crop", 1.0, 0.5), of("crop", 0.0, 0.7), of("flip", 0.0, 0.6), of("flip", 1.0, 0.6)]
     space = {f"augment.{option}": {"low": 0.0, "high": 1.0, "log": False} for option in ("crop", "flip")}
-    crop, flip = option_responses(searched, space, ["knn"]).axes
+    base = {"name": "base", "number": None, "params": {}, "autoencode": None, "metrics": searched[0]["metrics"]}
+    summary = {"space": space, "configurations": [base, *searched]}
+    figure = response_figure(summary, ["knn"], 2, (3, 3))
+    crop, flip = figure.axes
     assert crop.lines[0].get_xydata().tolist() == [[0.0, 0.7], [1.0, 0.5]]
     (bars,) = crop.containers[0].lines[2]
     assert bars.get_segments()[0].tolist() == pytest.approx(np.array([[0.0, 0.69], [0.0, 0.72]]))
     assert crop.get_ylim() == flip.get_ylim() == pytest.approx((0.48, 0.72))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["with reconstruction", "base"]

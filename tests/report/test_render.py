@@ -5,20 +5,24 @@ import dataclasses
 import io
 import re
 
-from eqssl.report.render import csv_text, html_table, latex, markdown
-from eqssl.report.tables import Number, Table, caption, report_tables
+import pandas as pd
 
-TABLE = Table(
-    "toy",
-    "A & B",
-    ("name", "R² 100 %", "note"),
-    (("a_b <c>", Number(0.5, 0.4, 0.6), "x|y"), ("$d, e", Number(-0.25, signed=True), ""), ("f", "", "")),
-    marked=("f",),
-)
+from eqssl.report.render import Number, Table, csv_text, latex, markdown
+from eqssl.report.report import page
+from eqssl.report.tables import caption, report_tables
+
+HEAD = ("name", "R² 100 %", "note")
+ROWS = (("a_b <c>", Number(0.5, 0.4, 0.6), "x|y"), ("$d, e", Number(-0.25, signed=True), ""), ("f", "", ""))
+TABLE = Table("toy", "A & B", pd.DataFrame(ROWS, columns=HEAD, dtype=object), marked="f")
+
+
+def html_table(table: Table, summary: dict) -> str:
+    """Return a table as the page has it."""
+    return page(summary, [table], {}).partition("<table>")[2].partition("</table>")[0]
 
 
 def test_markdown_has_the_main_table_its_caption_and_the_others_by_title(summary):
-    tables = report_tables(summary)
+    tables = report_tables(summary, pd.DataFrame())
     blocks = markdown(tables, caption(summary)).split("\n\n")
     assert blocks[0].startswith("| configuration | seeds | kNN | linear | R² mean |")
     assert set(blocks[0].splitlines()[1]) == set("|- ")
@@ -49,14 +53,15 @@ def test_latex_escapes_what_it_would_read_as_commands():
     assert lines[6].startswith(r"\$d, e & -0.250 &")
 
 
-def test_html_escapes_and_has_every_cell():
-    text = html_table(TABLE)
+def test_html_escapes_and_has_every_cell(summary):
+    text = html_table(TABLE, summary)
     assert "a_b &lt;c&gt;" in text
     assert len(re.findall("<td>", text)) == 9 and len(re.findall("<th>", text)) == 3
 
 
-def test_html_marks_the_choice_and_what_is_significant():
-    table = dataclasses.replace(TABLE, rows=(("a", Number(0.5, 0.4, 0.6, True, True), ""), ("f", Number(0.5), "")))
-    text = html_table(table)
+def test_html_marks_the_choice_and_what_is_significant(summary):
+    rows = (("a", Number(0.5, 0.4, 0.6, True, True), ""), ("f", Number(0.5), ""))
+    table = dataclasses.replace(TABLE, frame=pd.DataFrame(rows, columns=HEAD, dtype=object))
+    text = html_table(table, summary)
     assert re.findall(r'<tr class="marked"><td>(\w)', text) == ["f"]
     assert re.findall("<b>(.*?)</b>", text) == ["+0.500 ± 0.100*"]

@@ -11,9 +11,9 @@ import torch
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, save_predictions
 from eqssl.report.command import report
-from eqssl.report.live import current_summary, summary_of_predictions
 from eqssl.report.tables import results_table
 from eqssl.study.execution.trial import PREDICTIONS
+from eqssl.study.live import current_summary, summary_of_predictions
 from eqssl.study.results import summarise
 from eqssl.study.store.records import Record, write_json
 from tests.report import made_up
@@ -123,7 +123,8 @@ def test_the_tables_of_predictions_are_those_of_the_figures_until_a_prediction_c
     wrong = dataclasses.replace(knn, predicted=1 - knn.target)
     save_predictions([wrong, *others], folder / "trials" / records[changed].trial_id / PREDICTIONS)
     again = summary_of_predictions(folder)
-    means = [{row[0]: str(row[2]).partition(" ")[0] for row in results_table(s).rows} for s in (summary, again)]
+    tables = [results_table(s).frame.set_index("configuration") for s in (summary, again)]
+    means = [{name: str(cell).partition(" ")[0] for name, cell in frame["kNN"].items()} for frame in tables]
     assert {name for name in means[0] if means[0][name] != means[1][name]} == {"weight 10"}
     knn = [trial["metrics"]["knn"] for trial in again["trials"] if trial["configuration"] == "weight 10"]
     assert knn == [0.0, records[changed + 1].metrics["knn"]]

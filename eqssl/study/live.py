@@ -16,7 +16,7 @@ from eqssl.study.store.records import Record, TrialRecord, finite
 
 
 def current_summary(folder: Path) -> dict[str, Any]:
-    """Return what summary.json holds, or would hold if the study ended now.
+    """Return the summary of a study that has ended, or of the trials that have ended so far.
 
     Args:
         folder: OUTPUT/STUDY.
@@ -76,7 +76,7 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
 
 
 def _study(known: dict[str, Any]) -> Study:
-    """Return the study that study.json tells of."""
+    """Return the study of a study.json."""
     identity, about = known["identity"], known["about"]
     return Study(
         name=identity["study"],

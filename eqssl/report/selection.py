@@ -1,0 +1,74 @@
+"""Selections of a summary's configurations and metrics that tables and figures share."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eqssl.stats import on_front
+from eqssl.study.definition import CONTROLS, REFERENCE_ROWS, WITHOUT_ENCODER
+
+Summary = dict[str, Any]  # the content of summary.json
+Configuration = dict[str, Any]  # one of its configurations
+# Reference rows that figures show, the controls first; constant says nothing about an encoder.
+REFERENCES = (*CONTROLS, *(name for name in REFERENCE_ROWS if name not in (*CONTROLS, "constant")))
+
+
+def in_order(configurations: Sequence[Configuration]) -> list[Configuration]:
+    """Return the reference rows, then the searched configurations, each followed by its own auto-encoding control.
+
+    Searched configurations are sorted by their numbers where these are their names, else by the values of the options.
+    """
+    owners, by_name = owners_of_controls(configurations), {c["name"]: c for c in configurations}
+    numbered = any(c["name"] == f"no. {c['number']}" for c in configurations)
+
+    def key(c: Configuration) -> tuple[bool, list[tuple[str, Any]], bool]:
+        owner = by_name[owners.get(c["name"], c["name"])] if c["number"] is None else c
+        if owner["number"] is None:
+            return False, [], False
+        values = [owner["number"]] if numbered else owner["params"].values()
+        return True, [(str(type(value)), value) for value in values], c is not owner
+
+    return sorted(configurations, key=key)
+
+
+def owners_of_controls(configurations: Sequence[Configuration]) -> dict[str, str]:
+    """Return auto-encoding control -> the first configuration it belongs to, without the row that all share."""
+    owners: dict[str, str] = {}
+    for c in configurations:
+        if c["autoencode"] and c["autoencode"] not in CONTROLS:
+            owners.setdefault(c["autoencode"], c["name"])
+    return owners
+
+
+def searched(summary: Summary) -> list[Configuration]:
+    """Return the searched configurations with a complete trial, in order."""
+    return [c for c in in_order(summary["configurations"]) if c["number"] is not None and c["seeds"]]
+
+
+def front_candidates(summary: Summary) -> list[Configuration]:
+    """Return the configurations with an encoder and all objectives that did not collapse."""
+    out = {*WITHOUT_ENCODER, *(t["configuration"] for t in summary["trials"] if t["collapsed"])}
+    rows = summary["configurations"]
+    return [c for c in rows if c["name"] not in out and summary["objectives"].keys() <= c["metrics"].keys()]
+
+
+def front_members(summary: Summary) -> set[str]:
+    """Return the names of the configurations whose means no other configuration's dominate."""
+    rows = front_candidates(summary)
+    signs = [1 if direction == "maximize" else -1 for direction in summary["objectives"].values()]
+    means = np.stack([bounds_of(rows, metric)[:, 0] for metric in summary["objectives"]], axis=1)
+    return {c["name"] for c, member in zip(rows, on_front(means * signs), strict=True) if member}
+
+
+def bounds_of(configurations: Sequence[Configuration], metric: str) -> NDArray[np.float64]:
+    """Return mean, low and high of a metric for every configuration, float (N, 3), NaN where not known."""
+    bounds = [c["metrics"].get(metric, {}) for c in configurations]
+    rows = [[of.get(name) for name in ("estimate", "low", "high")] for of in bounds]
+    return np.array(rows, dtype=float).reshape(-1, 3)
+
+
+def members_of(family: str, metrics: Iterable[str]) -> list[str]:
+    """Return the metrics of a family, one a factor, on all features: `r2/pose` of `r2`, but not `inv/r2/pose`."""
+    return sorted(metric for metric in metrics if metric.rpartition("/")[0] == family)
