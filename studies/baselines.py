@@ -2,7 +2,7 @@
 
     python studies/baselines.py            every method that needs no tokens, on a small ResNet and rendered solids
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
-    python studies/baselines.py --method.name byol,dino                         some of them, and what builds on these
+    python studies/baselines.py --method.name byol,dino                      some of them, and those that build on these
 
 Every method alone has three learning rates, half, once and twice `--train.lr`, compared on val with one seed; at its
 best rate, every candidate that builds on it has three values of one hyperparameter. The best settings are trained again

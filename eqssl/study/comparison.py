@@ -122,7 +122,9 @@ def tune(
             if any(row in metrics for row in rows_of[name]):
                 best[name] = _best_setting(rows_of[name], metrics, base)
         write_json(path, {name: asdict(setting) for name, setting in best.items()})
-    for name in (name for name in candidates if name not in best):
+    for name in candidates:
+        if name in best:
+            continue
         ends = [
             f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
             for trial in summary["trials"]
@@ -193,15 +195,16 @@ def rows_on_test(
     rows = {name: REFERENCE_ROWS[name] for name in REFERENCES}
     controls: dict[str | None, list[str]] = {}  # of a method
     for method, setting in alone.items():
+        reconstruction, longer = tuned.get(f"{method} + reconstruction"), 1.0
+        if reconstruction and setting.epoch_s:  # 0 of an untrained encoder
+            longer = max(1.0, reconstruction.epoch_s / setting.epoch_s)
         rows[method] = setting.overrides
+        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
         rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
         controls[method] = [method, f"{method}, no-recon"]
-        longer = 1.0
-        if reconstruction := tuned.get(f"{method} + reconstruction"):
+        if reconstruction:
             rows[f"{method}, autoencode"] = autoencoding(reconstruction.overrides)
             controls[method].append(f"{method}, autoencode")
-            longer = max(1.0, reconstruction.epoch_s / setting.epoch_s) if setting.epoch_s else 1.0
-        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
     rows |= {name: setting.overrides for name, setting in tuned.items()}
     builds_on = {name: candidates[name].builds_on for name in tuned}
     builds_on |= {row: row.partition(",")[0] for row in rows if row.partition(",")[0] in alone}

@@ -77,7 +77,7 @@ class Study:
     Args:
         name: also the folder's name and MLflow's experiment.
         question: one sentence, shown by `--help` and on the report.
-        space: dotted option -> what it may be.
+        space: dotted option -> its parameter.
         configs: configurations of the search by default; 0: the rows are the whole study.
         seeds: trials of a configuration by default.
         sampler: a design, or one of Optuna's samplers.
@@ -91,7 +91,7 @@ class Study:
             first is its base method.
         matched_controls: whether every searched configuration of a design gets an auto-encoding control at its own
             options, see `eqssl.study.controls`, in the place of the row autoencode.
-        subject: row that the study's sentence is about where nothing is searched.
+        subject: row of the study's sentence where nothing is searched.
         base: every option that is not varied.
         smoke: overrides under which the whole study ends within a minute or two.
     """

@@ -37,24 +37,24 @@ class StudyOptions:
     """halving: end trials that are not among the best third after a ninth (unless it is warm-up) and a third of the
     epochs."""
     warm_start: str | None = None
-    """OUTPUT/STUDY of an earlier study of the same options, whose results the sampler is told first."""
+    """OUTPUT/STUDY of an earlier study of the same options, with whose results the sampler starts."""
     final_test: int = 0
     """Fresh seeds with which the chosen configuration and its controls are trained again and reported on test; 0: no
     final test."""
     workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
-    as there is room for, which changes as nodes come and go; the batch stays what --train.batch-size says."""
+    as there is room for, which changes as nodes come and go; --train.batch-size stays the same."""
     gpus_per_trial: float | None = None
     """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """What each worker reserves of a node beside CPUs (--train.threads) and GPUs: `accelerator 1`."""
+    """Resources that each worker reserves beside CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
     cluster_config: str | None = None
     """YAML of the cluster (as for `ray up`, or a RayJob or RayCluster of KubeRay), from which the most nodes that its
     autoscaler may add are read. Default: the one on the head of a cluster that `ray up` started."""
     concurrency: int | None = None
     """Trials at a time; default: as many as the cluster has room for."""
     output: str = field(default_factory=lambda: os.environ.get("EQSSL_OUTPUT", "results"))
-    """Folder for the results, OUTPUT/STUDY, or a bucket, s3://BUCKET/FOLDER; on a cluster what all nodes share.
+    """Folder for the results, OUTPUT/STUDY, or a bucket, s3://BUCKET/FOLDER; on a cluster one that all nodes share.
     Default: the variable EQSSL_OUTPUT, else results."""
     tracking_uri: str = field(default_factory=lambda: os.environ.get("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db"))
     """Where MLflow keeps the runs: sqlite:///FILE or http(s)://SERVER. Default: the variable MLFLOW_TRACKING_URI, else
