@@ -63,6 +63,8 @@ def load(config: DataConfig) -> Dataset:
     )
     splits, start = {}, 0
     for name, stop in zip(files, np.searchsorted(rows, stops).tolist(), strict=True):
+        if start == stop:
+            raise ValueError(f"--data.path {config.path!r} has no readable image of {name}")
         splits[name] = select(whole, slice(start, stop))
         start = stop
     splits = _complete(splits, config.path)

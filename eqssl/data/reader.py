@@ -26,7 +26,7 @@ from eqssl.data.write import atomic, cache_folder, make_once
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
 MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
-BINARY = (pa.binary(), pa.large_binary(), pa.binary_view())
+BINARY = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
 ENCODED = pa.schema([("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32())])
 
 # Readable images as uint8 (C, S, S), the same encoded, and their rows.
@@ -107,11 +107,11 @@ class ParquetReader:
         Raises:
             ValueError: for too many unreadable images, none at all, or several sizes.
         """
-        batches = self._decode()
+        batches, count = self._decode(), sum(self.counts.values())
         first = next(batches, None)
         if first is None:
             raise ValueError(f"--data.path {self.config.path!r} has no readable image")
-        batches, count = chain([first], batches), sum(self.counts.values())
+        batches = chain([first], batches)
         if count * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
             return _to_memory(batches, count)
         cached = cache_folder(self.config) / "encoded" / name
@@ -157,6 +157,8 @@ class ParquetReader:
                 with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
                     data = file.read()
             return decode(data or b"", self.config.image_size), data
+        except FileNotFoundError:
+            return ValueError("a path without bytes, and no such file")
         except UnidentifiedImageError:  # whose text is an address in memory
             return ValueError("no image that Pillow reads" if data else "no bytes")
         except Exception as error:  # Pillow's plugins raise many kinds for a broken file

@@ -63,12 +63,12 @@ def workers() -> ThreadPoolExecutor:
 
 
 def in_threads(function: Callable[..., T], *images: Sequence[Any], size: float) -> list[T]:
-    """Return function(image) of every image, in threads where the images are large enough for that to pay.
+    """Return function(image) of every image, in threads if the images are large enough for that to pay.
 
     Args:
         function: takes one of each sequence.
         images: sequences of one length.
-        size: bytes of all images, or infinity where it is unknown.
+        size: bytes of all images.
     """
     small = size < THREADS_PAY_BYTES * len(images[0])
     return list(map(function, *images) if small else workers().map(function, *images))
@@ -92,21 +92,15 @@ class EncodedImages:
         return len(self.column)
 
     def take(self, indices: Tensor) -> Tensor:
-        encoded = [self.column[i] for i in indices.tolist()]
-        size = sum(len(image.as_buffer()) for image in encoded)
-        images = in_threads(lambda image: decode(image.as_py(), self.size), encoded, size=size)
+        encoded = [self.column[i].as_buffer() for i in indices.tolist()]
+        images = in_threads(lambda data: decode(data, self.size), encoded, size=sum(map(len, encoded)))
         shape = self.channels, self.size, self.size  # a grey image is spread over the channels
         return torch.from_numpy(np.stack([np.broadcast_to(image, shape) for image in images]))
 
 
 @dataclass(frozen=True)
 class ImageSubset:
-    """Some images of a store.
-
-    Args:
-        images: the store.
-        indices: int64 (N,), of the chosen images.
-    """
+    """The images of a store at indices, int64 (N,)."""
 
     images: ImageStore
     indices: Tensor
@@ -120,12 +114,7 @@ class ImageSubset:
 
 @dataclass(frozen=True)
 class ResizedImages:
-    """Images of a store, cut to the centre and resized when taken.
-
-    Args:
-        images: the store.
-        size: height and width, px.
-    """
+    """The images of a store, cut to the centre and resized to `size` px when taken."""
 
     images: ImageStore
     size: int
@@ -173,12 +162,11 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     Args:
         images: at most 4,096 are read, fewer above 90 px, and at most 64 x 64 pixels of each.
     """
-    height, width = images.take(torch.zeros(1, dtype=torch.int64)).shape[-2:]
+    height, width = images.take(torch.tensor([0])).shape[-2:]
     skip = -(-max(height, width) // STATISTICS_SIDE)
     n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // (height * width)))
-    chosen = torch.linspace(0, len(images) - 1, n).long()
-    counts: Tensor | int = 0  # of each level, which are exact in any order of the images
-    for indices in chosen.split(max(1, STATISTICS_CHUNK // (height * width))):
+    counts: Tensor | int = 0  # of each level: whole numbers, so that no order of the images alters the result
+    for indices in torch.linspace(0, len(images) - 1, n).long().split(max(1, STATISTICS_CHUNK // (height * width))):
         levels = images.take(indices)[..., ::skip, ::skip].transpose(0, 1).flatten(1)
         counts = counts + torch.stack([channel.bincount(minlength=256) for channel in levels])
     share = counts.double() / counts.sum(1, keepdim=True)

@@ -22,17 +22,11 @@ Row = dict[str, Any]  # column -> value; image is {"bytes": ..., "path": ...}
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """Return the folder of `--data.cache`.
-
-    Raises:
-        ValueError: where `~` has no meaning.
-    """
+    """Return the folder of `--data.cache`; ValueError if it is below a home directory and there is none."""
     try:
         return Path(config.cache).expanduser()
     except RuntimeError as error:
-        raise ValueError(
-            f"--data.cache is {config.cache!r}, and there is no home directory; allowed: a path"
-        ) from error
+        raise ValueError(f"--data.cache is {config.cache!r}; allowed: a folder, since there is no home") from error
 
 
 @contextmanager
@@ -67,12 +61,11 @@ def make_once(target: Path, make: Callable[[], None]) -> None:
         target: the file or folder.
         make: makes it, atomically.
     """
-    if target.exists():
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # the lock of a process that is killed is released
-        if not target.exists():
-            make()
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(target.with_name(f".{target.name}.lock")):  # released if its process is killed
+            if not target.exists():
+                make()
 
 
 def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = None) -> pa.Schema:
@@ -87,10 +80,10 @@ def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = Non
     if factors:
         fields.append(("object", pa.int64()))
         features["object"] = {"dtype": "int64", "_type": "Value"}
-        for name, length in factors.items():
-            value = {"dtype": "float32", "_type": "Value"}
-            fields.append((name, pa.float32() if length == 1 else pa.list_(pa.float32(), length)))
-            features[name] = value if length == 1 else {"feature": value, "length": length, "_type": "Sequence"}
+    for name, length in (factors or {}).items():
+        value = {"dtype": "float32", "_type": "Value"}
+        fields.append((name, pa.float32() if length == 1 else pa.list_(pa.float32(), length)))
+        features[name] = value if length == 1 else {"feature": value, "length": length, "_type": "Sequence"}
     return pa.schema(fields, metadata={"huggingface": json.dumps({"info": {"features": features}})})
 
 
@@ -104,7 +97,7 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]], schema: pa.S
     """
     folder.mkdir()
     for split, rows in splits.items():
-        parts: list[Path] = []  # the number of files is known only afterwards
+        parts: list[Path] = []  # their number is known only afterwards
         groups = _row_groups(rows, schema)
         for group in groups:
             parts.append(folder / f"{split}-{len(parts)}")
@@ -120,11 +113,10 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]], schema: pa.S
 
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:
-    group: list[Row] = []
-    size = 0
+    group, size = [], 0
     for row in rows:
         group.append(row)
-        size += len(row["image"]["bytes"] or row["image"]["path"])
+        size += len(row["image"]["bytes"] or row["image"]["path"] or "")
         if size >= ROW_GROUP_BYTES:
             yield pa.Table.from_pylist(group, schema)
             group, size = [], 0

@@ -133,5 +133,9 @@ def test_any_source_is_resized_and_cut_to_the_centre():
 
 
 def test_importing_costs_no_torch():
-    code = "import sys, eqssl.data; print([m for m in ('torch', 'torchvision', 'pyarrow', 'PIL') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    for module, heavy in (
+        ("eqssl.data", ("torch", "pyarrow", "PIL")),
+        ("eqssl.data.folders", ("torch", "torchvision")),
+    ):
+        code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
+        assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

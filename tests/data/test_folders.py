@@ -1,5 +1,6 @@
 import gzip
 import re
+import shutil
 import struct
 from pathlib import Path
 
@@ -42,6 +43,39 @@ def test_split_folders_are_kept(folder: Path, tmp_path: Path):
     (tmp_path / "set/validation").symlink_to(folder)
     data = load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
     assert (len(data.train), len(data.val), len(data.test)) == (40, 20, 20) and data.name == "imagefolder"
+
+
+def test_any_usual_name_of_a_split_is_known(folder: Path, tmp_path: Path):
+    for name in ("Training", "valid", "test"):
+        shutil.copytree(folder, tmp_path / "set" / name)
+    data = load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
+    assert (len(data.train), len(data.val), len(data.test)) == (40, 40, 40) and data.class_names == ("bird", "cat")
+
+
+def test_a_class_beside_split_folders_is_an_error_that_lists_them(folder: Path):
+    shutil.copytree(folder / "cat", folder / "train")
+    with pytest.raises(ValueError, match=r"train/ name a split, and 2 do not: bird/, cat/"):
+        load_data(DataConfig(source="imagefolder", path=str(folder)))
+
+
+def test_hidden_and_stray_images_are_no_data(folder: Path, tmp_path: Path, png, caplog):
+    (folder / ".ipynb_checkpoints").mkdir()
+    for path in (".ipynb_checkpoints/00.png", "cat/._00.png", "stray.png"):
+        (folder / path).write_bytes(png(1))
+    data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
+    assert sum(map(len, data.splits.values())) == 40 and data.class_names == ("bird", "cat")
+    assert "1 images are in no folder of a class, such as stray.png" in caplog.text
+
+
+def test_unreadable_files_are_named_and_counted(folder: Path, tmp_path: Path, caplog, capsys):
+    (folder / "cat/05.png").write_text("<html>404</html>")
+    (folder / "cat/99.png").symlink_to(tmp_path / "nowhere.png")
+    assert main(["imagefolder", str(folder), str(tmp_path / "out")]) == 0
+    assert "2 files are no readable images, such as cat/05.png" in caplog.text
+    options = {"source": "imagefolder", "path": str(folder), "cache": str(tmp_path / "cache")}
+    assert sum(map(len, load_data(DataConfig(**options)).splits.values())) == 39
+    with pytest.raises(ValueError, match=r"max-bad-images is 1; unreadable: cat/05.png in .* row 25, cat/99.png "):
+        load_data(DataConfig(**options, max_bad_images=1))
 
 
 def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_path: Path, png):

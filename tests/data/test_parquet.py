@@ -9,6 +9,7 @@ import torch
 from eqssl.config import DataConfig
 from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages
+from eqssl.data.write import image_schema, write_splits
 
 FASHION_MNIST = Path(__file__).parents[3] / "shared/data/fashion_mnist"
 
@@ -225,6 +226,108 @@ def test_files_must_agree_in_their_columns(tmp_path, write, images):
     write(tmp_path / "set/train-1.parquet", images)
     with pytest.raises(ValueError, match=r"'label' has 40 null, the first in .*train-1.parquet row 0"):
         load_data(config(tmp_path / "set"))
+
+
+def test_integers_of_several_sizes_are_promoted(tmp_path, write, images):
+    write(tmp_path / "set/train-0.parquet", images[:20], label=pa.array([0, 1] * 10), size=pa.array([0.5] * 20))
+    write(
+        tmp_path / "set/train-1.parquet", images[20:], label=pa.array([0, 1] * 10, pa.int32()), size=pa.array([1] * 20)
+    )
+    data = load_data(config(tmp_path / "set"))
+    assert data.num_classes == 2 and data.train.factors["size"].unique().tolist() == [0.5, 1.0]
+
+
+def test_types_without_anything_in_common_are_named(tmp_path, write, images):
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
+    write(tmp_path / "set/train-1.parquet", images, label=pa.array(["cat", "dog"] * 20))
+    with pytest.raises(ValueError, match=r"set.*label has incompatible types: int64 vs string"):
+        load_data(config(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("column, kind", [
+    (lambda images: pa.array([{"data": image} for image in images]), "struct<data: binary>"),
+    (lambda images: pa.array([[{"bytes": image}] for image in images]), "list<.*struct<bytes: binary>>"),
+    (lambda images: pa.array([str(i) for i in range(len(images))]), "string"),
+])  # fmt: skip
+def test_an_image_column_of_another_type_is_refused_before_decoding(tmp_path, images, column, kind):
+    pq.write_table(pa.table({"image": column(images)}), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=rf"--data.image-column 'image' is {kind}; allowed: struct<bytes"):
+        load_data(config(tmp_path / "x.parquet"))
+
+
+def test_a_binary_view_is_read_around_a_broken_image(tmp_path, images, caplog):
+    images[7] = b"broken"
+    pq.write_table(pa.table({"image": pa.array(images, pa.binary_view())}), tmp_path / "x.parquet")
+    data = load_data(config(tmp_path / "x.parquet"))
+    assert sum(map(len, data.splits.values())) == 39
+    assert "x.parquet row 7: no image that Pillow reads" in caplog.text
+
+
+def test_images_that_are_paths_are_read_beside_the_file(tmp_path, images, caplog):
+    (tmp_path / "pictures").mkdir()
+    for i in range(39):
+        (tmp_path / f"pictures/{i}.png").write_bytes(images[i])
+    cells = [{"bytes": None, "path": f"pictures/{i}.png"} for i in range(40)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "x.parquet")
+    data = load_data(config(tmp_path / "x.parquet"))
+    assert "of at most 10: pictures/39.png: a path without bytes, and no such file" in caplog.text
+    pq.write_table(pa.table({"image": images[:39]}), tmp_path / "y.parquet")
+    expected = load_data(config(tmp_path / "y.parquet"))
+    for name in ("train", "val", "test"):
+        every = torch.arange(len(expected.splits[name]))
+        assert torch.equal(data.splits[name].images.take(every), expected.splits[name].images.take(every))
+
+
+def test_labels_are_categories(tmp_path, write, images, caplog):
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([15075141, 1440764] * 20))
+    write(tmp_path / "set/test-0.parquet", images[:20], label=pa.array([15075141, 2**62] * 10))
+    data = load_data(config(tmp_path / "set"))
+    assert data.num_classes == 3 and data.class_names == ("1440764", "15075141", str(2**62))
+    assert torch.equal(data.test.labels, torch.tensor([1, 2] * 10))
+    assert torch.equal(data.train.labels, 1 - data.train.ids % 2)
+    assert "column 'label': 3 labels from 1440764 to 4611686018427387904 are numbered from 0" in caplog.text
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([2**63, 2**63 + 1] * 20, pa.uint64()))
+    assert load_data(config(tmp_path / "set/train-0.parquet")).class_names == (str(2**63), str(2**63 + 1))
+
+
+def test_names_of_classes_are_kept(tmp_path, png):
+    rows = [{"image": {"bytes": png(i), "path": None}, "label": 2 * (i % 2)} for i in range(40)]
+    write_splits(tmp_path / "set", {"train": rows}, image_schema(["cat", "cow", "dog"]))
+    data = load_data(config(tmp_path / "set"))
+    assert data.class_names == ("cat", "cow", "dog") and data.num_classes == 3
+    assert torch.equal(data.train.labels, 2 * (data.train.ids % 2))
+
+
+def test_a_damaged_file_is_named(tmp_path, write, images):
+    path = write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)  # pages, and not the footer
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"train-0.parquet' is no Parquet file that can be read"):
+        load_data(config(tmp_path / "set"))
+
+
+def test_splits_by_folders(tmp_path, write, images):
+    for name, count in (("training", 40), ("dev", 8), ("test", 4)):
+        write(tmp_path / f"set/{name}/0000.parquet", images[:count])
+    assert [len(split) for split in load_data(config(tmp_path / "set")).splits.values()] == [40, 8, 4]
+
+
+def test_grey_and_coloured_splits_fit_together(tmp_path, write, png):
+    write(tmp_path / "set/train-0.parquet", [png(i, mode="L") for i in range(10)])
+    write(tmp_path / "set/test-0.parquet", [png(i) for i in range(10)])
+    data = load_data(config(tmp_path / "set"))
+    assert data.channels == data.train.images.take(torch.arange(2)).shape[1] == 3
+
+
+def test_memory_needs_no_home(tmp_path, write, images, monkeypatch):
+    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")))
+    path = str(write(tmp_path / "set/train-0.parquet", images))
+    options = DataConfig(source="parquet", path=f"file://{path}")
+    assert len(load_data(options).train) == 32
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    with pytest.raises(ValueError, match=r"--data.cache is '~/.cache/eqssl'"):
+        load_data(options)
 
 
 @pytest.mark.skipif(not FASHION_MNIST.is_dir(), reason="Fashion-MNIST is not in ../shared/data")
