@@ -265,7 +265,7 @@ def cost_table(summary: dict[str, Any]) -> Table:
             f"{statistics.median(epochs):.1f}" if epochs else "",
             f"{sum(t['wall_s'] for t in trials):.0f}",
             f"{sum(t['overhead_s'] for t in trials):.1f}",
-            "yes" if any(m.get("sees_theta") == 1 for m in metrics) else "",
+            "yes" if any(m.get("requires_transform", m.get("sees_theta")) == 1 for m in metrics) else "",
         )
         rows.append(cells)
     head = ("configuration", "trials", "trained parameters", "s an epoch", "wall s", "overhead s")

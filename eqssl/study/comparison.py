@@ -207,7 +207,7 @@ def rows_on_test(
     for method, setting in alone.items():
         rows[method] = setting.overrides
         rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer.get(method, 1))}
-        rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+        rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.equi_fraction"}
         controls[method] = [method, f"{method}, no-recon"]
         if reconstruction := tuned.get(f"{method} + reconstruction"):
             rows[f"{method}, autoencode"] = reconstruction.overrides | {ATTENTION: AUTOENCODE}

@@ -12,16 +12,21 @@ from eqssl.study.search.space import Configuration, Space
 REFERENCE_ROWS: dict[str, dict[str, Any] | None] = {
     "constant": None,
     "pixels": None,
-    "random": {"train.epochs": 0, "encoder.split": 0.0, "recon.weight": 0.0},
-    "supervised": {"method.name": "supervised", "method.options": {}, "encoder.split": 0.0, "recon.weight": 0.0},
+    "random": {"train.epochs": 0, "encoder.equi_fraction": 0.0, "recon.weight": 0.0},
+    "supervised": {
+        "method.name": "supervised",
+        "method.options": {},
+        "encoder.equi_fraction": 0.0,
+        "recon.weight": 0.0,
+    },
     "supervised-factors": {
         "method.name": "supervised_factors",
         "method.options": {},
-        "encoder.split": 0.0,
+        "encoder.equi_fraction": 0.0,
         "recon.weight": 0.0,
     },
     "recon-only": {"method.name": "none", "method.options": {}, "recon.weight": 1.0},
-    "base": {"encoder.split": 0.0, "recon.weight": 0.0},
+    "base": {"encoder.equi_fraction": 0.0, "recon.weight": 0.0},
     "no-recon": {"recon.weight": 0.0},
     "autoencode": {"recon.attention": "autoencode"},
 }

@@ -119,7 +119,7 @@ def test_an_entrant_that_is_left_out_is_named_with_what_happened(tuned, caplog):
 
 
 def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
-    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5)}
+    alone = {"byol": Setting({"method.name": "byol", "encoder.equi_fraction": 0.0, "recon.weight": 0.0}, 0.5)}
     tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5)}
     names = "byol + reconstruction", "its settings all failed"
     who = {name: Entrant({"method.name": "byol"}, "recon.weight", (1.0, 5.0), "byol") for name in names}
