@@ -1,7 +1,7 @@
 """Strengths -> views and the parameters that made them, batched, on any device.
 
 A view is made by one geometric transform, applied as one resampling, and then by the photometric operations in the
-order of `PARAMETERS`. The parameters are what equivariance probes predict, so 0 is the identity in every one of them.
+order of `PARAMETERS`. Equivariance probes predict the parameters, so 0 is the identity in every one of them.
 """
 
 import math
@@ -25,16 +25,20 @@ ERASING = ("grayscale", "solarize")
 
 MAX_AREA_LOST = 0.92
 MAX_SHIFT = 20 / 224  # of the side
-MAX_ANGLE_DEG = 90.0
-MAX_JITTER = 0.8
-MAX_HUE = 0.2  # of the circle
 MAX_SIGMA = 4 / 224  # of the side
+MAX_SYMMETRIC = {
+    "angle_deg": ("rotation", 90.0),
+    "brightness": ("brightness", 0.8),
+    "contrast": ("contrast", 0.8),
+    "saturation": ("saturation", 0.8),
+    "hue": ("hue", 0.2),  # of the circle
+}  # parameter uniform in ± strength x limit -> its family and limit
 MAX_PROBABILITY = {"flip": 0.5, "grayscale": 0.4, "solarize": 0.4}
 
 _CACHED_VALUES = 2**19  # 2 MiB of float32
 
 _DRAWS = (
-    "area", "crop_x", "crop_y", "shift_x", "shift_y", "angle", "flip",
+    "area", "crop_x", "crop_y", "shift_x", "shift_y", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
 )  # fmt: skip
 
@@ -43,7 +47,7 @@ def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by:
     """Return the strength of every family, defaults filled in for the source.
 
     Pairs of one object have a known transformation and default to 0. Pairs of one image default to .5, the ranges of
-    arXiv 2503.18753, but for grayscale and solarize: those erase the colour and the brightness that probes ask for.
+    arXiv 2503.18753, but for grayscale and solarize, which erase the colour and the brightness that probes predict.
 
     Args:
         config: strengths in [0, 1], None for the default.
@@ -103,19 +107,17 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
         "dx": crop_shift * signed["crop_x"] + shift * signed["shift_x"],
         "dy": crop_shift * signed["crop_y"] + shift * signed["shift_y"],
         "log_scale": magnification.log(),
-        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"] * signed["angle"],
-        "hue": MAX_HUE * strengths["hue"] * signed["hue"],
         "blur": MAX_SIGMA * image_size * strengths["blur"] * zero_to_one["blur"],
     }
-    for name in ("brightness", "contrast", "saturation"):
-        params[name] = MAX_JITTER * strengths[name] * signed[name]
+    for name, (family, limit) in MAX_SYMMETRIC.items():
+        params[name] = limit * strengths[family] * signed[family]
     for name, probability in MAX_PROBABILITY.items():
         params[name] = zero_to_one[name] < probability * strengths[name]
     return {name: params[name].float() for name in PARAMETERS}
 
 
-def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
-    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives, or to no effect.
+def max_params(strengths: dict[str, float], image_size: int) -> dict[str, float]:
+    """Return the largest size of each of `PARAMETERS` from `draw`; 0 for one that stays 0 or has no effect.
 
     Args:
         strengths: family -> strength in [0, 1].
@@ -131,21 +133,19 @@ def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
         "dx": shift,
         "dy": shift,
         "log_scale": math.log(magnification),
-        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"],
-        "hue": MAX_HUE * strengths["hue"],
         "blur": sigma if blurs(sigma) else 0.0,
-        **{name: MAX_JITTER * strengths[name] for name in ("brightness", "contrast", "saturation")},
+        **{name: limit * strengths[family] for name, (family, limit) in MAX_SYMMETRIC.items()},
         **{name: float(strengths[name] > 0) for name in MAX_PROBABILITY},
     }
 
 
 def blurs(sigma: float) -> bool:
-    """Return whether a blur of sigma px can move a pixel by one of 255 levels: what its four neighbours weigh."""
+    """Return whether a blur of sigma px can move a pixel by one of 255 levels, by the weight of its four neighbours."""
     return sigma > 0 and 4 * math.exp(-0.5 / sigma**2) >= 1 / 255
 
 
 def relative(first: Params, second: Params) -> Params:
-    """Return the parameters of what turns the first view into the second.
+    """Return the parameters of the transform from the first view to the second.
 
     The geometric ones are those of the composition g2 g1^-1; the photometric ones are differences, as AugSelf's
     (arXiv 2111.09613); a binary one is 1 where the views differ.
@@ -171,7 +171,7 @@ def relative(first: Params, second: Params) -> Params:
     return {name: between[name] for name in PARAMETERS}
 
 
-def partway(params: Params, share: float) -> Params:
+def interpolate_params(params: Params, share: float) -> Params:
     """Return the parameters of a view that is `share` of the way from the image to the view of `params`.
 
     A binary operation happens half-way.
@@ -191,13 +191,13 @@ def partway(params: Params, share: float) -> Params:
 def apply(images: Tensor, params: Params) -> Tensor:
     """Return the views that the parameters make of the images.
 
-    Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it as it
-    is, bit for bit. On grey images saturation, hue and grayscale have no effect.
+    Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it
+    unchanged, bit for bit. On grey images saturation, hue and grayscale have no effect.
 
     Args:
         images: float32 (B, C, S, S) in [0, 1], C 1 or 3.
-        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU they tell which operations can be
-            skipped without waiting for a GPU that has the images.
+        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU, so that operations without
+            effect are skipped without waiting for a GPU that has the images.
 
     Returns:
         float32 (B, C, S, S) in [0, 1]; where no parameter alters anything it may be `images`, not a copy.
@@ -247,7 +247,7 @@ def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images as they are.
+    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images unchanged.
 
     Args:
         images: float (B, C, S, S), C 1 or 3: red, green, blue.

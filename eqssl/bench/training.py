@@ -13,7 +13,7 @@ from eqssl.bench.timing import finish
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.models.model import Model
-from eqssl.training.context import Alone, Context
+from eqssl.training.context import Context, LocalContext
 from eqssl.training.loop import Run
 from eqssl.views import Batch
 
@@ -54,16 +54,15 @@ def make_run(
         size = config.data.image_size
         assert size is not None  # set by every `Options.run`
         dataset = random_dataset(steps * config.train.batch_size, size)
-    run = Run(config, context or Alone(), dataset)
-    run.weighs_terms = False
+    run = Run(config, context or LocalContext(), dataset)
+    run.measures_gradient_share = False
     return run
 
 
 def fixed_batch(run: Run) -> Batch:
     """Return one batch of a run, on its device."""
-    rows, columns = run.model.encoder.grid
     indices = torch.arange(run.config.train.batch_size)
-    return run.views.batch(run.dataset.train, indices, epoch=0, tokens=rows * columns)
+    return run.views.batch(run.dataset.train, indices, epoch=0)
 
 
 def step(run: Run, batch: Batch) -> None:

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class IBOT(DINO):
@@ -19,7 +20,6 @@ class IBOT(DINO):
     blocks; and the loss on the views compares means over patches, those of the student with masks, not class tokens.
 
     Args:
-        sizes: of the representation.
         width, bottleneck, prototypes, momentum, teacher_temperature: as DINO's.
         patch_temperature: the teacher's temperature for patches, after the same warm-up.
     """
@@ -33,8 +33,8 @@ class IBOT(DINO):
 
     def __init__(
         self, sizes: Sizes, *,
-        width: int = 512, bottleneck: int = 128, prototypes: int = 1024,
-        momentum: float = 0.99, teacher_temperature: float = 0.04, patch_temperature: float = 0.04,
+        width: PositiveInt = 512, bottleneck: PositiveInt = 128, prototypes: PositiveInt = 1024,
+        momentum: Fraction = 0.99, teacher_temperature: Positive = 0.04, patch_temperature: Positive = 0.04,
     ):  # fmt: skip
         if sizes.width == 0:
             raise ValueError(
@@ -54,14 +54,15 @@ class IBOT(DINO):
         targets = self.patch_centre(teacher[mask], warmed_up(self.patch_temperature, self.progress))
         self.patch_centre.update(teacher)
         student = self.head(pair.tokens[mask])
-        return super().forward(pair) + mean_over_workers(ibot_loss(student, targets, mask))
+        return super().forward(pair) + all_reduce_mean(ibot_loss(student, targets, mask))
 
     @staticmethod
     def draw_masks(draws: Tensor) -> Tensor:
         """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
 
         Args:
-            draws: uniform in [0, 1), float (N, T + 1): the first of a view says how many patches, the others which.
+            draws: uniform in [0, 1), float (N, T + 1): the first of a view sets the number of patches, the
+                others choose them.
         """
         amount = draws[:, :1]
         rank = draws[:, 1:].argsort(dim=1, stable=True).argsort(dim=1)

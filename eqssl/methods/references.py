@@ -7,15 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.methods.base import Method, Pair, Sizes
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class Supervised(Method):
-    """Cross-entropy of a linear classifier on both views, under the same budget as the methods.
+    """Cross-entropy of a linear classifier on both views, under the same budget as the methods."""
 
-    Args:
-        sizes: of the representation.
-    """
+    requires_labels: ClassVar[bool] = True
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -26,7 +24,7 @@ class Supervised(Method):
         self.classifier = nn.Linear(sizes.inv, sizes.num_classes)
 
     def forward(self, pair: Pair) -> Tensor:
-        return mean_over_workers(F.cross_entropy(self.classifier(pair.inv), pair.labels.repeat(2)))
+        return all_reduce_mean(F.cross_entropy(self.classifier(pair.inv), pair.labels.repeat(2)))
 
 
 class SupervisedFactors(Method):
@@ -34,9 +32,6 @@ class SupervisedFactors(Method):
 
     With pairs of objects a linear layer reads the absolute factors of either view from its own representation; with two
     augmentations of one image it reads the parameters of the transformation between them from both.
-
-    Args:
-        sizes: of the representation.
     """
 
     requires_factors: ClassVar[bool] = True
@@ -60,7 +55,7 @@ class SupervisedFactors(Method):
         z = z if self.absolute else torch.cat(z.chunk(2), dim=1)
         targets = pair.factors if self.absolute else pair.theta
         errors = [F.mse_loss(self.heads[name](z), targets[name]) for name in self.factors]
-        return mean_over_workers(torch.stack(errors).mean())
+        return all_reduce_mean(torch.stack(errors).mean())
 
 
 class NoMethod(Method):
