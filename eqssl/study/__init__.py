@@ -7,6 +7,7 @@ from eqssl.study.execution.pace import relative_times
 from eqssl.study.flow import main, run_study
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import choice, log_uniform, uniform
+from eqssl.study.summary import load_study
 
 __all__ = [
     "REFERENCE_ROWS",
@@ -15,6 +16,7 @@ __all__ = [
     "Study",
     "StudyOptions",
     "choice",
+    "load_study",
     "log_uniform",
     "main",
     "on_test",
