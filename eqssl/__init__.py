@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from eqssl.study import Study as Study
     from eqssl.study import StudyOptions as StudyOptions
     from eqssl.study import choice as choice
+    from eqssl.study import load_study as load_study
     from eqssl.study import log_uniform as log_uniform
     from eqssl.study import run_study as run_study
     from eqssl.study import uniform as uniform
@@ -37,7 +38,7 @@ _MODULES = {  # imported on first use: torch alone takes seconds, and `--help` n
     "eqssl.methods": ["register_method"],
     "eqssl.models.backbones": ["register_encoder"],
     "eqssl.models.export": ["export_encoder", "load_encoder"],
-    "eqssl.study": ["Study", "StudyOptions", "choice", "log_uniform", "run_study", "uniform"],
+    "eqssl.study": ["Study", "StudyOptions", "choice", "load_study", "log_uniform", "run_study", "uniform"],
     "eqssl.training.loop": ["train"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

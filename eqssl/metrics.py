@@ -52,6 +52,15 @@ def register_metric(metric: Metric) -> None:
     METRICS[metric.name] = metric
 
 
+def part_of(name: str) -> str | None:
+    """Return the part of the features that a metric is of: `inv` of `inv/r2/pose`.
+
+    It is None for metrics of all features, and for those that are registered with their part, as `inv/invariance`.
+    """
+    part = name.partition("/")[0]
+    return part if part in PARTS and name not in METRICS else None
+
+
 def find_metric(name: str) -> Metric:
     """Return the properties of a metric by its full name.
 
@@ -61,14 +70,27 @@ def find_metric(name: str) -> Metric:
     Raises:
         KeyError: for a name that is not registered.
     """
-    part, _, rest = name.partition("/")
-    plain = rest if part in PARTS and name not in METRICS else name
+    part = part_of(name)
+    plain = name.removeprefix(f"{part}/") if part else name
     if plain in METRICS:
         return METRICS[plain]
     family = METRICS.get(plain.rpartition("/")[0])
     if family is None or not family.per_factor:
         raise KeyError(name)
     return family
+
+
+def metric_of(name: str) -> Metric:
+    """Return `find_metric`, or a metric to be maximised where the name is not registered, as of a user's evaluation."""
+    try:
+        return find_metric(name)
+    except KeyError:
+        return Metric(name=name, label=name)
+
+
+def is_accuracy(name: str) -> bool:
+    """Return whether a metric is an accuracy of all features."""
+    return name in METRICS and METRICS[name].is_accuracy
 
 
 def factor_of(name: str) -> str | None:
@@ -91,6 +113,13 @@ for _metric in (
     Metric(name="r2", label="R² per factor", needs=("factors",), per_factor=True, is_compared=True),
     Metric(name="pose_deg", label="pose error (degrees)", direction="minimize", needs=("pose",)),
     Metric(name="geodesic_deg", label="angle error (degrees)", direction="minimize", needs=("factors",)),
+    Metric(
+        name="mlp_geodesic_deg",
+        label="angle error, MLP (degrees)",
+        direction="minimize",
+        needs=("factors",),
+        level="full",
+    ),
     Metric(name="auroc", label="AUROC per factor", needs=("binary factors",), per_factor=True, is_compared=True),
     Metric(
         name="mlp_r2_mean",
@@ -105,6 +134,14 @@ for _metric in (
     ),
     Metric(
         name="extrapolation_r2", label="R² outside the fitted range", needs=("factors",), level="full", per_factor=True
+    ),
+    Metric(name="extrapolation_r2_mean", label="R² mean outside the fitted range", needs=("factors",), level="full"),
+    Metric(
+        name="extrapolation_geodesic_deg",
+        label="angle error outside the fitted range (degrees)",
+        direction="minimize",
+        needs=("factors",),
+        level="full",
     ),
     Metric(
         name="equivariance",

@@ -6,6 +6,7 @@ from eqssl.study.definition import REFERENCE_ROWS, Study
 from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import choice, log_uniform, uniform
+from eqssl.study.summary import load_study
 
 __all__ = [
     "REFERENCE_ROWS",
@@ -14,6 +15,7 @@ __all__ = [
     "Study",
     "StudyOptions",
     "choice",
+    "load_study",
     "log_uniform",
     "main",
     "on_test",

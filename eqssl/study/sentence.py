@@ -1,120 +1,116 @@
 """The answer of a study as one sentence."""
 
-import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from eqssl.metrics import METRICS, is_accuracy
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
-from eqssl.study.definition import METRIC_NAMES, NEED_LABELS
+from eqssl.study.summary import Answer, Interval, NoAnswer
 
-MARGINS = dict.fromkeys(NEED_LABELS, ACCURACY_MARGIN) | {"inv/invariance": INVARIANCE_MARGIN}
-SHORT = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance", "r2/pose": "pose R²"}
-Bounds = Mapping[str, Any]  # estimate, low, high; None for bounds that are not known
+NAMES = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invariance", "r2/pose": "pose R²"}
 
 
-def sentence(answer: Mapping[str, Any]) -> str:
-    """Return what a study found, in one sentence.
-
-    Args:
-        answer: what `results.answer` returns:
-            configuration: the one that the sentence is about, or None.
-            reason: where there is none, why.
-            best: where there is none, metric -> name and bounds of the best configuration.
-            base: its base method, or None where the study has none.
-            goal: metric that should grow.
-            differences: metric -> bounds of the difference from the base, the goal first, then what should not be lost;
-                metric -> bounds of the metric itself where there is no base.
-            signs: metric -> 1 if larger is better, else -1.
-            labelled: whether an accuracy was measured.
-            missing: controls of which no trial came to its end.
-            autoencodes: whether the configuration is an auto-encoder itself.
-            beyond_autoencode: metric -> bounds of the difference from the auto-encoding control, the goal first; empty
-                where there is none.
-    """
-    if answer["configuration"] is None:
-        digits = _digits(answer["best"].values())
-        best = (f"best {_name(m)}: {b['name']}, {_number(b, digits)}" for m, b in answer["best"].items())
-        return "; ".join([answer["reason"], *best]) + "."
-    values = answer["differences"]
-    against = answer["base"] is not None
-    digits = _digits([*values.values(), *answer["beyond_autoencode"].values()])
-    numbers = ", ".join(f"{_name(m)} {_number(b, digits, signed=against)}" for m, b in values.items())
-    said = f"{answer['configuration']}: {numbers}"
-    if not against:
-        return f"{said}; no base method to compare it with."
-    said += f" against {answer['base']}"
-    if any(b["low"] is None for b in values.values()):
-        return f"{said}; too few seeds to judge by."
-    unlabelled = "" if answer["labelled"] else "; no accuracy, since there are no labels"
-    return f"{said}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}."
+def sentence(answer: Answer | NoAnswer) -> str:
+    """Return the finding of a study: metrics gained, kept and lost, and the part of cross-attention in the gain."""
+    if isinstance(answer, NoAnswer):
+        best = (
+            f"best {name_of(m)}: {b.name}, {_number(b, _digits(answer.best.values()))}" for m, b in answer.best.items()
+        )
+        return "; ".join([answer.reason, *best]) + "."
+    differences = answer.differences.values()
+    digits = _digits([*differences, *answer.beyond_autoencode.values()])
+    numbers = _listed(answer.differences, digits, signed=answer.base is not None)
+    found = f"{answer.configuration}: {', '.join(numbers.values())}"
+    if answer.base is None:
+        return f"{found}; no base method to compare it with."
+    found += f" against {answer.base}"
+    if not all(of.has_bounds for of in differences):
+        return f"{found}; too few seeds to judge by."
+    unlabelled = "" if answer.labelled else "; no accuracy, since there are no labels"
+    return f"{found}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}."
 
 
-def _outcome(answer: Mapping[str, Any]) -> str:
+def _outcome(answer: Answer) -> str:
     """Return which metrics are gained, kept and lost."""
-    parts: dict[str, list[str]] = {}
-    for metric, bounds in answer["differences"].items():
-        low, high = sorted(answer["signs"][metric] * bounds[side] for side in ("low", "high"))
-        margin = 0.0 if metric == answer["goal"] else MARGINS.get(metric, 0.0)
+    names: dict[str, list[str]] = {}
+    for metric, difference in answer.differences.items():
+        low, high = _improvement(answer, metric, difference)
+        margin = 0.0 if metric == answer.goal else _margin(metric)
         if low > 0:
             change = "gained"
         elif margin and low > -margin:
             change = f"kept within {_plain(margin, 2)}"
-        elif high < 0:
-            change = "lost"
         else:
-            change = "not significantly different"
-        parts.setdefault(change, []).append(_name(metric))
-    return ", ".join(f"{_and(names)} {change}" for change, names in parts.items())
+            change = "lost" if high < 0 else "not significantly different"
+        names.setdefault(change, []).append(name_of(metric))
+    return ", ".join(f"{_and(of)} {change}" for change, of in names.items())
+
+
+def _beyond(answer: Answer, digits: int) -> str:
+    """Return the part of cross-attention: the difference from auto-encoding at the same weight."""
+    if answer.autoencodes:
+        return "; this is auto-encoding, without cross-attention"
+    if answer.missing:
+        return f"; no trial of {_and(answer.missing)} came to its end, which it should be compared with"
+    beyond, goal = answer.beyond_autoencode, answer.goal
+    if goal not in beyond or not all(of.has_bounds for of in beyond.values()):
+        return ""
+    numbers = _listed(beyond, digits, signed=True)
+    low, high = _improvement(answer, goal, beyond[goal])
+    gained = _improvement(answer, goal, answer.differences[goal])[0] > 0
+    if gained and low > 0:
+        share = _number(beyond[goal], digits, signed=True)
+        others = ", ".join(number for metric, number in numbers.items() if metric != goal)
+        return (
+            f"; {share} of the {name_of(goal)} is cross-attention's beyond auto-encoding{f' ({others})' * bool(others)}"
+        )
+    explained = ""
+    if gained and high < 0:
+        explained = f", so that auto-encoding gains more {name_of(goal)}"
+    elif gained and high < answer.signs[goal] * answer.differences[goal].estimate / 2:
+        explained = f", so that auto-encoding explains most of the gain in {name_of(goal)}"
+    return f"; beyond auto-encoding at the same weight: {', '.join(numbers.values())}{explained}"
+
+
+def _improvement(answer: Answer, metric: str, difference: Interval) -> tuple[float, float]:
+    """Return the bounds of an improvement, the lower one first."""
+    low, high = sorted(answer.signs[metric] * bound for bound in (difference.low, difference.high))
+    return low, high
+
+
+def _margin(metric: str) -> float:
+    """Return the loss within which a metric counts as kept."""
+    if metric == "inv/invariance":
+        return INVARIANCE_MARGIN
+    return ACCURACY_MARGIN if is_accuracy(metric) else 0.0
+
+
+def name_of(metric: str) -> str:
+    """Return a metric's name in a sentence."""
+    return NAMES.get(metric) or (METRICS[metric].label if metric in METRICS else metric)
 
 
 def _and(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _beyond(answer: Mapping[str, Any], digits: int) -> str:
-    """Return what cross-attention adds to auto-encoding at the same weight."""
-    if answer["autoencodes"]:
-        return "; this is auto-encoding, without cross-attention"
-    if answer["missing"]:
-        return f"; no trial of {_and(answer['missing'])} came to its end, which it should be compared with"
-    beyond, goal = dict(answer["beyond_autoencode"]), answer["goal"]
-    if goal not in beyond or any(bounds["low"] is None for bounds in beyond.values()):
-        return ""
-    numbers = {metric: _number(bounds, digits, signed=True) for metric, bounds in beyond.items()}
-    listed = {metric: f"{_name(metric)} {number}" for metric, number in numbers.items()}
-    sign = answer["signs"][goal]
-    low, high = sorted(sign * beyond[goal][side] for side in ("low", "high"))
-    gained = min(sign * answer["differences"][goal][side] for side in ("low", "high")) > 0
-    if gained and low > 0:
-        others = ", ".join(text for metric, text in listed.items() if metric != goal)
-        found = f"; {numbers[goal]} of the {_name(goal)} is cross-attention's beyond auto-encoding"
-        return found + (f" ({others})" if others else "")
-    explained = ""
-    if gained and high < 0:
-        explained = f", so that auto-encoding gains more {_name(goal)}"
-    elif gained and high < sign * answer["differences"][goal]["estimate"] / 2:
-        explained = f", so that auto-encoding explains most of the gain in {_name(goal)}"
-    return f"; beyond auto-encoding at the same weight: {', '.join(listed.values())}{explained}"
+def _digits(intervals: Iterable[Interval]) -> int:
+    """Return the number of decimals: two, or three where an interval is narrower than .01."""
+    narrowest = min((of.estimate - of.low for of in intervals if of.has_bounds), default=1.0)
+    return 3 if narrowest < 0.0095 else 2
 
 
-def _name(metric: str) -> str:
-    return SHORT.get(metric) or METRIC_NAMES.get(metric, metric)
+def _listed(intervals: Mapping[str, Interval], digits: int, *, signed: bool) -> dict[str, str]:
+    return {metric: f"{name_of(metric)} {_number(of, digits, signed=signed)}" for metric, of in intervals.items()}
 
 
-def _digits(bounds: Iterable[Bounds | None]) -> int:
-    """Return how many decimals are shown: two, three where an interval is narrower than .01."""
-    halves = [b["estimate"] - b["low"] for b in bounds if b and b["low"] is not None]
-    return 3 if min(halves, default=1.0) < 0.0095 else 2
-
-
-def _number(bounds: Bounds, digits: int, *, signed: bool = False) -> str:
+def _number(of: Interval, digits: int, *, signed: bool = False) -> str:
     """Return an estimate and its half width."""
-    text = _plain(bounds["estimate"], digits, signed=signed)
-    return text if bounds["low"] is None else f"{text} ± {_plain(bounds['estimate'] - bounds['low'], digits)}"
+    text = _plain(of.estimate, digits, signed=signed)
+    return f"{text} ± {_plain(of.estimate - of.low, digits)}" if of.has_bounds else text
 
 
 def _plain(value: float, digits: int, *, signed: bool = False) -> str:
     """Return a number without the zero before its point, and without a minus before zero."""
     value = round(value, digits) + 0.0
     text = f"{value:{'+' if signed else ''}.{digits}f}"
-    return text.replace("0.", ".", 1) if math.fabs(value) < 1 else text
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

@@ -65,14 +65,15 @@ def noisy(means: dict[str, tuple[float, float]], std: float, seeds: int = 3) -> 
 
 def choice_of(records, study=STUDY) -> str | None:
     chosen = choose(study, records)
-    return chosen and chosen.record.configuration
+    return chosen and chosen.configuration
 
 
 def test_choice_is_the_best_r2_among_those_no_less_accurate_than_base():
     records = rows({"base": (0.8, 0.3), "no-recon": (0.9, 0.4), "weight 1": (0.795, 0.5), "weight 2": (0.6, 0.9)})
     assert choice_of(records) == "weight 1"
     chosen = choose(STUDY, records)
-    assert (chosen.record.seed, chosen.candidates) == (0, 2)
+    assert chosen.trial_id == "weight 1-0" and chosen.params == {"recon.weight": 1.0}
+    assert summarise(STUDY, records, ABOUT)["answer"]["candidates"] == 2
     assert chosen.reason == "weight 1 alone keeps the accuracy within .01 of base"
 
 
@@ -84,7 +85,7 @@ def test_an_auto_encoder_that_is_more_accurate_is_no_guard():
 def test_where_none_keeps_the_accuracy_the_best_r2_of_the_most_accurate_is_chosen():
     means = {"base": (0.8, 0.3), "weight 1": (0.5, 0.95), "weight 2": (0.6, 0.5), "weight 3": (0.595, 0.9)}
     chosen = choose(STUDY, noisy(means, 0.01))
-    assert chosen.record.configuration == "weight 3"
+    assert chosen.configuration == "weight 3"
     assert chosen.reason == (
         "no weight kept the accuracy within .01 of base; weight 3 has the best R² mean of those whose accuracy is not "
         "significantly below the best, weight 2's"
@@ -225,9 +226,10 @@ def test_a_reference_wins_nothing(reference):
 def test_what_collapsed_wins_nothing_and_is_not_on_the_front():
     good = [record("weight 2", seed, 2, knn=0.9, r2_mean=0.9) for seed in (0, 1, 2)]
     collapsed = [dataclasses.replace(good[0], collapsed=["inv"]), *good[1:]]
-    table = Table([*rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.4)}), *collapsed])
+    records = [*rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.4)}), *collapsed]
+    table = Table(records, objectives={"knn": "maximize", "r2_mean": "maximize"})
     assert (table.best("knn"), table.best("r2_mean")) == ("base", "weight 1")
-    assert table.front_probability({"knn": "maximize", "r2_mean": "maximize"}).keys() == {"base", "weight 1"}
+    assert table.front_probability().keys() == {"base", "weight 1"}
 
 
 def test_without_a_split_all_features_stand_where_others_have_their_invariant_part():
@@ -243,7 +245,7 @@ def test_without_a_split_all_features_stand_where_others_have_their_invariant_pa
     assert table.best("invariance") == "weight 1"
 
 
-@pytest.mark.parametrize("figure", ["geodesic_deg", "pose_deg", "inv/3die/mlp_geodesic_deg", "recon/error", "loss"])
+@pytest.mark.parametrize("figure", ["geodesic_deg", "pose_deg", "inv/mlp_geodesic_deg", "recon/error", "loss"])
 def test_the_better_error_is_the_smaller_one(figure):
     records = [record(n, s, **{figure: v + s}) for n, v in (("base", 50), ("no-recon", 40)) for s in (0, 1)]
     assert Table(records).best_control(figure) == Table(records).best(figure) == "no-recon"
@@ -261,6 +263,24 @@ def test_an_objective_has_the_direction_that_is_stated():
     assert summary["best"] == summary["best_control"] == {"recon/use_target": "no-recon", "geodesic_deg": "base"}
 
 
+def test_a_metric_that_is_not_registered_is_better_when_larger():
+    records = [record(n, s, my_metric=v + s) for n, v in (("base", 50), ("no-recon", 40)) for s in (0, 1)]
+    assert Table(records).best("my_metric") == "base"
+    assert Table(records, objectives={"my_metric": "minimize"}).best("my_metric") == "no-recon"
+    assert "my_metric" not in summarise(STUDY, records, ABOUT)["minimum_detectable_difference"]
+    study = dataclasses.replace(STUDY, objectives={"knn": "maximize", "my_metric": "minimize"})
+    assert "my_metric" in summarise(study, records, ABOUT)["minimum_detectable_difference"]
+
+
+def test_a_configuration_without_a_complete_trial_costs_no_summary_where_its_control_has_one():
+    records = [record("weight 1", seed, 1, status="FAILED") for seed in (0, 1)]
+    control = [record("weight 1, autoencode", seed, knn=0.8, r2_mean=0.4) for seed in (0, 1)]
+    records += [dataclasses.replace(r, params=records[0].params) for r in control]
+    controls = {"weight 1": ("base", "no-recon", "weight 1, autoencode")}
+    found = summarise(dataclasses.replace(STUDY, controls=controls), records, ABOUT)["configurations"]
+    assert [(c["name"], c["seeds"]) for c in found if not c["seeds"]] == [("weight 1", [])]
+
+
 def test_one_seed_gives_estimates_without_bounds():
     summary = summarise(STUDY, rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}, seeds=1), ABOUT)
     knn = {c["name"]: c["metrics"]["knn"] for c in summary["configurations"]}
@@ -270,7 +290,7 @@ def test_one_seed_gives_estimates_without_bounds():
 
 def test_rows_without_encoder_have_no_interval_and_lend_none():
     with_pixels = Table([*rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.5)}), record("pixels", 0, knn=0.9)])
-    assert math.isnan(with_pixels.means("knn")["pixels"].low)
+    assert math.isnan(with_pixels.means("knn")["pixels"].low) and not with_pixels.means("knn")["pixels"].has_bounds
     assert (
         with_pixels.means("knn")["base"]
         == Table(rows({"base": (0.8, 0.3), "weight 1": (0.7, 0.5)})).means("knn")["base"]
@@ -334,12 +354,11 @@ def test_the_front_heeds_directions_and_needs_seeds():
     records = [
         dataclasses.replace(r, metrics=r.metrics | {"knn": r.metrics["knn"] + 1e-3 * r.seed**2}) for r in records
     ]
-    table = Table([*records, record("pixels", 0, knn=0.9, r2_mean=0.9)])
-    assert table.front_probability({"knn": "maximize", "r2_mean": "maximize"}) == {
-        "base": 1, "weight 1": 1, "weight 2": 0,
-    }  # fmt: skip
-    assert table.front_probability({"knn": "minimize", "r2_mean": "maximize"})["base"] == 0
-    assert Table(rows({"base": (0.8, 0.3)}, seeds=1)).front_probability({"knn": "maximize"}) == {}
+    records.append(record("pixels", 0, knn=0.9, r2_mean=0.9))
+    front = Table(records, objectives={"knn": "maximize", "r2_mean": "maximize"}).front_probability()
+    assert front == {"base": 1, "weight 1": 1, "weight 2": 0}
+    assert Table(records, objectives={"knn": "minimize", "r2_mean": "maximize"}).front_probability()["base"] == 0
+    assert Table(rows({"base": (0.8, 0.3)}, seeds=1), objectives={"knn": "maximize"}).front_probability() == {}
 
 
 def test_a_changed_checkout_is_told_from_its_commit(tmp_path):

@@ -10,6 +10,7 @@ from eqssl.study import Study, log_uniform
 from eqssl.study.results import summarise
 from eqssl.study.sentence import sentence
 from eqssl.study.store.records import TrialRecord
+from eqssl.study.summary import Answer, Interval
 
 STUDY = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 10.0)})
 ABOUT = {"data": {}, "concurrency": "", "wall_s": 1.0, "options": {}, "status": "complete", "study_id": "0"}
@@ -145,18 +146,23 @@ def test_invariance_that_was_measured_is_said_too():
 
 
 def test_a_metric_in_degrees_that_should_be_small():
-    answer = {
-        "configuration": "weight 1",
-        "base": "base",
-        "goal": "pose_deg",
-        "differences": {"pose_deg": {"estimate": -12.3, "low": -14.0, "high": -10.6}},
-        "signs": {"pose_deg": -1},
-        "labelled": True,
-        "autoencodes": False,
-        "beyond_autoencode": {},
-        "missing": [],
-    }
-    assert sentence(answer) == "weight 1: pose_deg -12.30 ± 1.70 against base: pose_deg gained."
+    answer = Answer(
+        configuration="weight 1",
+        base="base",
+        goal="pose_deg",
+        level=0.95,
+        candidates=1,
+        differences={"pose_deg": Interval(-12.3, -14.0, -10.6)},
+        signs={"pose_deg": -1},
+        labelled=True,
+        missing=[],
+        autoencodes=False,
+        autoencode=None,
+        beyond_autoencode={},
+    )
+    assert sentence(answer) == (
+        "weight 1: pose error (degrees) -12.30 ± 1.70 against base: pose error (degrees) gained."
+    )
 
 
 def test_a_control_that_failed_is_named():
