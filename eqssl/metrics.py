@@ -30,7 +30,7 @@ class Metric:
         is_accuracy: whether it is a share of correctly classified images.
         in_main_table: whether tables of configurations have a column for it.
         is_compared: whether differences between configurations are tested.
-        fn: of a metric of your own: the `EncodedViews` of all features, or of the part inv or equi -> its value, or
+        fn: of a user's metric: the `EncodedViews` of all features, or of the part inv or equi -> its value, or
             factor -> value for a family; it is called at its level where the data have what the metric needs. Default:
             the protocol computes the metric.
 
@@ -151,7 +151,7 @@ for _metric in (
         in_main_table=True,
         is_compared=True,
     ),
-    Metric(name="equivariance_raw", label="equivariance, features as they are", needs=("factors",), level="full"),
+    Metric(name="equivariance_raw", label="equivariance, unwhitened features", needs=("factors",), level="full"),
     Metric(name="invariance", label="invariance", needs=("factors",), level="full"),
     Metric(
         name="inv/invariance",

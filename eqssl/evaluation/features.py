@@ -47,7 +47,7 @@ def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequen
     """Return the features of images under one or more transforms, each image read once.
 
     Args:
-        encoder: images float32 (B, C, H, W) in [0, 1] -> features (B, D), held by `frozen`.
+        encoder: images float32 (B, C, H, W) in [0, 1] -> features (B, D), inside `frozen`.
         split: of the images.
         indices: int64 (N,), of the images.
         transforms: each a factor -> (N,), the identity in all others; None for the clean images.
@@ -136,7 +136,7 @@ class EncodedViews:
 
 
 def encode_views(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> EncodedViews:
-    """Return the features of the train split and of `config.split`, from an encoder that is held by `frozen`."""
+    """Return the features of the train split and of `config.split`, from an encoder inside `frozen`."""
     split = getattr(dataset, config.split)
     train = encode_pairs(encoder, dataset, dataset.train, config.train_images)
     # The training pairs decide which factors vary, so that both have the same targets.

@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         encoder: images float32 (B, C, H, W) in [0, 1] -> features (B, D); with `dim_inv` below D, its first `dim_inv`
-            features are the invariant part. Its modes are left as they were.
+            features are the invariant part. Its modes are not altered.
         dataset: its train split and `config.split` are used.
         config: level, split, numbers of images; default: `EvaluateConfig()`.
         device: the encoder is moved there; default: it is not moved.
@@ -46,7 +46,7 @@ def evaluate(
         R2 of an MLP, `mlp_r2/<factor>` and `mlp_r2_mean`; `extrapolation_r2/<factor>`; `invariance`, `equivariance`,
         `equivariance/<factor>`, `equivariance_raw`, `hit1`. Metrics that the data do not allow (accuracy without
         labels, colour of grey images) are absent, and so is an R2, a share of variance or a measure of collapse of
-        fewer than 3 eval images. Registered metrics with a function of their own come last.
+        fewer than 3 eval images. Registered metrics with a function (`Metric.fn`) come last.
 
     Raises:
         ValueError: for training images of one class.
@@ -133,7 +133,7 @@ def extrapolate(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
 
 
 def registered_metrics(views: EncodedViews, level: str, is_split: bool) -> dict[str, float]:
-    """Return the metrics that have a function of their own, where the data and the level allow them.
+    """Return the registered metrics with a function (`Metric.fn`), where the data and the level allow them.
 
     Args:
         views: of one part of the features.
