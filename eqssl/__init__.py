@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from eqssl.data import register_source as register_source
     from eqssl.evaluation.protocol import evaluate as evaluate
     from eqssl.methods import register_method as register_method
+    from eqssl.metrics import Metric as Metric
+    from eqssl.metrics import register_metric as register_metric
     from eqssl.models.backbones import register_encoder as register_encoder
     from eqssl.models.export import export_encoder as export_encoder
     from eqssl.models.export import load_encoder as load_encoder
@@ -36,6 +38,7 @@ _MODULES = {  # imported on first use: torch alone takes seconds, and `--help` n
     "eqssl.data": ["load_data", "register_source"],
     "eqssl.evaluation.protocol": ["evaluate"],
     "eqssl.methods": ["register_method"],
+    "eqssl.metrics": ["Metric", "register_metric"],
     "eqssl.models.backbones": ["register_encoder"],
     "eqssl.models.export": ["export_encoder", "load_encoder"],
     "eqssl.study": ["Study", "StudyOptions", "choice", "load_study", "log_uniform", "run_study", "uniform"],

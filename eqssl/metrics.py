@@ -3,8 +3,12 @@
 Tables, the choice, tracking, the report and the options read a metric's properties here and nowhere else.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:  # types alone: the registry imports no torch
+    from eqssl.evaluation.features import EncodedViews
 
 Direction = Literal["maximize", "minimize"]
 Need = Literal["labels", "factors", "pose", "binary factors", "split"]
@@ -26,6 +30,12 @@ class Metric:
         is_accuracy: whether it is a share of correctly classified images.
         in_main_table: whether tables of configurations have a column for it.
         is_compared: whether differences between configurations are tested.
+        fn: of a user's metric: the `EncodedViews` of all features, or of the part inv or equi -> its value, or
+            factor -> value for a family; it is called at its level where the data have what the metric needs. Default:
+            the protocol computes the metric.
+
+    Raises:
+        ValueError: for a function at a level at which no encoder is evaluated.
     """
 
     name: str
@@ -37,6 +47,11 @@ class Metric:
     is_accuracy: bool = False
     in_main_table: bool = False
     is_compared: bool = False
+    fn: "Callable[[EncodedViews], float | Mapping[str, float]] | None" = None
+
+    def __post_init__(self) -> None:
+        if self.fn is not None and self.level not in ("quick", "full"):
+            raise ValueError(f"metric {self.name}: level is {self.level!r}; allowed with fn: quick, full")
 
     @property
     def sign(self) -> int:
@@ -48,7 +63,13 @@ METRICS: dict[str, Metric] = {}
 
 
 def register_metric(metric: Metric) -> None:
-    """Add a metric to the registry, in the place of an earlier one of its name."""
+    """Add a metric to the registry, in the place of an earlier one of its name.
+
+    Raises:
+        ValueError: for a function with the name of a metric that the protocol or the training computes.
+    """
+    if metric.fn is not None and metric.name in METRICS and METRICS[metric.name].fn is None:
+        raise ValueError(f"metric {metric.name} is computed without fn; allowed with fn: another name")
     METRICS[metric.name] = metric
 
 
@@ -152,7 +173,7 @@ for _metric in (
         in_main_table=True,
         is_compared=True,
     ),
-    Metric(name="equivariance_raw", label="equivariance, features as they are", needs=("factors",), level="full"),
+    Metric(name="equivariance_raw", label="equivariance, unwhitened features", needs=("factors",), level="full"),
     Metric(name="invariance", label="invariance", needs=("factors",), level="full"),
     Metric(
         name="inv/invariance",

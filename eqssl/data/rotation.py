@@ -62,10 +62,3 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
     sign = torch.ones_like(matrix[..., 0])
     sign[..., 2] = torch.linalg.det(u @ vh).sign()
     return (u * sign[..., None, :]) @ vh
-
-
-def angle_between(first: Tensor, second: Tensor) -> Tensor:
-    """Return the geodesic distance of rotation matrices (..., 3, 3), in [0, pi] rad."""
-    # |R1 - R2| is 2 sqrt(2) sin(angle / 2), which unlike the trace's arc cosine is exact for small angles.
-    chord = torch.linalg.matrix_norm(first - second) / 8**0.5
-    return 2 * chord.clamp(max=1).asin()

@@ -1,4 +1,4 @@
-"""What AugSelf asks of two augmented views of one image: how their crops, colours, blurs and flips differ.
+"""The protocol of AugSelf: how crops, colours, blurs and flips of two augmented views of one image differ.
 
 Lee et al., Improving Transferability of Representations via Augmentation-Aware Self-Supervision (arXiv 2111.09613) and
 its code. The augmentations come from one fixed distribution, whatever an encoder was trained with. B images.
@@ -12,12 +12,9 @@ from torch import Tensor, nn
 from eqssl.augment import Params, draw, max_params
 from eqssl.config import AUGMENTATIONS, EvaluateConfig
 from eqssl.data.dataset import Dataset, Split
-from eqssl.evaluation.features import encode, frozen, parts
-from eqssl.evaluation.linear import linear_predict
-from eqssl.evaluation.mlp import mlp_predict
-from eqssl.evaluation.pairs import Pairs, subset
-from eqssl.evaluation.predictions import Prediction, figures_of, predictions_of
-from eqssl.evaluation.ridge import fit, moments
+from eqssl.evaluation.features import Pairs, encode, frozen, parts, subset
+from eqssl.evaluation.predictions import Prediction, factor_predictions
+from eqssl.evaluation.probes import linear_predict, mlp_predict, mlp_predictions, ridge_predictions
 from eqssl.evaluation.transforms import SEED, has_effect
 
 PROTOCOL = "augself"
@@ -27,34 +24,34 @@ JITTER = ("brightness", "contrast", "saturation", "hue")
 STRENGTHS = (
     dict.fromkeys(AUGMENTATIONS, 0.0) | {"crop": 0.8 / 0.92, "flip": 1.0} | dict.fromkeys((*JITTER, "blur"), 0.5)
 )
-EPOCH = 1  # of the draws; 0 has those of `eqssl.evaluation.transforms`
+EPOCH = 1  # of the draws; `eqssl.evaluation.transforms` has those of 0
 
 
-def augself_figures(
-    encoder: nn.Module, dataset: Dataset, config: EvaluateConfig, predictions: list[Prediction] | None = None
-) -> dict[str, float]:
-    """Return how well probes of both views' features tell their differences; heads are those of `evaluate`.
+def augself_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> list[Prediction]:
+    """Return the predictions of the differences by probes on the features of both views.
 
     Args:
-        encoder, dataset, config, predictions: as `evaluate` takes them; a pair is two views of one image in any case.
+        encoder, dataset, config: as `eqssl.evaluation.protocol.evaluate` takes them; a pair is two views of one image
+            in any case.
 
     Returns:
-        Figure -> value, of all features; `inv/augself/...` and `equi/augself/...` of the parts. Of a ridge
-        `augself/r2/<family>` for crop, colour and blur, their mean `augself/r2_mean` and, by SIE's definition,
-        `augself/r2_pooled/<family>` for crop and colour; of a ridge classifier `augself/accuracy/flip`, which no
-        linear probe of two views can raise above chance. The same with `mlp_` of an MLP, and with `constant_` of the
-        training pairs' mean and more frequent answer, the floor.
+        `metrics_of` them are `augself/<metric>` of all features, and `inv/augself/...`, `equi/augself/...` of the
+        parts. Of a ridge `r2/<family>` for crop, colour and blur, their mean `r2_mean` and, by SIE's definition,
+        `r2_pooled/<family>` for crop and colour; of a ridge classifier `accuracy/flip`, which no linear probe of two
+        views can raise above chance. The same with `mlp_` of an MLP, and with `constant_` of the training pairs' mean
+        and more frequent answer, the floor.
     """
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
-        held = _encode(encoder, dataset, getattr(dataset, config.split), config.images)
-    said = _said("constant_", held, train.target.mean(0).expand_as(held.target))
-    for part, channels in parts(encoder, held.first.shape[1]).items():
-        probes = _probes(train.part(channels), held.part(channels))
-        said += [dataclasses.replace(prediction, part=part) for prediction in probes]
-    if predictions is not None:
-        predictions += said
-    return figures_of(said)
+        eval_pairs = _encode(encoder, dataset, getattr(dataset, config.split), config.images)
+    mean, agrees = train.target.mean(0).expand_as(eval_pairs.target), train.transform[FLIP].mean() > 0.5
+    constant = factor_predictions("constant_r2", eval_pairs.ids, eval_pairs.targets, mean)
+    constant += _flip_predictions("constant_accuracy", eval_pairs, agrees.expand(len(mean)))
+    predictions = [dataclasses.replace(prediction, protocol=PROTOCOL) for prediction in constant]
+    for part, channels in parts(encoder, eval_pairs.first.shape[1]).items():
+        found = _probe(train.part(channels), eval_pairs.part(channels))
+        predictions += [dataclasses.replace(prediction, protocol=PROTOCOL, part=part) for prediction in found]
+    return predictions
 
 
 def differences(first: Params, second: Params, channels: int, image_size: int) -> dict[str, Tensor]:
@@ -67,58 +64,49 @@ def differences(first: Params, second: Params, channels: int, image_size: int) -
 
     Args:
         first, second: as `eqssl.augment.draw` returns them.
-        channels, image_size: of the images; what has no effect on them is absent.
+        channels, image_size: of the images; factors without effect on them are absent.
 
     Returns:
         `crop` (B, 4): centre y, x, height, width as fractions of the image's, x mirrored where the first view is;
         windows are square, so the last two are equal. `colour` (B, 4; 2 for grey images): factors over the width of
         their range. `blur` (B, 1): sigma, px. `flip` (B, 1): 1 where both views are flipped or neither is.
     """
-    crop = _window(first) - _window(second)
-    crop[:, 1] *= _mirror(first)
-    ranges = max_params(STRENGTHS, image_size)
-    colours = [
-        (first[name] - second[name]) / (2 * ranges[name]) for name in JITTER if has_effect(name, channels, image_size)
-    ]
-    targets = {"crop": crop, "colour": torch.stack(colours, dim=1)}
-    if has_effect("blur", channels, image_size):
-        targets["blur"] = (first["blur"] - second["blur"])[:, None]
-    return targets | {FLIP: (first["flip"] == second["flip"]).float()[:, None]}
-
-
-def _window(params: Params) -> Tensor:
-    """Return centre y, x, height and width (B, 4) of the part of the image that a view shows."""
-    side = torch.exp(-params["log_scale"])
-    return torch.stack([-side * params["dy"], -_mirror(params) * side * params["dx"], side, side], dim=1)
-
-
-def _mirror(params: Params) -> Tensor:
-    return 1 - 2 * params["flip"]
+    windows = []
+    for params in (first, second):
+        side, mirror = torch.exp(-params["log_scale"]), 1 - 2 * params["flip"]
+        windows.append(torch.stack([-side * params["dy"], -mirror * side * params["dx"], side, side], dim=1))
+    crop = windows[0] - windows[1]
+    crop[:, 1] *= 1 - 2 * first["flip"]
+    ranges, jitter = max_params(STRENGTHS, image_size), [name for name in JITTER if has_effect(name, channels, image_size)]
+    colour = torch.stack([(first[name] - second[name]) / (2 * ranges[name]) for name in jitter], dim=1)
+    blur = {"blur": (first["blur"] - second["blur"])[:, None]} if has_effect("blur", channels, image_size) else {}
+    return {"crop": crop, "colour": colour, **blur, FLIP: (first["flip"] == second["flip"]).float()[:, None]}
 
 
 def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> Pairs:
+    """Return pairs of augmented views; whether their flips agree is no target of regressions."""
     indices = subset(split, count)
-    ids = split.ids[indices]
-    views = [draw(STRENGTHS, ids, epoch=EPOCH, seed=SEED, view=view, image_size=dataset.image_size) for view in (0, 1)]
-    features = encode(encoder, split, indices, views)
-    objects = None if split.objects is None else split.objects[indices]
-    return Pairs(*features, differences(*views, dataset.channels, dataset.image_size), None, ids, objects)
-
-
-def _probes(train: Pairs, held: Pairs) -> list[Prediction]:
-    agree = train.targets[FLIP][:, 0].long()
-    flips = linear_predict(train.inputs, agree, held.inputs)[:, None]
-    linear = torch.cat([fit(moments(train.inputs, train.target)).predict(held.inputs)[:, :-1], flips], dim=1)
-    predicted = torch.cat(
-        [mlp_predict(train.inputs, target, held.inputs, objects=train.objects) for target in train.targets.values()],
-        dim=1,
+    ids, objects = split.ids[indices], None if split.objects is None else split.objects[indices]
+    one, two = (
+        draw(STRENGTHS, ids, epoch=EPOCH, seed=SEED, view=view, image_size=dataset.image_size) for view in (0, 1)
     )
-    return _said("", held, linear) + _said("mlp_", held, predicted)
+    first, second = encode(encoder, split, indices, (one, two))
+    transform = differences(one, two, dataset.channels, dataset.image_size)
+    targets = {name: value for name, value in transform.items() if name != FLIP}
+    return Pairs(first=first, second=second, targets=targets, transform=transform, ids=ids, objects=objects)
 
 
-def _said(head: str, held: Pairs, predicted: Tensor) -> list[Prediction]:
-    """Name a head's predictions (B, sum of k), whose last column says whether the flips agree."""
-    targets = {name: target for name, target in held.targets.items() if name != FLIP}
-    agree = (predicted[:, -1:] > 0.5).float()
-    said = predictions_of(f"{head}r2", held.ids, targets, predicted[:, :-1], PROTOCOL)
-    return said + predictions_of(f"{head}accuracy", held.ids, {FLIP: held.targets[FLIP]}, agree, PROTOCOL)
+def _probe(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
+    """Return the predictions of both heads."""
+    inputs, eval_inputs, agree = train.inputs, eval_pairs.inputs, train.transform[FLIP]
+    by_mlp = mlp_predict(inputs, agree, eval_inputs, objects=train.objects)[:, 0] > 0.5
+    return [
+        *ridge_predictions("r2", train, eval_pairs),
+        *_flip_predictions("accuracy", eval_pairs, linear_predict(inputs, agree[:, 0].long(), eval_inputs)),
+        *mlp_predictions("mlp_r2", train, eval_pairs),
+        *_flip_predictions("mlp_accuracy", eval_pairs, by_mlp),
+    ]
+
+
+def _flip_predictions(metric: str, pairs: Pairs, agree: Tensor) -> list[Prediction]:
+    return factor_predictions(metric, pairs.ids, {FLIP: pairs.transform[FLIP]}, agree[:, None])

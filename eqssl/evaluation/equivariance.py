@@ -1,35 +1,30 @@
-"""Whether features move predictably with the transform: z2 from z1 and the transform's parameters theta.
+"""Equivariance, the gain in predicting z2 from z1 by the parameters theta of the transform; invariance and retrieval.
 
-N pairs, D features, k components of theta, m outputs.
+N pairs, T views, D features, k components of theta, m outputs.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from eqssl.evaluation.pairs import Pairs
-from eqssl.evaluation.predictions import ALL, Prediction
-from eqssl.evaluation.r2 import varying
-from eqssl.evaluation.ridge import BLOCK, Ridge, fit, moments
+from eqssl.evaluation.features import EncodedViews, Pairs
+from eqssl.evaluation.predictions import ALL, Prediction, varying
+from eqssl.evaluation.probes import BLOCK, Ridge, fit_ridge, moments
 from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
 COMPONENTS = 64
-SHARE = 0.99  # of the variance that the whitened components hold, where 64 are enough for it
+SHARE = 0.99  # of the variance in the whitened components, where 64 are enough for it
 RESOLUTION = 1e-13  # a share of the squared features below which a variance is float32's rounding
 COLLINEAR = 1e-3  # standard deviation below which a standardised component of theta follows from those before it
+INVARIANCE_VIEWS = 16
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear map of features to their principal components.
-
-    Args:
-        mean, basis: (D,) and (D, up to 64), float64.
-    """
+    """A linear map of features to components: mean and basis, float64 (D,) and (D, up to 64)."""
 
     mean: Tensor
     basis: Tensor
@@ -39,36 +34,31 @@ class Projection:
         return torch.cat([(block.double() - self.mean) @ self.basis for block in features.split(BLOCK)])
 
 
-def principal_components(features: Tensor) -> tuple[Projection, Tensor]:
-    """Return the first 64 principal components of features (N, D), and the share of the variance of each."""
-    data = moments(features, features[:, :0])
-    spectrum, basis = torch.linalg.eigh(data.xx)
-    # A direction without variance in training may have some in held-out pairs, and whitening would blow it up.
-    squared = data.xx.trace() + data.n * data.mean_x.square().sum()
-    kept = spectrum > RESOLUTION * squared
-    spectrum, basis = spectrum[kept].flip(0)[:COMPONENTS], basis[:, kept].flip(1)[:, :COMPONENTS]
-    return Projection(data.mean_x, basis), spectrum / data.xx.trace()
+def principal_components(features: Tensor, whiten: bool = False) -> Projection:
+    """Return the projection of features (N, D) to their first 64 principal components.
 
-
-def fit_whitening(features: Tensor) -> Projection:
-    """Return the whitening of features (N, D): their first principal components at variance 1.
-
-    There are as many as hold 99 % of the variance, at most 64. All of these count alike, whatever the scale of the
-    channels, which decides how much each counts in the features' own unit.
+    Args:
+        whiten: scale the components to variance 1, and keep no more than hold 99 % of the variance: then all count
+            alike, whatever the scale of the channels, which weighs them in the features' own unit.
     """
-    projection, share = principal_components(features)
-    count = int((share.cumsum(0) < SHARE).sum()) + 1
-    deviation = (share * moments(features, features[:, :0]).xx.trace() / len(features)).sqrt()
-    return Projection(projection.mean, (projection.basis / deviation)[:, :count])
+    mean, _, products, _, _ = moments(features, features[:, :0])
+    spectrum, basis = torch.linalg.eigh(products)
+    # A direction without variance in training may have some in eval pairs, and whitening would amplify it.
+    kept = spectrum > RESOLUTION * (products.trace() + len(features) * mean.square().sum())
+    spectrum, basis = spectrum[kept].flip(0)[:COMPONENTS], basis[:, kept].flip(1)[:, :COMPONENTS]
+    if whiten:
+        count = int((spectrum.cumsum(0) < SHARE * products.trace()).sum()) + 1
+        basis = (basis / (spectrum / len(features)).sqrt())[:, :count]
+    return Projection(mean, basis)
 
 
 @dataclass(frozen=True)
 class EquivariancePredictor:
-    """A ridge from [z1, theta, z1 x theta] to z2, or to its whitened components.
+    """A ridge regression from [z1, theta, z1 x theta] to z2, or to its whitened components.
 
     Args:
         reduce: z1 to its principal components.
-        theta_mean, theta_std: (k,), of the training pairs; infinite is the deviation of what does not vary there.
+        theta_mean, theta_std: float64 (k,), of the training pairs; the deviation is infinite where theta does not vary.
         chosen: int64 (up to k,), components of theta that do not follow from others.
         ridge: the regression.
     """
@@ -81,109 +71,126 @@ class EquivariancePredictor:
 
     def predict(self, first: Tensor, theta: Tensor) -> Tensor:
         """Return float64 (N, m) from z1 (N, D) and theta (N, k)."""
-        blocks = zip(first.split(BLOCK), theta.split(BLOCK), strict=True)
-        return torch.cat([self.ridge.predict(self.inputs(*block)) for block in blocks])
-
-    def inputs(self, first: Tensor, theta: Tensor) -> Tensor:
-        """Return [z1, theta, z1 x theta], float64 (N, p)."""
-        return _inputs(self.reduce(first), self._standardised(theta))
-
-    def _standardised(self, theta: Tensor) -> Tensor:
-        return ((theta.double() - self.theta_mean) / self.theta_std)[:, self.chosen]
+        theta = ((theta.double() - self.theta_mean) / self.theta_std)[:, self.chosen]
+        return self.ridge.predict(_inputs(self.reduce(first), theta))
 
 
-def fit_equivariance(first: Tensor, theta: Tensor, target: Tensor) -> EquivariancePredictor:
+def fit_equivariance(
+    first: Tensor, theta: Tensor, target: Tensor, reduce: Projection | None = None
+) -> EquivariancePredictor:
     """Return the regression of training pairs.
 
     Args:
         first: (N, D).
         theta: (N, k); a component that does not vary, or follows from those before it, is left out.
         target: (N, m), z2 or its whitened components.
+        reduce: principal components of `first`; default: they are computed.
     """
-    return _fit(principal_components(first)[0], first, theta, target)
-
-
-def _fit(reduce: Projection, first: Tensor, theta: Tensor, target: Tensor) -> EquivariancePredictor:
+    reduce = reduce or principal_components(first)
     theta = theta.double()
-    mean = theta.mean(0)
-    std = torch.where(varying(theta), theta.std(0), torch.inf)
-    # A turntable's matrix repeats cosine and sine; repeated inputs cost time and tell nothing.
-    spread = torch.linalg.qr((theta - mean) / std)[1].diagonal().abs() / len(theta) ** 0.5
+    mean, std = theta.mean(0), torch.where(varying(theta), theta.std(0), torch.inf)
+    theta = (theta - mean) / std
+    # A turntable's matrix repeats cosine and sine; repeated inputs cost time and add nothing.
+    spread = torch.linalg.qr(theta)[1].diagonal().abs() / len(theta) ** 0.5
     chosen = (spread > COLLINEAR).nonzero()[:, 0]
-    unfitted = EquivariancePredictor(reduce, mean, std, chosen, Ridge(*torch.empty(3, 0)))
-    ridge = fit(moments(unfitted.inputs(first, theta), target))
-    return EquivariancePredictor(reduce, mean, std, chosen, ridge)
+    return EquivariancePredictor(reduce, mean, std, chosen, fit_ridge(_inputs(reduce(first), theta[:, chosen]), target))
 
 
 def _inputs(z: Tensor, theta: Tensor) -> Tensor:
     return torch.cat([z, theta, (z[:, :, None] * theta[:, None, :]).flatten(1)], dim=1)
 
 
-def explain_equivariance(train: Pairs, held: Pairs) -> tuple[list[Prediction], EquivariancePredictor, Projection]:
-    """Return how much of the held-out z2 theta explains beyond z1, pair by pair.
-
-    Args:
-        train, held: pairs that the ridge is fitted and scored on.
+def geometry_predictions(views: EncodedViews) -> list[Prediction]:
+    """Return the predictions behind equivariance, invariance and retrieval; none without a bank of views.
 
     Returns:
-        Of all factors together, what each pair adds to the total variance of the whitened z2, and what it adds to what
-        is left of it by a ridge whose theta is shuffled among pairs, refitted, and by the ridge itself; the difference
-        of these is the gain in R2, `equivariance`. Of a factor, `equivariance/<factor>`, the same with this factor
-        alone shuffled: all others keep their true values, so what is counted is what this factor alone explains, on
-        the very pairs of the overall metric. `equivariance_raw` is that of z2 in its own unit. Also the ridge to the
-        whitened z2, and the whitening.
+        `equivariance` and, of z2 in its own unit, `equivariance_raw`: see `_gains`. `hit1`: for each view of the bank
+        the index of the view nearest (Euclidean) to the predicted whitened z2; by chance 1 / T is correct.
+        `invariance`: `variances` of the first 16 views.
     """
-    whiten, reduce = fit_whitening(train.second), principal_components(train.first)[0]
-    width = whiten.basis.shape[1]
-    target = _whitened_and_raw(train.second, whiten)
-
-    def left(factors: list[str], outputs: slice) -> tuple[Tensor, EquivariancePredictor]:
-        """Return the squared errors of a ridge with these factors shuffled, and the ridge."""
-        predictor = _fit(reduce, train.first, _shuffled(train, factors), target[:, outputs])
-        theta = _shuffled(held, factors)
-        return _errors(held, whiten, lambda rows: predictor.predict(held.first[rows], theta[rows])), predictor
-
-    def prediction(name: str, factor: str, unit: int, blind: Tensor) -> Prediction:
-        columns = torch.stack([blind[unit], seeing[unit]], dim=1).float()
-        return Prediction(name, factor, held.ids, total[unit, :, None].expand(-1, 2).float(), columns)
-
-    mean = _whitened_and_raw(held.second.double().mean(0, keepdim=True), whiten)
-    total = _errors(held, whiten, lambda rows: mean)
-    everything, all_outputs, whitened = list(train.between), slice(None), slice(width)
-    seeing, predictor = left([], all_outputs)
-    blind, _ = left(everything, all_outputs)
-    predictions = [
-        prediction("equivariance", ALL, 0, blind),
-        prediction("equivariance_raw", ALL, 1, blind),
-        *(prediction("equivariance", factor, 0, left([factor], whitened)[0]) for factor in everything),
+    bank, factors = views.bank, list(views.train.transform)
+    if bank is None:
+        return []
+    reduce, whiten = principal_components(views.train.first), principal_components(views.train.second, whiten=True)
+    shuffled = {ALL: factors, **{factor: [factor] for factor in factors}}
+    predictions, predictor = _gains("equivariance", views, reduce, whiten, shuffled)
+    predictions += _gains("equivariance_raw", views, reduce, Tensor.double, {ALL: factors})[0]
+    ids = bank.ids.unique_consecutive()
+    shape = len(ids), len(bank.ids) // len(ids), -1  # images, views, features
+    predicted, true = predictor.predict(bank.first, bank.theta), whiten(bank.second)
+    nearest = torch.cdist(predicted.view(shape), true.view(shape)).argmin(2).float()
+    index = torch.arange(nearest.shape[1]).expand_as(nearest).float()
+    total, within = variances(bank.second.view(shape)[:, :INVARIANCE_VIEWS])
+    return [
+        *predictions,
+        Prediction("hit1", ALL, ids, index, nearest),
+        Prediction("invariance", ALL, ids, total.float(), within.float()),
     ]
-    ridge = predictor.ridge
-    ridge = Ridge(ridge.weight[:, whitened], ridge.intercept[whitened], ridge.penalty[whitened])
-    return predictions, dataclasses.replace(predictor, ridge=ridge), whiten
 
 
-def _whitened_and_raw(second: Tensor, whiten: Projection) -> Tensor:
-    return torch.cat([whiten(second), second.double()], dim=1)
-
-
-def _errors(held: Pairs, whiten: Projection, predict: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return squared errors summed over whitened and over raw components, float64 (2, N).
+def _gains(
+    metric: str,
+    views: EncodedViews,
+    reduce: Projection,
+    project: Callable[[Tensor], Tensor],
+    shuffled: Mapping[str, Collection[str]],
+) -> tuple[list[Prediction], EquivariancePredictor]:
+    """Return the share of the variance of eval z2 that theta explains beyond z1, pair by pair.
 
     Args:
-        predict: int64 (n,), rows -> whitened and raw components, or the whitened ones alone.
+        metric: name of the predictions.
+        views: the pairs that ridges are fitted on, and scored on.
+        reduce: principal components of the training z1.
+        project: z2 (n, D) -> a ridge's target, float64 (n, m).
+        shuffled: name of a factor, or `ALL` -> factors whose theta is shuffled among pairs. The others keep their true
+            values, so that the gain is due to these factors alone.
+
+    Returns:
+        For each name, each pair's contribution to the total variance of the target, and its errors by a ridge with the
+        shuffled and by one with the true theta, both fitted; the difference is the gain. Also the latter ridge.
     """
-    width = whiten.basis.shape[1]
-    errors = []
-    for rows in torch.arange(len(held.second)).split(BLOCK):
-        predicted = predict(rows)
-        true = _whitened_and_raw(held.second[rows], whiten)[:, : predicted.shape[1]]
-        squared = (true - predicted).square()
-        errors.append(torch.stack([squared[:, :width].sum(1), squared[:, width:].sum(1)]))
-    return torch.cat(errors, dim=1)
+    train, eval_pairs = views.train, views.eval
+    blocks = torch.arange(len(eval_pairs.second)).split(BLOCK)
+
+    def errors(factors: Collection[str]) -> tuple[Tensor, EquivariancePredictor]:
+        """Return the squared errors (N,) of a ridge that is fitted with these factors shuffled, and the ridge."""
+        predictor = fit_equivariance(train.first, _shuffled(train, factors), project(train.second), reduce)
+        theta, squared = _shuffled(eval_pairs, factors), []
+        for rows in blocks:
+            predicted = predictor.predict(eval_pairs.first[rows], theta[rows])
+            squared.append((project(eval_pairs.second[rows]) - predicted).square().sum(1))
+        return torch.cat(squared), predictor
+
+    mean = project(eval_pairs.second.double().mean(0, keepdim=True))
+    total = torch.cat([(project(eval_pairs.second[rows]) - mean).square().sum(1) for rows in blocks])
+    with_theta, predictor = errors(())
+    predictions = []
+    for name, factors in shuffled.items():
+        columns = torch.stack([errors(factors)[0], with_theta], dim=1).float()
+        predictions.append(Prediction(metric, name, eval_pairs.ids, total[:, None].expand(-1, 2).float(), columns))
+    return predictions, predictor
 
 
-def _shuffled(pairs: Pairs, factors: list[str]) -> Tensor:
+def _shuffled(pairs: Pairs, factors: Collection[str]) -> Tensor:
     """Return theta with some factors taken from another pair, the same other one for all of them."""
     order = permutation(SEED, 1, len(pairs.first))
-    between = {name: value[order] if name in factors else value for name, value in pairs.between.items()}
-    return torch.cat(list(between.values()), dim=1)
+    return torch.cat([value[order] if name in factors else value for name, value in pairs.transform.items()], dim=1)
+
+
+def variances(views: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each image's contribution to the total variance and to that within images, summed over dimensions.
+
+    Invariance is 1 - variance within / total variance: 1 where no transform changes the feature (a constant feature
+    included: read it beside collapse), about 0 where the views of one image are as far apart as those of any.
+
+    Args:
+        views: (N, T, D), features of N images under T transforms.
+
+    Returns:
+        float64 (N, 1) each; their sums are the unbiased variances.
+    """
+    views = views.double()
+    images, transforms, _ = views.shape
+    total = (views - views.mean((0, 1))).square().sum((1, 2)) / (images * transforms - 1)
+    within = (views - views.mean(1, keepdim=True)).square().sum((1, 2)) / (images * (transforms - 1))
+    return total[:, None], within[:, None]

@@ -1,4 +1,4 @@
-"""Predictions of probes for held-out examples, their metrics, and files of both.
+"""Predictions of probes for eval examples, their metrics, each example's contribution to a metric, and files of both.
 
 N examples, k components of a factor.
 """
@@ -8,33 +8,37 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from eqssl.evaluation.r2 import MIN_EXAMPLES, auroc, factor_figures, pose_deg, varying
-from eqssl.evaluation.retrieval import pose_error, rank_figures
 from eqssl.files import on_disk, write_atomically
 
-LABEL, ALL = "label", "all"  # what is asked for where it is no factor: the class, and all factors together
-PROTOCOL, PART = "eqssl", "all"  # whose figures have no prefix
-KEYS = ("protocol", "part", "figure", "factor")
+LABEL, ALL = "label", "all"  # factors of predictions of a class, and of all factors together
+PROTOCOL, PART = "eqssl", "all"  # whose metrics have no prefix
+ROTATION, ANGLE = "rotation", "angle_deg"  # factors with an angular error: a relative quaternion, an angle in the plane
+MIN_EXAMPLES = 3  # below which a share of variance has no meaning: of two examples it is often far below 0
+HITS = (1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The predictions of one probe for held-out examples about one factor.
+    """The predictions of one probe for eval examples about one factor.
 
     Args:
-        figure: how it is scored, and called: a name that ends in `r2` or `rank`, has a key of `MEASURES` among its
-            words, or any other for an accuracy.
-        factor: what is asked for, or `LABEL` or `ALL`.
-        examples: int64 (N,), identities of the images; of a pair the first one's.
-        target, predicted: float32 (N, k); of a figure that weighs variances, shares of the total and of what is left;
-            of ranks, the first of each and itself.
-        protocol, part: where it belongs; part is all, inv or equi.
+        metric: name of the score: in `R2`, `RANKS`, `EQUIVARIANCE`, `INVARIANCE`, `SCORES`, or of an accuracy.
+        factor: the predicted factor, or `LABEL` or `ALL`.
+        examples: int64 (N,), identities of the images, or of the first images of pairs.
+        target, predicted: float32 (N, k); for equivariance and invariance contributions to the total variance, and to
+            the variance that is left; for ranks the best rank, and the rank.
+        protocol, part: evaluation protocol; all, inv or equi features.
     """
 
-    figure: str
+    metric: str
     factor: str
     examples: Tensor
     target: Tensor
@@ -43,249 +47,266 @@ class Prediction:
     part: str = PART
 
 
-def predictions_of(
-    figure: str, examples: Tensor, targets: dict[str, Tensor], predicted: Tensor, protocol: str = PROTOCOL
+def factor_predictions(
+    metric: str, examples: Tensor, targets: Mapping[str, Tensor], predicted: Tensor
 ) -> list[Prediction]:
-    """Return a probe's predictions, one a factor.
-
-    Args:
-        figure, examples, protocol: as `Prediction` has them.
-        targets: factor -> (N, k).
-        predicted: (N, sum of k), in the same order.
-    """
+    """Return a probe's predictions (N, sum of k) of the targets, factor -> (N, k), one for each factor."""
     columns = predicted.float().split([target.shape[1] for target in targets.values()], dim=1)
     return [
-        Prediction(figure, factor, examples, target.float(), column, protocol)
+        Prediction(metric, factor, examples, target.float(), column)
         for (factor, target), column in zip(targets.items(), columns, strict=True)
     ]
 
 
-def class_prediction(
-    figure: str, examples: Tensor, labels: Tensor, predicted: Tensor, protocol: str = PROTOCOL
-) -> list[Prediction]:
-    """Return what a classifier says, labels and predicted classes being int64 (N,)."""
-    return predictions_of(figure, examples, {LABEL: labels[:, None]}, predicted[:, None], protocol)
+def varying(values: Tensor) -> Tensor:
+    """Return bool (k,): which components of (N, k), all of about one size, vary by more than float32 rounds.
+
+    On a turntable two components of a quaternion do not.
+    """
+    values = values.double()
+    spread = (values - values.mean(0)).square().mean(0).sqrt()
+    return spread > 1e-6 * values.square().mean().sqrt()
+
+
+def r2_pooled(target: Tensor, predicted: Tensor) -> float:
+    """Return R2 of (N, k) over all samples and components at once, around one mean (SIE's code, arXiv 2302.10283).
+
+    A constant scores above 0 where the components' means differ: .229 on the relative quaternions of 3DIEBench.
+    """
+    target, predicted = target.double(), predicted.double()
+    return float(1 - (target - predicted).square().sum() / (target - target.mean()).square().sum())
+
+
+def auroc(target: Tensor, score: Tensor) -> float:
+    """Return the area under the ROC curve of scores (N, 1) for targets (N, 1), 0 or 1, both present."""
+    return float(roc_auc_score(target[:, 0].numpy(), score[:, 0].numpy()))
+
+
+def pose_deg(target: Tensor, predicted: Tensor) -> float:
+    """Return the mean angle between rotation matrices (N, 9), row by row: degrees, 0 to 180."""
+    one, two = (Rotation.from_matrix(matrix.double().unflatten(1, (3, 3)).numpy()) for matrix in (target, predicted))
+    return float(np.rad2deg((one.inv() * two).magnitude()).mean())
+
+
+def geodesic_deg(target: Tensor, predicted: Tensor) -> float:
+    """Return the mean angle between the rotations of quaternions (N, 4), of any sign and length: degrees, 0 to 180."""
+    one, two = (Rotation.from_quat(quaternion.double().numpy()) for quaternion in (target, predicted))
+    return float(np.rad2deg((one.inv() * two).magnitude()).mean())
+
+
+def pose_error(target: Tensor, predicted: Tensor) -> float:
+    """Return SIE's PRE, the mean of 1 - <q, q'>^2 over unit quaternions (N, 4): 0 (the same rotation) to 1 (half a turn
+    apart); .627 between random poses of 3DIEBench."""
+    return float(1 - (target.double() * predicted.double()).sum(1).square().mean())
+
+
+def rank_metrics(rank: Tensor) -> dict[str, float]:
+    """Return the retrieval metrics of ranks (N, T) among T views.
+
+    Returns:
+        `mrr`, the mean of 1 / rank; `h1`, `h2`, `h5`, `h10` below T, the share of ranks up to that; `views`, T. By
+        chance, T = 50: mrr .090, h1 .02, h5 .10.
+    """
+    views = rank.shape[1]
+    hits = {f"h{k}": float((rank <= k).double().mean()) for k in HITS if k < views}
+    return {"mrr": float((1 / rank.double()).mean()), **hits, "views": float(views)}
+
+
+# Metrics of predictions by how they are scored; all others are accuracies. R2 and ranks: with the prefix of results.
+R2 = {"r2": "", **{f"{head}_r2": f"{head}_" for head in ("mlp", "extrapolation", "linear", "constant")}}
+RANKS = {"posthoc_rank": "posthoc_", "own_rank": "own_"}
+EQUIVARIANCE, INVARIANCE = ("equivariance", "equivariance_raw"), ("invariance",)
+SEARCHES = ("train_train", "held_held", "held_all")
+SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "auroc": auroc,
+    "pose_deg": pose_deg,
+    **{f"{by}_pre_{search}": pose_error for by in ("posthoc", "own") for search in SEARCHES},
+}
+CONTRIBUTED = {"all": ("knn", "linear", "r2", "mlp_r2", "equivariance", "invariance"), "inv": INVARIANCE}  # by part
+
+
+def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
+    """Return metric -> value of predictions, means over factors included; metrics of too few examples are absent."""
+    groups: dict[tuple[str, str, str], list[Prediction]] = defaultdict(list)
+    for one in predictions:
+        groups[one.protocol, one.part, one.metric].append(one)
+    metrics: dict[str, float] = {}
+    for (protocol, part, metric), group in groups.items():
+        start = prefix(protocol, part)
+        if metric in R2:
+            values, start = _r2_metrics(group), start + R2[metric]
+        elif metric in RANKS:
+            values, start = rank_metrics(group[0].predicted), start + RANKS[metric]
+        else:
+            values = {_name(one): _score(one) for one in group if _is_scorable(one)}
+        metrics |= {start + name: value for name, value in values.items()}
+    return metrics
+
+
+def _r2_metrics(group: list[Prediction]) -> dict[str, float]:
+    """Return the metrics of one probe's continuous factors; factors that do not vary in these examples are absent.
+
+    Returns:
+        `r2/<factor>`, the mean over components that vary; `r2_mean` over factors, a vector counting once; for a
+        relative quaternion (`rotation`) or an angle in the plane (`angle_deg`) `geodesic_deg`, the mean angular error.
+        For vectors in others' protocols `r2_pooled` of a relative quaternion, `r2_pooled/<factor>` of others.
+    """
+    group = [one for one in group if _is_scorable(one)]
+    metrics = {f"r2/{one.factor}": _score(one) for one in group}
+    if metrics:
+        metrics["r2_mean"] = sum(metrics.values()) / len(metrics)
+    for one in group:
+        if one.protocol != PROTOCOL and one.target.shape[1] > 1:
+            name = "r2_pooled" if one.factor == ROTATION else f"r2_pooled/{one.factor}"
+            metrics[name] = r2_pooled(one.target, one.predicted)
+        if one.factor == ROTATION:
+            metrics["geodesic_deg"] = geodesic_deg(one.target, one.predicted)
+        elif one.factor == ANGLE:
+            metrics["geodesic_deg"] = float((one.target - one.predicted).abs().mean())
+    return metrics
 
 
 def prefix(protocol: str = PROTOCOL, part: str = PART) -> str:
-    """Return what the figures' names begin with."""
+    """Return the prefix of the metrics' names."""
     return ("" if part == PART else f"{part}/") + ("" if protocol == PROTOCOL else f"{protocol}/")
 
 
-def figures_of(predictions: Iterable[Prediction]) -> dict[str, float]:
-    """Return figure -> value of everything that the predictions were scored by, means over factors included."""
-    groups: dict[tuple[str, str, str], dict[str, Prediction]] = defaultdict(dict)
-    for prediction in predictions:
-        groups[prediction.protocol, prediction.part, prediction.figure][prediction.factor] = prediction
-    return {
-        prefix(protocol, part) + name: value
-        for (protocol, part, figure), asked in groups.items()
-        for name, value in _score(protocol, figure, asked).items()
-    }
+def _name(one: Prediction) -> str:
+    return one.metric if one.factor in (LABEL, ALL) else f"{one.metric}/{one.factor}"
 
 
-def _score(protocol: str, figure: str, asked: dict[str, Prediction]) -> dict[str, float]:
-    targets = {factor: prediction.target for factor, prediction in asked.items()}
-    predicted = {factor: prediction.predicted for factor, prediction in asked.items()}
-    if figure.endswith("r2"):
-        head = figure.removesuffix("r2")
-        pooled = protocol != PROTOCOL  # SIE's definition belongs to others' protocols
-        return {head + name: value for name, value in factor_figures(targets, predicted, pooled).items()}
-    if figure.endswith("rank"):
-        return {figure.removesuffix("rank") + name: value for name, value in rank_figures(predicted[ALL]).items()}
-    measure = next((MEASURES[word] for word in figure.split("_") if word in MEASURES), _accuracy)
-    return {
-        figure if factor in (LABEL, ALL) else f"{figure}/{factor}": measure(target, predicted[factor])
-        for factor, target in targets.items()
-        if _has_meaning(measure, target)
-    }
+def _is_scorable(one: Prediction) -> bool:
+    """Return whether the examples suffice: both classes for AUROC, three for a share of variance, if there is any."""
+    if one.metric == "auroc":
+        return len(one.target.unique()) == 2
+    if one.metric in (*R2, *EQUIVARIANCE, *INVARIANCE) and len(one.target) < MIN_EXAMPLES:
+        return False
+    return one.metric not in R2 or bool(varying(one.target).any())
 
 
-def _has_meaning(measure: Callable[[Tensor, Tensor], float], target: Tensor) -> bool:
-    """Return whether there are enough examples: of both classes for AUROC, three for a share of variance."""
-    if measure is _auroc:
-        return len(target.unique()) == 2
-    return measure not in (_explained, _kept) or len(target) >= MIN_EXAMPLES
+def _score(one: Prediction) -> float:
+    if one.metric in SCORES:
+        return SCORES[one.metric](one.target, one.predicted)
+    part, whole = _ratio(one)
+    return float((part.sum(0) / whole.sum(0)).mean())
 
 
-def _auroc(target: Tensor, predicted: Tensor) -> float:
-    return auroc(target[:, 0], predicted[:, 0])
+def _ratio(one: Prediction) -> tuple[Tensor, Tensor]:
+    """Return each example's contributions to a metric sum(part) / sum(whole), float64 (N, up to k).
 
-
-def _accuracy(target: Tensor, predicted: Tensor) -> float:
-    return float((target == predicted).double().mean())
-
-
-def _explained(total: Tensor, left: Tensor) -> float:
-    """Return by how much of the total the second column of what is left is smaller than the first."""
-    (total, _), (blind, seeing) = total.double().sum(0), left.double().sum(0)
-    return float((blind - seeing) / total) if total > 0 else 0.0
-
-
-def _kept(total: Tensor, left: Tensor) -> float:
-    """Return the share of the total that is not left; 1 where there is none."""
-    return float(1 - left.double().sum() / total.double().sum()) if total.any() else 1.0
-
-
-MEASURES = {"auroc": _auroc, "equivariance": _explained, "invariance": _kept, "pose": pose_deg, "pre": pose_error}
-
-
-def save_predictions(predictions: Iterable[Prediction], path: Path) -> None:
-    """Write a Parquet file: a row for every probe, held-out example and component of the factor.
-
-    Its columns are those of `Prediction`: protocol, part, figure, factor, component (0 to k - 1), example, target,
-    predicted.
+    An accuracy is a share of examples, R2 per component that varies, equivariance and invariance shares of a variance.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    tables = []
-    for one in predictions:
-        examples, components = one.target.shape
-        values = {
-            "component": torch.arange(components, dtype=torch.int8).repeat(examples),
-            "example": one.examples.repeat_interleave(components),
-            "target": one.target.flatten(),
-            "predicted": one.predicted.flatten(),
-        }
-        keys = {key: pa.repeat(getattr(one, key), examples * components) for key in KEYS}
-        tables.append(pa.table(keys | {name: value.numpy() for name, value in values.items()}))
-    table = pa.concat_tables(tables)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    target, predicted = one.target.double(), one.predicted.double()
+    if one.metric in R2:
+        varies = varying(target)
+        target, predicted = target[:, varies], predicted[:, varies]
+        total = (target - target.mean(0)).square()
+        return total - (target - predicted).square(), total
+    if one.metric not in (*EQUIVARIANCE, *INVARIANCE):
+        correct = (target == predicted).double()
+        return correct, torch.ones_like(correct)
+    total, is_invariance = target[:, :1], one.metric in INVARIANCE
+    if not total.any():  # a constant feature is invariant, not equivariant
+        return torch.full_like(total, is_invariance), torch.ones_like(total)
+    return (total - predicted if is_invariance else predicted[:, :1] - predicted[:, 1:]), total
 
 
-def load_predictions(path: Path) -> list[Prediction]:
-    """Return what `save_predictions` wrote; `figures_of` it are the figures."""
-    import pyarrow.parquet as pq
-
-    values = ("component", "example", "target", "predicted")
-    with on_disk(path) as local:
-        grouped = pq.read_table(local).group_by(list(KEYS), use_threads=False)
-    groups = grouped.aggregate([(name, "list") for name in values])
-    predictions = []
-    for row in range(len(groups)):
-        component, example, target, predicted = (
-            torch.from_numpy(groups[f"{name}_list"][row].values.to_numpy().copy()) for name in values
-        )
-        shape = (-1, int(component.max()) + 1)
-        keys = {key: groups[key][row].as_py() for key in KEYS}
-        columns = {"target": target.view(shape), "predicted": predicted.view(shape)}
-        predictions.append(Prediction(examples=example.view(shape)[:, 0], **columns, **keys))
-    return predictions
-
-
-Contributions = dict[str, tuple[Tensor, Tensor, Tensor]]  # metric -> units, contributions, weights
+# Metric -> ids of units int64 (U,), ascending; their contributions float32 (U,); weights float32 (U,).
+Contributions = dict[str, tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]]
 
 
 def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, int] | None = None) -> Contributions:
-    """Return how much every held-out unit contributes to a metric, for the sampling variance of held-out units.
+    """Return each eval unit's contribution to a metric, for the sampling variance of eval units.
 
-    A metric that is a ratio of sums, 1 - left / total, is linearised (delta method): the contribution of an example is
-    the metric plus the example's influence on it, so that weights do not depend on the encoder and the variance of the
-    contributions is that of the metric.
+    A metric that is a ratio of sums is linearised (delta method): the contribution of an example is the metric plus the
+    example's influence on it, so that weights do not depend on the encoder and the variance of the contributions is
+    that of the metric.
 
     Args:
         predictions: of one evaluation.
         objects: example -> object, where units are objects with all their views; default: a unit is an image.
 
     Returns:
-        Metric -> unit identities int64 (U,), ascending; contributions float32 (U,), whose weighted mean is the metric;
-        weights float32 (U,), the unit's number of examples. The metrics are those of all features among `knn`,
-        `linear`, R2 and equivariance of every factor, their means, `invariance`, and `inv/invariance`.
+        Contributions, whose weighted mean is the metric; a weight is the unit's number of examples. The metrics are, of
+        all features, `knn`, `linear`, R2 and equivariance of every factor, their means, `invariance`; and
+        `inv/invariance`.
     """
-    per_example: dict[str, tuple[Tensor, Tensor]] = {}
-    r2: dict[str, dict[str, tuple[Tensor, Tensor]]] = {"r2": {}, "mlp_r2": {}}
+    of_examples: dict[str, tuple[Tensor, Tensor]] = {}
+    r2: dict[str, list[Tensor]] = defaultdict(list)
     for one in predictions:
-        if len(one.target) < MIN_EXAMPLES or one.protocol != PROTOCOL:
+        contributed = one.protocol == PROTOCOL and one.metric in CONTRIBUTED.get(one.part, ())
+        if not contributed or len(one.target) < MIN_EXAMPLES or not _is_scorable(one):
             continue
-        if one.part != PART and (one.part, one.figure) != ("inv", "invariance"):
-            continue
-        if one.figure in r2 and varying(one.target).any():
-            r2[one.figure][one.factor] = one.examples, _r2_influence(one)
-        elif one.figure in INFLUENCES:
-            name = one.figure if one.factor in (LABEL, ALL) else f"{one.figure}/{one.factor}"
-            per_example[prefix(part=one.part) + name] = one.examples, INFLUENCES[one.figure](one)
-    for figure, of_factors in r2.items():
-        per_example |= {f"{figure}/{factor}": value for factor, value in of_factors.items()}
-        if of_factors:
-            examples = next(iter(of_factors.values()))[0]
-            influences = [influence for _, influence in of_factors.values()]
-            per_example[f"{figure}_mean"] = examples, torch.stack(influences).mean(0)
-    return {metric: _by_unit(*value, objects) for metric, value in per_example.items()}
+        part, whole = _ratio(one)
+        ratio = part.mean(0) / whole.mean(0)
+        values = (ratio + (part - ratio * whole) / whole.mean(0)).mean(1)
+        of_examples[prefix(part=one.part) + _name(one)] = one.examples, values
+        if one.metric in R2:
+            r2[one.metric].append(values)
+            of_examples[f"{one.metric}_mean"] = one.examples, torch.stack(r2[one.metric]).mean(0)
+    contributions: Contributions = {}
+    for metric, (examples, values) in of_examples.items():
+        ids = examples.numpy() if objects is None else np.array([objects[example] for example in examples.tolist()])
+        units, which, weights = np.unique(ids, return_inverse=True, return_counts=True)
+        means = np.bincount(which, values.numpy()) / weights
+        contributions[metric] = units, means.astype(np.float32), weights.astype(np.float32)
+    return contributions
 
 
-def _by_unit(examples: Tensor, values: Tensor, objects: Mapping[int, int] | None) -> tuple[Tensor, Tensor, Tensor]:
-    if objects is not None:
-        examples = torch.tensor([objects[example] for example in examples.tolist()], dtype=torch.int64)
-    units, which = examples.unique(return_inverse=True)
-    weight = torch.zeros(len(units), dtype=torch.float64).index_add(0, which, torch.ones_like(values))
-    total = torch.zeros(len(units), dtype=torch.float64).index_add(0, which, values)
-    return units, (total / weight).float(), weight.float()
+COLUMNS = {"protocol": "protocol", "part": "part", "figure": "metric", "factor": "factor"}  # of a file -> fields
 
 
-def _ratio_influence(part: Tensor, whole: Tensor) -> Tensor:
-    """Return contributions (N,) whose mean is sum(part) / sum(whole), both (N,), to first order in the sample."""
-    mean = whole.mean()
-    ratio = part.mean() / mean
-    return ratio + (part - ratio * whole) / mean
+def save_predictions(predictions: Iterable[Prediction], path: Path) -> None:
+    """Write a Parquet file: a row for every probe, eval example and component of the factor.
+
+    Its columns are protocol, part, figure (the metric), factor, component (0 to k - 1), example, target, predicted.
+    """
+    tables = []
+    for one in predictions:
+        examples, components = one.target.shape
+        columns = {column: getattr(one, field) for column, field in COLUMNS.items()}
+        columns["component"] = np.tile(np.arange(components, dtype=np.int8), examples)
+        columns["example"] = one.examples.repeat_interleave(components).numpy()
+        columns |= {"target": one.target.flatten().numpy(), "predicted": one.predicted.flatten().numpy()}
+        tables.append(pd.DataFrame(columns))
+    _write(pd.concat(tables), path)
 
 
-def _r2_influence(one: Prediction) -> Tensor:
-    varies = varying(one.target)
-    target, predicted = one.target[:, varies].double(), one.predicted[:, varies].double()
-    total, left = (target - target.mean(0)).square(), (target - predicted).square()
-    per_component = [_ratio_influence(t - e, t) for t, e in zip(total.unbind(1), left.unbind(1), strict=True)]
-    return torch.stack(per_component).mean(0)
-
-
-def _accuracy_influence(one: Prediction) -> Tensor:
-    return (one.target == one.predicted)[:, 0].double()
-
-
-def _equivariance_influence(one: Prediction) -> Tensor:
-    total, (blind, seeing) = one.target[:, 0].double(), one.predicted.double().unbind(1)
-    return _ratio_influence(blind - seeing, total) if total.any() else torch.zeros_like(total)
-
-
-def _invariance_influence(one: Prediction) -> Tensor:
-    total, within = one.target[:, 0].double(), one.predicted[:, 0].double()
-    return _ratio_influence(total - within, total) if total.any() else torch.ones_like(total)
-
-
-INFLUENCES = {"knn": _accuracy_influence, "linear": _accuracy_influence, "equivariance": _equivariance_influence,
-              "invariance": _invariance_influence}  # fmt: skip
+def load_predictions(path: Path) -> list[Prediction]:
+    """Return the predictions of a file that `save_predictions` wrote."""
+    with on_disk(path) as local:
+        table = pd.read_parquet(local)
+    predictions = []
+    for keys, rows in table.groupby(list(COLUMNS), sort=False):
+        fields = {field: str(key) for field, key in zip(COLUMNS.values(), keys, strict=True)}
+        shape = (-1, int(rows["component"].max()) + 1)
+        example, target, predicted = (
+            torch.tensor(rows[name].to_numpy().reshape(shape)) for name in ("example", "target", "predicted")
+        )
+        predictions.append(Prediction(examples=example[:, 0], target=target, predicted=predicted, **fields))
+    return predictions
 
 
 def save_contributions(predictions: Iterable[Prediction], path: Path, objects: Mapping[int, int] | None = None) -> None:
-    """Write the `unit_contributions` of an evaluation as a Parquet file: metric, unit, value, weight.
-
-    Args:
-        predictions, objects: as `unit_contributions` takes them.
-        path: local or in a bucket.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema({"metric": pa.dictionary(pa.int8(), pa.string()), "unit": pa.int64(), "value": pa.float32(),
-                        "weight": pa.float32()})  # fmt: skip
-    tables = [schema.empty_table()]
-    for metric, (units, values, weights) in unit_contributions(predictions, objects).items():
-        names = pa.DictionaryArray.from_arrays(pa.array([0] * len(units), pa.int8()), [metric])
-        columns = [names, units.numpy(), values.numpy(), weights.numpy()]
-        tables.append(pa.table(columns, schema=schema))
-    table = pa.concat_tables(tables).unify_dictionaries()
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    """Write the `unit_contributions` of an evaluation as a Parquet file: metric, unit, value, weight."""
+    contributions = unit_contributions(predictions, objects)
+    tables = [
+        pd.DataFrame({"metric": metric, "unit": units, "value": values, "weight": weights})
+        for metric, (units, values, weights) in contributions.items()
+    ]
+    table = pd.concat(tables) if tables else pd.DataFrame(columns=["metric", "unit", "value", "weight"])
+    _write(table.astype({"metric": "category"}), path)
 
 
 def load_contributions(path: Path) -> Contributions:
-    """Return what `save_contributions` wrote, as `unit_contributions` returns it."""
-    import pyarrow.parquet as pq
-
+    """Return the contributions of a file that `save_contributions` wrote."""
     with on_disk(path) as local:
-        table = pq.read_table(local)
-    metrics = table["metric"].to_numpy()
-    columns = [table[name].to_numpy() for name in ("unit", "value", "weight")]
+        table = pd.read_parquet(local)
     return {
-        metric: tuple(torch.from_numpy(column[metrics == metric].copy()) for column in columns)
-        for metric in dict.fromkeys(metrics.tolist())
+        str(metric): (rows["unit"].to_numpy(), rows["value"].to_numpy(), rows["weight"].to_numpy())
+        for metric, rows in table.groupby("metric", sort=False, observed=True)
     }
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    write_atomically(path, lambda temporary: table.to_parquet(temporary, compression="zstd", index=False))

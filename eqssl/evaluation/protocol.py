@@ -1,80 +1,25 @@
-"""The protocol: an encoder and a dataset in, flat metrics out.
+"""The protocol: a frozen encoder and a dataset -> features -> probes -> predictions -> metrics.
 
 Metrics without a prefix are of all features; `inv/` and `equi/` of the two parts, where an encoder has them.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
+from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
 
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset
+from eqssl.data.pairs import HUES
 from eqssl.data.rotation import nearest_rotation
-from eqssl.evaluation.bank import ViewBank, encode_bank
-from eqssl.evaluation.collapse import collapse_figures
-from eqssl.evaluation.equivariance import explain_equivariance
-from eqssl.evaluation.extrapolation import extrapolate
-from eqssl.evaluation.features import frozen, parts
-from eqssl.evaluation.knn import knn_predict
-from eqssl.evaluation.linear import classify, one_hot
-from eqssl.evaluation.mlp import mlp_predict
-from eqssl.evaluation.pairs import Pairs, encode_binary_pairs, encode_pairs, subset
-from eqssl.evaluation.predictions import ALL, Prediction, class_prediction, figures_of, predictions_of, prefix
-from eqssl.evaluation.r2 import MIN_EXAMPLES
-from eqssl.evaluation.ridge import Moments, Ridge, fit, moments
-
-BINARY_SHARE = 4  # one pair in four is seen again with binary factors
-
-
-@dataclass(frozen=True)
-class Views:
-    """All features that the metrics are made of, for one part.
-
-    Args:
-        train, held: the pairs that probes are fitted and scored on.
-        binary: train and held-out pairs with binary factors; None for pairs of one object, where they are no change.
-        bank: many views of held-out images; None at level quick.
-    """
-
-    train: Pairs
-    held: Pairs
-    binary: tuple[Pairs, Pairs] | None
-    bank: ViewBank | None
-
-    def part(self, channels: slice) -> "Views":
-        """Return the same with some of the features."""
-        binary = self.binary and tuple(pairs.part(channels) for pairs in self.binary)
-        bank = self.bank and self.bank.part(channels)
-        return Views(self.train.part(channels), self.held.part(channels), binary, bank)
-
-
-@dataclass(frozen=True)
-class _Shared:
-    """Moments of the training pairs, of which every part of the features takes its own.
-
-    Args:
-        data: inputs are z1, or [z1, z2] where the targets are those of a transform; outputs the targets and one-hot
-            labels.
-        dim: D, of all features.
-        factors: number of outputs that are targets.
-        views: 1 or 2, of the inputs.
-    """
-
-    data: Moments
-    dim: int
-    factors: int
-    views: int
-
-    def of_targets(self, channels: slice) -> Moments:
-        """Return the moments of one part of the inputs and the targets."""
-        columns = torch.arange(self.views * self.dim).view(self.views, self.dim)[:, channels].flatten()
-        return self.data.select(columns, slice(self.factors))
-
-    def of_labels(self, channels: slice) -> Moments:
-        """Return the moments of one part of z1 and the labels."""
-        return self.data.select(torch.arange(self.dim)[channels], slice(self.factors, None))
+from eqssl.evaluation import probes
+from eqssl.evaluation.equivariance import geometry_predictions
+from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts
+from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, Prediction, factor_predictions, metrics_of, prefix
+from eqssl.metrics import METRICS, Need
 
 
 def evaluate(
@@ -85,23 +30,23 @@ def evaluate(
     device: torch.device | None = None,
     predictions: list[Prediction] | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of a frozen encoder: fitted on training images, scored on the held-out split.
+    """Return the metrics of a frozen encoder: probes are fitted on training images and scored on eval images.
 
     Args:
         encoder: images float32 (B, C, H, W) in [0, 1] -> features (B, D); with `dim_inv` below D, its first `dim_inv`
-            features are the invariant part. Its modes are left as they were.
-        dataset: whose train split and `config.split` are used.
+            features are the invariant part. Its modes are not altered.
+        dataset: its train split and `config.split` are used.
         config: level, split, numbers of images; default: `EvaluateConfig()`.
-        device: where the encoder is moved to; default: where it lies.
+        device: the encoder is moved there; default: it is not moved.
         predictions: a list that the probes' predictions are added to; default: they are not kept.
 
     Returns:
         Metric -> value. Quick: `knn`, `linear`, `r2/<factor>`, `r2_mean`, `pose_deg` (pairs of one object) or
         `geodesic_deg` (of the angle in the plane), `auroc/<factor>`, `std`, `std_min`, `spread`, `rank`. Full adds the
-        R2 of an MLP, `mlp_r2/<factor>` and `mlp_r2_mean`; of `extrapolate`, `extrapolation_r2/<factor>`;
-        `invariance`, `equivariance`, `equivariance/<factor>`, `equivariance_raw`, `hit1`. What a dataset cannot give
-        (accuracy without labels, colour of grey images) is absent, and so is an R2, a share of variance or a measure of
-        collapse of fewer than 3 held-out images.
+        R2 of an MLP, `mlp_r2/<factor>` and `mlp_r2_mean`; `extrapolation_r2/<factor>`; `invariance`, `equivariance`,
+        `equivariance/<factor>`, `equivariance_raw`, `hit1`. Metrics that the data do not allow (accuracy without
+        labels, colour of grey images) are absent, and so is an R2, a share of variance or a measure of collapse of
+        fewer than 3 eval images. Registered metrics with a function (`Metric.fn`) come last.
 
     Raises:
         ValueError: for training images of one class.
@@ -110,94 +55,138 @@ def evaluate(
     if device is not None:
         encoder.to(device)
     with frozen(encoder):
-        views = _encode(encoder, dataset, config)
-    dim = views.held.first.shape[1]
-    shared = _share(views.train)
-    figures, kept = {}, [] if predictions is None else predictions
-    for name, channels in parts(encoder, dim).items():
-        part = views.part(channels)
-        found = _classes(part, shared, channels) + _factors(part, shared, channels)
-        if config.level == "full":
-            found += _mlp(part) + extrapolate(part.train, part.held) + _geometry(part)
-        found = [dataclasses.replace(prediction, part=name) for prediction in found]
-        collapse = collapse_figures(part.held.first) if len(part.held.first) >= MIN_EXAMPLES else {}
-        figures |= figures_of(found) | {prefix(part=name) + figure: value for figure, value in collapse.items()}
-        kept += found
-    return figures
+        views = encode_views(encoder, dataset, config)
+    channels_of_parts = parts(encoder, views.eval.first.shape[1])
+    metrics: dict[str, float] = {}
+    for part, channels in channels_of_parts.items():
+        of_part = views.part(channels)
+        found = _predictions(of_part, config.level)
+        others = collapse_metrics(of_part.eval.first) if len(of_part.eval.first) >= MIN_EXAMPLES else {}
+        others |= registered_metrics(of_part, config.level, is_split=len(channels_of_parts) > 1)
+        found = [dataclasses.replace(prediction, part=part) for prediction in found]
+        metrics |= metrics_of(found) | {prefix(part=part) + name: value for name, value in others.items()}
+        if predictions is not None:
+            predictions += found
+    return metrics
 
 
-def _encode(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> Views:
-    pairs, binary = [], []
-    for split, count in ((dataset.train, config.train_images), (getattr(dataset, config.split), config.images)):
-        indices = subset(split, count)
-        # A factor that varies among training pairs alone is theirs to fit, so held-out pairs have its column too.
-        pairs.append(encode_pairs(encoder, dataset, split, indices, pairs[0].targets if pairs else None))
-        if not dataset.paired and (few := len(indices) // BINARY_SHARE):
-            clean = pairs[-1].first[:few]
-            binary.append(encode_binary_pairs(encoder, dataset, split, indices[:few], clean))
-    bank = None
-    if config.level == "full" and pairs[0].targets:
-        bank = encode_bank(encoder, dataset, split, list(pairs[0].between))
-    return Views(*pairs, tuple(binary) if len(binary) == 2 else None, bank)
+def _predictions(views: EncodedViews, level: str) -> list[Prediction]:
+    """Return the predictions of all probes of one part of the features."""
+    train, eval_pairs = views.train, views.eval
+    predictions = probes.class_predictions("knn", train, eval_pairs, probes.knn_predict)
+    predictions += probes.class_predictions("linear", train, eval_pairs, probes.linear_predict)
+    if train.targets:
+        predictions += regress(train, eval_pairs)
+    if train.binary and eval_pairs.binary:
+        predictions += probes.ridge_predictions("auroc", train.binary, eval_pairs.binary)
+    if level == "full" and train.targets:
+        predictions += probes.mlp_predictions("mlp_r2", train, eval_pairs) + extrapolate(train, eval_pairs)
+        predictions += geometry_predictions(views)
+    return predictions
 
 
-def _share(train: Pairs) -> _Shared:
-    outputs = [*train.targets.values(), *([] if train.labels is None else [one_hot(train.labels)])]
-    outputs = torch.cat([torch.empty(len(train.first), 0), *outputs], dim=1)
-    factors = sum(target.shape[1] for target in train.targets.values())
-    inputs, dim = train.inputs if train.targets else train.first, train.first.shape[1]
-    return _Shared(moments(inputs, outputs), dim, factors, inputs.shape[1] // dim)
+def regress(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
+    """Return the predictions of all factors by ridge regression.
+
+    Where the pose of a view is among them, also the rotation between the views, from the predicted poses of both.
+    """
+    ridge, ids, targets = probes.fit_ridge(train.inputs, train.target), eval_pairs.ids, eval_pairs.targets
+    predictions = factor_predictions("r2", ids, targets, ridge.predict(eval_pairs.inputs))
+    if train.per_view and "pose" in targets:
+        of_second = factor_predictions("r2", ids, targets, ridge.predict(eval_pairs.second))
+        first, second = (
+            nearest_rotation(next(one.predicted for one in found if one.factor == "pose").double().view(-1, 3, 3))
+            for found in (predictions, of_second)
+        )
+        between = (first.mT @ second).flatten(1).float()
+        predictions.append(Prediction("pose_deg", ALL, ids, eval_pairs.transform["pose"].float(), between))
+    return predictions
 
 
-def _classes(views: Views, shared: _Shared, channels: slice) -> list[Prediction]:
-    train, held = views.train, views.held
-    if train.labels is None:
-        return []
-    nearest = knn_predict(train.first, train.labels, held.first)
-    linear = classify(shared.of_labels(channels), train.labels, held.first)
-    return [
-        *class_prediction("knn", held.ids, held.labels, nearest),
-        *class_prediction("linear", held.ids, held.labels, linear),
-    ]
+def extrapolate(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
+    """Return ridge predictions of each factor where it is large, fitted where it is small, the other factors in full.
+
+    Small is the inner half of the factor's range; of poses the half nearer to the mean pose. A constant's R2 is about
+    0, but below it for poses, whose mean differs between the halves. Factors without large values are absent, and so
+    are hues: a circle has no inner half.
+    """
+    predictions = []
+    for factor, target in train.targets.items():
+        if factor in HUES:
+            continue
+        eval_target = eval_pairs.targets[factor]
+        if factor == "pose":
+            poses, eval_poses = (Rotation.from_matrix(matrix.view(-1, 3, 3)) for matrix in (target, eval_target))
+            to_middle = poses.mean().inv()
+            size, eval_size = (torch.from_numpy((to_middle * pose).magnitude()) for pose in (poses, eval_poses))
+            limit = size.median()
+        else:
+            middle = (target.min() + target.max()) / 2
+            size, eval_size = ((values - middle).abs()[:, 0] for values in (target, eval_target))
+            limit = size.max() / 2
+        small, large = size <= limit, eval_size > limit
+        if large.sum() >= 2:
+            predicted = probes.fit_ridge(train.inputs[small], target[small]).predict(eval_pairs.inputs[large])
+            targets = {factor: eval_target[large]}
+            predictions += factor_predictions("extrapolation_r2", eval_pairs.ids[large], targets, predicted)
+    return predictions
 
 
-def _factors(views: Views, shared: _Shared, channels: slice) -> list[Prediction]:
-    held, found = views.held, []
-    if held.targets:
-        ridge = fit(shared.of_targets(channels))
-        found += predictions_of("r2", held.ids, held.targets, ridge.predict(held.inputs))
-        if "pose" in held.targets and held.per_view:
-            found.append(_relative_pose(held, ridge))
-    if views.binary:
-        seen, binary = views.binary
-        scores = fit(moments(seen.inputs, seen.target)).predict(binary.inputs)
-        found += predictions_of("auroc", binary.ids, binary.targets, scores)
-    return found
+def registered_metrics(views: EncodedViews, level: str, is_split: bool) -> dict[str, float]:
+    """Return the registered metrics with a function (`Metric.fn`), where the data and the level allow them.
+
+    Args:
+        views: of one part of the features.
+        level: quick or full.
+        is_split: whether the encoder has an invariant and an equivariant part.
+
+    Raises:
+        ValueError: for a function that does not return a number, or factor -> number for a family.
+    """
+    train = views.train
+    given: dict[Need, bool] = {
+        "labels": train.labels is not None,
+        "factors": bool(train.targets),
+        "pose": "pose" in train.targets,
+        "binary factors": train.binary is not None,
+        "split": is_split,
+    }
+    values: dict[str, float] = {}
+    for metric in METRICS.values():
+        if metric.fn is None or (metric.level == "full" and level == "quick"):
+            continue
+        if not all(given[need] for need in metric.needs):
+            continue
+        value = metric.fn(views)
+        if isinstance(value, Mapping) != metric.per_factor:
+            allowed = "factor -> number" if metric.per_factor else "a number, or factor -> number with per_factor=True"
+            raise ValueError(f"the function of metric {metric.name} returns {value!r}; allowed: {allowed}")
+        if isinstance(value, Mapping):
+            values |= {f"{metric.name}/{factor}": float(of_factor) for factor, of_factor in value.items()}
+        else:
+            values[metric.name] = float(value)
+    return values
 
 
-def _relative_pose(held: Pairs, ridge: Ridge) -> Prediction:
-    """Return the rotation between two views, composed of the poses that are predicted of each."""
-    sizes = [target.shape[1] for target in held.targets.values()]
+def collapse_metrics(features: Tensor) -> dict[str, float]:
+    """Return metrics of collapse, to a point or to few directions.
 
-    def pose(features: Tensor) -> Tensor:
-        columns = dict(zip(held.targets, ridge.predict(features).split(sizes, dim=1), strict=True))
-        return nearest_rotation(columns["pose"].unflatten(1, (3, 3)))
+    Args:
+        features: (N, D).
 
-    between = (pose(held.first).mT @ pose(held.second)).flatten(1)
-    return Prediction("pose_deg", ALL, held.ids, held.between["pose"].float(), between.float())
-
-
-def _mlp(views: Views) -> list[Prediction]:
-    train, held = views.train, views.held
-    if not train.targets:
-        return []
-    inputs, held_inputs = train.inputs, held.inputs
-    predicted = [mlp_predict(inputs, target, held_inputs, objects=train.objects) for target in train.targets.values()]
-    return predictions_of("mlp_r2", held.ids, held.targets, torch.cat(predicted, dim=1))
-
-
-def _geometry(views: Views) -> list[Prediction]:
-    if not views.bank:
-        return []
-    predictions, predictor, whiten = explain_equivariance(views.train, views.held)
-    return predictions + views.bank.predictions(predictor, whiten)
+    Returns:
+        `std`, `std_min`: mean and least standard deviation of a dimension, in the features' unit; `spread`: root of
+        the total variance of the features at unit norm, 1 where they have no direction in common and 0 at one point;
+        `rank`: effective rank, the exponential of the entropy of the normalised singular values of the centred features
+        (Roy and Vetterli, EUSIPCO 2007), 1 to D, and 0 where nothing varies.
+    """
+    mean = features.double().mean(0)
+    centred = features.double() - mean
+    std = centred.square().mean(0).sqrt()
+    share = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
+    share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
+    entropy = -torch.special.xlogy(share, share).sum()
+    varies = (std > 1e-7 * mean.abs()).any()  # below float32's resolution a spread is rounding
+    rank = float(entropy.exp()) if varies else 0.0
+    spread = F.normalize(features.double(), dim=1).var(0, correction=0).sum().sqrt()
+    return {"std": float(std.mean()), "std_min": float(std.min()), "spread": float(spread), "rank": rank}

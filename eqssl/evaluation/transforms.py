@@ -1,4 +1,4 @@
-"""The one fixed distribution of evaluation transforms, whatever strengths an encoder was trained with.
+"""The fixed distribution of evaluation transforms, whatever strengths an encoder was trained with.
 
 The ranges are those of arXiv 2503.18753 (at 224 px, in proportion at other sizes); every draw comes from a stored seed.
 """
@@ -9,11 +9,11 @@ import math
 import torch
 from torch import Tensor
 
-from eqssl.augment import COLOUR, PARAMETERS, Params, blurs
+from eqssl.augment import COLOUR, Params, blurs
 from eqssl.random import counter_uniform
 
 SEED = 241203314
-PAIR_STREAM, BINARY_STREAM, BANK_STREAM = 0, 1, 2
+PAIR_STREAM, BINARY_STREAM, BANK_STREAM = 0, 1, 2  # of the counter-based generator
 SHIFT = 10 / 224
 RANGES = {
     "dx": (-SHIFT, SHIFT),
@@ -30,10 +30,10 @@ BINARY = ("flip", "grayscale", "solarize")
 
 
 def draw(ids: Tensor, channels: int, image_size: int, stream: int = PAIR_STREAM) -> Params:
-    """Return continuous transforms, one an image.
+    """Return continuous transforms, one for each image.
 
     Args:
-        ids: int64 (B,), what the draws belong to.
+        ids: int64 (B,), identities that the draws depend on.
         channels, image_size: of the images; factors without effect on them are absent.
         stream: of the counter-based generator.
 
@@ -49,24 +49,15 @@ def draw(ids: Tensor, channels: int, image_size: int, stream: int = PAIR_STREAM)
 
 
 def draw_binary(ids: Tensor, channels: int) -> Params:
-    """Return which images are flipped, grayscaled, solarized: each with probability .5, independently.
+    """Return flip, grayscale (of colour images) and solarize, each with probability .5: factor -> float32 (B,), 0 or 1.
 
     Args:
-        ids: int64 (B,), what the draws belong to.
-        channels: of the images; grayscale is absent where there is one.
-
-    Returns:
-        factor -> float32 (B,), 0 or 1.
+        ids: int64 (B,), identities that the draws depend on.
+        channels: of the images.
     """
     uniform = counter_uniform(SEED, 0, ids, BINARY_STREAM, len(BINARY))
     on = zip(BINARY, (uniform < 0.5).float().unbind(1), strict=True)
     return {name: column for name, column in on if channels == 3 or name not in COLOUR}
-
-
-def complete(params: Params) -> Params:
-    """Return transforms with every parameter of `eqssl.augment`, the missing ones at 0, the identity."""
-    zero = torch.zeros_like(next(iter(params.values())))
-    return {name: params.get(name, zero) for name in PARAMETERS}
 
 
 def digest() -> str:
@@ -81,6 +72,4 @@ def has_effect(name: str, channels: int, image_size: int) -> bool:
     """Return whether a factor, in its range, alters images of this kind."""
     if name in COLOUR:
         return channels == 3
-    if name == "blur":
-        return blurs(RANGES["blur"][1] * image_size)  # not below about 30 px
-    return True
+    return name != "blur" or blurs(RANGES["blur"][1] * image_size)  # not below about 30 px

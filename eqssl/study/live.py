@@ -61,7 +61,7 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
 
 
 def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
-    from eqssl.evaluation.predictions import figures_of, load_predictions
+    from eqssl.evaluation.predictions import load_predictions, metrics_of
 
     if record.status != "COMPLETE":
         return record
@@ -72,7 +72,7 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
             f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of {folder} has "
             f"no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
         ) from error
-    return dataclasses.replace(record, metrics=record.metrics | finite(figures_of(predictions)))
+    return dataclasses.replace(record, metrics=record.metrics | finite(metrics_of(predictions)))
 
 
 def _study(known: dict[str, Any]) -> Study:

@@ -1,12 +1,10 @@
 import math
 
 import numpy as np
-import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
 from eqssl.data.rotation import (
-    angle_between,
     euler_to_matrix,
     euler_to_quaternion,
     nearest_rotation,
@@ -49,11 +47,3 @@ def test_nearest_rotation_is_a_rotation_and_leaves_rotations():
     distance = torch.linalg.matrix_norm(found - noise)
     others = torch.linalg.matrix_norm(rotation[:, None] - noise).amin(0)
     assert (distance <= others + 1e-12).all() and (torch.linalg.det(noise) < 0).any()
-
-
-def test_angle_between_is_that_of_scipy_down_to_small_angles():
-    first, turn = Rotation.random(300, random_state=1), Rotation.random(300, random_state=2)
-    matrices = (torch.tensor(r.as_matrix()) for r in (first, first * turn))
-    np.testing.assert_allclose(angle_between(*matrices), turn.magnitude(), atol=1e-6)
-    small = torch.tensor(Rotation.from_rotvec([1e-7, 0, 0]).as_matrix())
-    assert float(angle_between(torch.eye(3, dtype=torch.float64), small)) == pytest.approx(1e-7, rel=1e-6)

@@ -20,8 +20,9 @@ from eqssl.data.pairs import relative_factors
 from eqssl.data.synthetic.families import FAMILIES
 from eqssl.data.synthetic.render import render
 from eqssl.data.synthetic.solids import draw_factors, draw_scene
-from eqssl.evaluation.rows import Pixels
-from eqssl.evaluation.threediebench import threediebench_figures
+from eqssl.evaluation.encoders import Pixels
+from eqssl.evaluation.predictions import metrics_of
+from eqssl.evaluation.threediebench import threediebench_predictions
 
 SYNSETS = ("03001627", "02691156")  # not in their order
 OBJECTS, VIEWS, SIDE = 10, 3, 32
@@ -264,6 +265,6 @@ def test_lists_that_do_not_fit(folder: Path, lists: dict[str, list[str]], messag
 
 def test_a_folder_is_evaluated_under_its_own_protocol(folder: Path):
     np.save(folder / "val_images.npy", np.array(names(4, 6)))
-    figures = threediebench_figures(Pixels(), load_data(config(folder, image_size=8)), EvaluateConfig())
+    figures = metrics_of(threediebench_predictions(Pixels(), load_data(config(folder, image_size=8)), EvaluateConfig()))
     assert {"3die/top1", "3die/mlp_r2/rotation", "3die/linear_r2/colour", "3die/posthoc_mrr"} <= figures.keys()
     assert np.isfinite(list(figures.values())).all()

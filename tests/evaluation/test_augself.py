@@ -10,8 +10,9 @@ from torch import nn
 from eqssl.augment import apply, draw
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import MemoryImages, Split
-from eqssl.evaluation.augself import EPOCH, STRENGTHS, augself_figures, differences
-from eqssl.evaluation.rows import Constant
+from eqssl.evaluation.augself import EPOCH, STRENGTHS, augself_predictions, differences
+from eqssl.evaluation.encoders import Constant
+from eqssl.evaluation.predictions import metrics_of
 from eqssl.evaluation.transforms import SEED
 
 
@@ -106,28 +107,30 @@ def test_an_encoder_that_knows_the_window(monkeypatch, dataset_of):
     for name in ("brightness", "contrast", "saturation", "hue", "blur"):
         monkeypatch.setitem(STRENGTHS, name, 1e-6)  # not to be seen
     ramp = ((torch.arange(32) + 0.5) / 32).expand(32, 32)
-    figures = augself_figures(Place(), dataset_of(torch.stack([ramp, ramp.T, ramp * 0])), EvaluateConfig())
+    metrics = metrics_of(
+        augself_predictions(Place(), dataset_of(torch.stack([ramp, ramp.T, ramp * 0])), EvaluateConfig())
+    )
     # Mirroring one view's place where the other is flipped is a product, and so is whether two flips agree.
-    assert figures["augself/mlp_r2/crop"] > 0.97 and figures["augself/mlp_accuracy/flip"] > 0.99
-    assert 0.75 < figures["augself/r2/crop"] < 0.95 and figures["augself/accuracy/flip"] < 0.6
-    assert abs(figures["augself/r2/colour"]) < 0.05
+    assert metrics["augself/mlp_r2/crop"] > 0.97 and metrics["augself/mlp_accuracy/flip"] > 0.99
+    assert 0.75 < metrics["augself/r2/crop"] < 0.95 and metrics["augself/accuracy/flip"] < 0.6
+    assert abs(metrics["augself/r2/colour"]) < 0.05
 
 
 def test_an_encoder_that_knows_the_tone(monkeypatch, dataset_of):
     for name in ("crop", "blur"):
         monkeypatch.setitem(STRENGTHS, name, 1e-6)
     stripes = torch.tensor([0.35, 0.45]).repeat(14).expand(1, 28, 28)
-    figures = augself_figures(Tone(), dataset_of(stripes), EvaluateConfig())
-    assert figures["augself/r2/colour"] > 0.97 and figures["augself/mlp_r2/colour"] > 0.98
-    assert figures["augself/r2_pooled/colour"] == pytest.approx(figures["augself/r2/colour"], abs=0.01)
-    assert "augself/r2/blur" not in figures
+    metrics = metrics_of(augself_predictions(Tone(), dataset_of(stripes), EvaluateConfig()))
+    assert metrics["augself/r2/colour"] > 0.97 and metrics["augself/mlp_r2/colour"] > 0.98
+    assert metrics["augself/r2_pooled/colour"] == pytest.approx(metrics["augself/r2/colour"], abs=0.01)
+    assert "augself/r2/blur" not in metrics
 
 
 def test_a_constant_is_the_floor(flat_images):
-    figures = augself_figures(Constant(), flat_images, EvaluateConfig())
-    assert all(abs(value) < 0.03 for name, value in figures.items() if "r2" in name)
-    assert all(abs(value - 0.5) < 0.12 for name, value in figures.items() if "flip" in name)
-    names = {name.removeprefix("augself/") for name in figures}
+    metrics = metrics_of(augself_predictions(Constant(), flat_images, EvaluateConfig()))
+    assert all(abs(value) < 0.03 for name, value in metrics.items() if "r2" in name)
+    assert all(abs(value - 0.5) < 0.12 for name, value in metrics.items() if "flip" in name)
+    names = {name.removeprefix("augself/") for name in metrics}
     one = {"r2/crop", "r2/colour", "r2/blur", "r2_mean", "r2_pooled/crop", "r2_pooled/colour", "accuracy/flip"}
     assert names == {head + name for head in ("", "mlp_", "constant_") for name in one}
 
@@ -140,7 +143,7 @@ def test_parts_and_repetition(flat_images):
             return images.mean(3)[:, 0, ::16]
 
     config = EvaluateConfig(train_images=300, images=100)
-    figures = augself_figures(Halves(), flat_images, config)
-    assert figures == augself_figures(Halves(), flat_images, config)
-    alone = {name.removeprefix("inv/") for name in figures if name.startswith("inv/")}
+    metrics = metrics_of(augself_predictions(Halves(), flat_images, config))
+    assert metrics == metrics_of(augself_predictions(Halves(), flat_images, config))
+    alone = {name.removeprefix("inv/") for name in metrics if name.startswith("inv/")}
     assert {name for name in alone if "constant" not in name} == alone and "augself/r2/crop" in alone

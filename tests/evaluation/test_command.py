@@ -10,7 +10,7 @@ from eqssl.config import EncoderConfig, MethodConfig
 from eqssl.data import register_source
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.command import main
-from eqssl.evaluation.predictions import figures_of, load_predictions
+from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.evaluation.transforms import digest
 from eqssl.methods import build_method
 from eqssl.methods.base import Sizes
@@ -73,7 +73,7 @@ def test_protocols_and_predictions(command, tmp_path):
             "--predictions", path, *images)  # fmt: skip
     metrics = json.loads((tmp_path / "result.json").read_text())["metrics"]
     assert {"r2/brightness", "augself/r2/crop", "finetune_1pct/accuracy"} <= metrics.keys()
-    again = figures_of(load_predictions(path))
+    again = metrics_of(load_predictions(path))
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6)
     assert metrics.keys() - again.keys() == {"std", "std_min", "spread", "rank"}
 

@@ -9,9 +9,9 @@ from torch import nn
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import MemoryImages, Split
 from eqssl.evaluation import finetune
-from eqssl.evaluation.finetune import few_labels, finetune_figures
-from eqssl.evaluation.predictions import LABEL
-from eqssl.evaluation.rows import Constant
+from eqssl.evaluation.encoders import Constant
+from eqssl.evaluation.finetune import few_labels, finetune_predictions
+from eqssl.evaluation.predictions import LABEL, metrics_of
 
 LABELS = torch.randint(10, (5000,), generator=torch.Generator().manual_seed(0))
 
@@ -67,20 +67,21 @@ def test_more_is_learned_than_is_in_the_features_and_the_encoder_is_left(two_kin
         encoder[0].weight += 1e-4 * torch.randn_like(encoder[0].weight)
     encoder.requires_grad_(False)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    state, said = torch.get_rng_state(), []
-    figures = finetune_figures(encoder, two_kinds, EvaluateConfig(), said)
-    assert figures["finetune_10pct/accuracy"] > 0.95
-    assert figures.keys() == {f"finetune_{share}pct/{name}" for share in (1, 10) for name in ("accuracy", "linear")}
+    state = torch.get_rng_state()
+    predictions = finetune_predictions(encoder, two_kinds, EvaluateConfig())
+    metrics = metrics_of(predictions)
+    assert metrics["finetune_10pct/accuracy"] > 0.95
+    assert metrics.keys() == {f"finetune_{share}pct/{name}" for share in (1, 10) for name in ("accuracy", "linear")}
     assert torch.equal(state, torch.get_rng_state()) and encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
-    assert figures == finetune_figures(encoder, two_kinds, EvaluateConfig())
-    assert len(said) == 4 and all(one.factor == LABEL and len(one.examples) == 300 for one in said)
+    assert metrics == metrics_of(finetune_predictions(encoder, two_kinds, EvaluateConfig()))
+    assert len(predictions) == 4 and all(one.factor == LABEL and len(one.examples) == 300 for one in predictions)
 
 
 def test_a_constant_learns_nothing(two_kinds):
-    figures = finetune_figures(Constant(), two_kinds, EvaluateConfig())
-    assert all(value == pytest.approx(0.5, abs=0.01) for value in figures.values())
+    metrics = metrics_of(finetune_predictions(Constant(), two_kinds, EvaluateConfig()))
+    assert all(value == pytest.approx(0.5, abs=0.01) for value in metrics.values())
 
 
 def test_an_oracle_needs_no_more_than_one_percent(flat_images):
@@ -88,5 +89,5 @@ def test_an_oracle_needs_no_more_than_one_percent(flat_images):
         def forward(self, images):
             return 10 * (images.mean((1, 2, 3)) - 0.45)[:, None].expand(-1, 16)
 
-    figures = finetune_figures(Mean(), flat_images, EvaluateConfig())
-    assert all(value == 1 for value in figures.values())
+    metrics = metrics_of(finetune_predictions(Mean(), flat_images, EvaluateConfig()))
+    assert all(value == 1 for value in metrics.values())

@@ -1,4 +1,4 @@
-"""The whole protocol on encoders whose figures are known."""
+"""The whole protocol on encoders whose metrics are known."""
 
 import dataclasses
 import inspect
@@ -11,10 +11,10 @@ from torch import nn
 from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import MemoryImages
 from eqssl.data.rotation import euler_to_quaternion
-from eqssl.evaluation import augself, protocol
-from eqssl.evaluation.pairs import fixed_pairs, subset
+from eqssl.evaluation import augself, probes
+from eqssl.evaluation.encoders import Constant, Pixels
+from eqssl.evaluation.features import fixed_pairs, subset
 from eqssl.evaluation.protocol import evaluate
-from eqssl.evaluation.rows import Constant, Pixels, constant_figures
 
 COLLAPSE = {"std", "std_min", "spread", "rank"}
 
@@ -52,15 +52,15 @@ class Oracle(Spell):
 
 
 def test_what_is_in_the_feature_is_found_and_nothing_else(flat_images):
-    figures = evaluate(Level(), flat_images)
-    assert figures["r2/brightness"] > 0.98
+    metrics = evaluate(Level(), flat_images)
+    assert metrics["r2/brightness"] > 0.98
     for name in ("dx", "dy", "log_scale", "angle_deg", "contrast", "saturation", "hue", "blur"):
-        assert abs(figures[f"r2/{name}"]) < 0.05
-    assert figures["r2_mean"] == pytest.approx(sum(v for k, v in figures.items() if k.startswith("r2/")) / 9)
-    assert figures["knn"] > 0.99 and figures["linear"] > 0.95
+        assert abs(metrics[f"r2/{name}"]) < 0.05
+    assert metrics["r2_mean"] == pytest.approx(sum(v for k, v in metrics.items() if k.startswith("r2/")) / 9)
+    assert metrics["knn"] > 0.99 and metrics["linear"] > 0.95
     # Grey images do not show whether they were made grey; 75 pairs leave a standard error of .07.
-    assert figures["auroc/grayscale"] == pytest.approx(0.5, abs=0.2)
-    assert figures["geodesic_deg"] == pytest.approx(22.5, abs=2)
+    assert metrics["auroc/grayscale"] == pytest.approx(0.5, abs=0.2)
+    assert metrics["geodesic_deg"] == pytest.approx(22.5, abs=2)
 
 
 SHARES = ("r2", "std", "spread", "rank", "auroc", "equivariance")
@@ -70,56 +70,56 @@ SHARES = ("r2", "std", "spread", "rank", "auroc", "equivariance")
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
 def test_few_images_have_no_metric_without_meaning(flat_images, count, level):
     config = EvaluateConfig(level=level, images=count, train_images=100)
-    figures = evaluate(Level(), flat_images, config=config)
-    assert {"knn", "linear"} <= figures.keys()
-    assert all(math.isfinite(value) for value in figures.values())
-    assert not any("auroc" in name for name in figures)
-    shares = [name for name in figures if any(word in name for word in SHARES)]
+    metrics = evaluate(Level(), flat_images, config=config)
+    assert {"knn", "linear"} <= metrics.keys()
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not any("auroc" in name for name in metrics)
+    shares = [name for name in metrics if any(word in name for word in SHARES)]
     assert bool(shares) == (count >= 3)
 
 
-def test_parts_are_figures_of_their_channels_alone(flat_images):
-    figures = evaluate(Level(), flat_images)
+def test_parts_are_metrics_of_their_channels_alone(flat_images):
+    metrics = evaluate(Level(), flat_images)
     first = Level()
     first.forward = lambda images: Level.forward(first, images)[:, :1]
     alone = evaluate(first, flat_images)
-    assert alone.keys() == {name for name in figures if not name.startswith(("inv/", "equi/"))}
-    assert alone == pytest.approx({name: figures[f"inv/{name}"] for name in alone})
-    assert figures.keys() == alone.keys() | {f"{part}/{name}" for part in ("inv", "equi") for name in alone}
+    assert alone.keys() == {name for name in metrics if not name.startswith(("inv/", "equi/"))}
+    assert alone == pytest.approx({name: metrics[f"inv/{name}"] for name in alone})
+    assert metrics.keys() == alone.keys() | {f"{part}/{name}" for part in ("inv", "equi") for name in alone}
 
 
 def test_grey_images_without_labels(textured_images):
-    figures = evaluate(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), textured_images)
+    metrics = evaluate(nn.Sequential(nn.AvgPool2d(8), nn.Flatten()), textured_images)
     factors = {"dx", "dy", "log_scale", "angle_deg", "brightness", "contrast", "blur"}
     expected = {f"r2/{name}" for name in factors} | {"r2_mean", "geodesic_deg", "auroc/flip", "auroc/solarize"}
-    assert figures.keys() == expected | COLLAPSE
-    assert all(type(value) is float and math.isfinite(value) for value in figures.values())
+    assert metrics.keys() == expected | COLLAPSE
+    assert all(type(value) is float and math.isfinite(value) for value in metrics.values())
 
 
 def test_binary_factors(textured_images):
-    figures = evaluate(Lightest(), textured_images)
-    assert figures["auroc/solarize"] > 0.9
-    assert figures["auroc/flip"] == pytest.approx(0.5, abs=0.25)  # 50 pairs leave a standard error of .08
+    metrics = evaluate(Lightest(), textured_images)
+    assert metrics["auroc/solarize"] > 0.9
+    assert metrics["auroc/flip"] == pytest.approx(0.5, abs=0.25)  # 50 pairs leave a standard error of .08
 
 
 def test_two_views_of_one_object(objects):
-    figures = evaluate(Oracle(), objects)
+    metrics = evaluate(Oracle(), objects)
     expected = {"r2/pose", "r2/floor_hue", "r2_mean", "pose_deg"}
-    assert figures.keys() == expected | COLLAPSE
-    assert figures["r2/pose"] > 0.99 and figures["r2/floor_hue"] > 0.99 and figures["pose_deg"] < 2
-    assert figures["r2_mean"] == pytest.approx((figures["r2/pose"] + figures["r2/floor_hue"]) / 2)
+    assert metrics.keys() == expected | COLLAPSE
+    assert metrics["r2/pose"] > 0.99 and metrics["r2/floor_hue"] > 0.99 and metrics["pose_deg"] < 2
+    assert metrics["r2_mean"] == pytest.approx((metrics["r2/pose"] + metrics["r2/floor_hue"]) / 2)
     # The matrix is quadratic in the quaternion, so that a linear probe reads a part of it.
     assert 0.2 < evaluate(Spell(), objects)["r2/pose"] < 0.9
 
 
-def test_full_adds_its_figures_and_alters_none(flat_images):
+def test_full_adds_its_metrics_and_alters_none(flat_images):
     images = EvaluateConfig(images=120, train_images=200)
     quick = evaluate(Level(), flat_images, config=images)
     full = evaluate(Level(), flat_images, config=dataclasses.replace(images, level="full"))
     assert quick == {name: full[name] for name in quick}
     added = {name for name in full.keys() - quick.keys() if not name.startswith(("inv/", "equi/"))}
     factors = [name.removeprefix("r2/") for name in quick if name.startswith("r2/")]
-    named = {f"{figure}/{name}" for figure in ("mlp_r2", "extrapolation_r2", "equivariance") for name in factors}
+    named = {f"{metric}/{name}" for metric in ("mlp_r2", "extrapolation_r2", "equivariance") for name in factors}
     named |= {f"{probe}_{name}" for probe in ("mlp", "extrapolation") for name in ("r2_mean", "geodesic_deg")}
     assert added == named | {"invariance", "equivariance", "equivariance_raw", "hit1"}
     assert all(type(value) is float and math.isfinite(value) for value in full.values())
@@ -130,12 +130,12 @@ def test_full_adds_its_figures_and_alters_none(flat_images):
 
 
 def test_full_on_objects(objects):
-    figures = evaluate(Spell(), objects, config=EvaluateConfig(level="full"))
-    assert figures["mlp_r2/pose"] > figures["r2/pose"] + 0.1 and figures["mlp_r2/floor_hue"] > 0.95
+    metrics = evaluate(Spell(), objects, config=EvaluateConfig(level="full"))
+    assert metrics["mlp_r2/pose"] > metrics["r2/pose"] + 0.1 and metrics["mlp_r2/floor_hue"] > 0.95
     # Pose and hue of the second view are bilinear in those of the first and the transform.
-    figures = evaluate(Oracle(), objects, config=EvaluateConfig(level="full"))
-    assert figures["equivariance/floor_hue"] > 0.1 and figures["equivariance/pose"] > 0.5
-    assert figures["equivariance"] > 0.9 and figures["hit1"] > 0.9 and "linear" not in figures
+    metrics = evaluate(Oracle(), objects, config=EvaluateConfig(level="full"))
+    assert metrics["equivariance/floor_hue"] > 0.1 and metrics["equivariance/pose"] > 0.5
+    assert metrics["equivariance"] > 0.9 and metrics["hit1"] > 0.9 and "linear" not in metrics
 
 
 def test_splits_and_repetition(flat_images):
@@ -153,21 +153,21 @@ def test_evaluation_leaves_encoder_and_random_state(flat_images):
 
 
 def test_constant_is_the_floor(flat_images):
-    figures = constant_figures(flat_images, EvaluateConfig(level="full"))
+    metrics = evaluate(Constant(), flat_images, config=EvaluateConfig(level="full"))
     majority = float((flat_images.val.labels == 0).double().mean())
-    assert figures["knn"] == figures["linear"] == pytest.approx(majority)
-    assert all(abs(value) < 0.05 for name, value in figures.items() if "r2" in name or "equivariance" in name)
-    assert all(figures[name] == 0.5 for name in figures if name.startswith("auroc"))
-    assert figures["rank"] == figures["std"] == 0 and figures["invariance"] == 1 and figures["hit1"] == 0.02
+    assert metrics["knn"] == metrics["linear"] == pytest.approx(majority)
+    assert all(abs(value) < 0.05 for name, value in metrics.items() if "r2" in name or "equivariance" in name)
+    assert all(metrics[name] == 0.5 for name in metrics if name.startswith("auroc"))
+    assert metrics["rank"] == metrics["std"] == 0 and metrics["invariance"] == 1 and metrics["hit1"] == 0.02
 
 
 def test_constant_on_objects_predicts_no_turn(objects):
-    figures = constant_figures(objects)
-    assert figures["r2/pose"] == pytest.approx(0, abs=0.02) and not {"knn", "linear"} & figures.keys()
+    metrics = evaluate(Constant(), objects)
+    assert metrics["r2/pose"] == pytest.approx(0, abs=0.02) and not {"knn", "linear"} & metrics.keys()
     # The same pose for both views is no turn between them, so that what is missed is the whole turn.
     one, two = (objects.val.factors["quaternion"][i].double() for i in fixed_pairs(objects.val, torch.arange(300)))
     turn = 2 * torch.rad2deg((one * two).sum(1).abs().clamp(max=1).acos())
-    assert figures["pose_deg"] == pytest.approx(float(turn.mean()), rel=1e-4)
+    assert metrics["pose_deg"] == pytest.approx(float(turn.mean()), rel=1e-4)
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((1, 28, 28), 784), ((1, 64, 64), 1024), ((3, 64, 64), 768)])
@@ -194,14 +194,14 @@ def on_turntables(objects, split, tilt):
 
 
 @pytest.mark.parametrize("tilt", [(0.0, 0.0), (0.3, -0.7)])
-def test_turns_about_one_axis_have_all_figures(objects, tilt):
+def test_turns_about_one_axis_have_all_metrics(objects, tilt):
     turned = dataclasses.replace(objects, **{name: on_turntables(objects, name, tilt) for name in ("train", "val")})
-    figures = evaluate(Oracle(), turned, config=EvaluateConfig(level="full"))
+    metrics = evaluate(Oracle(), turned, config=EvaluateConfig(level="full"))
     expected = evaluate(Oracle(), objects, config=EvaluateConfig(level="full"))
-    assert figures.keys() == expected.keys() and all(math.isfinite(value) for value in figures.values())
-    assert figures["r2_mean"] == pytest.approx((figures["r2/pose"] + figures["r2/floor_hue"]) / 2)
-    assert figures["r2/pose"] > 0.99 and figures["pose_deg"] < 2
-    assert figures["mlp_r2/pose"] > 0.98 and figures["equivariance/pose"] > 0.2 and figures["hit1"] > 0.6
+    assert metrics.keys() == expected.keys() and all(math.isfinite(value) for value in metrics.values())
+    assert metrics["r2_mean"] == pytest.approx((metrics["r2/pose"] + metrics["r2/floor_hue"]) / 2)
+    assert metrics["r2/pose"] > 0.99 and metrics["pose_deg"] < 2
+    assert metrics["mlp_r2/pose"] > 0.98 and metrics["equivariance/pose"] > 0.2 and metrics["hit1"] > 0.6
 
 
 def with_one_hue(objects, split):
@@ -215,14 +215,14 @@ def with_one_hue(objects, split):
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_factor_that_is_constant_in_one_split_is_left_out_and_nothing_else(objects, split, level):
     config = EvaluateConfig(level=level, train_images=300, images=150)
-    figures = evaluate(Spell(), with_one_hue(objects, split), config=config)
-    assert all(math.isfinite(value) for value in figures.values())
-    assert not any(name.endswith("r2/floor_hue") for name in figures)
-    assert figures["r2_mean"] == figures["r2/pose"]
+    metrics = evaluate(Spell(), with_one_hue(objects, split), config=config)
+    assert all(math.isfinite(value) for value in metrics.values())
+    assert not any(name.endswith("r2/floor_hue") for name in metrics)
+    assert metrics["r2_mean"] == metrics["r2/pose"]
     if split == "val":  # the probes are those of a val that has all hues
         whole = evaluate(Spell(), objects, config=config)
-        assert {name: figures[name] for name in figures if "r2/" in name} == {
-            name: whole[name] for name in figures if "r2/" in name
+        assert {name: metrics[name] for name in metrics if "r2/" in name} == {
+            name: whole[name] for name in metrics if "r2/" in name
         }
 
 
@@ -238,18 +238,18 @@ def test_probes_choose_by_object(objects, flat_images, monkeypatch):
 
         return call
 
-    for module in (protocol, augself):
+    for module in (probes, augself):
         monkeypatch.setattr(module, "mlp_predict", recorded(module.mlp_predict))
     config = EvaluateConfig(level="full", train_images=90, images=30)
-    images, held = objects.train, objects.val
+    images, eval_pairs = objects.train, objects.val
     data = dataclasses.replace(
         objects,
         train=dataclasses.replace(images, labels=images.objects % 2),
-        val=dataclasses.replace(held, labels=held.objects % 2),
+        val=dataclasses.replace(eval_pairs, labels=eval_pairs.objects % 2),
     )
     evaluate(Spell(), data, config=config)
     factors = len(given)
-    augself.augself_figures(Spell(), data, config)
+    augself.augself_predictions(Spell(), data, config)
     shown = images.objects[subset(images, 90)]
     assert factors == 2 and len(given) == 6 and all(torch.equal(known, shown) for known in given)
     given.clear()

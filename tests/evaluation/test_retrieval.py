@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from eqssl.data.synthetic.solids import draw_factors
-from eqssl.evaluation.retrieval import found_pose, pose_error, rank_figures, ranks
+from eqssl.evaluation.predictions import pose_error, rank_metrics
+from eqssl.evaluation.threediebench import found_pose, ranks
 
 
 def features(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -31,7 +32,7 @@ def test_ranks_equal_a_loop_over_views():
     assert torch.equal(ranks(3 * predicted, views / 5), ranks(predicted, views))
     expected = {"mrr": np.mean(1 / looped), "views": 7} | {f"h{k}": np.mean(looped <= k) for k in (1, 2, 5)}
     assert 0.2 < expected["h1"] < 0.9
-    assert rank_figures(ranks(predicted, views)) == pytest.approx(expected)  # the tenth of seven has no meaning
+    assert rank_metrics(ranks(predicted, views)) == pytest.approx(expected)  # the tenth of seven has no meaning
 
 
 def test_pose_error_equals_a_loop_over_predictions():
@@ -50,7 +51,7 @@ def test_pose_error_equals_a_loop_over_predictions():
 def test_perfect_predictions():
     views, pose = features(6, 50, 4), poses(300)
     assert (ranks(views, views) == 1).all()
-    assert rank_figures(ranks(views, views)) == dict.fromkeys(("mrr", "h1", "h2", "h5", "h10"), 1) | {"views": 50}
+    assert rank_metrics(ranks(views, views)) == dict.fromkeys(("mrr", "h1", "h2", "h5", "h10"), 1) | {"views": 50}
     assert torch.equal(found_pose(views.flatten(0, 1), views.flatten(0, 1), pose), pose)
     assert pose_error(pose, pose) == pytest.approx(0, abs=1e-6)
 
@@ -58,9 +59,9 @@ def test_perfect_predictions():
 @pytest.mark.parametrize("views", [features(400, 50, 6), torch.ones(3, 50, 6)])
 def test_chance_among_50_views(views: torch.Tensor):
     """Whatever is predicted, where features tell nothing or are all the same."""
-    figures = rank_figures(ranks(features(len(views), 50, 6, seed=1), views))
+    metrics = rank_metrics(ranks(features(len(views), 50, 6, seed=1), views))
     expected = {"mrr": 0.090, "h1": 0.02, "h2": 0.04, "h5": 0.10, "h10": 0.20, "views": 50}
-    assert figures == pytest.approx(expected, abs=0.008)
+    assert metrics == pytest.approx(expected, abs=0.008)
 
 
 def test_chance_of_a_pose():

@@ -12,9 +12,9 @@ from eqssl.config import EvaluateConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.pairs import relative_quaternion
 from eqssl.data.synthetic.solids import draw_factors
-from eqssl.evaluation.predictions import figures_of, load_predictions, save_predictions
-from eqssl.evaluation.rows import Constant
-from eqssl.evaluation.threediebench import threediebench_figures
+from eqssl.evaluation.encoders import Constant
+from eqssl.evaluation.predictions import load_predictions, metrics_of, save_predictions
+from eqssl.evaluation.threediebench import threediebench_predictions
 from eqssl.methods.base import Predictive
 
 VIEWS = 10
@@ -61,36 +61,36 @@ def dataset() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def figures(dataset: Dataset) -> dict[str, float]:
-    return threediebench_figures(Oracle(dataset), dataset, EvaluateConfig(train_images=600, images=300))
+def metrics(dataset: Dataset) -> dict[str, float]:
+    return metrics_of(threediebench_predictions(Oracle(dataset), dataset, EvaluateConfig(train_images=600, images=300)))
 
 
-def test_hue_differences_are_linear_in_the_hues_and_rotations_are_not_in_the_poses(figures: dict[str, float]):
-    assert figures["inv/3die/linear_r2/colour"] > 0.999 and figures["inv/3die/linear_r2_pooled/colour"] > 0.999
-    assert figures["inv/3die/top1"] > 0.95
+def test_hue_differences_are_linear_in_the_hues_and_rotations_are_not_in_the_poses(metrics: dict[str, float]):
+    assert metrics["inv/3die/linear_r2/colour"] > 0.999 and metrics["inv/3die/linear_r2_pooled/colour"] > 0.999
+    assert metrics["inv/3die/top1"] > 0.95
     # The relative quaternion is bilinear in the two poses.
-    assert figures["equi/3die/linear_r2/rotation"] < 0.9
-    assert figures["equi/3die/mlp_r2/rotation"] > figures["equi/3die/linear_r2/rotation"] + 0.05
-    assert figures["equi/3die/mlp_geodesic_deg"] < figures["equi/3die/linear_geodesic_deg"]
-    assert figures["3die/linear_r2/colour"] > 0.999 and figures["3die/mlp_r2/colour"] > 0.9
+    assert metrics["equi/3die/linear_r2/rotation"] < 0.9
+    assert metrics["equi/3die/mlp_r2/rotation"] > metrics["equi/3die/linear_r2/rotation"] + 0.05
+    assert metrics["equi/3die/mlp_geodesic_deg"] < metrics["equi/3die/linear_geodesic_deg"]
+    assert metrics["3die/linear_r2/colour"] > 0.999 and metrics["3die/mlp_r2/colour"] > 0.9
 
 
-def test_a_part_does_not_know_what_the_other_one_does(figures: dict[str, float]):
-    floor = figures["3die/constant_r2_pooled"]
+def test_a_part_does_not_know_what_the_other_one_does(metrics: dict[str, float]):
+    floor = metrics["3die/constant_r2_pooled"]
     for head in ("linear", "mlp"):
-        assert figures[f"inv/3die/{head}_r2/rotation"] < 0.05
-        assert figures[f"inv/3die/{head}_r2_pooled"] == pytest.approx(floor, abs=0.05)
-        assert figures[f"equi/3die/{head}_r2/colour"] < 0.05
-    assert figures["equi/3die/top1"] < 0.6
-    assert figures["inv/3die/posthoc_mrr"] == pytest.approx(CHANCE, abs=0.05)
-    assert figures["inv/3die/posthoc_pre_held_held"] > 0.5
+        assert metrics[f"inv/3die/{head}_r2/rotation"] < 0.05
+        assert metrics[f"inv/3die/{head}_r2_pooled"] == pytest.approx(floor, abs=0.05)
+        assert metrics[f"equi/3die/{head}_r2/colour"] < 0.05
+    assert metrics["equi/3die/top1"] < 0.6
+    assert metrics["inv/3die/posthoc_mrr"] == pytest.approx(CHANCE, abs=0.05)
+    assert metrics["inv/3die/posthoc_pre_held_held"] > 0.5
 
 
-def test_a_pose_moves_predictably_with_the_rotation(figures: dict[str, float]):
-    assert [figures[f"equi/3die/posthoc_{name}"] for name in ("mrr", "h1", "h2", "h5")] == [1] * 4
-    assert figures["3die/posthoc_views"] == VIEWS and "3die/posthoc_h10" not in figures
+def test_a_pose_moves_predictably_with_the_rotation(metrics: dict[str, float]):
+    assert [metrics[f"equi/3die/posthoc_{name}"] for name in ("mrr", "h1", "h2", "h5")] == [1] * 4
+    assert metrics["3die/posthoc_views"] == VIEWS and "3die/posthoc_h10" not in metrics
     for search in ("train_train", "held_held", "held_all"):
-        assert figures[f"equi/3die/posthoc_pre_{search}"] == pytest.approx(0, abs=1e-3)
+        assert metrics[f"equi/3die/posthoc_pre_{search}"] == pytest.approx(0, abs=1e-3)
 
 
 class Turned(Predictive):
@@ -112,22 +112,25 @@ class Still(Turned):
         return embedding
 
 
-def test_a_method_with_a_predictor_has_its_figures_too(dataset: Dataset):
+def test_a_method_with_a_predictor_has_its_metrics_too(dataset: Dataset):
     encoder, config = Oracle(dataset), EvaluateConfig(train_images=50, images=40)
-    by = {kind: threediebench_figures(encoder, dataset, config, predictor=kind()) for kind in (Turned, Still)}
+    by = {
+        kind: metrics_of(threediebench_predictions(encoder, dataset, config, predictor=kind()))
+        for kind in (Turned, Still)
+    }
     assert [by[Turned][f"3die/own_{name}"] for name in ("mrr", "h1", "h2", "h5")] == [1] * 4
     for search in ("train_train", "held_held", "held_all"):
         assert by[Turned][f"3die/own_pre_{search}"] == pytest.approx(0, abs=1e-3)
         assert by[Still][f"3die/own_pre_{search}"] > 0.3
     assert by[Still]["3die/own_mrr"] == pytest.approx(CHANCE, abs=0.05)
-    alone = threediebench_figures(encoder, dataset, config)
+    alone = metrics_of(threediebench_predictions(encoder, dataset, config))
     for found in by.values():
         assert {name: value for name, value in found.items() if "own" not in name} == alone
 
 
 def test_floors_of_the_true_pose_distribution():
     dataset = renders((200, 2000, 1), 2)
-    found = threediebench_figures(Constant(), dataset, EvaluateConfig(train_images=300, images=4000))
+    found = metrics_of(threediebench_predictions(Constant(), dataset, EvaluateConfig(train_images=300, images=4000)))
     for head in ("constant", "linear", "mlp"):
         assert found[f"3die/{head}_r2_pooled"] == pytest.approx(0.229, abs=0.015)
         assert found[f"3die/{head}_r2/rotation"] == pytest.approx(0, abs=0.02)
@@ -138,18 +141,18 @@ def test_floors_of_the_true_pose_distribution():
     assert found["3die/posthoc_pre_held_held"] == pytest.approx(0.627, abs=0.06)
 
 
-def test_the_probes_predictions_make_their_figures_again(dataset: Dataset, tmp_path):
-    kept: list = []
+def test_the_probes_predictions_make_their_metrics_again(dataset: Dataset, tmp_path):
     config = EvaluateConfig(train_images=50, images=40, split="test")
-    found = threediebench_figures(Oracle(dataset), dataset, config, kept, Turned())
+    kept = threediebench_predictions(Oracle(dataset), dataset, config, Turned())
+    found = metrics_of(kept)
     save_predictions(kept, tmp_path / "kept.parquet")
-    assert figures_of(load_predictions(tmp_path / "kept.parquet")) == pytest.approx(found, abs=1e-6)
+    assert metrics_of(load_predictions(tmp_path / "kept.parquet")) == pytest.approx(found, abs=1e-6)
     assert {name.rpartition("_")[0] for name in found if name.endswith("mrr")} == {
         "3die/posthoc", "inv/3die/posthoc", "equi/3die/posthoc", "3die/own"
     }  # fmt: skip
-    asked = [one for one in kept if "rank" not in one.figure and "pre" not in one.figure]
+    asked = [one for one in kept if "rank" not in one.metric and "pre" not in one.metric]
     assert all(one.protocol == "3die" and len(one.target) == 40 for one in asked)
-    among = {one.figure.rpartition("pre_")[2]: torch.isin(one.examples, dataset.test.ids).all() for one in kept}
+    among = {one.metric.rpartition("pre_")[2]: torch.isin(one.examples, dataset.test.ids).all() for one in kept}
     assert not among.pop("train_train") and all(among.values())
     assert all(type(value) is float and math.isfinite(value) for value in found.values())
 
@@ -158,22 +161,22 @@ def test_the_encoder_is_frozen_and_pairs_are_fixed(dataset: Dataset):
     encoder = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(3)).train()
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     config = EvaluateConfig(train_images=50, images=40)
-    first, again = (threediebench_figures(encoder, dataset, config) for _ in range(2))
+    first, again = (metrics_of(threediebench_predictions(encoder, dataset, config)) for _ in range(2))
     assert first == again and encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
 
 
 def test_data_that_the_protocol_cannot_judge(flat_images: Dataset, objects: Dataset):
     with pytest.raises(ValueError, match="pairs of views of one object; flat has none"):
-        threediebench_figures(Constant(), flat_images, EvaluateConfig())
+        threediebench_predictions(Constant(), flat_images, EvaluateConfig())
     with pytest.raises(ValueError, match="objects lacks: light_hue"):
-        threediebench_figures(Constant(), objects, EvaluateConfig())
+        threediebench_predictions(Constant(), objects, EvaluateConfig())
 
 
-def test_a_hue_that_is_the_same_in_all_held_out_images_leaves_the_other_figures():
+def test_a_hue_that_is_the_same_in_all_held_out_images_leaves_the_other_metrics():
     dataset = renders((30, 20, 1), 4)
     hues = dataset.val.factors | {"light_hue": torch.full((80, 1), 0.5)}
     dataset = dataclasses.replace(dataset, val=dataclasses.replace(dataset.val, factors=hues))
-    found = threediebench_figures(Oracle(dataset), dataset, EvaluateConfig(train_images=120, images=80))
+    found = metrics_of(threediebench_predictions(Oracle(dataset), dataset, EvaluateConfig(train_images=120, images=80)))
     assert all(math.isfinite(value) for value in found.values())
     assert found["inv/3die/linear_r2/colour"] > 0.999

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from eqssl.augment import PARAMETERS
-from eqssl.evaluation.transforms import RANGES, complete, digest, draw, draw_binary
+from eqssl.evaluation.transforms import RANGES, digest, draw, draw_binary
 
 IDS = torch.arange(5000)
 
@@ -42,13 +41,6 @@ def test_binary_factors_are_even_and_independent():
     assert set(binary.unique().tolist()) == {0, 1}
     assert (binary.mean(1) - 0.5).abs().max() < 0.03
     assert torch.corrcoef(binary).fill_diagonal_(0).abs().max() < 0.06
-
-
-def test_missing_parameters_are_the_identity():
-    whole = complete({"hue": torch.tensor([0.1, 0.2])})
-    assert list(whole) == list(PARAMETERS)
-    assert torch.equal(whole.pop("hue"), torch.tensor([0.1, 0.2]))
-    assert all(torch.equal(value, torch.zeros(2)) for value in whole.values())
 
 
 def test_the_distribution_is_the_one_of_protocol_1():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from eqssl.evaluation import PROTOCOL_VERSION
-from eqssl.evaluation.predictions import LABEL, Prediction, figures_of, save_predictions
+from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_predictions
 from eqssl.report.command import report
 from eqssl.report.tables import results_table
 from eqssl.study.execution.trial import PREDICTIONS
@@ -99,7 +99,7 @@ def said(seed):
 def predicted(tmp_path):
     """Return the folder of a study whose figures are of predictions that were saved; one of its trials failed."""
     records = [
-        dataclasses.replace(record, metrics=figures_of(said(seed)) | {"train_s": 1.0, "rank": 9.0})
+        dataclasses.replace(record, metrics=metrics_of(said(seed)) | {"train_s": 1.0, "rank": 9.0})
         for seed, record in enumerate(weight_records())
     ]
     failed = made_up.record("weight 2", {"recon.weight": 2.0}, 0, 5, status="FAILED", metrics={}, error="?")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from eqssl.evaluation.command import main as evaluate
-from eqssl.evaluation.predictions import figures_of, load_predictions
+from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.files import as_path, read
 from eqssl.training.command import main as train
 
@@ -38,7 +38,7 @@ def test_a_run_in_a_bucket_is_resumed_there_and_its_encoder_evaluated(command, d
     written = ["--output", f"{BUCKET}/result.json", "--predictions", f"{BUCKET}/said.parquet"]
     assert evaluate([f"{BUCKET}/encoder", *data, *written]) == 0
     figures = json.loads(read(as_path(f"{BUCKET}/result.json")))["metrics"]
-    again = figures_of(load_predictions(as_path(f"{BUCKET}/said.parquet")))
+    again = metrics_of(load_predictions(as_path(f"{BUCKET}/said.parquet")))
     assert again["r2/floor_hue"] == pytest.approx(figures["r2/floor_hue"], rel=1e-6)
 
 

@@ -179,10 +179,11 @@ def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data:
     metrics = {m.removeprefix("inv/").removeprefix("equi/") for m in objectives if not m.startswith("recon")}
     if metrics <= {*NEED_LABELS, *NEED_FACTORS}:
         return
-    from eqssl.evaluation.rows import constant_figures
+    from eqssl.evaluation.encoders import Constant
+    from eqssl.evaluation.protocol import evaluate
 
     level = "quick" if pruner == "halving" else config.level
-    given = constant_figures(data, dataclasses.replace(config, level=level, train_images=256, images=128))
+    given = evaluate(Constant(), data, config=dataclasses.replace(config, level=level, train_images=256, images=128))
     if wrong := sorted(metrics - given.keys()):
         on_the_way = ", at which --pruner halving compares trials" if level != config.level else ""
         raise ValueError(

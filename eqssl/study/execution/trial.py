@@ -234,8 +234,8 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
     import torch
 
+    from eqssl.evaluation.encoders import Constant, Pixels
     from eqssl.evaluation.protocol import evaluate
-    from eqssl.evaluation.rows import Pixels, constant_figures
 
     torch.set_num_threads(spec["worker"]["CPU"])
     config = from_dict(RunConfig, spec["run"])
@@ -244,10 +244,8 @@ def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]
     if context.rank > 0:  # it has the data for the next trial
         return {"epochs": 0, **context.seconds()}
     predictions: list[Prediction] = []
-    if spec["row"] == "constant":
-        metrics = constant_figures(data, config.evaluate, predictions)
-    else:
-        metrics = evaluate(Pixels(), data, config=config.evaluate, device=context.device, predictions=predictions)
+    encoder = Constant() if spec["row"] == "constant" else Pixels()
+    metrics = evaluate(encoder, data, config=config.evaluate, device=context.device, predictions=predictions)
     _save_predictions(predictions, config, data, context.folder)
     return {METRICS: metrics, "epochs": 0, **context.seconds()}
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from eqssl.config import RunConfig, replace, to_dict
-from eqssl.evaluation.predictions import figures_of, load_predictions
+from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.study.execution.plugins import registered
 from eqssl.study.execution.pool import trial_record
 from eqssl.study.execution.preemption import NodeWatch
@@ -36,7 +36,7 @@ def context(folder, **place):
 @pytest.mark.parametrize("row", [None, "pixels", "constant"])
 def test_predictions_of_a_full_evaluation_are_kept(evaluated, row):
     metrics, path = evaluated(row=row)
-    again = figures_of(load_predictions(path))
+    again = metrics_of(load_predictions(path))
     assert {"r2_mean", "linear", "mlp_r2_mean"} <= again.keys()
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6, nan_ok=True)
 

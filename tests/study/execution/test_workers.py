@@ -7,8 +7,8 @@ import pytest
 
 from eqssl.config import TrainConfig, replace
 from eqssl.data import load_data
+from eqssl.evaluation.encoders import Pixels
 from eqssl.evaluation.protocol import evaluate
-from eqssl.evaluation.rows import Pixels
 from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.metrics import metric_of

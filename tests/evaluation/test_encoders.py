@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from eqssl.config import EncoderConfig
-from eqssl.evaluation.transfer import Transferred
+from eqssl.evaluation.encoders import Transferred
 from eqssl.models.encoder import Encoder
 
 

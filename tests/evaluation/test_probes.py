@@ -4,18 +4,14 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import RidgeClassifier
+from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from eqssl.data.pairs import relative_quaternion
 from eqssl.data.rotation import euler_to_quaternion
-from eqssl.evaluation.knn import knn_predict
-from eqssl.evaluation.linear import linear_predict, one_hot
-from eqssl.evaluation.mlp import mlp_predict
-from eqssl.evaluation.r2 import r2
-from eqssl.evaluation.ridge import fit, moments
-from eqssl.evaluation.selection import hold_back
+from eqssl.evaluation.probes import fit_ridge, knn_predict, linear_predict, mlp_predict, split_by_object
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +30,8 @@ def test_knn_equals_sklearn(clusters):
 
 def test_knn_asks_for_classes_by_number_however_large():
     labels = torch.tensor([2**40, 7, 7])
-    held = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
-    assert knn_predict(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), labels, held, 1).tolist() == [2**40, 7]
+    eval_pairs = torch.tensor([[1.0, 0.1], [0.1, 1.0]])
+    assert knn_predict(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), labels, eval_pairs, 1).tolist() == [2**40, 7]
 
 
 def test_knn_takes_all_neighbours_where_there_are_fewer():
@@ -44,7 +40,7 @@ def test_knn_takes_all_neighbours_where_there_are_fewer():
 
 def test_linear_equals_sklearn_at_its_penalty(clusters):
     x, labels = clusters
-    penalty = float(fit(moments(x[:1000], one_hot(labels[:1000])), shared_penalty=True).penalty[0])
+    penalty = float(fit_ridge(x[:1000], torch.eye(4)[labels[:1000]], shared_penalty=True).penalty[0])
     theirs = make_pipeline(StandardScaler(), RidgeClassifier(alpha=1000 * penalty)).fit(x[:1000], labels[:1000])
     np.testing.assert_array_equal(linear_predict(x[:1000], labels[:1000], x[1000:]), theirs.predict(x[1000:]))
 
@@ -67,8 +63,8 @@ def test_linear_probe_does_not_depend_on_the_scale_of_channels(clusters):
 
 
 def test_linear_probe_of_one_image_a_class_and_large_numbers():
-    held = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
-    assert linear_predict(torch.eye(2), torch.tensor([2**40, 1]), held).tolist() == [2**40, 1]
+    eval_pairs = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
+    assert linear_predict(torch.eye(2), torch.tensor([2**40, 1]), eval_pairs).tolist() == [2**40, 1]
 
 
 @pytest.mark.parametrize("count", [2, 9])
@@ -84,22 +80,22 @@ def test_mlp_reads_what_no_linear_probe_can_and_leaves_the_random_state():
     state = torch.get_rng_state()
     predicted = mlp_predict(x[:2000], y[:2000], x[2000:])
     assert torch.equal(state, torch.get_rng_state())
-    assert r2(y[2000:], predicted).min() > 0.9
-    assert r2(y[2000:], fit(moments(x[:2000], y[:2000])).predict(x[2000:])).max() < 0.05
+    assert r2_score(y[2000:], predicted, multioutput="raw_values").min() > 0.9
+    assert r2_score(y[2000:], fit_ridge(x[:2000], y[:2000]).predict(x[2000:]), multioutput="raw_values").max() < 0.05
 
 
 def test_an_object_is_fitted_or_chooses_and_never_both():
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     objects = torch.arange(60) % 20 * 7
-    chosen, fitted = hold_back(order, 5, objects)
+    chosen, fitted = split_by_object(order, objects)
     assert torch.equal(torch.cat([chosen, fitted]).sort().values, torch.arange(60))
-    assert len(objects[chosen].unique()) == 4 and not torch.isin(objects[fitted], objects[chosen]).any()
-    assert torch.equal(objects[chosen].unique(), objects[order[:4]].unique())  # those that come first
-    for few, one_in, least in ((7, 5, 0), (3, 5, 0), (3, 10, 1)):  # where every sample is its own, the first of them
+    assert len(objects[chosen].unique()) == 2 and not torch.isin(objects[fitted], objects[chosen]).any()
+    assert torch.equal(objects[chosen].unique(), objects[order[:2]].unique())  # those that come first
+    for few in (3, 27):  # where every sample is its own, the first of them
         order = torch.arange(few).flip(0)
-        expected = order.tensor_split([max(least, few // one_in)])
+        expected = order.tensor_split([max(1, few // 10)])
         for objects in (None, torch.arange(few) * 3, torch.zeros(few)):
-            assert all(map(torch.equal, hold_back(order, one_in, objects, least), expected))
+            assert all(map(torch.equal, split_by_object(order, objects), expected))
 
 
 @pytest.fixture
@@ -118,7 +114,7 @@ def test_the_epoch_of_the_mlp_is_chosen_on_other_objects(views_of_objects, monke
         (fitted if torch.is_grad_enabled() else scored).update(target[:, 0].tolist())
         return (predicted - target).square().mean()
 
-    monkeypatch.setattr("eqssl.evaluation.mlp.F.mse_loss", mse_loss)
+    monkeypatch.setattr("eqssl.evaluation.probes.F.mse_loss", mse_loss)
     x, _, objects = views_of_objects
     mlp_predict(x, x[:, :1], x[:3], objects=objects)
     assert len(scored) == 4 and len(fitted) == 36 and scored.isdisjoint(fitted)
@@ -129,19 +125,19 @@ def test_an_mlp_of_two_true_poses_reads_the_relative_rotation():
     angles = (torch.rand(2, 6000, 3, generator=torch.Generator().manual_seed(0)) - 0.5) * torch.pi
     one, two = (euler_to_quaternion(view) for view in angles)
     x, y = torch.cat([one, two], dim=1), relative_quaternion(one, two)
-    train, held = slice(4096), slice(4096, None)
-    assert r2(y[held], mlp_predict(x[train], y[train], x[held])).mean() > 0.98
-    assert r2(y[held], fit(moments(x[train], y[train])).predict(x[held])).mean() < 0.7
+    train, rest = slice(4096), slice(4096, None)
+    assert r2_score(y[rest], mlp_predict(x[train], y[train], x[rest]), multioutput="raw_values").mean() > 0.98
+    assert r2_score(y[rest], fit_ridge(x[train], y[train]).predict(x[rest]), multioutput="raw_values").mean() < 0.7
 
 
 def test_mlp_leaves_what_does_not_vary_at_its_mean():
     x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
     x[:, 2] = 0.1
     y = torch.stack([x[:, 0], 0.7 + 1e-8 * x[:, 1]], 1)
-    held = x[:100] + torch.tensor([0, 0, 5.0])  # varies among held-out samples alone
-    predicted = mlp_predict(x, y, held)
+    eval_pairs = x[:100] + torch.tensor([0, 0, 5.0])  # varies among held-out samples alone
+    predicted = mlp_predict(x, y, eval_pairs)
     torch.testing.assert_close(predicted[:, 1], torch.full((100,), 0.7))
-    assert r2(y[:100, :1], predicted[:, :1]).min() > 0.9
+    assert r2_score(y[:100, :1], predicted[:, :1], multioutput="raw_values").min() > 0.9
 
 
 def test_a_class_of_one_image_is_predicted():

@@ -1,0 +1,108 @@
+"""Encoders to evaluate: the reference rows pixels and constant, exported encoders on any images, models by name."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from eqssl.augment import luma
+from eqssl.config import EncoderConfig
+from eqssl.data.dataset import Dataset
+from eqssl.models.backbones import ENCODERS
+from eqssl.models.encoder import Encoder
+from eqssl.models.export import load_encoder
+
+MAX_VALUES = 1024
+
+
+class Pixels(nn.Module):
+    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        while images[0].numel() > MAX_VALUES:
+            images = F.avg_pool2d(images, 2)
+        return images.flatten(1)
+
+
+class Constant(nn.Module):
+    """One feature that is the same for every image: the floor of every metric."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), 1, device=images.device)
+
+
+class Transferred(nn.Module):
+    """An encoder on images of other channels or another size: luma of colour images, grey images repeated, resized.
+
+    Args:
+        encoder: made for `encoder.channels` and `encoder.image_size`.
+        channels, image_size: of the images.
+
+    Attributes:
+        changes: descriptions of the changes to the images; empty where they fit the encoder.
+    """
+
+    def __init__(self, encoder: Encoder, channels: int, image_size: int):
+        super().__init__()
+        self.encoder, self.dim_inv = encoder, encoder.dim_inv
+        self.changes = []
+        if channels != encoder.channels:
+            self.changes.append("luma of colour images" if channels == 3 else "grey images as three equal channels")
+        if image_size != encoder.image_size:
+            self.changes.append(f"{image_size} px resized to {encoder.image_size} px")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the representation (B, D) from images float (B, C, S, S) in [0, 1]."""
+        size = (self.encoder.image_size,) * 2
+        if self.encoder.channels == 1:
+            images = luma(images)
+        images = images.expand(-1, self.encoder.channels, -1, -1)
+        if images.shape[2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        return self.encoder(images)
+
+
+ROWS: dict[str, type[nn.Module]] = {"pixels": Pixels, "constant": Constant}
+
+
+def is_exported(model: str) -> bool:
+    """Return whether a model is the folder of an exported encoder, or a URI of one."""
+    return "://" in model or Path(model).is_dir()
+
+
+def has_published_weights(model: str) -> bool:
+    """Return whether timm or torchvision publish weights under a model's name.
+
+    Raises:
+        ValueError: for a name that is unknown.
+    """
+    if model in (*ROWS, "resnet_tiny", *ENCODERS) or is_exported(model):
+        return False
+    import timm
+
+    if not model.startswith("torchvision/") and not timm.is_model(model):
+        raise ValueError(
+            f"MODEL is {model!r}, which is no folder; allowed: the folder of an exported encoder, a timm name, "
+            f"resnet_tiny, torchvision/NAME, {', '.join(ROWS)}"
+        )
+    return True
+
+
+def load_model(model: str, dataset: Dataset, pretrained: bool) -> nn.Module:
+    """Return an encoder for the dataset's images: a reference row, an exported encoder, or a model by name.
+
+    Images of other channels or another size are changed for an exported encoder (`Transferred`); a model by name is
+    made for the images, its features not split.
+
+    Raises:
+        ValueError: for a folder that holds no encoder, or a name that is unknown.
+    """
+    if model in ROWS:
+        return ROWS[model]()
+    if not is_exported(model):
+        config = EncoderConfig(name=model, split=0, pretrained=pretrained)
+        return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
+    encoder = load_encoder(model)
+    transferred = Transferred(encoder, dataset.channels, dataset.image_size)
+    return transferred if transferred.changes else encoder
