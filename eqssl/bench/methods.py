@@ -26,7 +26,7 @@ def _measure(name: str, options: Options) -> Row:
     if name not in PEERS:
         return Row(part="methods", name=name, note=NO_PEER)
     encoder = options.encoders[0] if find_method(name).draw_masks is None else options.vit
-    run = make_run(options.run(encoder, method=name, split=0.0))
+    run = make_run(options.run(encoder, method=name, equi_fraction=0.0))
     run.model.train()
     batch = fixed_batch(run)
     peer = build_peer(name, run.model.encoder, run.autocast).to(run.device).train()

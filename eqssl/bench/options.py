@@ -75,20 +75,26 @@ class Options:
     """Folder for bench.json and bench.md."""
 
     def run(
-        self, encoder: str, *, method: str = "simclr", split: float = 0.5, recon: bool = False, compile: bool = False
+        self,
+        encoder: str,
+        *,
+        method: str = "simclr",
+        equi_fraction: float = 0.5,
+        recon: bool = False,
+        compile: bool = False,
     ) -> RunConfig:
         """Return a training that never evaluates.
 
         Args:
             encoder, method: names.
-            split: share of the channels that is equivariant, in [0, 1].
+            equi_fraction: share of the channels that is equivariant, in [0, 1].
             recon: add the reconstruction branch with its defaults.
             compile: compile the encoder.
         """
         return RunConfig(
             data=DataConfig(image_size=self.image_size),
             augment=SIMCLR_AUGMENT,
-            encoder=EncoderConfig(name=encoder, equi_fraction=split),
+            encoder=EncoderConfig(name=encoder, equi_fraction=equi_fraction),
             method=MethodConfig(name=method),
             recon=ReconConfig(weight=float(recon)),
             train=TrainConfig(

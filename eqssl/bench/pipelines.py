@@ -146,7 +146,7 @@ def measure(options: Options) -> list[Row]:
     workers: dict[str, int] = {}
     for encoder in options.encoders:
         sized = _with_long_epochs(options, encoder)
-        run = make_run(sized.run(encoder, split=0.0, compile=options.compile), steps=sized.steps)
+        run = make_run(sized.run(encoder, equi_fraction=0.0, compile=options.compile), steps=sized.steps)
         # The number of workers is tuned with the first encoder, where augmentation weighs most.
         workers = workers or {name: fastest_workers(name, sized, run) for name in peer_names()}
         loops = {name: Loop(name, sized, run, count) for name, count in workers.items()}
@@ -167,7 +167,7 @@ def fastest_workers(name: str, options: Options, run: Run) -> int:
 
 def _with_long_epochs(options: Options, encoder: str) -> Options:
     """Return options with epochs of some seconds, beside which the wait for a loader's first batch is short."""
-    run = make_run(options.run(encoder, split=0.0, compile=options.compile))
+    run = make_run(options.run(encoder, equi_fraction=0.0, compile=options.compile))
     run.next_epoch()
     steps = int(EPOCH_S / timed(run.next_epoch))
     return dataclasses.replace(options, steps=min(max(2, steps), MOST_STEPS))

@@ -77,7 +77,8 @@ def differences(first: Params, second: Params, channels: int, image_size: int) -
         windows.append(torch.stack([-side * params["dy"], -mirror * side * params["dx"], side, side], dim=1))
     crop = windows[0] - windows[1]
     crop[:, 1] *= 1 - 2 * first["flip"]
-    ranges, jitter = max_params(STRENGTHS, image_size), [name for name in JITTER if has_effect(name, channels, image_size)]
+    ranges = max_params(STRENGTHS, image_size)
+    jitter = [name for name in JITTER if has_effect(name, channels, image_size)]
     colour = torch.stack([(first[name] - second[name]) / (2 * ranges[name]) for name in jitter], dim=1)
     blur = {"blur": (first["blur"] - second["blur"])[:, None]} if has_effect("blur", channels, image_size) else {}
     return {"crop": crop, "colour": colour, **blur, FLIP: (first["flip"] == second["flip"]).float()[:, None]}

@@ -101,7 +101,7 @@ def load_model(model: str, dataset: Dataset, pretrained: bool) -> nn.Module:
     if model in ROWS:
         return ROWS[model]()
     if not is_exported(model):
-        config = EncoderConfig(name=model, split=0, pretrained=pretrained)
+        config = EncoderConfig(name=model, equi_fraction=0, pretrained=pretrained)
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
     transferred = Transferred(encoder, dataset.channels, dataset.image_size)

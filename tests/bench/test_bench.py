@@ -184,7 +184,7 @@ def test_peers_have_our_heads(name):
 
     if name not in PEERS:
         pytest.skip("it has no peer")
-    run = make_run(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, split=0.0))
+    run = make_run(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, equi_fraction=0.0))
     peer = build_peer(name, run.model.encoder, autocast=False)
     ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (run.model, peer))
     assert theirs == pytest.approx(ours, rel=0.01)  # but for biases
