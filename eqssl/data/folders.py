@@ -82,12 +82,12 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
     below = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
     found = sorted(path.relative_to(folder) for path in below if path.suffix.lower() in endings)
     images = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    tops = {f"{path.parts[0]}/" for path in images if len(path.parts) > 1}
-    splits = group_by_split(tops, repr(str(folder))) or {"train": tops}
-    depth = 2 if splits["train"] is tops else 3
+    tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
+    splits = group_by_split(tops, repr(str(folder)))
+    depth = 3 if splits else 2
     files = {
         split: [path for path in images if len(path.parts) == depth and f"{path.parts[0]}/" in of_split]
-        for split, of_split in splits.items()
+        for split, of_split in (splits or {"train": tops}).items()
     }
     if not files["train"]:
         raise ValueError(f"{str(folder)!r} holds no image CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png")
@@ -167,8 +167,8 @@ def load(config: DataConfig) -> "Dataset":
         key = "torchvision"
     out = cache / f"{config.source}-v{VERSION}-{key}"
     make_once(out, lambda: convert(out=out))
-    options = {"path": str(out), "image_column": "image", "label_column": "label"}
-    return dataclasses.replace(parquet.load(dataclasses.replace(config, **options)), name=config.source)
+    written = dataclasses.replace(config, path=str(out), image_column="image", label_column="label")
+    return dataclasses.replace(parquet.load(written), name=config.source)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
