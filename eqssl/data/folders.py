@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -79,9 +78,9 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder")
     endings = Image.registered_extensions()
-    below = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = sorted(path.relative_to(folder) for path in below if path.suffix.lower() in endings)
-    images = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    below = (path.relative_to(folder) for levels in ("*", "*/*", "*/*/*", "*/*/*/*") for path in folder.glob(levels))
+    named = (path for path in below if path.suffix.lower() in endings)
+    images = sorted(path for path in named if not any(part.startswith(".") for part in path.parts))
     tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
     splits = group_by_split(tops, repr(str(folder)))
     depth = 3 if splits else 2
@@ -173,11 +172,9 @@ def load(config: DataConfig) -> "Dataset":
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
-    commands = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
+    sets = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"imagefolder": imagefolder, **commands}, prog="eqssl convert", args=arguments
-        )
+        tyro.extras.subcommand_cli_from_dict({"imagefolder": imagefolder, **sets}, prog="eqssl convert", args=arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
