@@ -68,9 +68,8 @@ def load_data(config: DataConfig) -> "Dataset":
 def _resized(dataset: "Dataset", size: int) -> "Dataset":
     from eqssl.data.stores import ResizedImages
 
-    stores = {name: ResizedImages(split.images, size) for name, split in dataset.splits.items()}
-    resized = {name: dataclasses.replace(split, images=stores[name]) for name, split in dataset.splits.items()}
-    return dataclasses.replace(dataset, image_size=size, **resized)
+    resized = dataset.map_splits(lambda split: dataclasses.replace(split, images=ResizedImages(split.images, size)))
+    return dataclasses.replace(resized, image_size=size)
 
 
 def _reduced(dataset: "Dataset", count: int) -> "Dataset":
@@ -82,7 +81,7 @@ def _reduced(dataset: "Dataset", count: int) -> "Dataset":
     train = dataset.train
     if count > len(train):
         raise ValueError(f"--data.train-images is {count}; allowed: at most {len(train)}, which {dataset.name} has")
-    units = train.objects if dataset.paired else torch.arange(len(train))
+    units = train.units if dataset.paired else torch.arange(len(train))
     names, unit, sizes = units.unique(return_inverse=True, return_counts=True)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(SUBSET_SEED))
     chosen = order[sizes[order].cumsum(0) <= count]
@@ -105,7 +104,7 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
     import torch
 
     for name, split in dataset.splits.items() if dataset.paired else ():
-        objects, views = split.objects.unique(return_counts=True)
+        objects, views = split.units.unique(return_counts=True)
         if len(single := objects[views < 2].tolist()):
             raise ValueError(
                 f"--data.source {where}: {len(single)} of {len(objects)} objects of {name} have a single view "
@@ -117,8 +116,8 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
         raise ValueError(f"--data.source {where}: train has labels, {name} has none; allowed: in all or not in train")
     if "train" in labels and len(labels["train"]) < 2:
         logger.warning("--data.source %s: all images of train are of one class, so no accuracy is measured", where)
-        unlabelled = {name: dataclasses.replace(split, labels=None) for name, split in dataset.splits.items()}
-        return dataclasses.replace(dataset, num_classes=0, class_names=(), **unlabelled)
+        unlabelled = dataset.map_splits(lambda split: dataclasses.replace(split, labels=None))
+        return dataclasses.replace(unlabelled, num_classes=0, class_names=())
     every = torch.cat([*labels.values(), torch.empty(0, dtype=torch.int64)]).unique()
     missing = {name: every[~torch.isin(every, of_split)].tolist() for name, of_split in labels.items()}
     if any(missing.values()):

@@ -4,7 +4,7 @@ N images, C channels, H and W, k components of a factor.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -72,14 +72,18 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def units(self) -> Tensor:
+        """int64 (N,): the object of every image, or the image itself if there are no objects."""
+        return torch.arange(len(self)) if self.objects is None else self.objects
+
     @cached_property
     def sorted_by_object(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """int64 (N,) four times: images sorted by object, and for each image its rank there, its object's first rank
         and its object's number of views, which is 2 or more (else ValueError).
         """
-        assert self.objects is not None
-        order = self.objects.argsort(stable=True)
-        names, inverse, counts = self.objects.unique(return_inverse=True, return_counts=True)
+        order = self.units.argsort(stable=True)
+        names, inverse, counts = self.units.unique(return_inverse=True, return_counts=True)
         if len(single := names[counts < 2]):
             raise ValueError(f"object {int(single[0])} has a single view; a pair of views needs two or more")
         return order, order.argsort(), (counts.cumsum(0) - counts)[inverse], counts[inverse]
@@ -118,6 +122,10 @@ class Dataset:
     def splits(self) -> dict[str, Split]:
         """The three splits by their names."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    def map_splits(self, function: Callable[[Split], Split]) -> "Dataset":
+        """Return the data set with a function of each split in its place."""
+        return replace(self, train=function(self.train), val=function(self.val), test=function(self.test))
 
     @property
     def altered_by(self) -> dict[str, str]:

@@ -11,7 +11,6 @@ import functools
 import hashlib
 import io
 import logging
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
@@ -79,15 +78,15 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is no folder")
     endings = Image.registered_extensions()
-    below = (Path(root, name) for root, _, names in os.walk(folder, followlinks=True) for name in names)
-    found = sorted(path.relative_to(folder) for path in below if path.suffix.lower() in endings)
-    images = [path for path in found if not any(part.startswith(".") for part in path.parts)]
-    tops = {f"{path.parts[0]}/" for path in images if len(path.parts) > 1}
-    splits = group_by_split(tops, repr(str(folder))) or {"train": tops}
-    depth = 2 if splits["train"] is tops else 3
+    below = (path.relative_to(folder) for levels in ("*", "*/*", "*/*/*", "*/*/*/*") for path in folder.glob(levels))
+    named = (path for path in below if path.suffix.lower() in endings)
+    images = sorted(path for path in named if not any(part.startswith(".") for part in path.parts))
+    tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
+    splits = group_by_split(tops, repr(str(folder)))
+    depth = 3 if splits else 2
     files = {
         split: [path for path in images if len(path.parts) == depth and f"{path.parts[0]}/" in of_split]
-        for split, of_split in splits.items()
+        for split, of_split in (splits or {"train": tops}).items()
     }
     if not files["train"]:
         raise ValueError(f"{str(folder)!r} holds no image CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png")
@@ -167,17 +166,15 @@ def load(config: DataConfig) -> "Dataset":
         key = "torchvision"
     out = cache / f"{config.source}-v{VERSION}-{key}"
     make_once(out, lambda: convert(out=out))
-    options = {"path": str(out), "image_column": "image", "label_column": "label"}
-    return dataclasses.replace(parquet.load(dataclasses.replace(config, **options)), name=config.source)
+    written = dataclasses.replace(config, path=str(out), image_column="image", label_column="label")
+    return dataclasses.replace(parquet.load(written), name=config.source)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
-    commands = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
+    sets = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
     try:
-        tyro.extras.subcommand_cli_from_dict(
-            {"imagefolder": imagefolder, **commands}, prog="eqssl convert", args=arguments
-        )
+        tyro.extras.subcommand_cli_from_dict({"imagefolder": imagefolder, **sets}, prog="eqssl convert", args=arguments)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -226,7 +226,7 @@ def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
             if splits["train"].labels is not None:
                 logger.warning("--data.path %s: %s has no labels; images with labels take its place", path, name)
                 del splits[name]
-    train, val, test = (splits.get(name) for name in ("train", "val", "test"))
+    train, val, test = splits["train"], splits.get("val"), splits.get("test")
     if val is None:
         train, val = _cut(train, 0.1 if test else 0.2)
     if test is None:
@@ -236,10 +236,9 @@ def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
 
 def _cut(split: Split, share: float) -> tuple[Split, Split]:
     """Return the rest and a share of a split, no object in both."""
-    units = torch.arange(len(split)) if split.objects is None else split.objects
-    names = units.unique()
+    names = split.units.unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(CUT_SEED))
-    chosen = torch.isin(units, names[order[: max(1, round(share * len(names)))]])
+    chosen = torch.isin(split.units, names[order[: max(1, round(share * len(names)))]])
     if bool(chosen.all()):
         raise ValueError(f"{len(split)} images of {len(names)} objects are too few to cut train, val and test from")
     return select(split, (~chosen).nonzero()[:, 0]), select(split, chosen.nonzero()[:, 0])

@@ -13,7 +13,8 @@ from eqssl.data.dataset import ImageStore, MemoryImages, Split
 CACHE_SHARE = 0.1  # of a GPU's free memory; the training needs the rest
 DEPTH = 2  # batches: while one is copied to the device, the next is read
 
-T, U = TypeVar("T"), TypeVar("U")
+T = TypeVar("T")
+U = TypeVar("U")
 
 
 def cache_on_device(split: Split, device: torch.device) -> Split:

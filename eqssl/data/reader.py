@@ -175,7 +175,7 @@ class ParquetReader:
 
 def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor]:
     """Return at most count images, each decoded into its place, so that the peak is little more than their own size."""
-    pixels, kept = np.empty((0, 0, 0, 0), np.uint8), []
+    pixels, kept = np.empty((0, 0, 0, 0), np.uint8), list[int]()
     for images, _, rows in batches:
         channels = max(image.shape[0] for image in images)
         if not kept:

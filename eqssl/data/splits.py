@@ -23,7 +23,7 @@ def group_by_split(paths: Iterable[str], where: str) -> dict[str, list[str]]:
         ValueError: for a split in some paths but not in others, or no train.
     """
     splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    others = []
+    others: list[str] = []
     for path in sorted(paths):
         *folders, file = path.lower().split("/")
         words = [word for word in (*folders, *re.split("[^a-z]+", file)) if word in SPLIT_NAMES]

@@ -37,9 +37,10 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
     Raises:
         Exception: of many kinds, from Pillow, for no image; ValueError for pixels of 32 bits, whose range is unknown.
     """
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data)) as file:
         if size is not None:
-            image.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
+            file.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
+        image: Image.Image = file
         side = size or min(image.size)
         if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
             image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -165,11 +166,11 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     height, width = images.take(torch.tensor([0])).shape[-2:]
     skip = -(-max(height, width) // STATISTICS_SIDE)
     n = min(len(images), STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // (height * width)))
-    counts: Tensor | int = 0  # of each level: whole numbers, so that no order of the images alters the result
+    counts = torch.zeros(1, 256, dtype=torch.float64)  # of each channel's levels, exact in any order of the images
     for indices in torch.linspace(0, len(images) - 1, n).long().split(max(1, STATISTICS_CHUNK // (height * width))):
         levels = images.take(indices)[..., ::skip, ::skip].transpose(0, 1).flatten(1)
         counts = counts + torch.stack([channel.bincount(minlength=256) for channel in levels])
-    share = counts.double() / counts.sum(1, keepdim=True)
+    share = counts / counts.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level
     std = (share @ level.square() - mean.square()).clamp(min=1e-12).sqrt()

@@ -62,8 +62,8 @@ def load(config: DataConfig) -> Dataset:
     out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
     make_once(out, lambda: _write(folder, views, splits, out))
     size = config.image_size or DEFAULT_SIZE
-    options = {"path": str(out), "image_size": size, "image_column": "image", "label_column": "label"}
-    dataset = parquet.load(dataclasses.replace(config, **options))
+    written = DataConfig(path=str(out), image_size=size, max_bad_images=config.max_bad_images, cache=config.cache)
+    dataset = parquet.load(written)
     # The files hold absolute paths, but the same images elsewhere are the same data.
     content = hashlib.sha256(repr((views, splits, size)).encode())
     for split in (dataset.train, dataset.val, dataset.test):

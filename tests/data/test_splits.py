@@ -20,10 +20,7 @@ def test_the_names_of_the_hub(paths: list[str], expected: dict[str, int]):
 
 
 @pytest.mark.parametrize("paths, message", [
-    (
-        ["train-0.parquet", "extra-0.parquet"],
-        r"here: train-0.parquet name a split, and 1 do not: extra-0.parquet; allowed",
-    ),
+    (["train-0.parquet", "x.parquet"], r"here: train-0.parquet name a split, and 1 do not: x.parquet; allowed"),
     (["val-0.parquet", "test-0.parquet"], r"here has no training images, only val-0.parquet, test-0.parquet"),
 ])  # fmt: skip
 def test_names_that_do_not_fit_together_are_listed(paths: list[str], message: str):

@@ -21,7 +21,7 @@ def build(family: str, uniform: Tensor) -> Solids:
 
     Args:
         family: a name of FAMILIES.
-        uniform: float32 (N, DRAWS) in [0, 1), what shapes them.
+        uniform: float32 (N, DRAWS) in [0, 1), which decide the proportions.
     """
 
     def draw(*ranges: tuple[float, float]) -> list[Tensor]:

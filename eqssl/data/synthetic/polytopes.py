@@ -69,22 +69,17 @@ def frustum(
         shift: of the top's centre along those two axes.
     """
     numbers = (torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (*low, *high, *top, *shift))
-    columns = torch.stack(torch.broadcast_tensors(*numbers), -1)[:, None]
+    start, end, taper, move = torch.stack(torch.broadcast_tensors(*numbers), -1)[:, None].split((3, 3, 2, 2), -1)
     order = [(axis + 1) % 3, (axis + 2) % 3, axis]
-    low, high, top, shift = (
-        columns[..., :3][..., order],
-        columns[..., 3:6][..., order],
-        columns[..., 6:8],
-        columns[..., 8:],
-    )
-    half, height = (high - low)[..., :2] / 2, (high - low)[..., 2:]
-    base = torch.cat((low[..., :2] + half, low[..., 2:]), -1)
+    start, end = start[..., order], end[..., order]
+    half, height = (end - start)[..., :2] / 2, (end - start)[..., 2:]
+    base = torch.cat((start[..., :2] + half, start[..., 2:]), -1)
 
     normal = _directions(torch.arange(sides) / sides)
-    # In units of the base and of the height, n ((xy - shift z) / half) <= 1 + (top - 1) z.
-    slope = -(normal * shift / half).sum(-1, keepdim=True) - (normal.square() * (top - 1)).sum(-1, keepdim=True)
+    # In units of the base and of the height, n ((xy - move z) / half) <= 1 + (taper - 1) z.
+    slope = -(normal * move / half).sum(-1, keepdim=True) - (normal.square() * (taper - 1)).sum(-1, keepdim=True)
     walls = torch.cat((normal / half, slope / height, torch.ones_like(slope)), -1)
-    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(low)
+    up = torch.tensor([0.0, 0.0, 1.0]).expand_as(start)
     caps = torch.cat((torch.cat((up, height), -1), torch.cat((-up, 0 * height), -1)), 1)
     planes = torch.cat((walls, caps), 1)
     planes = planes / planes[..., :3].norm(dim=-1, keepdim=True)
@@ -92,7 +87,7 @@ def frustum(
 
     corner = _directions((torch.arange(sides) + 0.5) / sides) / math.cos(math.pi / sides)
     bottom = base + torch.nn.functional.pad(corner * half, (0, 1))
-    roof = base + torch.cat((corner * half * top + shift, height.expand(-1, sides, 1)), -1)
+    roof = base + torch.cat((corner * half * taper + move, height.expand(-1, sides, 1)), -1)
     back = [order.index(i) for i in range(3)]
     return Part(torch.cat((planes[..., back], offset), -1), torch.cat((bottom, roof), 1)[..., back], tone)
 

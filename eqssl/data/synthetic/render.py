@@ -2,8 +2,8 @@
 
 From one point of view o, the ray o + t d meets the plane n x = c at 1 / t = n d / (c - n o): the *inverse* depth is
 linear in the direction. A convex part seen from outside is hit where the least inverse depth of the planes that face
-the viewer is above the greatest of the others. So one matrix product and a minimum find what a ray hits, and the same
-two find, seen from the lamp, what lies in shadow. B images, P parts, H half-spaces, R rays.
+the viewer is above the greatest of the others. So one matrix product and a minimum find a ray's first hit, and the
+same two, seen from the lamp, find the shadows. B images, P parts, H half-spaces, R rays.
 """
 
 import math
@@ -28,7 +28,7 @@ FAR = 1e4
 
 @dataclass(frozen=True)
 class Scene:
-    """What is in B images.
+    """The contents of B images.
 
     Args:
         planes: float32 (B, P, H, 4), half-spaces n x <= c of each part as (n, c), in the object's frame.
@@ -133,7 +133,7 @@ def _bounds(planes: Tensor, origin: Tensor, directions: Tensor) -> tuple[Tensor,
 
 
 def _first_hit(planes: Tensor, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the inverse depth (B, R) of what each ray hits first, 0 for nothing, and its plane's index in P x H."""
+    """Return the inverse depth (B, R) of each ray's first hit, 0 for none, and its plane's index in P x H."""
     upper, lower, order = _bounds(planes, origin, directions)
     upper, plane = upper.min(2)
     upper = torch.where(upper >= lower.amax(2), upper, 0.0)
@@ -149,7 +149,7 @@ def _shade(scene: Scene, planes: Tensor, points: Tensor, face: Tensor, faces: Te
     Args:
         scene: the scenes.
         planes: (B, P, H, 4), in the frame of the world.
-        points: (B, 3, R), what the rays hit.
+        points: (B, 3, R), where the rays hit.
         face: int64 (B, R), on which of F faces.
         faces: (B, F, 4), their planes (n, c).
         albedo: (B, F, 3).
