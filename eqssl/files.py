@@ -51,10 +51,9 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
         # Other processes write too, so no listing is cached.
         path = UPath(text, protocol=None, use_listings_cache=False, **options)
         path.fs  # noqa: B018 (imports the package for the scheme)
-    except ImportError as error:
-        raise ValueError(f'{option} is {text!r}: {error}; for s3:// that is pip install "eqssl[s3]"') from error
-    except ValueError as error:
-        raise ValueError(f"{option} is {text!r}: {error}") from error
+    except (ImportError, ValueError) as error:
+        hint = '; for s3:// that is pip install "eqssl[s3]"' if isinstance(error, ImportError) else ""
+        raise ValueError(f"{option} is {text!r}: {error}{hint}") from error
     return path  # type: ignore[return-value] # see above
 
 

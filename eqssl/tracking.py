@@ -218,11 +218,11 @@ class StudyTracker(Listener):
         return found[0] if found else None
 
     def _open_parent(self) -> None:
-        options = identity(self._base)
-        tags = {"study_id": self._study_id, "kind": "study"} | {name: str(value) for name, value in options.items()}
-        run = self._find(study_id=self._study_id, kind="study") or self._client.create_run(
-            self._experiment, tags=tags, run_name=self._name
-        )
+        run = self._find(study_id=self._study_id, kind="study")
+        if run is None:
+            tags = {name: str(value) for name, value in identity(self._base).items()}
+            tags |= {"study_id": self._study_id, "kind": "study"}
+            run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
         self._client.update_run(run.info.run_id, status="RUNNING")
         self._client.log_dict(run.info.run_id, to_dict(self._base), "config.yaml")
         self._parent = run.info.run_id
@@ -244,10 +244,12 @@ class StudyTracker(Listener):
             if starts or not has_outcome:
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial))
-        self._runs[trial.id] = run.info.run_id, last_step
         # Epochs that waited for the server when a study was killed.
         for metrics in json.loads(read(self._folder / "trials" / trial.id / EPOCHS) or "[]"):
-            self._log_epoch(trial, metrics, metrics.pop(ENDED))
+            if metrics["epoch"] > last_step:
+                last_step, time_ms = int(metrics["epoch"]), metrics.pop(ENDED)
+                _log_metrics(self._client, run.info.run_id, self._named(metrics), last_step, time_ms)
+        self._runs[trial.id] = run.info.run_id, last_step
         return run.info.run_id
 
     def _params(self, trial: Trial) -> dict[str, Any]:
@@ -288,9 +290,11 @@ class StudyTracker(Listener):
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
         metrics = {"tracking/dropped": float(self.dropped)}
-        if chosen := summary.get("chosen"):
-            (found,) = (c["metrics"] for c in summary["configurations"] if c["name"] == chosen["configuration"])
-            metrics |= self._named({name: found[name]["estimate"] for name in self._objectives if name in found})
+        chosen = (summary.get("chosen") or {}).get("configuration")
+        for configuration in summary.get("configurations", ()):
+            if configuration["name"] == chosen:
+                values = {name: metric["estimate"] for name, metric in configuration["metrics"].items()}
+                metrics |= self._named({name: values[name] for name in self._objectives if name in values})
         _log_metrics(self._client, self._parent, metrics, 0, _now_ms())
         if sentence := summary.get("sentence"):
             self._client.set_tag(self._parent, DESCRIPTION, sentence[:5000])

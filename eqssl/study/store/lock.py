@@ -44,7 +44,7 @@ class Run:
     pid_namespace: str
     pid_start: str | None
     since: float
-    token: str = "0"
+    token: str = ""
     wall_s: float = 0.0
     ended: bool = False
 
@@ -62,7 +62,7 @@ class RunLock:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._start = folder, time.perf_counter()
+        self._folder, self._number, self._start = folder, 0, time.perf_counter()
         self._made: list[Path] = []
         self.run, self.lost = _this_run(), False
 
@@ -82,9 +82,10 @@ class RunLock:
         """Create the file of the next number; return False where another run was faster."""
         newest = max(_numbers(self._folder), default=0)
         self._refuse_if_alive(_file(self._folder, newest))
-        self.run = replace(self.run, token=f"{newest + 1:04d}-{uuid.uuid4().hex}")
+        self._number = newest + 1
+        self.run = replace(self.run, token=f"{self._number:04d}-{uuid.uuid4().hex}")
         try:
-            create(_file(self._folder, newest + 1), json.dumps(asdict(self.run)).encode())
+            create(_file(self._folder, self._number), json.dumps(asdict(self.run)).encode())
         except FileExistsError:
             return owns(self._folder, self.run.token)  # a bucket's first answer may have been lost
         return True
@@ -118,7 +119,7 @@ class RunLock:
             if self.run.wall_s and read(self._folder / STUDY):
                 self.renew(ended=True)
                 return
-            _file(self._folder, _number(self.run.token)).unlink()
+            _file(self._folder, self._number).unlink()
             for folder in self._made:
                 folder.rmdir()  # fails where it is not empty
 
@@ -151,10 +152,10 @@ class RunLock:
     def renew(self, ended: bool = False) -> None:
         """Write how long this run has taken, which is its heartbeat."""
         self.run = replace(self.run, wall_s=time.perf_counter() - self._start, ended=ended)
-        write_json(_file(self._folder, _number(self.run.token)), asdict(self.run))
+        write_json(_file(self._folder, self._number), asdict(self.run))
 
     def _successor(self) -> Run | None:
-        return _read_run(_file(self._folder, _number(self.run.token) + 1))
+        return _read_run(_file(self._folder, self._number + 1))
 
 
 def owns(folder: Path, token: str) -> bool:
@@ -162,7 +163,7 @@ def owns(folder: Path, token: str) -> bool:
 
     The file is looked up by name, since a shared folder's listing may be a minute old.
     """
-    run = _read_run(_file(folder, _number(token)))
+    run = _read_run(_file(folder, int(token.partition("-")[0])))
     return run is not None and run.token == token
 
 
@@ -174,10 +175,6 @@ def run_seconds(folder: Path) -> list[float]:
 
 def _file(folder: Path, number: int) -> Path:
     return folder / RUNS / f"{number:04d}.json"
-
-
-def _number(token: str) -> int:
-    return int(token.partition("-")[0])
 
 
 def _numbers(folder: Path) -> list[int]:
