@@ -80,7 +80,7 @@ class RunLock:
 
     def _create(self) -> bool:
         """Create the file of the next number; return False where another run was faster."""
-        newest = max(_numbers(self._folder), default=0)
+        newest = _newest(self._folder)
         self._refuse_if_alive(_file(self._folder, newest))
         self._number = newest + 1
         self.run = replace(self.run, token=f"{self._number:04d}-{uuid.uuid4().hex}")
@@ -100,17 +100,17 @@ class RunLock:
         if run is None or run.ended:
             return
         since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.since))
-        held = f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
+        text = f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
         actions = "wait for its end, stop it, or take another --output"
         if (run.host, run.pid_namespace) == (self.run.host, self.run.pid_namespace):
             if run.pid_start == _pid_start(run.pid):
-                raise ValueError(f"{held}; {actions}")
+                raise ValueError(f"{text}; {actions}")
             return
         with os_errors():  # the storage stamps both times, so no machine's clock is trusted
             silent_s = max(0.0, try_writing(path.parent) - (modified_s(path) or 0.0))
         if silent_s < SILENCE_S:
-            held += f", its last heartbeat {silent_s:.0f} s ago"
-            raise ValueError(f"{held}; {actions}; if it is dead, try again in {SILENCE_S - silent_s:.0f} s")
+            text += f", its last heartbeat {silent_s:.0f} s ago"
+            raise ValueError(f"{text}; {actions}; if it is dead, try again in {SILENCE_S - silent_s:.0f} s")
 
     def __exit__(self, *raised: object) -> None:
         with suppress(OSError), os_errors():
@@ -159,17 +159,14 @@ class RunLock:
 
 
 def owns(folder: Path, token: str) -> bool:
-    """Return whether a folder, as this machine sees it, holds the file of the run with a token.
-
-    The file is looked up by name, since a shared folder's listing may be a minute old.
-    """
+    """Return whether a folder, as this machine sees it, holds the file of the run with a token."""
     run = _read_run(_file(folder, int(token.partition("-")[0])))
     return run is not None and run.token == token
 
 
 def run_seconds(folder: Path) -> list[float]:
     """Return the seconds of every run of the command in a study's folder, in order."""
-    runs = (_read_run(_file(folder, number)) for number in sorted(_numbers(folder)))
+    runs = (_read_run(_file(folder, number)) for number in range(1, _newest(folder) + 1))
     return [run.wall_s for run in runs if run]
 
 
@@ -177,8 +174,12 @@ def _file(folder: Path, number: int) -> Path:
     return folder / RUNS / f"{number:04d}.json"
 
 
-def _numbers(folder: Path) -> list[int]:
-    return [int(path.stem) for path in find(folder / RUNS, "*.json") if path.stem.isdecimal()]
+def _newest(folder: Path) -> int:
+    """Return the highest number; 0 without a run."""
+    number = max((int(path.stem) for path in find(folder / RUNS, "[0-9][0-9][0-9][0-9].json")), default=0)
+    while read(_file(folder, number + 1)) is not None:  # the listing of a shared folder may be a minute old
+        number += 1
+    return number
 
 
 def _read_run(path: Path) -> Run | None:
