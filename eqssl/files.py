@@ -17,7 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +72,7 @@ def check_readable(folder: Path, option: str) -> None:
     """
     if not isinstance(folder, Path):
         with _refused(folder, option, "read"):
-            folder.fs.ls(folder.path, timeout=ANSWER_S)
+            folder.fs.ls(folder.path, **_time_limit(folder.fs))
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -101,6 +104,10 @@ def _refused(folder: Path, option: str, verb: str) -> Iterator[None]:
         raise ValueError(f"{option} is {str(folder)!r}, which cannot be {verb}: {reason}") from error
 
 
+def _time_limit(filesystem: "AbstractFileSystem") -> dict[str, float]:
+    return {"timeout": ANSWER_S} if filesystem.async_impl else {}
+
+
 def try_writing(folder: Path) -> float:
     """Write a small file into a folder, remove it, and return its time: seconds since 1970 by the storage's clock.
 
@@ -114,7 +121,7 @@ def try_writing(folder: Path) -> float:
     if isinstance(probe, Path):
         probe.write_text("?")
     else:
-        probe.fs.pipe_file(probe.path, b"?", timeout=ANSWER_S)
+        probe.fs.pipe_file(probe.path, b"?", **_time_limit(probe.fs))
     written_s = probe.stat().st_mtime
     probe.unlink()
     return written_s
