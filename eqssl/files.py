@@ -273,8 +273,15 @@ def read_all(paths: Iterable[Path]) -> list[bytes]:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a folder into another, each of them whole."""
-    for file in find(source, "*"):
+    """Copy the files of a folder into another, each of them whole.
+
+    Raises:
+        FileNotFoundError: for a folder without files.
+    """
+    files = find(source, "*")
+    if not files:
+        raise FileNotFoundError(f"{source} holds no file")
+    for file in files:
         if isinstance(file, Path):
             write_atomically(target / file.name, partial(shutil.copyfile, file))
         else:

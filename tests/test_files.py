@@ -78,6 +78,8 @@ def test_a_folder_takes_the_place_of_another(folder):
     copy_folder(folder / "new", folder / "old")
     assert read_all(find(folder / "old", "*")) == [b"new", b"new"]
     assert len(find(folder, "*/*")) == 4
+    with pytest.raises(FileNotFoundError, match="none holds no file"):
+        copy_folder(folder / "none", folder / "old")
 
 
 def test_one_of_several_writers_creates_a_file(folder):
