@@ -1,28 +1,33 @@
-"""Files and folders on a disk or in a bucket; what is written is there whole or not at all.
+"""Files and folders on a disk or in a bucket; a file is written whole or not at all.
 
 A path is a `pathlib.Path` or, for a URI, a `UPath` of universal_pathlib, which has the same interface and is typed as
-the former. What is read and written while a study runs goes through the functions below: a bucket may be away for a
-while. A disk that fails does so at once.
+the former. While a study runs, a bucket may be away for a while: its files go through the functions below, which
+repeat a request. A disk that fails raises at once.
 """
 
+import json
 import logging
+import math
 import os
 import shutil
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
 
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 120.0  # with a bucket that is away
-ANSWER_S = 10.0  # in which one has to answer at the start
-OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # whoever waits is this module
-FIRM = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)  # another attempt ends the same
+ANSWER_S = 10.0  # for the first answer of a bucket
+OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # this module repeats requests itself
+PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)
 T = TypeVar("T")
 
 
@@ -30,8 +35,8 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
     """Return a path on a disk or, for a URI, in a bucket.
 
     Args:
-        text: as a user gives it; a path is returned as it is.
-        option: that it is the value of.
+        text: from a user; a path is returned unchanged.
+        option: name for messages.
 
     Raises:
         ValueError: for a URI that no installed package reads.
@@ -39,93 +44,92 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
     if not isinstance(text, str):
         return text
     text = text.removeprefix("file://")
-    if "://" not in text:
+    scheme, separator, _ = text.partition("://")
+    if not separator:
         return Path(text)
     from upath import UPath
 
+    options: dict[str, Any] = OPTIONS.get(scheme, {})
     try:
-        # What others write has to be seen, so nothing is kept of a listing.
-        path = UPath(text, use_listings_cache=False, **OPTIONS.get(text.partition("://")[0], {}))
-        path.fs  # noqa: B018 (imports what reads it)
-    except ImportError as error:
-        raise ValueError(f'{option} is {text!r}: {error}; for s3:// that is pip install "eqssl[s3]"') from error
-    except ValueError as error:
-        raise ValueError(f"{option} is {text!r}: {error}") from error
-    return path
+        # Other processes write too, so no listing is cached.
+        path = UPath(text, protocol=None, use_listings_cache=False, **options)
+        path.fs  # noqa: B018 (imports the package for the scheme)
+    except (ImportError, ValueError) as error:
+        hint = '; for s3:// that is pip install "eqssl[s3]"' if isinstance(error, ImportError) else ""
+        raise ValueError(f"{option} is {text!r}: {error}{hint}") from error
+    return path  # type: ignore[return-value] # see above
 
 
-def check_storage(path: Path, option: str, *, write: bool) -> None:
-    """Refuse a bucket that is not there, says no, or does not answer in ten seconds; any disk is accepted.
+def check_readable(folder: Path, option: str) -> None:
+    """Refuse a bucket that is absent, denies access or does not answer within ten seconds; accept any disk.
 
     Args:
-        path: of a folder.
-        option: that it is the value of.
-        write: whether it will be written to; else it has to be there.
+        folder: to be read.
+        option: name for messages.
 
     Raises:
         ValueError: with the reason.
     """
-    if isinstance(path, Path):
-        return
-    failed: list[Exception] = []
-
-    def request() -> None:
-        try:
-            if write:
-                try_writing(path)
-            else:
-                path.fs.ls(path.path)
-        except Exception as error:  # whatever the store's library raises
-            failed.append(error)
-
-    thread = threading.Thread(target=request, daemon=True)
-    thread.start()
-    thread.join(ANSWER_S)
-    if thread.is_alive():
-        raise ValueError(f"{option} is {str(path)!r}, which does not answer in {ANSWER_S:.0f} s")
-    if failed:
-        raise ValueError(
-            f"{option} is {str(path)!r}, which cannot be {'written' if write else 'read'}: "
-            f"{failed[0]} ({type(failed[0]).__name__})"
-        ) from failed[0]
+    if not isinstance(folder, Path):
+        with _refused(folder, option, "read"):
+            folder.fs.ls(folder.path, **_time_limit(folder.fs))
 
 
 def make_folder(folder: Path, option: str) -> None:
-    """Make a folder on a disk, or see that a bucket takes files.
+    """Make a folder and its parents on a disk, or check that a bucket accepts files.
 
     Args:
-        folder: and those above it, which may be there.
-        option: that it is the value of.
+        folder: to be written; may exist.
+        option: name for messages.
 
     Raises:
-        ValueError: with the reason why nothing can be written there.
+        ValueError: with the reason.
     """
-    check_storage(folder, option, write=True)
-    try:
+    with _refused(folder, option, "written"):
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{option} is {str(folder)!r}, which cannot be written: {error}") from error
+        else:
+            try_writing(folder)
 
 
-def try_writing(folder: Path) -> None:
-    """Write a small file into a folder that is there, or a bucket, and remove it again.
+@contextmanager
+def _refused(folder: Path, option: str, verb: str) -> Iterator[None]:
+    """Raise a `ValueError` for any exception of the storage's library."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise ValueError(f"{option} is {str(folder)!r}, which does not answer in {ANSWER_S:.0f} s") from error
+    except Exception as error:
+        reason = f"{error} ({type(error).__name__})"
+        raise ValueError(f"{option} is {str(folder)!r}, which cannot be {verb}: {reason}") from error
+
+
+def _time_limit(filesystem: "AbstractFileSystem") -> dict[str, float]:
+    return {"timeout": ANSWER_S} if filesystem.async_impl else {}
+
+
+def try_writing(folder: Path) -> float:
+    """Write a small file into a folder, remove it, and return its time: seconds since 1970 by the storage's clock.
+
+    Args:
+        folder: exists, or is in a bucket.
 
     Raises:
-        Exception: whatever the store's library raises; of a disk, OSError.
+        OSError: of a disk; a bucket's library may raise other types.
     """
     probe = folder / f".{uuid.uuid4().hex}"
     if isinstance(probe, Path):
         probe.write_text("?")
-        probe.unlink()
     else:
-        probe.fs.pipe_file(probe.path, b"?")
-        probe.fs.rm_file(probe.path)
+        probe.fs.pipe_file(probe.path, b"?", **_time_limit(probe.fs))
+    written_s = probe.stat().st_mtime
+    probe.unlink()
+    return written_s
 
 
 @contextmanager
 def os_errors() -> Iterator[None]:
-    """Make an `OSError` of whatever a store's library raises."""
+    """Turn any exception of a bucket's library into an `OSError`."""
     try:
         yield
     except OSError:
@@ -135,13 +139,13 @@ def os_errors() -> Iterator[None]:
 
 
 def _patiently(request: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Return what a request to a bucket gives, which is made again with growing waits while the bucket is away."""
+    """Return the result of a request to a bucket, repeated with growing waits while the bucket is away."""
     deadline, wait_s = time.monotonic() + PATIENCE_S, 0.5
     while True:
         try:
             with os_errors():
                 return request(*arguments, **named)
-        except FIRM:
+        except PERMANENT_ERRORS:
             raise
         except OSError as error:
             if time.monotonic() + wait_s > deadline:
@@ -151,12 +155,29 @@ def _patiently(request: Callable[..., T], *arguments: Any, **named: Any) -> T:
         wait_s = min(2 * wait_s, 16.0)
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file under another name that becomes `path` once it is on the disk, or in the bucket.
+def create(path: Path, data: bytes) -> None:
+    """Write a new file; of several writers at once one succeeds.
 
     Args:
-        path: the file; its folder is made if it is not there.
-        write: takes the temporary path, always of a disk, with the same suffix.
+        path: in a folder that exists, or in a bucket.
+        data: its content. On a disk a reader may see it incomplete for an instant.
+
+    Raises:
+        FileExistsError: for an existing file; in a bucket, also where the answer to a successful request was lost.
+    """
+    if isinstance(path, Path):
+        with path.open("xb") as file:
+            file.write(data)
+    else:
+        _patiently(path.fs.pipe_file, path.path, data, mode="create")
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a temporary file that becomes `path` once it is complete.
+
+    Args:
+        path: the file; its folder is made where it is missing.
+        write: takes the temporary path, always on a disk, with the same suffix.
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory() as folder:
@@ -165,7 +186,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             _patiently(path.fs.put_file, str(temporary), path.path)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
         write(temporary)
         with temporary.open("rb") as file:
@@ -175,12 +196,27 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-@contextmanager
-def on_disk(path: Path) -> Iterator[Path]:
-    """Yield a file that is there, or a copy of one in a bucket, as a path on the disk.
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values as JSON, atomically.
 
     Raises:
-        FileNotFoundError: where a bucket has none.
+        ValueError: for a number that JSON lacks, see `finite`.
+    """
+    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def finite(metrics: dict[str, float]) -> dict[str, float]:
+    """Return the finite metrics, as JSON has neither NaN nor infinity."""
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+@contextmanager
+def on_disk(path: Path) -> Iterator[Path]:
+    """Yield a path on a disk: the file itself, or a copy of one in a bucket.
+
+    Raises:
+        FileNotFoundError: for a missing file in a bucket.
     """
     if isinstance(path, Path):
         yield path
@@ -192,15 +228,27 @@ def on_disk(path: Path) -> Iterator[Path]:
 
 
 def read(path: Path) -> bytes | None:
-    """Return what a file holds; None where there is none."""
+    """Return the content of a file; None for a missing one."""
     try:
         return path.read_bytes() if isinstance(path, Path) else _patiently(path.fs.cat_file, path.path)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
+def parse_json(path: Path, text: bytes) -> Any:
+    """Return the values in the text of a JSON file.
+
+    Raises:
+        ValueError: for a damaged file, with its path.
+    """
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore or remove it") from error
+
+
 def modified_s(path: Path) -> float | None:
-    """Return when a file was last written, in seconds since 1970; None where there is none."""
+    """Return the time of a file's last change, in seconds since 1970 by the storage's clock; None for a missing one."""
     try:
         return (path.stat() if isinstance(path, Path) else _patiently(path.stat)).st_mtime
     except (FileNotFoundError, NotADirectoryError):
@@ -208,7 +256,7 @@ def modified_s(path: Path) -> float | None:
 
 
 def find(folder: Path, pattern: str) -> list[Path]:
-    """Return the files below a folder that match a pattern; of a bucket all is listed at once."""
+    """Return the files below a folder that match a pattern; one request lists a bucket."""
     if isinstance(folder, Path):
         return list(folder.glob(pattern))
     names = (name.removeprefix(f"{folder.path}/") for name in _patiently(folder.fs.find, folder.path))
@@ -216,7 +264,7 @@ def find(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_all(paths: Iterable[Path]) -> list[bytes]:
-    """Return what files hold; those of a bucket, the same for all, are read at the same time."""
+    """Return the contents of files on a disk or in one bucket, which are requested concurrently."""
     paths = list(paths)
     if not paths or isinstance(paths[0], Path):
         return [path.read_bytes() for path in paths]
@@ -225,20 +273,23 @@ def read_all(paths: Iterable[Path]) -> list[bytes]:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder of files to the place of another, on a disk in one rename, in a bucket file by file."""
-    if not isinstance(source, Path):
-        for file in find(source, "*"):
-            _patiently(source.fs.cp_file, file.path, (target / file.name).path)
-        return
-    temporary = target.with_name(f".{target.name}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    """Copy the files of a folder into another, each of them whole.
+
+    Raises:
+        FileNotFoundError: for a folder without files.
+    """
+    files = find(source, "*")
+    if not files:
+        raise FileNotFoundError(f"{source} holds no file")
+    for file in files:
+        if isinstance(file, Path):
+            write_atomically(target / file.name, partial(shutil.copyfile, file))
+        else:
+            _patiently(file.fs.cp_file, file.path, (target / file.name).path)
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it, as far as that is possible."""
+    """Remove a folder and its content, as far as possible."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -247,7 +298,7 @@ def remove(folder: Path) -> None:
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:
-    """Return where Ray keeps what is its own, as the arguments of its `RunConfig`."""
+    """Return a folder for Ray's own files as arguments of its `RunConfig`."""
     if isinstance(folder, Path):
         return {"storage_path": str(folder.absolute())}
     from pyarrow.fs import FSSpecHandler, PyFileSystem

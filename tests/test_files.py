@@ -14,9 +14,11 @@ import pytest
 from eqssl import files
 from eqssl.files import (
     as_path,
-    check_storage,
+    check_readable,
     copy_folder,
+    create,
     find,
+    make_folder,
     modified_s,
     on_disk,
     read,
@@ -76,6 +78,28 @@ def test_a_folder_takes_the_place_of_another(folder):
     copy_folder(folder / "new", folder / "old")
     assert read_all(find(folder / "old", "*")) == [b"new", b"new"]
     assert len(find(folder, "*/*")) == 4
+    with pytest.raises(FileNotFoundError, match="none holds no file"):
+        copy_folder(folder / "none", folder / "old")
+
+
+def test_one_of_several_writers_creates_a_file(folder):
+    make_folder(folder, "--output")
+    ready, refused = threading.Barrier(6), []
+
+    def write(number: int) -> None:
+        ready.wait()
+        try:
+            create(folder / "0001.json", b"%d" % number)
+        except FileExistsError:
+            refused.append(number)
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(refused) == 5
+    assert int(read(folder / "0001.json")) not in refused
 
 
 def test_a_write_that_fails_leaves_the_old_file(folder):
@@ -142,29 +166,29 @@ def test_what_another_attempt_cannot_mend_is_said_at_once(s3):
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize("write", [True, False])
-def test_a_bucket_that_is_not_there_is_refused(s3, write):
+@pytest.mark.parametrize("check", [make_folder, check_readable])
+def test_a_bucket_that_is_not_there_is_refused(s3, check):
     with pytest.raises(ValueError, match=r"--output is 's3://no-such-bucket/x', which cannot be .*does not exist"):
-        check_storage(as_path("s3://no-such-bucket/x"), "--output", write=write)
-    check_storage(as_path("s3://studies/x"), "--output", write=True)
+        check(as_path("s3://no-such-bucket/x"), "--output")
+    make_folder(as_path("s3://studies/x"), "--output")
     assert find(as_path("s3://studies/x"), "*") == []
 
 
 def test_an_endpoint_that_refuses_or_is_silent_is_told_within_the_limit(s3, monkeypatch):
     start = time.monotonic()
     with s3_at(free_port()), pytest.raises(ValueError, match=r"--output is .* Could not connect"):
-        check_storage(as_path("s3://studies/x"), "--output", write=True)
+        make_folder(as_path("s3://studies/x"), "--output")
     assert time.monotonic() - start < files.ANSWER_S
     monkeypatch.setattr(files, "ANSWER_S", 1.0)
     refused = pytest.raises(ValueError, match="does not answer in 1 s")
     with socket.create_server(("127.0.0.1", 0)) as silent, s3_at(silent.getsockname()[1]), refused:
-        check_storage(as_path("s3://studies/x"), "--output", write=True)
+        make_folder(as_path("s3://studies/x"), "--output")
 
 
 def test_wrong_credentials_are_refused(s3):
     refused = pytest.raises(ValueError, match=r"cannot be written: .*Access Key Id .* \(PermissionError\)")
     with s3_server(INITIAL_NO_AUTH_ACTION_COUNT="0") as port, s3_at(port), refused:
-        check_storage(as_path("s3://studies/x"), "--output", write=True)
+        make_folder(as_path("s3://studies/x"), "--output")
 
 
 def test_a_package_that_is_missing_is_named():

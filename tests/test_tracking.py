@@ -1,14 +1,17 @@
 import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 
-from eqssl.config import RunConfig, replace
+from eqssl.config import RunConfig, from_dict, replace
+from eqssl.files import write_json
 from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import TrialRecord, write_json
+from eqssl.study.store.records import TrialRecord
 from eqssl.tracking import StudyTracker, connect, track_run
 
 BASE = RunConfig()
@@ -32,7 +35,7 @@ def uri(tmp_path_factory) -> str:
 
 
 def start(uri, name, folder, *, varied=("recon.weight",), base=BASE, records=(), trials=()) -> StudyTracker:
-    tracker = StudyTracker(uri, name, list(varied), folder)
+    tracker = StudyTracker(uri, name, list(varied), ["knn"], folder)
     tracker.ready()
     tracker.begin(name, base, list(records), list(trials))
     return tracker
@@ -59,17 +62,48 @@ def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
     train_epochs(tracker, 1, 3)
     tracker.trial_ended(TRIAL, RECORD)
     (tmp_path / "summary.json").write_text("{}")
-    tracker.close("FINISHED", [tmp_path / "summary.json"], description="weight 1: equivariance gained.")
+    summary = {
+        "sentence": "weight 0.5: equivariance gained.",
+        "chosen": {"configuration": TRIAL.configuration.name},
+        "configurations": [
+            {"name": name, "metrics": {metric: {"estimate": value} for metric in ("knn", "rank")}}
+            for name, value in (("base", 0.5), (TRIAL.configuration.name, 0.75))
+        ],
+    }
+    tracker.close("FINISHED", [tmp_path / "summary.json"], summary=summary)
     found = runs(uri, "plain")
-    assert found["study"].data.tags["mlflow.note.content"] == "weight 1: equivariance gained."
+    assert found["study"].data.tags["mlflow.note.content"] == "weight 0.5: equivariance gained."
     assert found.keys() == {"study", TRIAL.id}
     child = found[TRIAL.id]
     assert child.data.params == {"recon.weight": "0.5", "seed": "1"}
-    assert child.data.metrics["final/knn"] == 0.75
+    assert child.data.metrics["Objective/knn"] == 0.75
     assert steps(uri, child) == [1, 2, 3]
     assert child.info.status == found["study"].info.status == "FINISHED"
-    assert found["study"].data.params["train.epochs"] == "10"
-    assert found["study"].data.metrics == {"tracking/dropped": 0.0}
+    assert found["study"].data.metrics == {"Objective/knn": 0.75, "tracking/dropped": 0.0}
+
+
+def test_options_that_do_not_vary_are_tags_of_the_parent_and_in_its_configuration(uri, tmp_path):
+    tracker = start(uri, "options", tmp_path)
+    tracker.close("FINISHED", [])
+    parent = runs(uri, "options")["study"]
+    assert parent.data.params == {}
+    assert parent.data.tags["train.epochs"] == "10" and "data.cache" not in parent.data.tags
+    path = MlflowClient(uri).download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
+    assert from_dict(RunConfig, yaml.safe_load(Path(path).read_text())) == BASE
+
+
+def test_an_objective_has_its_curve_and_end_under_one_name_that_sorts_first(uri, tmp_path):
+    tracker = start(uri, "sorted", tmp_path)
+    tracker.trial_started(TRIAL)
+    for epoch in (1, 2, 3):
+        tracker.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 1 / epoch, "auroc/flip": 0.5, "knn": epoch / 4})
+    tracker.trial_ended(TRIAL, dataclasses.replace(RECORD, wall_s=9.0))
+    tracker.close("FINISHED", [])
+    child = runs(uri, "sorted")[TRIAL.id]
+    assert sorted(child.data.metrics) == ["Objective/knn", "auroc/flip", "epoch", "loss", "overhead_s", "wall_s"]
+    history = MlflowClient(uri).get_metric_history(child.info.run_id, "Objective/knn")
+    assert [(entry.step, entry.value) for entry in history] == [(1, 0.25), (2, 0.5), (3, 0.75)]
+    assert child.data.metrics["wall_s"] == 9
 
 
 def test_a_resumed_study_finds_its_runs_and_repeats_no_step(uri, tmp_path):
@@ -103,7 +137,7 @@ def test_only_what_a_trial_has_a_value_of_is_among_its_parameters(uri, tmp_path)
 def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
     tracker = start(uri, "unlogged", tmp_path, records=[RECORD], trials=[TRIAL])
     tracker.close("FINISHED", [])
-    assert runs(uri, "unlogged")[TRIAL.id].data.metrics["final/knn"] == 0.75
+    assert runs(uri, "unlogged")[TRIAL.id].data.metrics["Objective/knn"] == 0.75
 
 
 @pytest.mark.parametrize("status", ["COMPLETE", "STOPPED", "FAILED"])
@@ -133,7 +167,7 @@ def test_a_trial_that_had_failed_and_is_tried_again_has_its_new_outcome(uri, tmp
     resumed.close("FINISHED", [])
     run = runs(uri, "given up")[TRIAL.id]
     assert run.info.status == "FINISHED" and run.data.tags["error"] == "" and resumed.dropped == 0
-    assert run.data.metrics["final/knn"] == 0.75 and steps(uri, run) == [1, 2, 3]
+    assert run.data.metrics["Objective/knn"] == 0.75 and steps(uri, run) == [1, 2, 3]
 
 
 def test_an_experiment_that_was_deleted_is_refused(uri):
@@ -151,7 +185,7 @@ def test_a_run_that_was_closed_before_its_outcome_was_logged_gets_it_on_resume(u
     start(uri, "cut off", tmp_path, records=[record], trials=[TRIAL]).close("FINISHED", [])
     run = runs(uri, "cut off")[TRIAL.id]
     assert (run.info.status, run.data.tags["outcome"]) == ("KILLED", "STOPPED")
-    assert run.data.metrics["final/knn"] == 0.75
+    assert run.data.metrics["Objective/knn"] == 0.75
 
 
 @pytest.mark.parametrize("begun", [True, False])
@@ -218,17 +252,10 @@ def test_two_studies_that_begin_at_once_share_a_new_database(tmp_path):
     assert found == [experiment for _, experiment in ids]
 
 
-def test_an_experiment_that_another_process_makes_meanwhile_is_taken(uri, monkeypatch):
-    client = MlflowClient(uri)
-    known = client.create_experiment("meanwhile")
-    look, asked = MlflowClient.get_experiment_by_name, []
-
-    def too_early(self, name):
-        asked.append(name)
-        return look(self, name) if len(asked) > 1 else None
-
-    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
-    assert connect(uri, "meanwhile")[1] == known
+def test_studies_that_begin_at_once_share_an_experiment(uri):
+    with ThreadPoolExecutor(4) as pool:
+        ids = {experiment for _, experiment in pool.map(connect, [uri] * 4, ["meanwhile"] * 4)}
+    assert ids == {MlflowClient(uri).get_experiment_by_name("meanwhile").experiment_id}
 
 
 def test_a_single_run_is_logged_with_its_whole_configuration(uri):

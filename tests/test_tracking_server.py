@@ -48,7 +48,7 @@ def proxy(server):
 
 
 def start(port: int, name: str, folder: Path, varied: list[str]) -> StudyTracker:
-    tracker = StudyTracker(f"http://127.0.0.1:{port}", name, varied, folder)
+    tracker = StudyTracker(f"http://127.0.0.1:{port}", name, varied, ["knn", "r2_mean"], folder)
     tracker.ready()
     tracker.begin(name, BASE, [], [])
     return tracker
@@ -113,7 +113,7 @@ def test_trials_that_log_at_once_lose_nothing(server, client, tmp_path, capsys):
         assert child.info.status == "FINISHED"
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.params == {"recon.weight": str(0.5 + number), "seed": "1"}
-        assert child.data.metrics["final/knn"] == number / TRIALS
+        assert child.data.metrics["Objective/knn"] == number / TRIALS
         history = client.get_metric_history(child.info.run_id, "loss")
         assert [(entry.step, entry.value) for entry in history] == [(n, 1 / n) for n in range(1, EPOCHS + 1)]
 
@@ -139,12 +139,12 @@ def test_a_server_that_is_away_for_a_while_costs_no_time_and_no_epoch(proxy, cli
     assert tracker.dropped == 0
     (parent,), (child,) = tracked(client, "outage")
     assert steps(client, child) == list(range(1, EPOCHS + 1))
-    assert child.data.metrics["final/knn"] == 0.5
+    assert child.data.metrics["Objective/knn"] == 0.5
     assert parent.info.status == child.info.status == "FINISHED"
 
 
 def test_what_the_server_took_is_not_logged_again_where_its_answer_was_lost(proxy, client, tmp_path):
-    proxy.lose_answers(b"runs/create", b"runs/create", b'"loss"', b'"final/knn"')
+    proxy.lose_answers(b"runs/create", b"runs/create", b'"loss"', b'"Objective/knn"')
     tracker, trial = start(proxy.port, "unanswered", tmp_path, ["recon.weight"]), suggested(0)
     tracker.trial_started(trial)
     log_epochs(tracker, trial, 1, EPOCHS)
@@ -154,7 +154,7 @@ def test_what_the_server_took_is_not_logged_again_where_its_answer_was_lost(prox
     _, (child,) = tracked(client, "unanswered")
     assert len(tracked(client, "unanswered")[0]) == 1
     assert steps(client, child) == list(range(1, EPOCHS + 1))
-    assert steps(client, child, "final/knn") == [EPOCHS]
+    assert steps(client, child, "Objective/knn") == [EPOCHS]
 
 
 def test_a_server_that_stays_away_is_asked_now_and_then_and_what_is_lost_is_counted(proxy, client, tmp_path):
@@ -182,8 +182,11 @@ def study(server, tmp_path_factory) -> list[Trial]:
     tracker = start(server, "shown", tmp_path_factory.mktemp("shown"), VARIED)
     for place, trial in enumerate(trials):
         tracker.trial_started(trial)
-        end(tracker, trial, knn=0.3 + place / 20, r2_mean=0.9 - place / 20)
-    tracker.close("FINISHED", [], PATIENCE_S)
+        metrics = {"loss": 1.0, "auroc/flip": 0.5} if trial.configuration.overrides else {"auroc/flip": 0.5}
+        end(tracker, trial, **metrics, knn=0.3 + place / 20, r2_mean=0.9 - place / 20)
+    chosen = {"name": trials[0].configuration.name, "metrics": {"knn": {"estimate": 0.3}, "r2_mean": {"estimate": 0.9}}}
+    summary = {"chosen": {"configuration": chosen["name"]}, "configurations": [chosen]}
+    tracker.close("FINISHED", [], PATIENCE_S, summary)
     return trials
 
 
@@ -258,8 +261,25 @@ def test_the_trials_are_listed_below_their_study(browser, server, study, tmp_pat
     assert sorted(rows.get_by_role("link").all_inner_texts()) == sorted(trial.name for trial in study)
 
 
+def test_a_comparison_of_all_runs_begins_with_varied_options_and_objectives(browser, server, study, tmp_path):
+    page, rows = listed(browser, server, study)
+    parent = page.get_by_role("row").filter(has=page.get_by_role("link", name="shown"))
+    for row in (parent, *rows.all()):
+        row.get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text(f"Comparing {len(study) + 1} Runs").wait_for()
+    panel = page.get_by_role("tabpanel")
+    page.get_by_role("tab", name="Parallel Coordinates Plot").click()
+    panel.locator("[class*=selection-item-content]").first.wait_for()
+    page.screenshot(path=tmp_path / "all.png", full_page=True)
+    chosen = panel.locator("[class*=selection-item-content]").all_inner_texts()
+    assert chosen[-1] in ("Objective/knn", "Objective/r2_mean") and set(chosen[:-1]) <= {*VARIED, "seed"}
+    page.get_by_role("tab", name="Scatter Plot").click()
+    drawn(page, tmp_path / "scatter.png", "augment.brightness", "Objective/knn")
+
+
 def test_parallel_coordinates_have_a_line_for_every_trial(comparison, study, tmp_path):
-    axes = ["augment.brightness", "augment.rotation", "recon.view", "recon.weight"], ["final/knn"]
+    axes = ["augment.brightness", "augment.rotation", "recon.view", "recon.weight"], ["Objective/knn"]
     comparison.get_by_role("tab", name="Parallel Coordinates Plot").click()
     comparison.get_by_role("button", name="Clear All").click()
     for place, options in enumerate(axes):
@@ -275,14 +295,14 @@ def test_parallel_coordinates_have_a_line_for_every_trial(comparison, study, tmp
 
 def test_a_scatter_plot_has_a_point_for_every_trial_with_an_encoder(comparison, study, tmp_path):
     comparison.get_by_role("tab", name="Scatter Plot").click()
-    choose(comparison, X="recon.weight", Y="final/knn")
-    pixels = drawn(comparison, tmp_path / "scatter.png", "recon.weight", "final/knn")
+    choose(comparison, X="recon.weight", Y="Objective/knn")
+    pixels = drawn(comparison, tmp_path / "scatter.png", "recon.weight", "Objective/knn")
     assert pieces(coloured(pixels)) == len(study) - 1
 
 
 def test_a_contour_plot_has_a_point_for_every_trial_with_an_encoder(comparison, study, tmp_path):
     comparison.get_by_role("tab", name="Contour Plot").click()
-    choose(comparison, X="augment.brightness", Y="augment.rotation", Z="final/knn")
+    choose(comparison, X="augment.brightness", Y="augment.rotation", Z="Objective/knn")
     pixels = drawn(comparison, tmp_path / "contour.png", "augment.brightness", "augment.rotation")
     red, _, blue = np.moveaxis(pixels, -1, 0)
     assert len(np.unique(pixels[blue > red], axis=0)) > 100  # the area's colour follows the figure

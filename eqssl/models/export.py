@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from eqssl.config import EncoderConfig, MethodConfig, from_dict
-from eqssl.files import as_path, check_storage, on_disk, write_atomically
+from eqssl.files import as_path, check_readable, on_disk, write_atomically
 from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
 from eqssl.models.backbones import TinyResNet
@@ -82,7 +82,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         ValueError: for a folder that `export_encoder` did not write.
     """
     folder = as_path(folder)
-    check_storage(folder, "the folder", write=False)
+    check_readable(folder, "the folder")
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise ValueError(f"{folder} is no exported encoder: it needs {CONFIG} and {WEIGHTS}")
     about = json.loads((folder / CONFIG).read_text()).get("eqssl")

@@ -15,12 +15,12 @@ def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool 
         from_predictions: Compute every probe's metrics again from its predictions for each held-out example, which a
             study with --evaluate.level full saves.
     """
-    from eqssl.files import as_path, check_storage
+    from eqssl.files import as_path, check_readable
     from eqssl.report.report import write_report
     from eqssl.study.live import current_summary, summary_of_predictions
 
     path = as_path(folder, "FOLDER")
-    check_storage(path, "FOLDER", write=False)
+    check_readable(path, "FOLDER")
     write_report(summary_of_predictions(path) if from_predictions else current_summary(path), path)
     print((path / "tables.md").read_text(), end="")
 

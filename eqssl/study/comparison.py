@@ -10,14 +10,13 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import get, replace
-from eqssl.files import as_path, read
+from eqssl.files import as_path, read, write_json
 from eqssl.study.controls import autoencoding
 from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
 from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Params
-from eqssl.study.store.records import write_json
 
 logger = logging.getLogger(__name__)
 

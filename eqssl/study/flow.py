@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from eqssl import __version__
 from eqssl.config import flatten, identity, replace, to_dict
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
@@ -19,9 +18,9 @@ from eqssl.study.execution.plugins import registered
 from eqssl.study.execution.signals import Interrupted, StopSignals
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Trial
-from eqssl.study.store.ledger import Attempts, ledger, ledger_line
-from eqssl.study.store.lock import Lease
-from eqssl.study.store.records import Record, TrialRecord
+from eqssl.study.store.ledger import ledger, ledger_line
+from eqssl.study.store.lock import RunLock, run_seconds
+from eqssl.study.store.records import RESULTS_SCHEMA, StudyFolder, TrialRecord
 
 if TYPE_CHECKING:
     from eqssl.study.execution.cluster import Room
@@ -43,37 +42,36 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     options = options or default_options(study)
     preflight.check_options(study, options)
     study = with_matched_controls(study, options)
-    with Lease(as_path(options.output) / study.name) as lease:
-        return _Run(study, options, console or Console(quiet=True), lease).go()
+    with RunLock(as_path(options.output) / study.name) as lock:
+        return _Run(study, options, console or Console(quiet=True), lock).go()
 
 
 class _Run:
     """One process's part in a study."""
 
-    def __init__(self, study: Study, options: StudyOptions, console: Console, lease: Lease):
+    def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock):
         from eqssl.tracking import StudyTracker
 
         self.start = time.perf_counter()
-        self.study, self.options, self.console, self.lease = study, options, console, lease
+        self.study, self.options, self.console, self.lock = study, options, console, lock
         self.stages = seed_stages(options.seeds, options.seed_schedule)
         self.trials = count_trials(study.count_configs(options.configs), self.stages)
         self.folder = as_path(options.output) / study.name
-        self.record = Record.open(self.folder, self._identity(), resume=options.resume)
+        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         if (planned := self._plan()).left_out:
             console.print(
                 f"warning: {planned.left_out} of the {planned.design} configurations of {options.sampler} are left out;"
                 f" all of them take --configs {planned.design}"
             )
-        self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
-        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), self.folder)
+        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be equal for two runs of a study to be parts of one."""
         return {
             "study": self.study.name,
-            "version": __version__,
+            "results_schema": RESULTS_SCHEMA,
             "protocol": PROTOCOL_VERSION,
             "space": {option: asdict(values) for option, values in self.study.space.items()},
             "rows": dict(self.study.rows),
@@ -87,7 +85,7 @@ class _Run:
     def go(self) -> dict[str, Any]:
         from eqssl.study.execution import cluster
 
-        with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
+        with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
             with signals.after(self.options.max_hours), cluster.ray_running(self.options.cluster_config) as nodes:
                 signals.arm()
                 room = cluster.room(self.options, nodes)
@@ -119,7 +117,7 @@ class _Run:
         # The steps of --smoke are so few that timing them would take as long.
         work = None if options.smoke else self._work(room)
         objectives = list(self.study.objectives)
-        output = str(self.folder.absolute()), self.lease.holder.token
+        output = str(self.folder.absolute()), self.lock.run.token
         on_every_node(preflight.check_node, *output)
         arguments = to_dict(options.run), output, workers, room.worker, work, objectives, registered(), options.pruner
         started = start_in_worker(preflight.try_run, room.worker, *arguments)
@@ -147,7 +145,7 @@ class _Run:
         every = self.options.run.train.eval_every
         evaluations = max(trials, epochs // every if every else 0)
         done = self.record.records()
-        begun = [trial for trial in self.record.asked_trials() if trial.id not in done]
+        begun = [trial for trial in self.record.suggested_trials() if trial.id not in done]
         checkpoints = [str((self.record.trial_folder(trial) / "checkpoint").absolute()) for trial in begun]
         return Work(trials, epochs, evaluations, checkpoints, min(room.trials, trials)) if epochs else None
 
@@ -159,7 +157,7 @@ class _Run:
     def _suggestions(self) -> "Suggestions":
         suggestions = self._plan()
         suggestions.search.warm_start(self.warm_points)
-        suggestions.restore(self.record.asked_trials(), self.record.records())
+        suggestions.restore(self.record.suggested_trials(), self.record.records())
         return suggestions
 
     def _run_trials(self, room: "Room") -> list[TrialRecord]:
@@ -173,13 +171,13 @@ class _Run:
         if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
-        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.asked_trials())
+        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.suggested_trials())
         work, figures = suggestions.work(base), list(self.study.objectives)
         progress = StudyProgress(self.console, base, suggestions.total, suggestions.ended, work, figures)
 
         def spec(trial: Trial) -> dict[str, Any]:
-            self.record.asked(trial)
-            return runner.trial_spec(trial, self.options, self.folder, room.worker, self.lease.holder.token)
+            self.record.trial_suggested(trial)
+            return runner.trial_spec(trial, self.options, self.folder, room.worker, self.lock.run.token)
 
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
@@ -193,22 +191,23 @@ class _Run:
         from eqssl.study.search.sampler import write_journal
 
         signal_number = signals.number
-        if self.lease.lost:  # what is in the folder is another process's now
+        if self.lock.lost:  # what is in the folder is another process's now
             raise Interrupted(signal_number, signals.reason)
+        self.lock.renew()
         records = list(self.record.records().values())
         device, devices = ("GPU", room.gpus) if room.gpus else ("CPU", room.cpus)
         about |= {
             "study_id": self.record.study_id,
             "status": "stopped" if signal_number else "complete",
             "wall_s": time.perf_counter() - self.start,
-            "ledger": ledger(records, device, devices, self.attempts.note(), unfinished),
+            "ledger": ledger(records, device, devices, run_seconds(self.folder), unfinished),
         }
         summary = summarise(change(self.study, seeds=self.options.seeds), records, about, self.folder)
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
         status, patience_s = ("KILLED", 2) if signal_number else ("FINISHED", 30)
-        self.tracker.close(status, files, patience_s, description=summary["sentence"])
+        self.tracker.close(status, files, patience_s, summary)
         if signal_number:
             raise Interrupted(signal_number, signals.reason)
         if self.tracker.dropped:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from eqssl.evaluation import PROTOCOL_VERSION
-from eqssl.files import find, read
+from eqssl.files import find, finite, read
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.results import summarise
 from eqssl.study.search.space import Choice, Range
-from eqssl.study.store import ledger
-from eqssl.study.store.records import Record, TrialRecord, finite
+from eqssl.study.store.lock import run_seconds
+from eqssl.study.store.records import StudyFolder, TrialRecord
 
 
 def current_summary(folder: Path) -> dict[str, Any]:
@@ -93,11 +93,10 @@ def _study(known: dict[str, Any]) -> Study:
 def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     identity, study = known["identity"], _study(known)
     about = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
-    records = list(Record(folder, known["study_id"], identity).records().values())
+    records = list(StudyFolder(folder, known["study_id"], identity).records().values())
     most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
-    attempts_s = json.loads(read(folder / ledger.FILE) or "{}")
-    about |= {"study_id": known["study_id"], "status": status, "wall_s": list(attempts_s.values() or [0.0])[-1]}
+    about |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}
     return summarise(study, records, about, folder)
 
 

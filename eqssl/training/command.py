@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from eqssl.config import RunConfig, check_effect, options_in
-from eqssl.files import as_path, make_folder
+from eqssl.files import as_path, finite, make_folder, write_json
 from eqssl.training.memory import keep_freed
 
 
@@ -46,7 +46,6 @@ def _run(options: TrainOptions) -> int:
     # torch takes 5 s to import: not before the options are known to be good.
     from eqssl.images import save_reconstructions
     from eqssl.models.export import export_encoder
-    from eqssl.study.store.records import finite, write_json
     from eqssl.tracking import track_run
     from eqssl.training.context import PrintingContext
     from eqssl.training.loop import train

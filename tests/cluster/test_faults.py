@@ -137,7 +137,7 @@ def test_the_bucket_is_away_as_well(story):
 
 def test_the_head_is_killed_and_the_job_submitted_again(story):
     started, epoch = story.job.next_epoch()
-    study = json.loads(read(story.job.folder / "lease.json"))["pid"]
+    study = json.loads(read(story.job.folder / "runs" / "0001.json"))["pid"]
     story.cluster.kill()
     os.kill(study, signal.SIGKILL)  # on a machine of its own it would be gone with the head
     story.job.thread.join()

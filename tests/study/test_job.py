@@ -50,7 +50,7 @@ def test_a_stopped_job_saves_its_state(stopped, study):
     assert "stopped by SIGTERM: the same command with --resume goes on" in stopped
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "stopped" and len(summary["trials"]) >= 3
-    assert not (folder / "lease.json").exists() and not (folder / ".ray").exists()
+    assert json.loads((folder / "runs" / "0001.json").read_text())["ended"] and not (folder / ".ray").exists()
     progress = [line for line in stopped.splitlines() if "seed 0: " in line]
     assert len(progress) == len(summary["trials"]) and not any("\x1b" in line for line in progress)
 

@@ -10,12 +10,13 @@ import torch
 
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_predictions
+from eqssl.files import write_json
 from eqssl.report.command import report
 from eqssl.report.tables import results_table
 from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.live import current_summary, summary_of_predictions
 from eqssl.study.results import summarise
-from eqssl.study.store.records import Record, write_json
+from eqssl.study.store.records import StudyFolder
 from tests.report import made_up
 from tests.report.conftest import STUDY, weight_records
 
@@ -35,7 +36,7 @@ def write(path, study, records, protocol=PROTOCOL_VERSION):
     }
     about = {name: made_up.ABOUT[name] for name in ("concurrency", "options")}
     about |= {"question": study.question, "controls": {}, "data": made_up.ABOUT["data"] | {"num_classes": 10}}
-    record = Record.open(path / "made_up", identity, resume=False)
+    record = StudyFolder.open(path / "made_up", identity, resume=False)
     record.create("0123456789abcdef", about)
     for trial in records:
         write_json(record.folder / "trials" / trial.trial_id / "result.json", dataclasses.asdict(trial))
@@ -78,7 +79,7 @@ def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_pa
 
 
 def test_a_study_of_which_nothing_has_ended_says_so(tmp_path):
-    Record.open(tmp_path / "made_up", {}, resume=False).create("0")
+    StudyFolder.open(tmp_path / "made_up", {}, resume=False).create("0")
     with pytest.raises(ValueError, match="no trial has ended yet"):
         current_summary(tmp_path / "made_up")
 

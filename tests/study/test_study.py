@@ -122,11 +122,13 @@ def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
         )
         varied |= {"train.weight_decay"} if varied else set()
         assert set(run.data.params) == varied | {"seed"}
-    assert float(parent[0].data.params["augment.rotation"]) == 0  # what the default is for pairs of one object
+    assert float(parent[0].data.tags["augment.rotation"]) == 0  # what the default is for pairs of one object
     done = children[summary["chosen"]["trial_id"]]
     history = client.get_metric_history(done.info.run_id, "loss")
     assert [metric.step for metric in history] == [1, 2]
-    assert done.data.metrics["final/r2_mean"] == pytest.approx(done.data.metrics["r2_mean"])
+    (r2,) = (t["metrics"]["r2_mean"] for t in summary["trials"] if t["trial_id"] == summary["chosen"]["trial_id"])
+    assert done.data.metrics["Objective/r2_mean"] == pytest.approx(r2)
+    assert {"Objective/linear", "Objective/r2_mean"} < parent[0].data.metrics.keys()
     assert [a.path for a in client.list_artifacts(done.info.run_id)] == ["reconstructions.png"]
     assert "report.html" in {a.path for a in client.list_artifacts(parent[0].info.run_id)}
 

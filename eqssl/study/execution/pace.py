@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from eqssl.config import RunConfig, digest, from_dict, replace, to_dict
-from eqssl.files import as_path, read
+from eqssl.files import as_path, read, write_json
 from eqssl.study.execution.plugins import Plugins, register, registered
 from eqssl.study.execution.trial import cached_data
 from eqssl.study.options import StudyOptions
-from eqssl.study.store.records import write_json
 
 STEPS, SECONDS = 4, 15.0  # of a round, and of all rounds of a pair
 Overrides = Mapping[str, Any]

@@ -16,7 +16,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from eqssl.config import replace, to_dict
-from eqssl.files import as_path, remove
+from eqssl.files import as_path, finite, remove
 from eqssl.study.execution.cluster import Room
 from eqssl.study.execution.plugins import registered
 from eqssl.study.execution.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
@@ -25,7 +25,7 @@ from eqssl.study.options import StudyOptions
 from eqssl.study.search.pruning import Halving, evaluated_every
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import TrialRecord, collapsed_parts, finite
+from eqssl.study.store.records import TrialRecord, collapsed_parts
 
 logger = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import EvaluateConfig, RunConfig, from_dict
-from eqssl.files import as_path, check_storage, os_errors, read, try_writing
+from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Pruner, Study, lacking
 from eqssl.study.execution.forecast import Timing, Work, time_run
 from eqssl.study.execution.nodes import check_config
 from eqssl.study.execution.plugins import Plugins, register
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
-from eqssl.study.store import lock as lease
+from eqssl.study.store.lock import owns
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -55,7 +55,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
         if options.sampler not in LEARNING:
             raise ValueError(f"--sampler is {options.sampler}; allowed with --warm-start: {', '.join(LEARNING)}")
         earlier = as_path(options.warm_start, "--warm-start")
-        check_storage(earlier, "--warm-start", write=False)
+        check_readable(earlier, "--warm-start")
         if not read(earlier / "summary.json"):
             raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
     check_output(options.output)
@@ -69,7 +69,7 @@ def check_output(text: str) -> None:
     """
     output = as_path(text, "--output").absolute()
     if not isinstance(output, Path):
-        return check_storage(output, "--output", write=True)
+        return make_folder(output, "--output")
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
@@ -80,11 +80,11 @@ def check_node(folder: str, token: str) -> str | None:
 
     Args:
         folder: OUTPUT/STUDY.
-        token: of the lease, which the study's own process has put there.
+        token: of the run of the command that owns the folder.
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        if lease.token_in(here) != token:
+        if not owns(here, token):
             return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
         with os_errors():
             try_writing(here)

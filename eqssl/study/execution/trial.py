@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig, from_dict
-from eqssl.files import as_path, modified_s, read, write_atomically
+from eqssl.files import as_path, finite, modified_s, read, write_atomically, write_json
 from eqssl.study.execution.environment import go_to
 from eqssl.study.execution.plugins import Plugins, register
-from eqssl.study.store.records import CONTRIBUTIONS, GIVEN_UP, finite, write_json
+from eqssl.study.store.records import CONTRIBUTIONS, RETRYABLE
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -190,7 +190,7 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
 
 
 def _given_up(context: TrialContext) -> dict[str, Any]:
-    return _failed(context, f"{last_error(context.folder)} ({ATTEMPTS}{GIVEN_UP}")
+    return _failed(context, f"{last_error(context.folder)} ({ATTEMPTS}{RETRYABLE}")
 
 
 def _failed(context: TrialContext, error: str) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""One process at a time in a study's folder: OUTPUT/STUDY/lease.json says which has it, and when it last said so."""
+"""One run of the command at a time in a study's folder, and the seconds of each.
+
+A run of the command creates OUTPUT/STUDY/runs/NNNN.json, which fails where the file exists, and the highest number owns
+the folder. The file is lock, fence and ledger in one: its time, stamped by the storage, is the run's last heartbeat; a
+run that finds the next number has lost the folder; `wall_s` is what the run has taken.
+"""
 
 import json
 import os
@@ -9,88 +14,134 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from eqssl.files import read
-from eqssl.study.store.lock_backends import LeaseFile, LeaseObject
+from eqssl.files import create, find, modified_s, os_errors, read, try_writing, write_json
 
-FILE = "lease.json"
+RUNS, STUDY = "runs", "study.json"  # in the study's folder
 BEAT_S = 10.0  # between two heartbeats
-SILENCE_S = 60.0  # without one, after which a holder that cannot be asked counts as gone
+SILENCE_S = 60.0  # without a heartbeat, after which a run on another machine counts as dead
 
 
-@dataclass(frozen=True)
-class Holder:
-    """A process that has, or had, the folder.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of the study's command.
 
     Args:
-        host: its name.
-        pids: the space in which `pid` is a number: that of the host since it was started, or of a container there.
-        pid: its number.
-        born: when it started, as the system notes it, so that another process of the same number is told apart.
-        token: of the lease.
-        since: seconds since 1970 by its clock; only ever shown.
+        host: name of its machine.
+        pid: number of its process.
+        pid_namespace: boot of the machine and container to which `pid` belongs.
+        pid_start: start of the process as the system notes it, since numbers are used again.
+        since: seconds since 1970 by its own clock; only shown.
+        token: unique among runs; begins with the number of its file.
+        wall_s: seconds until the last heartbeat.
+        ended: whether it has left the folder.
     """
 
     host: str
-    pids: str
     pid: int
-    born: str | None
-    token: str
+    pid_namespace: str
+    pid_start: str | None
     since: float
+    token: str = ""
+    wall_s: float = 0.0
+    ended: bool = False
 
-    def is_here(self, host: str, pids: str) -> bool:
-        return (self.host, self.pids) == (host, pids)
 
+class RunLock:
+    """Owns a study's folder while entered.
 
-class Lease:
-    """Holds a study's folder while entered; `lost` tells whether another process has taken it since.
+    `run` is this run of the command; `lost` tells whether a later one has taken over the folder.
 
     Args:
-        folder: OUTPUT/STUDY; made, and removed again if nothing was written to it.
+        folder: OUTPUT/STUDY; made, and removed again by a run that leaves nothing in it.
 
     Raises:
-        ValueError: on entering, for a folder that another process holds or that cannot be written.
+        ValueError: on entering, for a folder that a live run owns or that cannot be written.
     """
 
     def __init__(self, folder: Path):
-        self._folder = folder
-        self._store = (LeaseFile if isinstance(folder, Path) else LeaseObject)(folder / FILE)
-        pid = os.getpid()
-        self.holder = Holder(socket.gethostname(), _pid_space(), pid, _born(pid), uuid.uuid4().hex, time.time())
-        self.lost = False
+        self._folder, self._number, self._start = folder, 0, time.perf_counter()
+        self._made: list[Path] = []
+        self.run, self.lost = _this_run(), False
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "RunLock":
+        runs = self._folder / RUNS
         try:
-            self._store.make_folder()
-            while not self._taken_over():
+            if isinstance(runs, Path):
+                self._made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+                runs.mkdir(parents=True, exist_ok=True)
+            while not self._create():
                 pass
         except OSError as error:
             raise ValueError(f"--output: {self._folder} cannot be written ({error})") from error
         return self
 
-    def _taken_over(self) -> bool:
-        """Take the folder; False if another process did so in the same instant."""
-        with self._store.locked():
-            self._refuse_if_held()
-            return self._store.write(asdict(self.holder))
+    def _create(self) -> bool:
+        """Create the file of the next number; return False where another run was faster."""
+        newest = _newest(self._folder)
+        self._refuse_if_alive(_file(self._folder, newest))
+        self._number = newest + 1
+        self.run = replace(self.run, token=f"{self._number:04d}-{uuid.uuid4().hex}")
+        try:
+            create(_file(self._folder, self._number), json.dumps(asdict(self.run)).encode())
+        except FileExistsError:
+            return owns(self._folder, self.run.token)  # a bucket's first answer may have been lost
+        return True
+
+    def _refuse_if_alive(self, path: Path) -> None:
+        """Refuse a folder whose run is alive, or on another machine and not silent for long.
+
+        Raises:
+            ValueError: with the run's place and possible actions.
+        """
+        run = _read_run(path)
+        if run is None or run.ended:
+            return
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.since))
+        text = f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
+        actions = "wait for its end, stop it, or take another --output"
+        if (run.host, run.pid_namespace) == (self.run.host, self.run.pid_namespace):
+            if run.pid_start == _pid_start(run.pid):
+                raise ValueError(f"{text}; {actions}")
+            return
+        with os_errors():  # the storage stamps both times, so no machine's clock is trusted
+            silent_s = max(0.0, try_writing(path.parent) - (modified_s(path) or 0.0))
+        if silent_s < SILENCE_S:
+            text += f", its last heartbeat {silent_s:.0f} s ago"
+            raise ValueError(f"{text}; {actions}; if it is dead, try again in {SILENCE_S - silent_s:.0f} s")
 
     def __exit__(self, *raised: object) -> None:
-        with suppress(OSError), self._store.locked():
-            if not self._other():
-                self._store.remove()
+        with suppress(OSError), os_errors():
+            if self._successor():
+                return
+            if self.run.wall_s and read(self._folder / STUDY):
+                self.renew(ended=True)
+                return
+            _file(self._folder, self._number).unlink()
+            for folder in self._made:
+                folder.rmdir()  # fails where it is not empty
 
     @contextmanager
-    def kept(self, *, beat: Callable[[], None], lost: Callable[[str], None]) -> Iterator[None]:
-        """Renew the lease every ten seconds.
+    def heartbeat(self, lost: Callable[[str], None]) -> Iterator[None]:
+        """Renew the lock every ten seconds while entered.
 
         Args:
-            beat: called each time.
-            lost: called once with the reason, if another process has taken the lease.
+            lost: called once, with the place of a later run, when that owns the folder.
         """
         ended = threading.Event()
-        thread = threading.Thread(target=self._keep, args=(ended, beat, lost), daemon=True)
+
+        def beat() -> None:
+            while not (self.lost or ended.wait(BEAT_S)):
+                with suppress(OSError):  # storage that is away for a moment ends nothing
+                    if other := self._successor():
+                        self.lost = True
+                        lost(f"process {other.pid} on {other.host}, which took over {self._folder}")
+                    else:
+                        self.renew()
+
+        thread = threading.Thread(target=beat, daemon=True)
         thread.start()
         try:
             yield
@@ -98,78 +149,67 @@ class Lease:
             ended.set()
             thread.join()
 
-    def _keep(self, ended: threading.Event, beat: Callable[[], None], lost: Callable[[str], None]) -> None:
-        while not ended.wait(BEAT_S):
-            with suppress(OSError):  # storage that is away for a moment ends nothing
-                with self._store.locked():
-                    if other := self._other():
-                        lost(f"process {other.pid} on {other.host}, which took over {self._folder}")
-                        self.lost = True
-                        return
-                    self._store.write(asdict(self.holder))
-                beat()
+    def renew(self, ended: bool = False) -> None:
+        """Write how long this run has taken, which is its heartbeat."""
+        self.run = replace(self.run, wall_s=time.perf_counter() - self._start, ended=ended)
+        write_json(_file(self._folder, self._number), asdict(self.run))
 
-    def _known(self) -> Holder | None:
-        """Return who has the lease."""
-        try:
-            return Holder(**self._store.read() or {})
-        except TypeError:
-            return None
-
-    def _other(self) -> Holder | None:
-        """Return the other process that has the lease now: this one had been silent for long."""
-        other = self._known()
-        return other if other and other.token != self.holder.token else None
-
-    def _refuse_if_held(self) -> None:
-        """Refuse a folder whose holder lives, or cannot be asked and was heard of lately.
-
-        Raises:
-            ValueError: naming the holder and what to do.
-        """
-        holder = self._known()
-        if holder is None:
-            return
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder.since))
-        held = f"--output: process {holder.pid} on {holder.host} has been running the study in {self._folder}"
-        held += f" since {since}"
-        if holder.is_here(self.holder.host, self.holder.pids):
-            if holder.born == _born(holder.pid):
-                raise ValueError(f"{held}; wait for its end, stop it, or take another --output")
-            return
-        silent_s = max(0.0, self._store.silent_s())
-        if silent_s < SILENCE_S:
-            raise ValueError(
-                f"{held} and said so {silent_s:.0f} s ago; wait for its end, stop it, or take another --output; "
-                f"if it is gone, try again in {SILENCE_S - silent_s:.0f} s"
-            )
+    def _successor(self) -> Run | None:
+        return _read_run(_file(self._folder, self._number + 1))
 
 
-def token_in(folder: Path) -> str | None:
-    """Return the token of the lease in a folder, of whoever holds it; None where there is none."""
+def owns(folder: Path, token: str) -> bool:
+    """Return whether a folder, as this machine sees it, holds the file of the run with a token."""
+    run = _read_run(_file(folder, int(token.partition("-")[0])))
+    return run is not None and run.token == token
+
+
+def run_seconds(folder: Path) -> list[float]:
+    """Return the seconds of every run of the command in a study's folder, in order."""
+    runs = (_read_run(_file(folder, number)) for number in range(1, _newest(folder) + 1))
+    return [run.wall_s for run in runs if run]
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / RUNS / f"{number:04d}.json"
+
+
+def _newest(folder: Path) -> int:
+    """Return the highest number; 0 without a run."""
+    number = max((int(path.stem) for path in find(folder / RUNS, "[0-9][0-9][0-9][0-9].json")), default=0)
+    while read(_file(folder, number + 1)) is not None:  # the listing of a shared folder may be a minute old
+        number += 1
+    return number
+
+
+def _read_run(path: Path) -> Run | None:
+    """Return the run of a file; None for a missing file, or one that a kill has cut off."""
     for _ in range(20):
-        if (text := read(folder / FILE)) is None:
+        if (text := read(path)) is None:
             return None
-        with suppress(json.JSONDecodeError):  # a heartbeat is just being written
-            return json.loads(text)["token"]
-        time.sleep(0.05)
+        with suppress(ValueError, TypeError):
+            return Run(**json.loads(text))
+        time.sleep(0.05)  # another process is just writing it
     return None
 
 
-def _pid_space() -> str:
-    with suppress(OSError):  # machines may share a name, and number their spaces alike
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-    return ""
+def _this_run() -> Run:
+    namespace, pid = "", os.getpid()
+    with suppress(OSError):  # machines may share a name, and number their namespaces alike
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    start, since = _pid_start(pid), time.time()
+    return Run(host=socket.gethostname(), pid=pid, pid_namespace=namespace, pid_start=start, since=since)
 
 
-def _born(pid: int) -> str | None:
-    """Return when a living process started; None where none lives."""
+def _pid_start(pid: int) -> str | None:
+    """Return the start of a live process; None for a dead one."""
     proc = Path("/proc")
     if not (proc / "self/stat").exists():
-        said = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True)
-        return said.stdout.strip() or None
+        output = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
+        return output.strip() or None
     try:
         state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else fields[18]  # a dead process whose parent has not asked stays as Z
+    return None if state in "ZX" else fields[18]  # a dead process stays as Z until its parent asks

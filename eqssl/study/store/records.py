@@ -1,54 +1,52 @@
-"""The folder of a study, the single truth from which it is resumed: one file per asked and per finished trial.
+"""The folder of a study, from which it is resumed: one file per suggested and per finished trial.
 
-- OUTPUT/STUDY/study.json: what the study is; another one is refused.
+- OUTPUT/STUDY/study.json: the study's identity; another study is refused.
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
-- OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last good one of a trial that failed.
-- OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs, while it trains and after.
+- OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last one of a trial that failed.
+- OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
-- OUTPUT/STUDY/trials/ID/contributions.parquet: what each held-out image adds to its metrics, see `contributions`.
-- OUTPUT/STUDY/lease.json: while a process runs the study, see `lease`.
-- OUTPUT/STUDY/attempts.json: how long each such process ran, see `ledger`.
-- OUTPUT/STUDY/warm_start.json: what the search was told first, where it was.
+- OUTPUT/STUDY/trials/ID/contributions.parquet: the share of each evaluated image in its metrics, see `contributions`.
+- OUTPUT/STUDY/runs/NNNN.json: the runs of the command, see `lock`.
+- OUTPUT/STUDY/warm_start.json: points of an earlier study, given to the search first.
 """
 
 import json
-import math
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from eqssl.files import as_path, find, read, read_all, remove, write_atomically
+from eqssl.files import as_path, find, parse_json, read, read_all, remove, write_json
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store import lock as lease
+from eqssl.study.store.lock import RUNS, STUDY
 
+RESULTS_SCHEMA = 1  # of the files above, part of a study's identity
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
-# The end of the error of a trial that might have gone on elsewhere, such as on a node that works.
-GIVEN_UP = " attempts)"
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
-LEAST = {"rank": 2.0, "spread": 0.02}  # features on one line are below the first, at one point below the second
+RETRYABLE = " attempts)"  # ends the error of a trial that may succeed elsewhere, such as on another node
+COLLAPSE_THRESHOLDS = {"rank": 2.0, "spread": 0.02}  # features on a line have a lower rank, at a point a lower spread
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """A finished trial.
+    """A trial that has ended.
 
     Args:
-        trial_id, configuration, number, params, seed: which trial it was.
-        status: COMPLETE, STOPPED before its last epoch since it was behind, or FAILED.
+        trial_id, configuration, number, params, seed: of the trial.
+        status: COMPLETE, STOPPED by the pruner before its last epoch, or FAILED.
         epochs: trained.
-        metrics: of the last epoch, the evaluation included.
-        wall_s: seconds in training and evaluation, over all attempts.
-        resumed_s: of these, seconds of earlier attempts, before a resume.
-        overhead_s: seconds that the last attempt held its process beyond training and evaluation.
+        metrics: of the last epoch, with the evaluation.
+        wall_s: seconds of training and evaluation, over all attempts.
+        resumed_s: seconds of these before a resume.
+        overhead_s: seconds beyond training and evaluation for which the last attempt reserved its process.
         warm: whether the process had run a trial before.
-        error: why it failed.
-        history: epoch -> the study's objectives, of epochs before the last that had an evaluation.
-        collapsed: parts of the features (all, inv, equi) that have collapsed; the choice passes over such a trial.
+        error: of a trial that failed.
+        history: epoch -> objectives, of evaluated epochs before the last.
+        collapsed: parts of the features (all, inv, equi) that have collapsed; such a trial is never chosen.
     """
 
     trial_id: str
@@ -69,133 +67,141 @@ class TrialRecord:
 
 
 def collapsed_parts(metrics: dict[str, float]) -> list[str]:
-    """Return which parts of the features (all, inv, equi) lie at one point or on one line."""
-    prefixes = {"all": "", "inv": "inv/", "equi": "equi/"}
+    """Return the parts of the features (all, inv, equi) that lie near one point or one line."""
     return [
         part
-        for part, prefix in prefixes.items()
-        if any(metrics.get(prefix + metric, least) < least for metric, least in LEAST.items())
+        for part, prefix in {"all": "", "inv": "inv/", "equi": "equi/"}.items()
+        if any(metrics.get(prefix + name, threshold) < threshold for name, threshold in COLLAPSE_THRESHOLDS.items())
     ]
 
 
-class Record(Listener):
-    """An open study folder."""
+class StudyFolder(Listener):
+    """An open study folder.
+
+    Args:
+        folder: OUTPUT/STUDY.
+        study_id: unique among studies.
+        identity: see `open`.
+    """
 
     def __init__(self, folder: Path, study_id: str, identity: dict[str, Any]):
         self.folder, self.study_id, self.identity = folder, study_id, identity
-        self._again: set[str] = set()  # trials that are tried again
+        self._retried: set[str] = set()  # ids of trials that run again after a failure
 
     @classmethod
-    def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "Record":
-        """Return the study of a folder, new or to be continued; nothing is written before `create`.
+    def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "StudyFolder":
+        """Return a new study or one to resume; nothing is written before `create`.
 
         Args:
             folder: OUTPUT/STUDY.
-            identity: plain values; everything that must be equal for the results to belong together.
-            resume: whether the folder may exist.
+            identity: plain values that must be equal for trials to belong to one study.
+            resume: whether the folder may hold a study.
 
         Raises:
-            ValueError: for a folder that exists without `resume`, or belongs to another study.
+            ValueError: for a folder that holds another study, or this one without `resume`, or other files.
         """
-        path = folder / "study.json"
         identity = json.loads(json.dumps(identity))
-        if text := read(path):
-            known = json.loads(text)
+        if text := read(folder / STUDY):
+            known = parse_json(folder / STUDY, text)
             check_same(folder, known["identity"], identity, resume=resume)
             return cls(folder, known["study_id"], identity)
-        if folder.exists() and any(not path.name.startswith(lease.FILE) for path in folder.iterdir()):
+        # A name with a dot is what a kill left of a file.
+        if folder.exists() and any(path.name != RUNS and path.name[0] != "." for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
     def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
-        """Make the folder, unless it is there. Trials that an earlier command gave up are no longer on record.
+        """Write study.json, and forget failed trials that may succeed now.
 
         Args:
             data: digest of the images.
-            about: plain values that a report shows while the study runs; they may change from start to start.
-            warm_points: what the search was told first, kept for a resume.
+            about: plain values for the report of a running study; a later run of the command may change them.
+            warm_points: points of an earlier study, kept for a resume.
 
         Raises:
             ValueError: for a folder that cannot be written, or whose trials were trained on other data.
         """
-        path = self.folder / "study.json"
-        text = read(path)
-        earlier = json.loads(text)["data"] if text else data
-        if earlier != data:
-            raise ValueError(f"--resume: {self.folder} was trained on other data ({earlier} there, {data} now)")
+        text = read(self.folder / STUDY)
+        known_data = parse_json(self.folder / STUDY, text)["data"] if text else data
+        if known_data != data:
+            raise ValueError(f"--resume: {self.folder} was trained on other data ({known_data} there, {data} now)")
         try:
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
-            self._again = {r.trial_id for r in self.records().values() if r.error and r.error.endswith(GIVEN_UP)}
-            known = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
-            write_json(path, known)
+            self._retried = {r.trial_id for r in self.records().values() if r.error and r.error.endswith(RETRYABLE)}
+            values = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
+            write_json(self.folder / STUDY, values)
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 
     def warm_points(self, earlier: str | None, objectives: Iterable[str]) -> list[Point]:
-        """Return options and objectives of an earlier study's configurations, the same after every resume.
+        """Return options and objectives of an earlier study's searched configurations, the same after every resume.
 
-        As in that study itself, one of which a trial failed, was stopped early or collapsed has none.
+        Configurations with a trial that failed, was stopped or collapsed are left out.
 
         Args:
-            earlier: its folder or a URI of it, only read the first time; None: nothing.
-            objectives: metrics of which a configuration must have one.
+            earlier: its folder or a URI, only read the first time; None: no points.
+            objectives: metrics; a configuration must have one of them.
 
         Raises:
-            ValueError: for a study with nothing to learn from.
+            ValueError: for a study without such a configuration.
         """
         if earlier is None:
             return []
         if text := read(self.folder / WARM_START):
-            return [(params, values) for params, values in json.loads(text)]
+            return [(params, values) for params, values in parse_json(self.folder / WARM_START, text)]
         summary = json.loads((as_path(earlier, "--warm-start") / "summary.json").read_text())
         unsound = {t["configuration"] for t in summary["trials"] if t["status"] != "COMPLETE" or t["collapsed"]}
-        points = [
-            (c["params"], {f: c["metrics"][f]["estimate"] for f in objectives if f in c["metrics"]})
-            for c in summary["configurations"]
-            if c["number"] is not None and c["name"] not in unsound
-        ]
-        points = [(params, values) for params, values in points if values]
+        points = []
+        for configuration in summary["configurations"]:
+            metrics = configuration["metrics"]
+            values = {name: metrics[name]["estimate"] for name in objectives if name in metrics}
+            if values and configuration["number"] is not None and configuration["name"] not in unsound:
+                points.append((configuration["params"], values))
         if not points:
             raise ValueError(f"--warm-start is {earlier!r}, which has no configuration with {list(objectives)}")
         return points
 
     def trial_folder(self, trial: Trial) -> Path:
+        """Return OUTPUT/STUDY/trials/ID."""
         return self.folder / "trials" / trial.id
 
-    def asked(self, trial: Trial) -> None:
-        """Note that a trial was suggested, before it starts."""
+    def trial_suggested(self, trial: Trial) -> None:
+        """Write a trial down before it starts."""
         path = self.trial_folder(trial) / "trial.json"
         if not read(path):
             write_json(path, {**asdict(trial.configuration), "seed": trial.seed})
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        """Note how the trial ended; its checkpoint is kept only where it shows what came before a failure."""
+        """Write a record and remove the checkpoint, unless the trial failed."""
         write_json(self.trial_folder(trial) / "result.json", asdict(record))
-        self._again.discard(trial.id)
+        self._retried.discard(trial.id)
         if record.status != "FAILED":
             remove(self.trial_folder(trial) / "checkpoint")
 
-    def asked_trials(self) -> list[Trial]:
-        """Return every trial that was suggested, in the order of the suggestions."""
+    def suggested_trials(self) -> list[Trial]:
+        """Return every suggested trial, in the order of the suggestions; reference rows come first."""
         trials = []
-        for text in read_all(find(self.folder, "trials/*/trial.json")):
-            values = json.loads(text)
+        for values in self._read_all("trials/*/trial.json"):
             seed = values.pop("seed")
             trials.append(Trial(Configuration(**values), seed))
         return sorted(trials, key=lambda t: (-1 if t.configuration.number is None else t.configuration.number, t.seed))
 
     def records(self) -> dict[str, TrialRecord]:
-        """Return trial id -> record of every finished trial, but those that are tried again."""
-        found = (TrialRecord(**json.loads(text)) for text in read_all(find(self.folder, "trials/*/result.json")))
-        return {record.trial_id: record for record in found if record.trial_id not in self._again}
+        """Return trial id -> record of every trial that has ended, except those that run again."""
+        records = (TrialRecord(**values) for values in self._read_all("trials/*/result.json"))
+        return {record.trial_id: record for record in records if record.trial_id not in self._retried}
+
+    def _read_all(self, pattern: str) -> list[dict[str, Any]]:
+        paths = find(self.folder, pattern)
+        return [parse_json(path, text) for path, text in zip(paths, read_all(paths), strict=True)]
 
 
 def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *, resume: bool) -> None:
     """Refuse to mix two studies in one folder.
 
     Raises:
-        ValueError: with the differences, or with what to do.
+        ValueError: with the differences, or with possible actions.
     """
     names = sorted(name for name in known.keys() | identity.keys() if known.get(name) != identity.get(name))
     if names and resume:
@@ -204,14 +210,3 @@ def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *,
     if not resume:
         other = " (another one than this)" if names else ""
         raise ValueError(f"--output: {folder} holds a study{other}; continue it with --resume or take another --output")
-
-
-def finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the metrics that JSON has a number for."""
-    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write plain values as JSON, atomically."""
-    text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -19,7 +19,7 @@ from eqssl.study import StudyOptions
 from eqssl.study.execution import preflight
 from eqssl.study.execution.forecast import Timing, Work, approve, duration, forecast, time_run
 from eqssl.study.execution.plugins import registered
-from eqssl.study.store.lock import Lease
+from eqssl.study.store.lock import RunLock
 from eqssl.training.checkpoint import save
 from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run
@@ -193,8 +193,8 @@ def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base, tmp_path):
 
     register_source("broken", lambda config: change(data, train=change(data.train, images=Broken())))
     run = to_dict(replace(base, {"data.source": "broken"}))
-    with Lease(tmp_path / "study") as lease:
-        there = str(tmp_path / "study"), lease.holder.token
+    with RunLock(tmp_path / "study") as lock:
+        there = str(tmp_path / "study"), lock.run.token
         found, untimed = (preflight.try_run(run, there, 1, {"CPU": 1}, work, (), registered()) for work in (WORK, None))
     assert found["timing"] is None and found["name"] == "solids"
     assert "no forecast" in found["warnings"][-1] and "the disk is on fire" in found["warnings"][-1]

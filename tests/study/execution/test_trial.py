@@ -7,12 +7,12 @@ import pytest
 
 from eqssl.config import RunConfig, replace, to_dict
 from eqssl.evaluation.predictions import load_predictions, metrics_of
+from eqssl.files import write_json
 from eqssl.study.execution.plugins import registered
 from eqssl.study.execution.pool import trial_record
 from eqssl.study.execution.preemption import NodeWatch
 from eqssl.study.execution.trial import ATTEMPTS, EPOCHS, ERROR, PREDICTIONS, TrialContext, attempt, run_trial
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import write_json
 
 
 @pytest.fixture

@@ -1,9 +1,6 @@
-import json
-import time
-
 import pytest
 
-from eqssl.study.store.ledger import Attempts, ledger, ledger_line
+from eqssl.study.store.ledger import ledger, ledger_line
 from eqssl.study.store.records import TrialRecord
 
 
@@ -30,14 +27,13 @@ def test_costs_by_status_add_up_to_the_total():
         "device_hours": pytest.approx(183 * 0.5 / 3600),
     }
     assert (costs["stopped"]["trial_s"], costs["failed"]["overhead_s"]) == (30.0, 9.0)
-    for figure, value in costs["total"].items():
-        assert sum(
-            costs[status][figure] for status in ("complete", "stopped", "failed", "unfinished")
-        ) == pytest.approx(value)
+    statuses = ("complete", "stopped", "failed", "unfinished")
+    for name, value in costs["total"].items():
+        assert sum(costs[status][name] for status in statuses) == pytest.approx(value)
     assert (costs["device"], costs["attempts"], costs["wall_s"]) == ("GPU", 2, 130.0)
 
 
-def test_the_line_names_devices_and_what_ended():
+def test_the_line_names_devices_and_statuses():
     line = ledger_line(ledger(RECORDS, "CPU", 4, [1800.0]))
     assert line.startswith(
         "cost: 0.255 CPU-hours (2 complete 0.203, 1 stopped 0.0339, 1 failed 0.0178), 57.4 s a trial"
@@ -46,23 +42,8 @@ def test_the_line_names_devices_and_what_ended():
     assert "no trial ended" in ledger_line(ledger([], "CPU", 4, [1.0]))
 
 
-def test_what_was_running_at_a_stop_is_counted_too():
+def test_trials_that_a_stop_interrupts_are_counted_too():
     costs = ledger(RECORDS, "GPU", 1, [60.0], [record("STOPPED", epochs=2, wall_s=20.0, overhead_s=5.0)])
     assert (costs["unfinished"]["trials"], costs["unfinished"]["trial_s"], costs["stopped"]["trials"]) == (1, 20.0, 1)
     assert (costs["total"]["trials"], costs["total"]["trial_s"]) == (5, 237.0)
     assert "1 unfinished 0.00694" in ledger_line(costs)
-
-
-def test_every_run_of_the_command_counts_as_far_as_it_was_noted(tmp_path):
-    (tmp_path / "study.json").write_text("{}")
-    killed = Attempts(tmp_path, "a", time.perf_counter() - 100)
-    killed.note()
-    assert killed.note() == [pytest.approx(100, abs=1)]
-    again = Attempts(tmp_path, "b", time.perf_counter() - 10)
-    assert again.note() == pytest.approx([100, 10], abs=1)
-    assert json.loads((tmp_path / "attempts.json").read_text()).keys() == {"a", "b"}
-
-
-def test_a_study_that_is_not_written_leaves_no_trace(tmp_path):
-    assert Attempts(tmp_path, "a", time.perf_counter() - 5).note() == [pytest.approx(5, abs=1)]
-    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Who has a study's folder, among real processes."""
+"""The owner of a study's folder, among real processes."""
 
 import dataclasses
 import json
@@ -6,28 +6,29 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from eqssl.study import Study, main
-from eqssl.study.store.lock import FILE, SILENCE_S, Lease
+from eqssl.study.store.lock import SILENCE_S, RunLock, owns, run_seconds
 
 ROOT = Path(__file__).parents[3]
 HOLD = """
 import sys, threading
-from eqssl.study.store import lock as lease
+from eqssl.study.store import lock
 from pathlib import Path
 
-lease.BEAT_S = 0.05
+lock.BEAT_S = 0.05
 try:
-    with lease.Lease(Path(sys.argv[1])) as held:
+    with lock.RunLock(Path(sys.argv[1])) as held:
         ended = threading.Event()
         def lost(reason):
             print("lost to", reason, flush=True)
             ended.set()
-        with held.kept(beat=lambda: None, lost=lost):
+        with held.heartbeat(lost=lost):
             print("held", flush=True)
             ended.wait(60)
 except ValueError as error:
@@ -69,13 +70,23 @@ def start(folder):
         holder.kill()
 
 
+def run_file(folder: Path, number: int) -> Path:
+    return folder / "runs" / f"{number:04d}.json"
+
+
+def write_run(folder: Path, number: int, **values) -> dict:
+    """Write the file of a run of this process, but for some values."""
+    known = dataclasses.asdict(RunLock(folder).run) | {"token": f"{number:04d}-theirs"} | values
+    run_file(folder, number).parent.mkdir(parents=True, exist_ok=True)
+    run_file(folder, number).write_text(json.dumps(known))
+    return known
+
+
 def elsewhere(folder: Path, silent_s: float) -> None:
-    """Write the lease of a process on another host that was last heard of so long ago."""
-    known = dataclasses.asdict(Lease(folder).holder) | {"host": "elsewhere", "token": "theirs"}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / FILE).write_text(json.dumps(known))
+    """Write the first run, by a process on another host with its last heartbeat so long ago."""
+    write_run(folder, 1, host="elsewhere")
     heard = time.time() - silent_s
-    os.utime(folder / FILE, (heard, heard))
+    os.utime(run_file(folder, 1), (heard, heard))
 
 
 def test_a_second_process_is_refused_by_name(folder, start):
@@ -91,27 +102,23 @@ def test_a_killed_holder_is_taken_over_at_once_though_nobody_has_waited_for_it(f
     assert first.says() == "held"
     first.process.kill()
     os.waitid(os.P_PID, first.process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    with Lease(folder) as lease:
-        assert json.loads((folder / FILE).read_text())["token"] == lease.holder.token
+    with RunLock(folder) as lock:
+        assert lock.run.token.startswith("0002-") and owns(folder, lock.run.token)
 
 
-def test_a_recycled_number_is_not_taken_for_the_holder(folder):
-    living = dataclasses.asdict(Lease(folder).holder)
-    folder.mkdir(parents=True)
-    (folder / FILE).write_text(json.dumps(living | {"token": "theirs"}))
-    with pytest.raises(ValueError, match=f"process {os.getpid()} on"), Lease(folder):
+def test_a_recycled_pid_is_not_taken_for_the_holder(folder):
+    write_run(folder, 1)
+    with pytest.raises(ValueError, match=f"process {os.getpid()} on"), RunLock(folder):
         pass
-    (folder / FILE).write_text(json.dumps(living | {"token": "theirs", "born": "long ago"}))
-    with Lease(folder):
+    write_run(folder, 1, pid_start="long ago")
+    with RunLock(folder):
         pass
 
 
 def test_a_machine_of_the_same_name_is_another_one(folder):
-    living = dataclasses.asdict(Lease(folder).holder)
-    boot, space = living["pids"].split()
-    folder.mkdir(parents=True)
-    (folder / FILE).write_text(json.dumps(living | {"token": "theirs", "pids": f"{boot[::-1]} {space}", "born": "1"}))
-    with pytest.raises(ValueError, match="try again in"), Lease(folder):
+    boot, namespace = RunLock(folder).run.pid_namespace.split()
+    write_run(folder, 1, pid_namespace=f"{boot[::-1]} {namespace}", pid_start="1")
+    with pytest.raises(ValueError, match="try again in"), RunLock(folder):
         pass
 
 
@@ -124,18 +131,25 @@ def test_of_many_that_start_at_once_one_gets_the_folder(folder, start):
 
 def test_another_host_keeps_the_folder_until_it_has_been_silent(folder):
     elsewhere(folder, silent_s=20)
-    with pytest.raises(ValueError, match=r"on elsewhere .* said so 20 s ago; .* try again in (39|40) s"), Lease(folder):
+    refused = pytest.raises(ValueError, match=r"on elsewhere .* heartbeat 20 s ago; .* try again in (39|40) s")
+    with refused, RunLock(folder):
         pass
     elsewhere(folder, silent_s=SILENCE_S + 1)
-    with Lease(folder) as lease:
-        assert json.loads((folder / FILE).read_text())["token"] == lease.holder.token
+    with RunLock(folder) as lock:
+        assert owns(folder, lock.run.token)
+
+
+def test_another_host_that_has_ended_leaves_the_folder_at_once(folder):
+    write_run(folder, 1, host="elsewhere", ended=True)
+    with RunLock(folder) as lock:
+        assert owns(folder, lock.run.token)
 
 
 def test_heartbeats_are_seen_by_the_time_of_the_file(folder, start):
     assert start().says() == "held"
-    os.utime(folder / FILE, (0, 0))
+    os.utime(run_file(folder, 1), (0, 0))
     deadline = time.monotonic() + 20
-    while (folder / FILE).stat().st_mtime == 0:
+    while run_file(folder, 1).stat().st_mtime == 0:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -145,28 +159,66 @@ def test_who_was_suspended_and_has_lost_the_folder_stops_and_leaves_it(folder, s
     assert first.says() == "held"
     first.process.send_signal(signal.SIGSTOP)
     os.waitid(os.P_PID, first.process.pid, os.WSTOPPED)
-    other = {**json.loads((folder / FILE).read_text()), "host": "elsewhere", "pid": 7, "token": "theirs"}
-    (folder / FILE).write_text(json.dumps(other))
+    other = write_run(folder, 2, host="elsewhere", pid=7)
+    last = run_file(folder, 1).read_text()
     first.process.send_signal(signal.SIGCONT)
     assert first.says() == f"lost to process 7 on elsewhere, which took over {folder}"
     assert first.process.wait(20) == 0
-    assert json.loads((folder / FILE).read_text()) == other
+    assert json.loads(run_file(folder, 2).read_text()) == other
+    assert run_file(folder, 1).read_text() == last
 
 
 def test_a_file_cut_off_by_a_kill_holds_nothing(folder):
-    folder.mkdir(parents=True)
-    (folder / FILE).write_text('{"host": "els')
-    with Lease(folder) as lease:
-        assert json.loads((folder / FILE).read_text())["pid"] == lease.holder.pid
+    write_run(folder, 1)
+    run_file(folder, 1).write_text('{"host": "els')
+    with RunLock(folder) as lock:
+        assert owns(folder, lock.run.token)
+
+
+def test_a_file_that_is_just_being_written_is_waited_for(folder):
+    with RunLock(folder) as lock:
+        path = run_file(folder, 1)
+        text = path.read_text()
+        path.write_text("")
+        threading.Timer(0.2, path.write_text, [text]).start()
+        assert owns(folder, lock.run.token)
+
+
+def test_a_folder_without_the_run_is_another_one(folder, tmp_path):
+    write_run(tmp_path / "other", 1)
+    with RunLock(folder) as lock:
+        assert not owns(tmp_path / "other", lock.run.token)
+        assert not owns(tmp_path / "nowhere", lock.run.token)
 
 
 def test_nothing_is_left_of_a_study_that_wrote_nothing(tmp_path, folder):
-    with Lease(folder):
+    with RunLock(folder) as lock:
         assert folder.exists()
+        lock.renew()
     assert not list(tmp_path.iterdir())
-    with Lease(folder):
+    with RunLock(folder):
         (folder / "study.json").write_text("{}")
     assert [path.name for path in folder.iterdir()] == ["study.json"]
+
+
+def test_every_run_of_the_command_counts_up_to_its_last_heartbeat(folder, start):
+    killed = start()
+    assert killed.says() == "held"
+    (folder / "study.json").write_text("{}")
+    deadline = time.monotonic() + 20
+    while not sum(run_seconds(folder)):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.kill()
+    with RunLock(folder) as lock:
+        time.sleep(0.1)
+        lock.renew()
+        first, second = run_seconds(folder)
+        assert first > 0 and 0.1 < second < 10
+    with RunLock(folder):  # such as of a command with an option that is refused
+        pass
+    assert run_seconds(folder) == [first, pytest.approx(second, abs=5)]
+    assert json.loads(run_file(folder, 2).read_text())["ended"]
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])

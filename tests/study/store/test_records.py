@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from eqssl.files import write_atomically
+from eqssl.files import write_atomically, write_json
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import Record, TrialRecord, collapsed_parts, write_json
+from eqssl.study.store.records import StudyFolder, TrialRecord, collapsed_parts
 
 IDENTITY = {"study": "toy", "seeds": 2, "space": {"recon.weight": (0.1, 10.0)}}
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.3162}, 0), 1)
@@ -22,38 +22,38 @@ def finished(trial: Trial, **values) -> TrialRecord:
     )
 
 
-def test_what_was_asked_and_what_ended_is_read_back(tmp_path):
-    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+def test_suggested_and_finished_trials_are_read_back(tmp_path):
+    record = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
     record.create("data")
-    record.asked(TRIAL)
+    record.trial_suggested(TRIAL)
     (record.trial_folder(TRIAL) / "checkpoint").mkdir()
     ended = finished(TRIAL, metrics={"knn": 0.5}, epochs=3)
     record.trial_ended(TRIAL, ended)
 
-    again = Record.open(tmp_path / "toy", IDENTITY, resume=True)
+    again = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
     assert again.study_id == record.study_id
-    assert again.asked_trials() == [TRIAL]
-    assert again.asked_trials()[0].id == TRIAL.id
+    assert again.suggested_trials() == [TRIAL]
+    assert again.suggested_trials()[0].id == TRIAL.id
     assert again.records() == {TRIAL.id: ended}
     assert not (record.trial_folder(TRIAL) / "checkpoint").exists()
 
 
 def test_a_failed_trial_keeps_its_last_good_checkpoint(tmp_path):
-    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    record = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
     (record.trial_folder(TRIAL) / "checkpoint").mkdir(parents=True)
     record.trial_ended(TRIAL, finished(TRIAL, status="FAILED", error="the loss is not finite"))
     assert (record.trial_folder(TRIAL) / "checkpoint").exists()
 
 
-def test_what_was_given_up_is_tried_again_on_resume_and_what_cannot_work_is_not(tmp_path):
+def test_a_retryable_failure_is_tried_again_on_resume_and_a_lasting_one_is_not(tmp_path):
     trials = [TRIAL, Trial(Configuration.suggested({"recon.weight": 1.0}, 1), 1)]
     errors = ["RuntimeError: CUDA error (3 attempts)", "ValueError: no such weight"]
-    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    record = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
     record.create("data")
     for trial, error in zip(trials, errors, strict=True):
         record.trial_ended(trial, finished(trial, status="FAILED", error=error))
     assert record.records().keys() == {trial.id for trial in trials}  # by the same command it is not
-    again = Record.open(tmp_path / "toy", IDENTITY, resume=True)
+    again = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
     again.create("data")
     assert again.records().keys() == {trials[1].id}
     again.trial_ended(TRIAL, finished(TRIAL))
@@ -81,44 +81,45 @@ def test_a_warm_start_takes_configurations_of_which_all_trials_can_be_used(tmp_p
         ],
     }
     write_json(tmp_path / "earlier" / "summary.json", summary)
-    record = Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    record = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
     assert record.warm_points(str(tmp_path / "earlier"), ["knn"]) == [({"recon.view": "whole"}, {"knn": 0.5})]
 
 
 def test_nothing_is_written_before_create(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False)
+    StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_existing_folder_is_refused_without_resume(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
+    StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     with pytest.raises(ValueError, match="--resume"):
-        Record.open(tmp_path / "toy", IDENTITY, resume=False)
+        StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
 
 
 def test_another_study_is_refused_with_the_differences(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
+    StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     with pytest.raises(ValueError, match=r"seeds: 2 there, 3 now") as refused:
-        Record.open(tmp_path / "toy", {**IDENTITY, "seeds": 3}, resume=True)
+        StudyFolder.open(tmp_path / "toy", {**IDENTITY, "seeds": 3}, resume=True)
     assert "space" not in str(refused.value)
 
 
 def test_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="no study"):
-        Record.open(tmp_path, IDENTITY, resume=True)
+        StudyFolder.open(tmp_path, IDENTITY, resume=True)
 
 
-def test_a_lease_alone_is_no_study(tmp_path):
-    (tmp_path / "lease.json").write_text("{}")  # of a study that was killed before it was written
-    Record.open(tmp_path, IDENTITY, resume=False).create("data")
+def test_what_a_killed_command_left_is_no_study(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / ".5fd0.study.json").write_text("{}")
+    StudyFolder.open(tmp_path, IDENTITY, resume=False).create("data")
     assert (tmp_path / "study.json").exists()
 
 
 def test_unwritable_folder_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="--output"):
-        Record.open(tmp_path / "file" / "toy", IDENTITY, resume=False).create("data")
+        StudyFolder.open(tmp_path / "file" / "toy", IDENTITY, resume=False).create("data")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -136,6 +137,25 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_other_data_are_refused(tmp_path):
-    Record.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
+    StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     with pytest.raises(ValueError, match=r"trained on other data \(data there, others now\)"):
-        Record.open(tmp_path / "toy", IDENTITY, resume=True).create("others")
+        StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True).create("others")
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
+    study.trial_suggested(TRIAL)
+    study.trial_ended(TRIAL, finished(TRIAL))
+    path = study.trial_folder(TRIAL) / name
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(ValueError, match=f"{path} is damaged"):
+        study.records()
+        study.suggested_trials()
+
+
+def test_a_damaged_study_is_named(tmp_path):
+    StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
+    (tmp_path / "toy" / "study.json").write_text("{")
+    with pytest.raises(ValueError, match=r"study\.json is damaged"):
+        StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
