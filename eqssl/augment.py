@@ -171,7 +171,7 @@ def relative(first: Params, second: Params) -> Params:
     return {name: between[name] for name in PARAMETERS}
 
 
-def partway(params: Params, share: float) -> Params:
+def interpolate_params(params: Params, share: float) -> Params:
     """Return the parameters of a view that is `share` of the way from the image to the view of `params`.
 
     A binary operation happens half-way.

@@ -109,7 +109,7 @@ class EncoderConfig:
 
     name: str = "resnet_tiny"
     """resnet_tiny (ours, 23 million multiply-adds at 64 px), any timm name, torchvision/NAME, or a registered one."""
-    split: float = 0.5
+    equi_fraction: float = 0.5
     """Share of the channels that is equivariant; 0: no split, every channel goes to the method."""
     stem: Literal["auto", "standard", "small"] = "auto"
     """Stem of a ResNet: small (3x3, stride 1, no pooling) or standard; auto: small up to 64 px."""
@@ -176,7 +176,7 @@ class TrainConfig:
     """Weight decay of all parameters but biases and normalisation."""
     warmup_epochs: float = 1.0
     """Epochs of linear warm-up before the cosine decay to zero."""
-    accumulate: int = 1
+    grad_accum_steps: int = 1
     """Parts that a batch is cut into, gradients summed over them, where memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Arithmetic of the encoder; auto: bf16 where the processor multiplies it, else fp32. Losses are always fp32."""
@@ -190,7 +190,7 @@ class TrainConfig:
     """Epochs between evaluations on val during training; 0: only at the end."""
     checkpoint_every: int = 1
     """Epochs between checkpoints."""
-    shard: bool = False
+    fsdp: bool = False
     """Share parameters, gradients and the optimizer's state out over the workers (FSDP2), for an encoder such as ViT-L
     whose training does not fit on one GPU; without, every worker holds all (DistributedDataParallel)."""
 
@@ -249,7 +249,7 @@ def check(config: RunConfig) -> None:
         require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
     for option in ("data.image_size", "data.train_images", "train.threads", "encoder.output_stride"):
         require(get(config, option) is None or get(config, option) >= 1, option, "1 or more")
-    for option in ("data.objects", "train.accumulate", "train.checkpoint_every", "recon.width",
+    for option in ("data.objects", "train.grad_accum_steps", "train.checkpoint_every", "recon.width",
                    "evaluate.train_images", "evaluate.images"):  # fmt: skip
         require(get(config, option) >= 1, option, "1 or more")
     for option in (
@@ -265,11 +265,11 @@ def check(config: RunConfig) -> None:
     require(config.train.batch_size >= 2, "train.batch_size", "2 or more")
     require(0 <= config.recon.weight < float("inf"), "recon.weight", "0 or more, finite")
     require(0 <= config.recon.query_gradient <= 1, "recon.query_gradient", "0 to 1")
-    require(0 <= config.encoder.split < 1, "encoder.split", "0 (no split) to below 1")
-    if config.train.compile and config.train.shard:
-        raise ValueError("--train.compile goes with copies of the model on all workers, not with --train.shard")
-    if config.encoder.split == 0 and config.recon.weight > 0:
-        raise ValueError("--encoder.split is 0, so there is no equivariant part to reconstruct from: "
+    require(0 <= config.encoder.equi_fraction < 1, "encoder.equi_fraction", "0 (no split) to below 1")
+    if config.train.compile and config.train.fsdp:
+        raise ValueError("--train.compile goes with copies of the model on all workers, not with --train.fsdp")
+    if config.encoder.equi_fraction == 0 and config.recon.weight > 0:
+        raise ValueError("--encoder.equi-fraction is 0, so there is no equivariant part to reconstruct from: "
                          "give a split above 0 or --recon.weight 0")  # fmt: skip
     if config.recon.attention == "pooled-query" and config.recon.tokens == "vector" and config.recon.weight > 0:
         raise ValueError("--recon.tokens is 'vector', whose parts have no places on the map; allowed with "

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def multiplies_bf16(device: torch.device) -> bool:
+def supports_bf16(device: torch.device) -> bool:
     """Return whether the device has instructions for bf16; without them it is slower than fp32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

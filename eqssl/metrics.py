@@ -131,7 +131,11 @@ for _metric in (
     Metric(name="spread", label="spread"),
     Metric(name="rank", label="effective rank"),
     *(Metric(name=name, label=name, direction="minimize", level="train") for name in ("loss", "ssl", "recon")),
-    *(Metric(name=name, label=name, level="cost") for name in ("epoch", "lr", "parameters", "sees_theta")),
+    *(Metric(name=name, label=name, level="cost") for name in ("epoch", "lr", "parameters")),
+    Metric(name="requires_transform", label="conditioned on the transform", level="cost"),
+    Metric(
+        name="sees_theta", label="conditioned on the transform", level="cost"
+    ),  # in results stored before its renaming
     *(Metric(name=name, label=name, direction="minimize", level="cost") for name in ("train_s", "evaluate_s")),
     Metric(name="recon/error", label="reconstruction error", direction="minimize", level="train"),
     Metric(name="recon/use_target", label="use of the target view", level="train"),

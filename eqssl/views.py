@@ -8,13 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eqssl.augment import Params, apply, draw, largest, partway, relative, strengths
+from eqssl.augment import Params, apply, draw, interpolate_params, largest, relative, strengths
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
 from eqssl.devices import pinned, to_device
 from eqssl.methods import find_method
-from eqssl.models.reconstruction import STOPS
+from eqssl.models.reconstruction import N_INTERMEDIATE
 from eqssl.random import counter_uniform
 
 PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the augmentations' own
@@ -25,7 +25,7 @@ class Batch(NamedTuple):
 
     What a run does not ask for is None: labels are the supervised reference's, `theta` (factor -> (B, k), from the
     first view to the second) that of methods that see it, `factors` (factor -> (2 B, k), of either view of an object)
-    those of methods that require them, `mask` (2 B, T) that of those that mask, and `partway` (STOPS x B, C, S, S) the
+    those of methods that require them, `mask` (2 B, T) that of those that mask, and `intermediate` (N_INTERMEDIATE x B, C, S, S) the
     targets of `recon.view intermediate`.
     """
 
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     labels: Tensor | None = None
     theta: dict[str, Tensor] | None = None
     mask: Tensor | None = None
-    partway: Tensor | None = None
+    intermediate: Tensor | None = None
     factors: dict[str, Tensor] | None = None
 
 
@@ -98,7 +98,7 @@ class Views:
         if config.method.name == "supervised":
             batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
         absolute = self.method.requires_factors and self.dataset.paired
-        if self.method.sees_theta or (self.method.requires_factors and not absolute):
+        if self.method.requires_transform or (self.method.requires_factors and not absolute):
             theta = self._theta(split, pair, params)
             batch = batch._replace(theta={name: to_device(value, self.device) for name, value in theta.items()})
         if absolute:
@@ -109,8 +109,11 @@ class Views:
             draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
             batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
         if self.needs_stops:
-            stops = [apply(second, partway(params[1], k / (STOPS + 1))) for k in range(1, STOPS + 1)]
-            batch = batch._replace(partway=torch.cat(stops))
+            stops = [
+                apply(second, interpolate_params(params[1], k / (N_INTERMEDIATE + 1)))
+                for k in range(1, N_INTERMEDIATE + 1)
+            ]
+            batch = batch._replace(intermediate=torch.cat(stops))
         return batch
 
     def theta_sizes(self) -> dict[str, int]:

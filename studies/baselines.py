@@ -17,7 +17,7 @@ from eqssl.study import Candidate, Study, StudyOptions, choice, main, on_test, r
 from eqssl.study.comparison import check_options, rows_on_test
 
 ALL = tuple(BASE_METHODS)
-PLAIN, SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
+PLAIN, SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
 RATES, WEIGHTS, SHARES = (0.5, 1.0, 2.0), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
 STUDY = Study(
     name="baselines",

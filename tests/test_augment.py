@@ -20,8 +20,8 @@ from eqssl.augment import (
     Params,
     apply,
     draw,
+    interpolate_params,
     largest,
-    partway,
     relative,
     strengths,
 )
@@ -289,13 +289,13 @@ def test_no_draw_exceeds_the_largest_and_a_strength_of_zero_has_none() -> None:
 
 def test_part_way_is_a_share_of_every_parameter_and_binary_ones_happen_half_way() -> None:
     params = draw_all(ids=MANY[:64])
-    before, after = partway(params, 1 / 3), partway(params, 2 / 3)
+    before, after = interpolate_params(params, 1 / 3), interpolate_params(params, 2 / 3)
     for name in params:
         if name in MAX_PROBABILITY:
             assert not before[name].any() and torch.equal(after[name], params[name])
         else:
             torch.testing.assert_close(after[name], params[name] * 2 / 3)
-    assert all(torch.equal(partway(params, 1.0)[name], params[name]) for name in params)
+    assert all(torch.equal(interpolate_params(params, 1.0)[name], params[name]) for name in params)
 
 
 def test_parameters_are_independent_of_one_another() -> None:

@@ -24,7 +24,7 @@ from tests.storage import Proxy
 pytestmark = pytest.mark.slow
 PATIENCE_S = 120.0  # other work may hold this machine
 TRIALS, EPOCHS = 32, 5
-VARIED = ["augment.brightness", "augment.rotation", "encoder.split", "recon.view", "recon.weight"]
+VARIED = ["augment.brightness", "augment.rotation", "encoder.equi_fraction", "recon.view", "recon.weight"]
 BASE = replace(RunConfig(), {f"augment.{family}": 0.5 for family in AUGMENTATIONS})
 SEARCHED = 12
 
@@ -177,7 +177,7 @@ def study(server, tmp_path_factory) -> list[Trial]:
     for n in range(SEARCHED):
         strengths = {"augment.rotation": n / 11, "augment.brightness": n * 5 % 12 / 11}
         trials.append(suggested(n, **strengths, **{"recon.view": ("both", "clean")[n % 2]}))
-    trials.append(Trial(Configuration("base", {"encoder.split": 0.0, "recon.weight": 0.0}), 0))
+    trials.append(Trial(Configuration("base", {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}), 0))
     trials.append(Trial(Configuration("pixels", None), 0))
     tracker = start(server, "shown", tmp_path_factory.mktemp("shown"), VARIED)
     for place, trial in enumerate(trials):

@@ -26,25 +26,25 @@ def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
     config = replace(RunConfig(), {"method.name": method})
     batch = Views(config, toy(paired)).batch(toy(paired).train, torch.arange(4), 0, tokens=16)
     kind = find_method(method)
-    assert kind.sees_theta == (method in ("augself", "equimod", "sie"))
+    assert kind.requires_transform == (method in ("augself", "equimod", "sie"))
     assert kind.requires_factors == (method == "supervised_factors")
-    assert (batch.theta is not None) == (kind.sees_theta or (kind.requires_factors and not paired))
+    assert (batch.theta is not None) == (kind.requires_transform or (kind.requires_factors and not paired))
     assert (batch.factors is not None) == (kind.requires_factors and paired)
     assert (batch.mask is not None) == (kind.draw_masks is not None) == (method == "ibot")
     assert (batch.labels is not None) == (method == "supervised")
-    assert batch.partway is None
+    assert batch.intermediate is None
 
 
 def test_the_images_part_way_lie_between_the_unaugmented_one_and_the_second_view():
     config = replace(RunConfig(), {"recon.view": "intermediate", "augment.flip": 0.0, "augment.crop": 0.0})
     batch = Views(config, toy()).batch(toy().train, torch.arange(4), 0)
-    stops = [batch.clean, *batch.partway.chunk(2), batch.second]
+    stops = [batch.clean, *batch.intermediate.chunk(2), batch.second]
     steps = [(stop - batch.second).square().mean((1, 2, 3)) for stop in stops]
     assert all((near < far).all() for far, near in pairwise(steps))
     with pytest.raises(ValueError, match=r"intermediate.*allowed for pairs of one object: first"):
         Views(config, toy(paired=True))
     without = Views(replace(config, {"recon.weight": 0.0}), toy(paired=True))
-    assert without.batch(toy(paired=True).train, torch.arange(4), 0).partway is None
+    assert without.batch(toy(paired=True).train, torch.arange(4), 0).intermediate is None
 
 
 def test_theta_holds_what_is_known_of_objects_and_what_augmentations_change():

@@ -42,6 +42,6 @@ def make_batch(method: str, rank: int = 0, world_size: int = 1, view: ReconView 
     generator = torch.Generator().manual_seed(1)
     clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]
     theta = batch.theta and {name: values.double() for name, values in batch.theta.items()}
-    partway = None if batch.partway is None else torch.cat([(3 * clean + more) / 4, (2 * clean + more) / 3])
-    views = {"first": (clean + noise) / 2, "second": (clean + more) / 2, "clean": clean, "partway": partway}
+    intermediate = None if batch.intermediate is None else torch.cat([(3 * clean + more) / 4, (2 * clean + more) / 3])
+    views = {"first": (clean + noise) / 2, "second": (clean + more) / 2, "clean": clean, "intermediate": intermediate}
     return batch._replace(theta=theta, **views)

@@ -11,12 +11,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from eqssl.training.context import Alone
+from eqssl.training.context import LocalContext
 
 multiprocessing.set_forkserver_preload(["eqssl.training.loop", "timm"])  # what all import, once for all of them
 
 
-class Worker(Alone):
+class Worker(LocalContext):
     """The context of one of several processes, on the CPU and without Ray."""
 
     def __init__(self, rank: int, world_size: int, folder: Path | None = None):

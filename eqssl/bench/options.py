@@ -88,7 +88,7 @@ class Options:
         return RunConfig(
             data=DataConfig(image_size=self.image_size),
             augment=SIMCLR_AUGMENT,
-            encoder=EncoderConfig(name=encoder, split=split),
+            encoder=EncoderConfig(name=encoder, equi_fraction=split),
             method=MethodConfig(name=method),
             recon=ReconConfig(weight=float(recon)),
             train=TrainConfig(

@@ -76,13 +76,13 @@ def _worker(options: Options, encoder: str, folder: Path, rank: int, world_size:
     import torch
     import torch.distributed as dist
 
-    from eqssl.training.context import Alone
+    from eqssl.training.context import LocalContext
 
     keep_freed()
     torch.set_num_threads(1)
     if world_size > 1:
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world_size)
-    context = Alone()
+    context = LocalContext()
     context.rank, context.world_size, context.device = rank, world_size, torch.device("cpu")
     sizes = dataclasses.replace(options, batch_size=world_size * options.batch_size, threads=1)
     run = make_run(sizes.run(encoder, recon=True), steps=STEPS, context=context)

@@ -130,8 +130,8 @@ def machine(precision: str) -> dict[str, Any]:
     Args:
         precision: of the encoder, as in the options.
     """
-    from eqssl.devices import multiplies_bf16
-    from eqssl.training.context import Alone
+    from eqssl.devices import supports_bf16
+    from eqssl.training.context import LocalContext
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
@@ -143,7 +143,7 @@ def machine(precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "precision": ("bf16" if multiplies_bf16(Alone().device) else "fp32") if precision == "auto" else precision,
+        "precision": ("bf16" if supports_bf16(LocalContext().device) else "fp32") if precision == "auto" else precision,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }

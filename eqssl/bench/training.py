@@ -13,7 +13,7 @@ from eqssl.bench.timing import finish
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.models.model import Model
-from eqssl.training.context import Alone, Context
+from eqssl.training.context import LocalContext, Context
 from eqssl.training.loop import Run
 from eqssl.views import Batch
 
@@ -54,7 +54,7 @@ def make_run(
         size = config.data.image_size
         assert size is not None  # set by every `Options.run`
         dataset = random_dataset(steps * config.train.batch_size, size)
-    run = Run(config, context or Alone(), dataset)
+    run = Run(config, context or LocalContext(), dataset)
     run.weighs_terms = False
     return run
 

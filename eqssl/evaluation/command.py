@@ -167,7 +167,7 @@ def load_model(model: str, dataset: "Dataset", pretrained: bool) -> "nn.Module":
     if model in ROWS:
         return {"pixels": Pixels, "constant": Constant}[model]()
     if not _exported(model):
-        config = EncoderConfig(name=model, split=0, pretrained=pretrained and _published(model))
+        config = EncoderConfig(name=model, equi_fraction=0, pretrained=pretrained and _published(model))
         return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
     encoder = load_encoder(model)
     transferred = Transferred(encoder, dataset.channels, dataset.image_size)

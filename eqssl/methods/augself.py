@@ -10,7 +10,7 @@ from eqssl.augment import MAX_PROBABILITY
 from eqssl.methods.base import Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class AugSelf(Auxiliary):
@@ -43,7 +43,7 @@ class AugSelf(Auxiliary):
 
     def auxiliary(self, representation: Tensor, theta: dict[str, Tensor]) -> Tensor:
         told = self.predictor(torch.cat(representation.chunk(2), dim=1))
-        return mean_over_workers(augself_loss(told, join(theta, self.factors), self.is_binary))
+        return all_reduce_mean(augself_loss(told, join(theta, self.factors), self.is_binary))
 
 
 def augself_loss(told: Tensor, theta: Tensor, is_binary: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Method(nn.Module):
     The loss is that of all workers together: from gathered embeddings, or a mean over workers.
 
     Attributes:
-        sees_theta: it is told the transformation between the views.
+        requires_transform: it is told the transformation between the views.
         requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
         draw_masks: (N, T + 1) draws in [0, 1), which belong to the view -> bool (N, T), the patches that the student
             sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
@@ -76,7 +76,7 @@ class Method(nn.Module):
             CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
     """
 
-    sees_theta: ClassVar[bool] = False
+    requires_transform: ClassVar[bool] = False
     requires_factors: ClassVar[bool] = False
     draw_masks: ClassVar[Callable[[Tensor], Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
@@ -101,7 +101,7 @@ class Predictive(Method):
         parts: names of the modules that `embed` and `predict` use, which are all that is exported.
     """
 
-    sees_theta: ClassVar[bool] = True
+    requires_transform: ClassVar[bool] = True
     parts: ClassVar[tuple[str, ...]] = ()
     factors: dict[str, int]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class BYOL(Method):
@@ -40,7 +40,7 @@ class BYOL(Method):
     def forward(self, pair: Pair) -> Tensor:
         p1, p2 = self.predictor(self.projector(pair.inv)).chunk(2)
         z1, z2 = self.teacher(pair.teacher.mean(1)).chunk(2)
-        return mean_over_workers(byol_loss(p1, z2) + byol_loss(p2, z1))
+        return all_reduce_mean(byol_loss(p1, z2) + byol_loss(p2, z1))
 
 
 def byol_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ class Auxiliary(Method):
         options: of the base method, beside its scale's.
     """
 
-    sees_theta: ClassVar[bool] = True
+    requires_transform: ClassVar[bool] = True
 
     def __init__(
         self, sizes: Sizes, base: str, scale: str, factors: str, weight: float, options: dict[str, float] | None = None

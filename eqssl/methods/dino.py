@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
 WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published
@@ -55,7 +55,7 @@ class DINO(Method):
         teacher = self.teacher_head(pair.teacher.mean(1))
         targets = self.centre(teacher, warmed_up(self.teacher_temperature, self.progress))
         self.centre.update(teacher)
-        return mean_over_workers(dino_loss(self.head(pair.inv), targets))
+        return all_reduce_mean(dino_loss(self.head(pair.inv), targets))
 
 
 class PrototypeHead(nn.Module):
@@ -100,7 +100,7 @@ class Centre(nn.Module):
     def update(self, logits: Tensor) -> None:
         """Move towards the mean of logits (..., K) by Eq. 4, in training mode only."""
         if self.training:
-            self.mean.lerp_(mean_over_workers(logits.flatten(0, -2).mean(0)), 1 - CENTRE_MOMENTUM)
+            self.mean.lerp_(all_reduce_mean(logits.flatten(0, -2).mean(0)), 1 - CENTRE_MOMENTUM)
 
 
 def warmed_up(temperature: float, progress: float) -> float:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class IBOT(DINO):
@@ -54,7 +54,7 @@ class IBOT(DINO):
         targets = self.patch_centre(teacher[mask], warmed_up(self.patch_temperature, self.progress))
         self.patch_centre.update(teacher)
         student = self.head(pair.tokens[mask])
-        return super().forward(pair) + mean_over_workers(ibot_loss(student, targets, mask))
+        return super().forward(pair) + all_reduce_mean(ibot_loss(student, targets, mask))
 
     @staticmethod
     def draw_masks(draws: Tensor) -> Tensor:

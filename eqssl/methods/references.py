@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.methods.base import Method, Pair, Sizes
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class Supervised(Method):
@@ -26,7 +26,7 @@ class Supervised(Method):
         self.classifier = nn.Linear(sizes.inv, sizes.num_classes)
 
     def forward(self, pair: Pair) -> Tensor:
-        return mean_over_workers(F.cross_entropy(self.classifier(pair.inv), pair.labels.repeat(2)))
+        return all_reduce_mean(F.cross_entropy(self.classifier(pair.inv), pair.labels.repeat(2)))
 
 
 class SupervisedFactors(Method):
@@ -60,7 +60,7 @@ class SupervisedFactors(Method):
         z = z if self.absolute else torch.cat(z.chunk(2), dim=1)
         targets = pair.factors if self.absolute else pair.theta
         errors = [F.mse_loss(self.heads[name](z), targets[name]) for name in self.factors]
-        return mean_over_workers(torch.stack(errors).mean())
+        return all_reduce_mean(torch.stack(errors).mean())
 
 
 class NoMethod(Method):

@@ -39,7 +39,9 @@ class SIE(Predictive):
     ):  # fmt: skip
         super().__init__()
         if sizes.equi == 0:
-            raise ValueError("--encoder.split is 0; allowed for sie: above 0, since it predicts the equivariant part")
+            raise ValueError(
+                "--encoder.equi-fraction is 0; allowed for sie: above 0, since it predicts the equivariant part"
+            )
         self.factors = choose_factors(sizes, factors)
         self.inv = sizes.inv
         self.coefficients = (sim_coeff, equi_coeff, std_coeff, cov_coeff)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 
 
 class SimSiam(Method):
@@ -36,7 +36,7 @@ class SimSiam(Method):
     def forward(self, pair: Pair) -> Tensor:
         z = self.projector(pair.inv)
         (z1, z2), (p1, p2) = z.chunk(2), self.predictor(z).chunk(2)
-        return mean_over_workers((simsiam_loss(p1, z2) + simsiam_loss(p2, z1)) / 2)
+        return all_reduce_mean((simsiam_loss(p1, z2) + simsiam_loss(p2, z1)) / 2)
 
 
 def simsiam_loss(prediction: Tensor, target: Tensor) -> Tensor:

@@ -40,10 +40,10 @@ class Encoder(nn.Module):
         self.mean_std = self.backbone.mean_std or (tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(self.mean_std[0]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
-        self.dim_inv = self.dim - round(self.dim * config.split)
-        if config.split > 0 and min(self.dim_inv, self.dim - self.dim_inv) < LEAST_CHANNELS:
+        self.dim_inv = self.dim - round(self.dim * config.equi_fraction)
+        if config.equi_fraction > 0 and min(self.dim_inv, self.dim - self.dim_inv) < LEAST_CHANNELS:
             raise ValueError(
-                f"--encoder.split is {config.split}; allowed: 0, or what leaves both parts {LEAST_CHANNELS} channels "
+                f"--encoder.equi-fraction is {config.equi_fraction}; allowed: 0, or what leaves both parts {LEAST_CHANNELS} channels "
                 f"of {self.dim}"
             )
 

@@ -19,7 +19,7 @@ from eqssl.methods.base import Pair, Sizes
 from eqssl.models.encoder import Encoder
 from eqssl.models.reconstruction import Reconstruction
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import mean_over_workers
+from eqssl.training.distributed import all_reduce_mean
 from eqssl.views import Batch, Views
 
 
@@ -95,7 +95,7 @@ class Model(nn.Module):
             return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
         whole = self._whole(tokens, images, batch.mask, autocast)
         image, target = self.reconstruction(*self.reconstruction_inputs(whole, batch))
-        recon = mean_over_workers(F.mse_loss(image, target))
+        recon = all_reduce_mean(F.mse_loss(image, target))
         return Losses(ssl + self.weight * recon, ssl, recon, representation.detach())
 
     def _seen(self, images: Tensor, mask: Tensor | None, autocast: bool) -> Tensor:

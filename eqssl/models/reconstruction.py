@@ -22,14 +22,14 @@ MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
 VECTOR_PARTS = 16  # that the pooled vector is cut into
 POSITION_WEIGHT = 2.0  # of positions beside layer-normalised features, see `pooled_query`
 TURNS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
-STOPS = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
+N_INTERMEDIATE = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
 TARGETS = {
     "first": ("first",),
     "second": ("second",),
     "both": ("first", "second"),
     "random": ("first", "second"),
     "clean": ("clean",),
-    "intermediate": ("partway",),
+    "intermediate": ("intermediate",),
 }  # view -> the images of a batch that its target is made of
 
 
@@ -189,12 +189,12 @@ class Reconstruction(nn.Module):
         if self.vector and dim % VECTOR_PARTS:
             raise ValueError(
                 f"--recon.tokens vector cuts the equivariant part into {VECTOR_PARTS}, and it has {dim} channels: take "
-                f"--encoder.split so that it has a multiple of {VECTOR_PARTS}"
+                f"--encoder.equi-fraction so that it has a multiple of {VECTOR_PARTS}"
             )
         places = positions(grid, dim) if self.attention == "pooled-query" else None
         self.register_buffer("places", places, persistent=False)
         dim = dim * (2 if self.attention == "concat" else 1)
-        targets = STOPS if self.view == "intermediate" else 1
+        targets = N_INTERMEDIATE if self.view == "intermediate" else 1
         sizes = (dim, grid, channels, image_size, config.width, self.vector)
         self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(targets))
 
@@ -208,7 +208,7 @@ class Reconstruction(nn.Module):
         Args:
             equi: equivariant tokens of both views, (B, T, D) each.
             pixels: standardised, those of `first`, `second`, `clean` (the unaugmented image of the first view), each
-                (B, C, S, S), and `partway` (STOPS x B, C, S, S), all stops after one another, that `images` names.
+                (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), all stops after one another, that `images` names.
             pick_second: bool (B,), which view is the target where `view` is `random`.
         """
         own, other, target = self.assign(equi, pixels, pick_second)
@@ -242,7 +242,7 @@ def assign(
 
     Returns:
         Tokens (B, T, D) twice and the target (B, C, S, S); for `both` all three with 2 B, for `intermediate` the target
-        with STOPS x B.
+        with N_INTERMEDIATE x B.
     """
     e1, e2 = equi
     target = [pixels[name] for name in TARGETS[view]]
@@ -258,7 +258,7 @@ def assign(
 
 
 @torch.no_grad()
-def use_of_views(
+def view_ablation(
     branch: Reconstruction, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
 ) -> dict[str, float]:
     """Return how much the reconstruction relies on each view's features.

@@ -179,7 +179,7 @@ def cost_table(summary: Summary) -> Table:
             "s an epoch": _fixed(median(epochs) if epochs else None, 1),
             "wall s": _fixed(sum(t["wall_s"] for t in trials), 0),
             "overhead s": _fixed(sum(t["overhead_s"] for t in trials), 1),
-            "conditioned on the transform": "yes" if any(t["metrics"].get("sees_theta") == 1 for t in trials) else "",
+            "conditioned on the transform": "yes" if any(t["metrics"].get("requires_transform", t["metrics"].get("sees_theta")) for t in trials) else "",
         }
         rows.append(row)
     return _table("cost", "Cost", rows, summary)

@@ -200,7 +200,7 @@ def rows_on_test(
             longer = max(1.0, reconstruction.epoch_s / setting.epoch_s)
         rows[method] = setting.overrides
         rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
-        rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.split"}
+        rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.equi_fraction"}
         controls[method] = [method, f"{method}, no-recon"]
         if reconstruction:
             rows[f"{method}, autoencode"] = autoencoding(reconstruction.overrides)

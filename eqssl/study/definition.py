@@ -10,7 +10,7 @@ from eqssl.config import RunConfig
 from eqssl.metrics import METRICS, Direction
 from eqssl.study.search.space import Configuration, Params, Space
 
-NO_SPLIT = {"encoder.split": 0.0, "recon.weight": 0.0}
+NO_SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}
 # Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
 REFERENCE_ROWS: dict[str, Params | None] = {
     "constant": None,

@@ -19,7 +19,7 @@ from eqssl.study.store.records import TrialRecord, write_json
 from eqssl.study.table import INVARIANCE, Table, significant
 
 # Metrics that say nothing about an encoder.
-COSTS = {"epoch", "lr", "train_s", "evaluate_s", "parameters", "sees_theta"}
+COSTS = {"epoch", "lr", "train_s", "evaluate_s", "parameters", "requires_transform", "sees_theta"}
 COMPARED = ("r2/", "mlp_r2/", "equivariance/", "auroc/")  # metrics of one factor each, beside those of the main table
 POSE = "r2/pose"  # the paper's own claim, so that the sentence names it wherever the data have it
 LEVEL = 0.95

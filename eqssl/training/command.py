@@ -48,10 +48,10 @@ def _run(options: TrainOptions) -> int:
     from eqssl.images import save_reconstructions
     from eqssl.models.export import export_encoder
     from eqssl.study.store.records import finite, write_json
-    from eqssl.training.context import Alone
+    from eqssl.training.context import LocalContext
     from eqssl.training.loop import train
 
-    class Told(Alone):
+    class Told(LocalContext):
         def report(self, metrics, state):
             super().report(metrics, state)
             log(metrics)

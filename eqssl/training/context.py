@@ -23,7 +23,7 @@ class Context(Protocol):
         """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
         ...
 
-    def save_due(self) -> bool:
+    def should_checkpoint(self) -> bool:
         """Return whether the state should be saved within an epoch, as before the process is gone."""
         ...
 
@@ -32,7 +32,7 @@ class Context(Protocol):
         ...
 
 
-class Alone:
+class LocalContext:
     """The context of a single process.
 
     Args:
@@ -52,7 +52,7 @@ class Alone:
         if self.folder and state is not None:
             checkpoint.save(state, self.folder)
 
-    def save_due(self) -> bool:
+    def should_checkpoint(self) -> bool:
         return False
 
     def save(self, state: dict[str, Any]) -> None:

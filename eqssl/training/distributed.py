@@ -2,7 +2,7 @@
 
 Every rank computes the loss of the whole batch from gathered embeddings; the backward of the gathering sums over
 ranks. Averaging the gradients over ranks, as DistributedDataParallel does, then gives exactly the gradient of one
-process with the whole batch. Ranks may hold different numbers of samples (`share_out`), so that any number of workers
+process with the whole batch. Ranks may hold different numbers of samples (`set_local_batch_sizes`), so that any number of workers
 can take a batch.
 """
 
@@ -26,7 +26,7 @@ def rank() -> int:
 _shares: list[int] = []  # like the process group, one fact of the whole process
 
 
-def share_out(batch: int) -> None:
+def set_local_batch_sizes(batch: int) -> None:
     """Tell how many images are in every batch from now on; without, all workers are taken to hold equally many."""
     workers = world_size()
     _shares[:] = [batch // workers + (r < batch % workers) for r in range(workers)]  # as `tensor_split` cuts it
@@ -74,7 +74,7 @@ def gather(x: Tensor) -> Tensor:
     return _Gather.apply(x) if world_size() > 1 else x
 
 
-def objects_of_all(value: Any) -> list[Any]:
+def all_gather_object(value: Any) -> list[Any]:
     """Return the value of every worker, any that can be pickled, in rank order."""
     values = [value] * world_size()
     if world_size() > 1:
@@ -82,7 +82,7 @@ def objects_of_all(value: Any) -> list[Any]:
     return values
 
 
-def sum_over_workers(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """Return the elementwise sum over all workers, through which gradients flow to each of them.
 
     Args:
@@ -91,7 +91,7 @@ def sum_over_workers(x: Tensor) -> Tensor:
     return _Sum.apply(x) if world_size() > 1 else x
 
 
-def mean_over_workers(x: Tensor) -> Tensor:
+def all_reduce_mean(x: Tensor) -> Tensor:
     """Return the mean over the images of all workers of what is a mean over this worker's images.
 
     Args:
@@ -101,7 +101,7 @@ def mean_over_workers(x: Tensor) -> Tensor:
         The same on every worker, of x's shape.
     """
     shares = _all_shares()
-    return sum_over_workers(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
+    return all_reduce_sum(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
 
 
 class _Normalise(torch.autograd.Function):

@@ -14,17 +14,17 @@ logger = logging.getLogger(__name__)
 BLOCKS = ("Block", "Bottleneck", "Layer", "Residual")  # how the classes of what a backbone repeats end
 
 
-def spread_out(model: nn.Module, *, shard: bool) -> nn.Module:
+def parallelize_model(model: nn.Module, *, fsdp: bool) -> nn.Module:
     """Return what is called in the place of the model, so that its gradients are those of all workers together.
 
     Args:
         model: on its device, changed in place.
-        shard: share parameters, gradients and the optimizer's state out, block by block, in the place of copies.
+        fsdp: share parameters, gradients and the optimizer's state out, block by block, in the place of copies.
     """
     if world_size() == 1:
         return model
     synchronise_batch_norm(model)
-    if not shard:
+    if not fsdp:
         return DistributedDataParallel(model)
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
@@ -33,7 +33,7 @@ def spread_out(model: nn.Module, *, shard: bool) -> nn.Module:
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     blocks = _outermost_blocks(model)
     if not blocks:
-        logger.warning("--train.shard: the encoder has no blocks that are known, so all of it is gathered at once")
+        logger.warning("--train.fsdp: the encoder has no blocks that are known, so all of it is gathered at once")
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -46,7 +46,7 @@ def _outermost_blocks(module: nn.Module) -> list[nn.Module]:
     return [block for child in module.children() for block in _outermost_blocks(child)]
 
 
-def whole_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def full_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Return `model` and `optimizer` of a spread model with all their tensors, on rank 0; every worker has to ask."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
 
@@ -54,8 +54,8 @@ def whole_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     return dict(zip(("model", "optimizer"), get_state_dict(model, optimizer, options=options), strict=True))
 
 
-def load_whole_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take what `whole_state` gave, with any number of workers."""
+def load_full_state_dict(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Take what `full_state_dict` gave, with any number of workers."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_state_dict
 
     set_state_dict(
@@ -67,7 +67,7 @@ def load_whole_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: 
     )
 
 
-def whole_parameters(model: nn.Module) -> dict[str, torch.Tensor]:
+def full_model_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the state of a spread model with all its tensors, on every worker; every worker has to ask."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 

@@ -23,17 +23,17 @@ from eqssl.config import EvaluateConfig, RunConfig, digest
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
-from eqssl.devices import multiplies_bf16
+from eqssl.devices import supports_bf16
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
 from eqssl.methods.base import Method
 from eqssl.models.encoder import Encoder
 from eqssl.models.model import Losses, Model
-from eqssl.models.reconstruction import use_of_views
+from eqssl.models.reconstruction import view_ablation
 from eqssl.random import permutation
-from eqssl.training.context import Alone, Context
-from eqssl.training.distributed import objects_of_all, share_out, sum_over_workers
-from eqssl.training.fsdp import load_whole_state, spread_out, whole_parameters, whole_state
+from eqssl.training.context import Context, LocalContext
+from eqssl.training.distributed import all_gather_object, all_reduce_sum, set_local_batch_sizes
+from eqssl.training.fsdp import full_model_state_dict, full_state_dict, load_full_state_dict, parallelize_model
 from eqssl.training.optim import learning_rate, make_optimizer
 from eqssl.views import Batch, Read, Views
 
@@ -74,7 +74,7 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
         ValueError: for options that do not fit the data, before the first step.
         FloatingPointError: for a loss that is not finite, naming the epoch.
     """
-    context = context or Alone()
+    context = context or LocalContext()
     dataset = dataset or load_data(config.data)
     run = Run(config, context, dataset)
     run.resume(context.load())
@@ -101,14 +101,14 @@ class Run:
         self.views = Views(config, dataset, self.device)
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device, memory_format=torch.channels_last)
-        share_out(config.train.batch_size // config.train.accumulate)
-        self.parallel = spread_out(self.model, shard=config.train.shard)
+        set_local_batch_sizes(config.train.batch_size // config.train.grad_accum_steps)
+        self.parallel = parallelize_model(self.model, fsdp=config.train.fsdp)
         self.optimizer = make_optimizer(self.model, config.train)
         precision = config.train.precision
-        self.autocast = precision == "bf16" or (precision == "auto" and multiplies_bf16(self.device))
+        self.autocast = precision == "bf16" or (precision == "auto" and supports_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
         self.steps_per_epoch = len(self.split) // config.train.batch_size
-        self.sharded = config.train.shard and context.world_size > 1
+        self.sharded = config.train.fsdp and context.world_size > 1
         # The last step of an epoch goes backward through each term alone as well; a stopwatch does without, and shared
         # out parameters are no leaves of the graph.
         self.weighs_terms = self.model.reconstruction is not None and not self.sharded
@@ -156,9 +156,9 @@ class Run:
             predictions=self.predictions,
         )
         if held_out := self._held_out(model, HELD_OUT):
-            metrics |= use_of_views(model.reconstruction, *held_out[1])
+            metrics |= view_ablation(model.reconstruction, *held_out[1])
         metrics["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
-        metrics["sees_theta"] = float(model.method.sees_theta)
+        metrics["requires_transform"] = float(model.method.requires_transform)
         return metrics | {"evaluate_s": time.perf_counter() - start}
 
     def whole_model(self) -> Model:
@@ -167,7 +167,7 @@ class Run:
             return self.model
         with torch.random.fork_rng():
             model = Model(self.config, self.dataset).to(self.device)
-        model.load_state_dict(whole_parameters(self.model))
+        model.load_state_dict(full_model_state_dict(self.model))
         return model
 
     def _train_epoch(self) -> dict[str, float]:
@@ -211,8 +211,8 @@ class Run:
         return metrics
 
     def _save_due(self) -> bool:
-        due = self.context.rank == 0 and self.context.save_due()
-        return objects_of_all(due)[0] if self.sharded else due  # then the state is what all workers hold
+        due = self.context.rank == 0 and self.context.should_checkpoint()
+        return all_gather_object(due)[0] if self.sharded else due  # then the state is what all workers hold
 
     def _share_in_gradient(self, losses: Losses) -> float:
         """Return the norm of the reconstruction's gradient of the encoder over the sum of both terms' norms."""
@@ -223,7 +223,7 @@ class Run:
                 norms.append(0.0)
                 continue
             grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            norms.append(float(sum_over_workers(torch.cat([g.flatten() for g in grads if g is not None])).norm()))
+            norms.append(float(all_reduce_sum(torch.cat([g.flatten() for g in grads if g is not None])).norm()))
         return norms[1] / (sum(norms) or 1.0)
 
     def _set_clock(self, step: int) -> None:
@@ -236,7 +236,7 @@ class Run:
     def _batches(self, first: int) -> Iterator[list[Batch]]:
         """Yield this worker's share of every global batch from a step on, in the parts that gradients are summed of."""
         steps = self._shares(first)
-        parts = (map if is_on_device(self.split.images, self.device) else prefetch)(self._read, steps)
+        parts = map(self._read, steps) if is_on_device(self.split.images, self.device) else prefetch(self._read, steps)
         for reads in parts:
             yield [self.views.make(read, self._tokens()) for read in reads]
 
@@ -247,7 +247,8 @@ class Run:
             whole = order[step * train.batch_size : (step + 1) * train.batch_size]
             # Cut into parts first: the images that a part's loss compares are then the same for 1 and N workers.
             yield [
-                part.tensor_split(self.context.world_size)[self.context.rank] for part in whole.chunk(train.accumulate)
+                part.tensor_split(self.context.world_size)[self.context.rank]
+                for part in whole.chunk(train.grad_accum_steps)
             ]
 
     def _read(self, shares: list[Tensor]) -> list[Read]:
@@ -260,7 +261,7 @@ class Run:
     def state(self) -> dict[str, Any] | None:
         """Return everything that `resume` needs, on rank 0; every worker has to ask."""
         # With any number of workers in the same form, since that may change.
-        spread = whole_state(self.model, self.optimizer) if self.config.train.shard else {}
+        spread = full_state_dict(self.model, self.optimizer) if self.config.train.fsdp else {}
         if self.context.rank > 0:
             return None
         whole = spread or {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -297,8 +298,8 @@ class Run:
         # Another number of threads, or another precision where `auto` chooses it, would round sums differently.
         torch.set_num_threads(state["threads"])
         self.autocast = state["autocast"]
-        if self.config.train.shard:
-            load_whole_state(self.model, self.optimizer, state)
+        if self.config.train.fsdp:
+            load_full_state_dict(self.model, self.optimizer, state)
         else:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -354,10 +355,10 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
         raise ValueError(
             f"--train.batch-size is {batch}; allowed: up to the {images} training images of {dataset.name}"
         )
-    parts = config.train.accumulate
+    parts = config.train.grad_accum_steps
     if batch % parts or batch // parts < 2 * world_size:
         raise ValueError(
-            f"--train.batch-size is {batch}; allowed with --train.accumulate {parts}: multiples of {parts}, with two "
+            f"--train.batch-size is {batch}; allowed with --train.grad-accum-steps {parts}: multiples of {parts}, with two "
             f"or more images a part for each of {world_size} workers"
         )
     if config.train.compile:

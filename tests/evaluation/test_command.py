@@ -45,7 +45,7 @@ def test_constant(command):
 
 
 def test_an_exported_encoder_has_a_column_for_each_part(command, tmp_path):
-    encoder = Encoder(EncoderConfig(split=0.5), 3, 32, (0.5,) * 3, (0.25,) * 3)
+    encoder = Encoder(EncoderConfig(equi_fraction=0.5), 3, 32, (0.5,) * 3, (0.25,) * 3)
     out = command(export_encoder(encoder, tmp_path / "encoder"))
     assert "equivariant" in out and "r2_mean" in out
 
@@ -57,7 +57,7 @@ def test_a_name_without_published_weights_is_evaluated_untrained(command, tmp_pa
 
 
 def test_an_encoder_of_other_images_sees_what_it_was_made_for(command, tmp_path):
-    encoder = Encoder(EncoderConfig(split=0.5), 1, 28, (0.5,), (0.25,))
+    encoder = Encoder(EncoderConfig(equi_fraction=0.5), 1, 28, (0.5,), (0.25,))
     folder = export_encoder(encoder, tmp_path / "encoder")
     out = command(folder, "--output", tmp_path / "result.json")
     result = json.loads((tmp_path / "result.json").read_text())

@@ -12,7 +12,7 @@ from eqssl.methods import METHODS, build_method, find_method
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.training.loop import Result, train
 
-TOLD = [name for name in METHODS if find_method(name).sees_theta]
+TOLD = [name for name in METHODS if find_method(name).requires_transform]
 SIZES = Sizes(inv=8, equi=4, width=8, tokens=16, num_classes=4, theta={"rotation": 4, "dx": 1})
 
 

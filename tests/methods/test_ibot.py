@@ -11,7 +11,7 @@ from eqssl.methods.dino import Centre
 from eqssl.methods.ibot import IBOT, ibot_loss
 from eqssl.models.model import Model
 from eqssl.training import checkpoint
-from eqssl.training.context import Alone
+from eqssl.training.context import LocalContext
 from eqssl.training.loop import train
 from tests.toy import make_batch, make_model
 from tests.training.test_loop import Stop, StopAfter, configuration, toy
@@ -129,11 +129,11 @@ def test_an_interrupted_run_with_reconstruction_ends_bit_for_bit_like_one_that_w
         **{"method.name": "ibot", "method.options.prototypes": 64.0, "encoder.name": "test_vit"},
         **{"encoder.output_stride": 4, "recon.weight": 1.0, "train.epochs": 3},
     )
-    whole = train(config, Alone(tmp_path / "whole"), toy())
+    whole = train(config, LocalContext(tmp_path / "whole"), toy())
     assert all(np.isfinite(whole.metrics[name]) for name in ("loss", "ssl", "recon", "knn"))
     with pytest.raises(Stop):
         train(config, StopAfter(tmp_path / "cut", 1), toy())
-    train(config, Alone(tmp_path / "cut"), toy())
+    train(config, LocalContext(tmp_path / "cut"), toy())
     expected, resumed = (checkpoint.load(tmp_path / name)["model"] for name in ("whole", "cut"))
     assert {"method.centre.mean", "method.patch_centre.mean", "method.mask_token"} < expected.keys()
     assert any(name.startswith("teacher.average") for name in expected)

@@ -91,5 +91,5 @@ def test_each_term_reaches_the_parts_it_is_about(left, reached):
 
 
 def test_without_an_equivariant_part_it_is_refused():
-    with pytest.raises(ValueError, match=r"--encoder.split is 0; allowed for sie: above 0"):
+    with pytest.raises(ValueError, match=r"--encoder.equi-fraction is 0; allowed for sie: above 0"):
         SIE(Sizes(inv=8, theta={"dx": 1}))

@@ -29,10 +29,10 @@ def test_an_output_stride_may_not_divide_the_side():
 
 
 def test_representation_is_the_mean_over_tokens_and_invariant_channels_come_first():
-    encoder = make(split=0.25).eval()
+    encoder = make(equi_fraction=0.25).eval()
     images = torch.rand(3, 3, 64, 64)
     assert torch.equal(encoder(images), encoder.tokens(images).mean(1))
-    assert encoder.dim_inv == 96 and make(split=0.0).dim_inv == 128
+    assert encoder.dim_inv == 96 and make(equi_fraction=0.0).dim_inv == 128
 
 
 def test_normalisation_is_inside():
@@ -91,7 +91,7 @@ def patches(channels, size):
 def test_an_encoder_of_ones_own_is_had_by_its_name(monkeypatch):
     monkeypatch.setitem(ENCODERS, "patches", None)  # taken away again at the end
     register_encoder("patches", patches)
-    encoder = make(name="patches", split=0.25)
+    encoder = make(name="patches", equi_fraction=0.25)
     assert (encoder.grid, encoder.dim, encoder.dim_inv) == ((4, 4), 12, 9)
     monkeypatch.setitem(ENCODERS, "sixty-four", lambda channels, size: patches(channels, {64: size}[size]))
     assert not masks_patches(encoder.config) and not masks_patches(EncoderConfig(name="sixty-four"))
@@ -148,7 +148,9 @@ def test_backbones_that_merge_patches_have_no_place_for_a_mask(name, size):
     assert make(size, name=name).backbone.width == 0
 
 
-@pytest.mark.parametrize("split", [0.003, 0.019, 0.985, 0.999])
-def test_a_split_that_leaves_a_part_too_few_channels_to_be_told_from_a_line_is_refused(split):
-    with pytest.raises(ValueError, match=rf"--encoder.split is {split}; allowed: 0, or what leaves both parts"):
-        Encoder(EncoderConfig(split=split), 1, 32, (0.5,), (0.3,))
+@pytest.mark.parametrize("fraction", [0.003, 0.019, 0.985, 0.999])
+def test_a_split_that_leaves_a_part_too_few_channels_to_be_told_from_a_line_is_refused(fraction):
+    with pytest.raises(
+        ValueError, match=rf"--encoder.equi-fraction is {fraction}; allowed: 0, or what leaves both parts"
+    ):
+        Encoder(EncoderConfig(equi_fraction=fraction), 1, 32, (0.5,), (0.3,))

@@ -22,7 +22,7 @@ def make(size=64, channels=3, **options):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"split": 0.0}, {"name": "resnet18"}, {"name": "torchvision/resnet18"},
+    [{}, {"equi_fraction": 0.0}, {"name": "resnet18"}, {"name": "torchvision/resnet18"},
      {"name": "resnet18", "stem": "standard", "output_stride": 8}],
 )  # fmt: skip
 def test_what_comes_back_is_the_encoder(tmp_path, options):

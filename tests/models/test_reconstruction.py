@@ -16,14 +16,14 @@ from eqssl.config import (
     TrainConfig,
 )
 from eqssl.models.reconstruction import (
-    STOPS,
+    N_INTERMEDIATE,
     Reconstruction,
     assign,
     blend,
     cross_attention,
     pooled_query,
     positions,
-    use_of_views,
+    view_ablation,
 )
 from eqssl.training.loop import train
 from tests.toy import make_batch, make_model
@@ -42,7 +42,7 @@ def tokens(seed, batch=3, count=16, dim=8):
 
 def inputs(batch=6, dim=8):
     equi = (tokens(0, batch, dim=dim), tokens(1, batch, dim=dim))
-    counts = {"first": batch, "second": batch, "clean": batch, "partway": 2 * batch}
+    counts = {"first": batch, "second": batch, "clean": batch, "intermediate": 2 * batch}
     pixels = {
         name: torch.randn(count, 1, 16, 16, generator=torch.Generator().manual_seed(seed))
         for seed, (name, count) in enumerate(counts.items(), start=2)
@@ -82,7 +82,7 @@ def test_auto_encoding_never_sees_the_other_view():
     (image - target).square().mean().backward()
     assert first.grad is None or not first.grad.any()
     assert second.grad.any()
-    assert use_of_views(made, equi, *rest)["recon/use_other"] == 0
+    assert view_ablation(made, equi, *rest)["recon/use_other"] == 0
 
 
 def test_pooled_query_is_its_formula():
@@ -139,7 +139,7 @@ def test_target_queries_take_content_from_the_other_view_alone():
 def test_every_view_has_its_target_and_its_tokens():
     equi, pixels, pick = inputs()
     views = pixels["first"], pixels["second"]
-    expected = {**pixels, "both": torch.cat(views), "intermediate": pixels["partway"]}
+    expected = {**pixels, "both": torch.cat(views), "intermediate": pixels["intermediate"]}
     for view in get_args(ReconView):
         if view != "random":
             assert torch.equal(assign(view, equi, pixels, pick)[2], expected[view])
@@ -152,11 +152,13 @@ def test_every_view_has_its_target_and_its_tokens():
 @pytest.mark.parametrize("view", get_args(ReconView))
 def test_a_model_standardises_the_images_that_the_target_is_made_of_and_no_other(view):
     model, batch = make_model("none"), make_batch("none")
-    batch = batch._replace(partway=torch.cat([batch.second] * STOPS) / 2)
+    batch = batch._replace(intermediate=torch.cat([batch.second] * N_INTERMEDIATE) / 2)
     model.reconstruction = branch(view=view)
     tokens = torch.zeros(16, 16, model.encoder.dim)
     _, pixels, pick = model.reconstruction_inputs(tokens, batch)
-    own = {"both": ("first", "second"), "random": ("first", "second"), "intermediate": ("partway",)}.get(view, (view,))
+    own = {"both": ("first", "second"), "random": ("first", "second"), "intermediate": ("intermediate",)}.get(
+        view, (view,)
+    )
     assert tuple(pixels) == own
     for name, standardised in pixels.items():
         assert torch.equal(standardised, (getattr(batch, name) - 0.5) / 0.3)
@@ -227,10 +229,13 @@ def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(
     dim, steps = STEPS[kind]
     equi, _, pick = inputs(32, dim)
     wanted = level(equi[0]) + level(equi[1])
-    pixels = {**dict.fromkeys(("first", "second", "clean"), wanted), "partway": wanted.repeat(STOPS, 1, 1, 1)}
+    pixels = {
+        **dict.fromkeys(("first", "second", "clean"), wanted),
+        "intermediate": wanted.repeat(N_INTERMEDIATE, 1, 1, 1),
+    }
     made = branch(dim, view=view, attention=attention, tokens=kind)
     learn(made, equi, pixels, pick, steps)
-    use = use_of_views(made, equi, pixels, pick)
+    use = view_ablation(made, equi, pixels, pick)
     assert use["recon/error"] < 0.3
     assert use["recon/use_target"] > 0.2 and use["recon/use_other"] > 0.2
 
@@ -249,7 +254,7 @@ def leaked(view, attention, kind, dim, steps=60, batch=16):
         image, wanted = made(*images(seed, batch))
         (image - wanted).square().mean().backward()
         optimizer.step()
-    use = use_of_views(made, *images(0, 256))
+    use = view_ablation(made, *images(0, 256))
     return use["recon/error"], use["recon/use_target"]
 
 
@@ -276,7 +281,7 @@ def test_use_of_a_view_is_zero_where_its_features_are_the_same_for_all_images(sa
     pixels = dict.fromkeys(("first", "second"), level(equi[1 - same]))
     made = branch(view="second", attention="concat")
     learn(made, tuple(equi), pixels, pick, steps=100)
-    use = use_of_views(made, tuple(equi), pixels, pick)
+    use = view_ablation(made, tuple(equi), pixels, pick)
     names = ["recon/use_other", "recon/use_target"]  # the first view is the other one where the second is the target
     assert use["recon/error"] < 0.5
     assert use[names[same]] == pytest.approx(0, abs=1e-6)

@@ -81,4 +81,4 @@ def _metrics(params: dict, rng: np.random.Generator) -> dict[str, float]:
     found = {name: value + rng.normal(0, 0.01) for name, value in found.items()}
     for part in ("", "inv/", "equi/"):
         found[f"{part}r2_mean"] = float(np.mean([found[f"{part}r2/{factor}"] for factor in FACTORS]))
-    return found | {"train_s": rng.uniform(10, 12), "parameters": 1e6, "sees_theta": 0.0}
+    return found | {"train_s": rng.uniform(10, 12), "parameters": 1e6, "requires_transform": 0.0}

@@ -147,7 +147,7 @@ def test_winners_name_those_that_are_not_significantly_different(summary):
 
 
 def test_cost_marks_methods_that_are_conditioned_on_the_transform():
-    told = {"train_s": 30.0, "parameters": 2e6, "sees_theta": 1.0, "knn": 0.5}
+    told = {"train_s": 30.0, "parameters": 2e6, "requires_transform": 1.0, "knn": 0.5}
     records = [*weight_records(), made_up.record("sie", {}, 0, None, metrics=told, wall_s=100.0)]
     records.append(made_up.record("sie", {}, 1, None, metrics=told | {"train_s": 10.0}, wall_s=20.0))
     costs = rows(cost_table(summarise(STUDY, records, made_up.ABOUT)))

@@ -124,7 +124,7 @@ def test_a_candidate_that_is_left_out_is_named_with_what_happened(tuned, caplog)
 
 
 def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
-    alone = {"byol": Setting({"method.name": "byol", "encoder.split": 0.0, "recon.weight": 0.0}, 0.5, 2.0)}
+    alone = {"byol": Setting({"method.name": "byol", "encoder.equi_fraction": 0.0, "recon.weight": 0.0}, 0.5, 2.0)}
     tuned = {"byol + reconstruction": Setting({"method.name": "byol", "recon.weight": 5.0}, 0.5, 2.3)}
     names = "byol + reconstruction", "its settings all failed"
     candidates = {name: Candidate({"method.name": "byol"}, "recon.weight", (1.0, 5.0), "byol") for name in names}

@@ -13,7 +13,7 @@ from eqssl.config import replace
 from eqssl.study import Study, StudyOptions, log_uniform, run_study, run_with_final_test, uniform
 
 pytestmark = pytest.mark.slow
-ROWS = {"pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
+ROWS = {"pixels": None, "base": {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}}
 SPACE = {"recon.weight": log_uniform(0.1, 10.0), "train.weight_decay": uniform(0.0, 1e-3)}
 
 
@@ -117,7 +117,7 @@ def test_the_control_of_a_choice_shares_all_but_the_reconstruction(halved):
     chosen = summary["chosen"]["configuration"]
     decay = summary["chosen"]["params"]["train.weight_decay"]
     control = rows[f"{chosen}, base"]
-    assert control["params"] == {"train.weight_decay": decay, "encoder.split": 0.0, "recon.weight": 0.0}
+    assert control["params"] == {"train.weight_decay": decay, "encoder.equi_fraction": 0.0, "recon.weight": 0.0}
     knn = [rows[name]["metrics"]["knn"]["estimate"] for name in (chosen, f"{chosen}, base")]
     assert rows[chosen]["gains"]["knn"]["estimate"] == pytest.approx(knn[0] - knn[1])
 

@@ -22,7 +22,7 @@ import sys
 sys.path.insert(0, {root!r})
 from eqssl.study import Study, log_uniform, main
 
-ROWS = {{"pixels": None, "base": {{"encoder.split": 0.0, "recon.weight": 0.0}}}}
+ROWS = {{"pixels": None, "base": {{"encoder.equi_fraction": 0.0, "recon.weight": 0.0}}}}
 if __name__ == "__main__":
     sys.exit(main(Study(name="toy", question="?", space={{"recon.weight": log_uniform(0.1, 1.0)}}, rows=ROWS)))
 """

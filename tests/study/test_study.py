@@ -44,7 +44,7 @@ def tracking(tmp_path_factory) -> str:
 def finished(tmp_path_factory, base, tracking):
     """Return the folder and the summary of a study with a failing weight, and a row whose weights decay to nothing."""
     output = tmp_path_factory.mktemp("results")
-    rows = {"constant": None, "pixels": None, "base": {"encoder.split": 0.0, "recon.weight": 0.0}}
+    rows = {"constant": None, "pixels": None, "base": {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}}
     rows["decayed"] = {"train.weight_decay": 7900.0, "recon.weight": 0.0}  # by nearly all in a step at the first rate
     study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 3e38)}, rows=rows, base=base)
     options = StudyOptions(run=base, seeds=2, output=str(output), tracking_uri=tracking)
@@ -117,7 +117,9 @@ def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
         run = children[trial["trial_id"]]
         assert run.info.status == {"COMPLETE": "FINISHED", "FAILED": "FAILED"}[trial["status"]]
         assert run.data.tags["mlflow.parentRunId"] == parent[0].info.run_id
-        varied = set() if trial["configuration"] in ("constant", "pixels") else {"recon.weight", "encoder.split"}
+        varied = (
+            set() if trial["configuration"] in ("constant", "pixels") else {"recon.weight", "encoder.equi_fraction"}
+        )
         varied |= {"train.weight_decay"} if varied else set()
         assert set(run.data.params) == varied | {"seed"}
     assert float(parent[0].data.params["augment.rotation"]) == 0  # what the default is for pairs of one object

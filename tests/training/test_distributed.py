@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eqssl.config import ReconAttention, ReconView
 from eqssl.methods import METHODS
 from eqssl.models.model import Model
-from eqssl.training.distributed import share_out, synchronise_batch_norm
+from eqssl.training.distributed import set_local_batch_sizes, synchronise_batch_norm
 from eqssl.views import Batch
 from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
@@ -43,7 +43,7 @@ def share_of(rank: int, world_size: int, method: str, view: ReconView, attention
 
 
 def all_shares(rank: int, world_size: int):
-    share_out(BATCH)
+    set_local_batch_sizes(BATCH)
     return {case: share_of(rank, world_size, *case) for case in CASES} | {
         "bf16": autocast_loss(rank, world_size),
         "normalised": normalised_everywhere(rank, world_size, "cpu"),
@@ -70,7 +70,7 @@ def normalised(
 
 
 def normalised_everywhere(rank: int, world_size: int, device: str) -> list[list[torch.Tensor]]:
-    share_out(BATCH)
+    set_local_batch_sizes(BATCH)
     return [
         normalised(synchronise_batch_norm(layer), rank, world_size, sides, device) for layer, sides in layers_of_a_run()
     ]

@@ -10,7 +10,7 @@ from eqssl.training.loop import train
 from tests.training.test_loop import configuration, toy
 from tests.workers import Worker, run_workers
 
-VALUES = {"train.shard": True, "train.precision": "fp32", "train.epochs": 3}
+VALUES = {"train.fsdp": True, "train.precision": "fp32", "train.epochs": 3}
 METHODS = ("vicreg", "dino", "ibot")  # one without and one with a teacher, and one whose encoder sees masks
 VIT = {"encoder.name": "test_vit", "encoder.output_stride": 8}
 
@@ -79,11 +79,11 @@ def test_a_run_goes_on_with_another_number_of_workers(folder, workers):
 
 def sizes(rank: int, world_size: int) -> tuple[int, int]:
     from eqssl.models.model import Model
-    from eqssl.training.fsdp import spread_out
+    from eqssl.training.fsdp import parallelize_model
 
     model = Model(configuration(**VALUES), toy())
     whole = sum(p.numel() for p in model.parameters())
-    spread_out(model, shard=True)
+    parallelize_model(model, fsdp=True)
     return whole, sum(p.to_local().numel() for p in model.parameters())
 
 

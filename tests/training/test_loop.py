@@ -20,7 +20,7 @@ from eqssl.methods.base import Pair, Sizes
 from eqssl.models.teacher import Teacher
 from eqssl.random import counter_uniform, permutation
 from eqssl.training import checkpoint
-from eqssl.training.context import Alone
+from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run, _of_different_objects, train
 from eqssl.training.optim import learning_rate, make_optimizer
 from eqssl.views import MASK_STREAM
@@ -74,7 +74,7 @@ def test_share_of_reconstruction_in_loss_and_gradient(method):
     shares = []
     for weight in (0.1, 10.0):
         values = {"method.name": method, "recon.weight": weight, "train.batch_size": 16, "train.precision": "fp32"}
-        run = WithNorms(replace(RunConfig(), values), Alone(), toy())
+        run = WithNorms(replace(RunConfig(), values), LocalContext(), toy())
         metrics = run.next_epoch()
         ssl, recon = run.norms
         assert metrics["recon_share/gradient"] == pytest.approx(weight * recon / (ssl + weight * recon), rel=1e-4)
@@ -89,7 +89,7 @@ class Stop(Exception):
     pass
 
 
-class StopAfter(Alone):
+class StopAfter(LocalContext):
     """A context that is cut off once an epoch has been saved."""
 
     def __init__(self, folder: Path, epoch: int):
@@ -102,14 +102,14 @@ class StopAfter(Alone):
             raise Stop
 
 
-class StopWithin(Alone):
+class StopWithin(LocalContext):
     """A context whose node leaves at some step."""
 
     def __init__(self, folder: Path, step: int):
         super().__init__(folder)
         self.steps_left = step
 
-    def save_due(self):
+    def should_checkpoint(self):
         self.steps_left -= 1
         return self.steps_left == 0
 
@@ -120,11 +120,11 @@ class StopWithin(Alone):
 
 @pytest.mark.parametrize("step", [1, 3])  # of two an epoch that may be left after, so within the first and the second
 def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step):
-    whole = train(configuration(), Alone(tmp_path / "whole"), toy())
+    whole = train(configuration(), LocalContext(tmp_path / "whole"), toy())
     with pytest.raises(Stop):
         train(configuration(), StopWithin(tmp_path / "cut", step), toy())
     assert checkpoint.load(tmp_path / "cut")["step"] == 1
-    cut = train(configuration(), Alone(tmp_path / "cut"), toy())
+    cut = train(configuration(), LocalContext(tmp_path / "cut"), toy())
     assert all(torch.equal(a, b) for a, b in zip(whole.encoder.parameters(), cut.encoder.parameters(), strict=True))
     timeless = {name for name in whole.metrics if not name.endswith("_s")}
     assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
@@ -134,12 +134,12 @@ def test_a_run_that_dies_in_its_last_evaluation_is_evaluated_and_not_trained_aga
     def dies(*arguments, **named):
         raise RuntimeError("out of memory")
 
-    whole = train(configuration(), Alone(tmp_path / "whole"), toy())
+    whole = train(configuration(), LocalContext(tmp_path / "whole"), toy())
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="out of memory"):
         patch.setattr("eqssl.training.loop.evaluate", dies)
-        train(configuration(), Alone(tmp_path / "cut"), toy())
+        train(configuration(), LocalContext(tmp_path / "cut"), toy())
     monkeypatch.setattr(Run, "_train_epoch", dies)
-    cut = train(configuration(), Alone(tmp_path / "cut"), toy())
+    cut = train(configuration(), LocalContext(tmp_path / "cut"), toy())
     assert cut.metrics.keys() == whole.metrics.keys() and cut.metrics["train_s"] > 0
     timeless = {name for name in whole.metrics if not name.endswith("_s")}
     assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
@@ -167,7 +167,7 @@ def test_zero_epochs_evaluate_the_untrained_encoder():
 @pytest.mark.parametrize("name", ["simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot"])
 def test_without_a_split_the_step_is_bit_for_bit_the_plain_methods(name):
     """The control `base` against a loop that knows neither split nor reconstruction."""
-    values = {"encoder.split": 0.0, "recon.weight": 0.0, "train.epochs": 1, "train.precision": "fp32"}
+    values = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0, "train.epochs": 1, "train.precision": "fp32"}
     vit = {"encoder.name": "test_vit", "encoder.output_stride": 8} if name == "ibot" else {}
     config = configuration(**values, **vit, **{"method.name": name})
     dataset = toy()
@@ -215,12 +215,12 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, met
     values = {"method.name": method, "train.precision": precision, "train.epochs": 3, "recon.view": "random"}
     config = configuration(**values)
     dataset = toy()
-    whole = Alone(tmp_path / "whole")
+    whole = LocalContext(tmp_path / "whole")
     expected = train(config, whole, dataset)
     for epoch in (1, 2):
         with pytest.raises(Stop):
             train(config, StopAfter(tmp_path / "cut", epoch), dataset)
-    resumed = train(config, Alone(tmp_path / "cut"), dataset)
+    resumed = train(config, LocalContext(tmp_path / "cut"), dataset)
     states = checkpoint.load(tmp_path / "whole"), checkpoint.load(tmp_path / "cut")
     for name, value in states[0]["model"].items():
         assert torch.equal(value, states[1]["model"][name]), name
@@ -231,14 +231,14 @@ def test_an_interrupted_run_ends_bit_for_bit_like_one_that_was_not(tmp_path, met
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):
-    first = train(configuration(), Alone(tmp_path), toy())
-    again = train(configuration(), Alone(tmp_path), toy())
+    first = train(configuration(), LocalContext(tmp_path), toy())
+    again = train(configuration(), LocalContext(tmp_path), toy())
     assert again.metrics == first.metrics and again.epochs == 2
 
 
 def test_accumulated_gradients_and_losses_are_the_means_of_the_parts():
-    values = {"train.accumulate": 3, "train.batch_size": 48, "train.epochs": 1, "train.precision": "fp32"}
-    run = Run(configuration(**values), Alone(), toy())
+    values = {"train.grad_accum_steps": 3, "train.batch_size": 48, "train.epochs": 1, "train.precision": "fp32"}
+    run = Run(configuration(**values), LocalContext(), toy())
     model, batches, seen = copy.deepcopy(run.model).train(), next(run._batches(0)), []
     run.optimizer.step = lambda: seen.extend(parameter.grad.clone() for parameter in run.model.parameters())
     metrics = run.next_epoch()
@@ -253,7 +253,7 @@ def test_only_the_last_evaluation_is_of_test():
     values = {"train.epochs": 3, "train.eval_every": 1, "evaluate.split": "test"}
     data = toy()
     one_class = dataclasses.replace(data.test, labels=torch.zeros_like(data.test.labels) + 7)
-    run = Run(configuration(**values), Alone(), dataclasses.replace(data, test=one_class))
+    run = Run(configuration(**values), LocalContext(), dataclasses.replace(data, test=one_class))
     on_the_way = [run.next_epoch()["knn"] for _ in range(2)]
     assert min(on_the_way) > 0 and run.next_epoch()["knn"] == 0
 
@@ -262,7 +262,7 @@ def test_only_the_last_evaluation_is_of_test():
     ("values", "labels", "message"),
     [
         ({"train.batch_size": 64}, True, r"--train.batch-size is 64; allowed: up to the 48 training images of toy"),
-        ({"train.accumulate": 3}, True, r"--train.batch-size is 16; allowed with --train.accumulate 3"),
+        ({"train.grad_accum_steps": 3}, True, r"--train.batch-size is 16; allowed with --train.grad-accum-steps 3"),
         ({"method.name": "supervised"}, False, r"--method.name supervised needs labels"),
         ({"method.name": "byo"}, True, r"--method.name is 'byo'; allowed: simclr"),
         ({"augment.hue": 0.5}, True, r"--augment.hue"),
@@ -282,12 +282,12 @@ def test_held_out_images_that_are_swapped_show_different_objects():
 
 
 def test_a_checkpoint_of_another_configuration_or_other_data_is_refused(tmp_path):
-    train(configuration(), Alone(tmp_path), toy())
+    train(configuration(), LocalContext(tmp_path), toy())
     with pytest.raises(ValueError, match="other data"):
-        train(configuration(), Alone(tmp_path), dataclasses.replace(toy(), digest="others"))
-    train(configuration(**{"data.cache": "elsewhere"}), Alone(tmp_path), toy())
+        train(configuration(), LocalContext(tmp_path), dataclasses.replace(toy(), digest="others"))
+    train(configuration(**{"data.cache": "elsewhere"}), LocalContext(tmp_path), toy())
     with pytest.raises(ValueError, match="belongs to another configuration"):
-        train(configuration(**{"recon.weight": 2.0}), Alone(tmp_path), toy())
+        train(configuration(**{"recon.weight": 2.0}), LocalContext(tmp_path), toy())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tmp_path):
@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
     dataset = toy()
     broken = Dataset(**{**dataset.__dict__, "std": (0.0,)})
     with pytest.raises(FloatingPointError, match="not finite in epoch 2"):
-        train(config, Alone(tmp_path), broken)
+        train(config, LocalContext(tmp_path), broken)
     assert checkpoint.load(tmp_path)["epoch"] == 1
 
 
@@ -307,8 +307,8 @@ def test_a_node_that_leaves_after_a_step_that_broke_the_run_leaves_the_last_good
     with pytest.raises(Stop):
         train(config, StopAfter(tmp_path, 1), toy())
 
-    class BreakWithin(Alone):
-        def save_due(self):  # after the first step of the second epoch
+    class BreakWithin(LocalContext):
+        def should_checkpoint(self):  # after the first step of the second epoch
             with torch.no_grad():
                 (run.totals if broken == "a loss" else next(run.model.parameters())).mul_(torch.nan)
             return True
@@ -323,7 +323,7 @@ def test_a_node_that_leaves_after_a_step_that_broke_the_run_leaves_the_last_good
 
 
 def losses_of_workers(rank: int, world_size: int):
-    context = Alone()
+    context = LocalContext()
     context.rank, context.world_size = rank, world_size
     config = configuration(**{"train.epochs": 1, "train.precision": "fp32"})
     return train(config, context, toy()).metrics["loss"]
@@ -376,7 +376,7 @@ class DecodedWhenTaken:
 def test_images_that_are_read_ahead_give_the_same_training_bit_for_bit():
     dataset = toy()
     elsewhere = dataclasses.replace(dataset.train, images=DecodedWhenTaken(dataset.train.images))
-    config = configuration(**{"train.accumulate": 2})
+    config = configuration(**{"train.grad_accum_steps": 2})
     runs = [train(config, dataset=data) for data in (dataset, dataclasses.replace(dataset, train=elsewhere))]
     assert runs[0].metrics["loss"] == runs[1].metrics["loss"]
     assert all(torch.equal(*pair) for pair in zip(*(run.encoder.parameters() for run in runs), strict=True))

@@ -81,13 +81,13 @@ def time_run(config: RunConfig, dataset: "Dataset", work: Work, *, workers: int,
     import torch
 
     from eqssl.training import checkpoint
-    from eqssl.training.context import Alone
+    from eqssl.training.context import LocalContext
     from eqssl.training.loop import Run
 
     start = time.perf_counter()
-    context = Alone()
+    context = LocalContext()
     context.device = torch.device("cuda" if gpu else "cpu")
-    parts = config.train.accumulate
+    parts = config.train.grad_accum_steps
     batch = config.train.batch_size // workers // parts * parts
     run = Run(replace(config, {"train.batch_size": batch, "train.epochs": 4, "train.eval_every": 0}), context, dataset)
     available = run.steps_per_epoch

@@ -49,7 +49,7 @@ def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plug
 
     from eqssl.bench.subject import even_run
     from eqssl.bench.timing import interleave
-    from eqssl.training.context import Alone
+    from eqssl.training.context import LocalContext
 
     register(plugins)
     torch.set_num_threads(worker["CPU"])
@@ -57,7 +57,7 @@ def _time(pairs: dict[str, list[dict[str, Any]]], worker: dict[str, float], plug
     for name, pair in pairs.items():
         runs = []
         for values in pair:
-            config, context = from_dict(RunConfig, values), Alone()
+            config, context = from_dict(RunConfig, values), LocalContext()
             context.device = torch.device("cuda" if "GPU" in worker else "cpu")
             # So many epochs that none is the last, which is evaluated.
             config = replace(config, {"train.epochs": 10**6, "train.eval_every": 0})

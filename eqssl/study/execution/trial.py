@@ -97,7 +97,7 @@ class TrialContext:
             self.save(state)
         self._tell(metrics)
 
-    def save_due(self) -> bool:
+    def should_checkpoint(self) -> bool:
         return self._watch.due()
 
     def save(self, state: dict[str, Any]) -> None:
@@ -172,10 +172,10 @@ def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
         spec: what `runner.trial_spec` made.
         context: of one of the trial's processes.
     """
-    from eqssl.training.distributed import objects_of_all
+    from eqssl.training.distributed import all_gather_object
 
     go_to(spec["cwd"])
-    count = objects_of_all(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
+    count = all_gather_object(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
     if count > ATTEMPTS:
         return _given_up(context)
     try:

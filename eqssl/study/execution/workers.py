@@ -106,13 +106,13 @@ def train_with_workers(spec: Spec, plugins: Plugins) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     """Serve trials: the loop of every worker."""
-    from eqssl.training.distributed import objects_of_all
+    from eqssl.training.distributed import all_gather_object
 
     register(config["plugins"])
     exchange, after, warm = config["exchange"], 0, False
     while True:
         number, spec = ray.get(exchange.trial.remote(after))
-        numbers, nodes, names = zip(*objects_of_all((number, this_node(), uuid.uuid4().hex)), strict=True)
+        numbers, nodes, names = zip(*all_gather_object((number, this_node(), uuid.uuid4().hex)), strict=True)
         after = max(numbers)
         if min(numbers) < after:  # another one was handed out between two workers' questions
             after -= 1

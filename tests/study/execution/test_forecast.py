@@ -21,7 +21,7 @@ from eqssl.study.execution.forecast import Timing, Work, approve, duration, fore
 from eqssl.study.execution.plugins import registered
 from eqssl.study.store.lock import Lease
 from eqssl.training.checkpoint import save
-from eqssl.training.context import Alone
+from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run
 
 ROOT = Path(__file__).parents[3]
@@ -120,7 +120,7 @@ def test_the_timing_is_that_of_real_epochs(base):
     slow = change(data, train=change(data.train, images=Slow(data.train.images)))
     timing = time_run(config, slow, WORK, workers=1, gpu=False, earlier_s=100.0)
     assert timing.steps == len(data.train) // 8
-    run = Run(config, Alone(), slow)
+    run = Run(config, LocalContext(), slow)
     run.next_epoch()
     epoch_s = run.next_epoch()["train_s"]
     assert epoch_s > 2 * image_s * len(data.train)
@@ -136,7 +136,7 @@ def test_the_timing_is_that_of_real_epochs(base):
 
 def test_epochs_in_checkpoints_are_done(base, tmp_path):
     data = load_data(base.data)
-    run = Run(base, Alone(), data)
+    run = Run(base, LocalContext(), data)
     run.next_epoch()
     save({"run": run.state(), "wall_s": 1.0}, tmp_path / "begun")
     work = change(WORK, checkpoints=[str(tmp_path / "begun"), str(tmp_path / "none")])
@@ -166,7 +166,7 @@ def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
 
 
 def test_a_worker_s_share_is_cut_into_as_many_parts_as_the_batch(base):
-    config = replace(base, {"train.batch_size": 30, "train.accumulate": 3})  # of 15 images, or of 7
+    config = replace(base, {"train.batch_size": 30, "train.grad_accum_steps": 3})  # of 15 images, or of 7
     data = load_data(config.data)
     for workers in (2, 4):
         timing = time_run(config, data, WORK, workers=workers, gpu=False, earlier_s=0.0)
