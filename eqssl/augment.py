@@ -1,7 +1,7 @@
 """Strengths -> views and the parameters that made them, batched, on any device.
 
 A view is made by one geometric transform, applied as one resampling, and then by the photometric operations in the
-order of `PARAMETERS`. The parameters are what equivariance probes predict, so 0 is the identity in every one of them.
+order of `PARAMETERS`. Equivariance probes predict the parameters, so 0 is the identity in every one of them.
 """
 
 import math
@@ -43,7 +43,7 @@ def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by:
     """Return the strength of every family, defaults filled in for the source.
 
     Pairs of one object have a known transformation and default to 0. Pairs of one image default to .5, the ranges of
-    arXiv 2503.18753, but for grayscale and solarize: those erase the colour and the brightness that probes ask for.
+    arXiv 2503.18753, but for grayscale and solarize, which erase the colour and the brightness that probes predict.
 
     Args:
         config: strengths in [0, 1], None for the default.
@@ -114,8 +114,8 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
     return {name: params[name].float() for name in PARAMETERS}
 
 
-def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
-    """Return the largest size that `draw` gives each of `PARAMETERS`; 0 for what it never gives, or to no effect.
+def max_params(strengths: dict[str, float], image_size: int) -> dict[str, float]:
+    """Return the largest size of each of `PARAMETERS` from `draw`; 0 for one that stays 0 or has no effect.
 
     Args:
         strengths: family -> strength in [0, 1].
@@ -140,12 +140,12 @@ def largest(strengths: dict[str, float], image_size: int) -> dict[str, float]:
 
 
 def blurs(sigma: float) -> bool:
-    """Return whether a blur of sigma px can move a pixel by one of 255 levels: what its four neighbours weigh."""
+    """Return whether a blur of sigma px can move a pixel by one of 255 levels, by the weight of its four neighbours."""
     return sigma > 0 and 4 * math.exp(-0.5 / sigma**2) >= 1 / 255
 
 
 def relative(first: Params, second: Params) -> Params:
-    """Return the parameters of what turns the first view into the second.
+    """Return the parameters of the transform from the first view to the second.
 
     The geometric ones are those of the composition g2 g1^-1; the photometric ones are differences, as AugSelf's
     (arXiv 2111.09613); a binary one is 1 where the views differ.

@@ -1,4 +1,4 @@
-"""What one training run is: frozen dataclasses, their checks and their digest.
+"""The configuration of a training run: frozen dataclasses, their checks and their digest.
 
 Every option of every command is made from these fields by tyro, under the same names. Nothing here imports torch,
 so that `--help` and a refused option cost no time.
@@ -7,17 +7,14 @@ so that `--help` and a refused option cost no time.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from typing_extensions import Doc
 
-AUGMENTATIONS = (
-    "crop", "translation", "rotation", "flip",
-    "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
-)  # fmt: skip
-# Methods that stand alone: name -> where the class is, imported at its first use.
+# name -> module and class, imported at its first use.
 BASE_METHODS = {
     "simclr": "eqssl.methods.simclr:SimCLR",
     "vicreg": "eqssl.methods.vicreg:VICReg",
@@ -28,14 +25,40 @@ BASE_METHODS = {
     "dino": "eqssl.methods.dino:DINO",
     "ibot": "eqssl.methods.ibot:IBOT",
 }
+CONDITIONED_METHODS = {
+    "augself": "eqssl.methods.augself:AugSelf",
+    "equimod": "eqssl.methods.equimod:EquiMod",
+    "sie": "eqssl.methods.sie:SIE",
+}
+REFERENCE_METHODS = {
+    "supervised": "eqssl.methods.references:Supervised",
+    "supervised_factors": "eqssl.methods.references:SupervisedFactors",
+    "none": "eqssl.methods.references:NoMethod",
+}
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
 # The facts of attentions that studies and tables need; `eqssl.models.reconstruction.blend` says what each computes.
 AUTOENCODE = "autoencode"  # the attention that does not read the other view
 WITH_QUERY_GRADIENT = ("pooled-query",)  # attentions that --recon.query-gradient has an effect on
 CROSS_ATTENTION_OPTIONS = ("recon.attention", "recon.query_gradient")  # have no effect on auto-encoding
+Scale = Literal["tiny", "small", "imagenet"]
 Pose = Literal["turntable", "free"]
 Classes = Literal["coarse", "fine"]
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """The values that an option may have: their description in the error, and the test."""
+
+    text: str
+    test: Callable[[Any], bool]
+
+
+Fraction = Annotated[float, Allowed("0 to 1", lambda value: 0 <= value <= 1)]
+NonNegative = Annotated[float, Allowed("0 or more, finite", lambda value: 0 <= value < math.inf)]
+Positive = Annotated[float, Allowed("above 0, finite", lambda value: 0 < value < math.inf)]
+NonNegativeInt = Annotated[int, Allowed("0 or more", lambda value: value >= 0)]
+PositiveInt = Annotated[int, Allowed("1 or more", lambda value: value >= 1)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,24 +68,24 @@ class DataConfig:
     source: str = "solids"
     """Registered source: solids, parquet, 3diebench, imagefolder, cifar10, cifar100, stl10, fashion_mnist, imagenet."""
     path: str | None = None
-    """File, folder or URI (s3://, gs://, ...) of the source; solids needs none."""
+    """File, folder or URI (s3://, gs://, ...) of the source; not used by solids."""
     cache: str = "~/.cache/eqssl"
-    """Folder for what is rendered, converted or downloaded once."""
-    image_size: int | None = None
+    """Folder of rendered, converted and downloaded data."""
+    image_size: PositiveInt | None = None
     """Height and width in pixels that the encoder sees; default: the source's own, 32 for solids."""
     pairs: Literal["auto", "object", "image"] = "auto"
     """A pair is two views of one object (a paired source's default) or two augmentations of one image."""
-    train_images: int | None = None
+    train_images: PositiveInt | None = None
     """Use only this many training images, drawn once by a fixed seed; default: all."""
-    max_bad_images: int = 10
-    """Unreadable images that are skipped, each named; one more is an error."""
+    max_bad_images: NonNegativeInt = 10
+    """Unreadable images that are skipped and named; one more is an error."""
     image_column: str = "image"
     """Parquet column with the encoded image: struct<bytes, path> or binary."""
     label_column: str = "label"
     """Parquet column with the class as an integer; may be absent."""
-    objects: int = 1250
+    objects: PositiveInt = 1250
     """Training objects that solids renders; val and test have half as many each."""
-    views_per_object: int = 4
+    views_per_object: Annotated[int, Allowed("2 or more, for a pair", lambda value: value >= 2)] = 4
     """Views that solids renders of one object."""
     pose: Pose | None = None
     """Rotations of the objects of solids: turntable (one angle, +-90 degrees) or free (three angles, as in 3DIEBench,
@@ -79,28 +102,31 @@ class AugmentConfig:
     solarize, and for the colour families on grey images.
     """
 
-    crop: float | None = None
+    crop: Fraction | None = None
     """Random resized crop: smallest area kept is 1 - .92 x strength (SimCLR: 1)."""
-    translation: float | None = None
+    translation: Fraction | None = None
     """Shift in both directions, up to ± 20/224 of the side x strength."""
-    rotation: float | None = None
+    rotation: Fraction | None = None
     """Rotation, up to ± 90 degrees x strength."""
-    flip: float | None = None
+    flip: Fraction | None = None
     """Horizontal flip, with probability strength / 2."""
-    brightness: float | None = None
+    brightness: Fraction | None = None
     """Brightness factor 1 ± .8 x strength."""
-    contrast: float | None = None
+    contrast: Fraction | None = None
     """Contrast factor 1 ± .8 x strength."""
-    saturation: float | None = None
+    saturation: Fraction | None = None
     """Saturation factor 1 ± .8 x strength; colour images only."""
-    hue: float | None = None
+    hue: Fraction | None = None
     """Hue shift, up to ± .2 of the colour circle x strength; colour images only."""
-    grayscale: float | None = None
+    grayscale: Fraction | None = None
     """Grayscale, with probability .4 x strength; colour images only."""
-    blur: float | None = None
+    blur: Fraction | None = None
     """Gaussian blur, sigma from 0 up to 4 px at 224 px (in proportion at other sizes) x strength."""
-    solarize: float | None = None
+    solarize: Fraction | None = None
     """Solarize above .5, with probability .4 x strength."""
+
+
+AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +135,11 @@ class EncoderConfig:
 
     name: str = "resnet_tiny"
     """resnet_tiny (ours, 23 million multiply-adds at 64 px), any timm name, torchvision/NAME, or a registered one."""
-    equi_fraction: float = 0.5
+    equi_fraction: Annotated[float, Allowed("0 (no split) to below 1", lambda value: 0 <= value < 1)] = 0.5
     """Share of the channels that is equivariant; 0: no split, every channel goes to the method."""
     stem: Literal["auto", "standard", "small"] = "auto"
     """Stem of a ResNet: small (3x3, stride 1, no pooling) or standard; auto: small up to 64 px."""
-    output_stride: int | None = None
+    output_stride: PositiveInt | None = None
     """Pixels a token covers along one side, where the backbone can be asked for it; default: its own."""
     pretrained: bool = False
     """Start from the weights that timm or torchvision publish for this name."""
@@ -126,12 +152,12 @@ class MethodConfig:
     name: Annotated[
         str,
         Doc(
-            f"Registered method: {', '.join(BASE_METHODS)}; augself, equimod and sie, which are told the "
-            "transformation; supervised, supervised_factors and none are the references of the tables."
+            f"Registered method: {', '.join(BASE_METHODS)}; {', '.join(CONDITIONED_METHODS)} (conditioned on the "
+            f"transformation between the views); {', '.join(REFERENCE_METHODS)} (references of the tables)."
         ),
     ] = "vicreg"
-    scale: Literal["tiny", "small", "imagenet"] = "tiny"
-    """Widths of the heads and what else is scaled with them (a loss's factor, a temperature): tiny for a CPU, small and
+    scale: Scale = "tiny"
+    """Widths of the heads, with the loss factors and temperatures that depend on them: tiny for a CPU, small and
     imagenet as published for CIFAR and ImageNet."""
     options: dict[str, float | str] = field(default_factory=dict)
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
@@ -141,22 +167,22 @@ class MethodConfig:
 class ReconConfig:
     """The reconstruction branch of arXiv 2412.03314."""
 
-    weight: float = 1.0
+    weight: NonNegative = 1.0
     """Factor of the reconstruction's mean squared error (of standardised pixels) in the loss; 0: no branch."""
     view: ReconView = "second"
-    """Which view is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
-    intermediate are two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
+    """The view that is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
+    intermediate: two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
     attention: ReconAttention = "pooled-query"
-    """What the decoder reads. pooled-query: every position queries the other view's tokens with its place and one
-    pooled vector of the target; target-queries: the target's tokens query the other view's; other-queries: the reverse;
+    """Input of the decoder. pooled-query: every position queries the other view's tokens with its place and one pooled
+    vector of the target; target-queries: the target's tokens query the other view's; other-queries: the reverse;
     residual: target-queries plus the query itself; concat: both views' tokens, no attention; autoencode: the target's
     own tokens, the control that never reads the other view."""
-    query_gradient: float = 0.1
+    query_gradient: Fraction = 0.1
     """Share of the gradient that passes through the query of pooled-query, 0 to 1; at 0 the pooled vector steers the
     attention but is not trained to code the target."""
     tokens: Literal["map", "vector"] = "map"
-    """What attention works on: the tokens of the map, or the pooled vector cut into 16 parts."""
-    width: int = 32
+    """Tokens of the attention: those of the map, or the pooled vector cut into 16 parts."""
+    width: PositiveInt = 32
     """Channels of the decoder: one linear and four convolutional layers, as light as the follow-up's."""
 
 
@@ -164,34 +190,34 @@ class ReconConfig:
 class TrainConfig:
     """The optimisation."""
 
-    epochs: int = 10
+    epochs: NonNegativeInt = 10
     """Passes over the training images; 0 keeps the untrained encoder."""
-    batch_size: int = 256
+    batch_size: Annotated[int, Allowed("2 or more", lambda value: value >= 2)] = 256
     """Images (pairs of views) a step, over all workers together."""
     optimizer: Literal["adamw", "lars"] = "adamw"
     """adamw or lars."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Learning rate at the end of the warm-up for a batch of 256; scaled in proportion to the batch size."""
-    weight_decay: float = 1e-4
+    weight_decay: NonNegative = 1e-4
     """Weight decay of all parameters but biases and normalisation."""
-    warmup_epochs: float = 1.0
+    warmup_epochs: NonNegative = 1.0
     """Epochs of linear warm-up before the cosine decay to zero."""
-    grad_accum_steps: int = 1
-    """Parts that a batch is cut into, gradients summed over them, where memory is short."""
+    grad_accum_steps: PositiveInt = 1
+    """Parts of a batch whose gradients are accumulated for one step, where memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; auto: bf16 where the processor multiplies it, else fp32. Losses are always fp32."""
+    """Arithmetic of the encoder; auto: bf16 where the processor supports it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
     seed: int = 0
     """Seed of the weights and of every draw."""
-    threads: int | None = None
+    threads: PositiveInt | None = None
     """CPU threads a worker; default: the CPUs Ray gave it, or all."""
-    eval_every: int = 0
+    eval_every: NonNegativeInt = 0
     """Epochs between evaluations on val during training; 0: only at the end."""
-    checkpoint_every: int = 1
+    checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
     fsdp: bool = False
-    """Share parameters, gradients and the optimizer's state out over the workers (FSDP2), for an encoder such as ViT-L
+    """Shard parameters, gradients and the optimizer's state over the workers (FSDP2), for an encoder such as ViT-L
     whose training does not fit on one GPU; without, every worker holds all (DistributedDataParallel)."""
 
 
@@ -204,10 +230,10 @@ class EvaluateConfig:
     retrieval."""
     split: Literal["val", "test"] = "val"
     """Choose on val, report on test."""
-    train_images: int = 4096
-    """Training images that the probes are fitted on."""
-    images: int = 10_000
-    """Held-out images that the probes are scored on, or all where the split has fewer."""
+    train_images: PositiveInt = 4096
+    """Training images of the probes."""
+    images: PositiveInt = 10_000
+    """Held-out images that score the probes, or all where the split has fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,54 +258,41 @@ def check(config: RunConfig) -> None:
     Raises:
         ValueError: naming the option, its value and what is allowed.
     """
-
-    def require(ok: bool, option: str, allowed: str) -> None:
-        if not ok:
-            raise ValueError(f"--{option.replace('_', '-')} is {get(config, option)!r}; allowed: {allowed}")
-
     for section in dataclasses.fields(config):
-        for f in dataclasses.fields(section.type):
-            literal = next((kind for kind in (f.type, *get_args(f.type)) if get_origin(kind) is Literal), None)
-            if literal is not None:
-                option = f"{section.name}.{f.name}"
-                optional = f.type is not literal and get(config, option) is None
-                require(optional or get(config, option) in get_args(literal), option, ", ".join(get_args(literal)))
-    for family in AUGMENTATIONS:
-        strength = getattr(config.augment, family)
-        require(strength is None or 0 <= strength <= 1, f"augment.{family}", "0 to 1")
-    for option in ("data.image_size", "data.train_images", "train.threads", "encoder.output_stride"):
-        require(get(config, option) is None or get(config, option) >= 1, option, "1 or more")
-    for option in ("data.objects", "train.grad_accum_steps", "train.checkpoint_every", "recon.width",
-                   "evaluate.train_images", "evaluate.images"):  # fmt: skip
-        require(get(config, option) >= 1, option, "1 or more")
-    for option in (
-        "train.epochs",
-        "train.eval_every",
-        "train.warmup_epochs",
-        "train.weight_decay",
-        "data.max_bad_images",
-    ):
-        require(get(config, option) >= 0, option, "0 or more")
-    require(config.data.views_per_object >= 2, "data.views_per_object", "2 or more, since a pair is two of them")
-    require(config.train.lr > 0, "train.lr", "above 0")
-    require(config.train.batch_size >= 2, "train.batch_size", "2 or more")
-    require(0 <= config.recon.weight < float("inf"), "recon.weight", "0 or more, finite")
-    require(0 <= config.recon.query_gradient <= 1, "recon.query_gradient", "0 to 1")
-    require(0 <= config.encoder.equi_fraction < 1, "encoder.equi_fraction", "0 (no split) to below 1")
-    if config.train.compile and config.train.fsdp:
-        raise ValueError("--train.compile goes with copies of the model on all workers, not with --train.fsdp")
-    if config.encoder.equi_fraction == 0 and config.recon.weight > 0:
-        raise ValueError("--encoder.equi-fraction is 0, so there is no equivariant part to reconstruct from: "
-                         "give a split above 0 or --recon.weight 0")  # fmt: skip
-    if config.recon.attention == "pooled-query" and config.recon.tokens == "vector" and config.recon.weight > 0:
-        raise ValueError("--recon.tokens is 'vector', whose parts have no places on the map; allowed with "
-                         "--recon.attention pooled-query: map")  # fmt: skip
-    if (config.data.pose or config.data.classes) and config.data.source != "solids":
-        option = "pose" if config.data.pose else "classes"
-        value, source = getattr(config.data, option), config.data.source
-        raise ValueError(f"--data.{option} is {value!r}; allowed with --data.source solids alone, not with {source}")
-    if config.method.name == "none" and config.recon.weight == 0:
-        raise ValueError("--method.name none with --recon.weight 0 leaves no loss: give a weight above 0")
+        values = getattr(config, section.name)
+        for f in dataclasses.fields(values):
+            _check_value(f"{section.name}.{f.name}", getattr(values, f.name), f.type)
+    train, recon, source = config.train, config.recon, config.data.source
+    if train.compile and train.fsdp:
+        raise ValueError("--train.compile needs a copy of the model on every worker; it excludes --train.fsdp")
+    if config.encoder.equi_fraction == 0 and recon.weight > 0:
+        raise ValueError("--encoder.equi-fraction is 0, so there is no equivariant part to reconstruct from; "
+                         "allowed: above 0, or --recon.weight 0")  # fmt: skip
+    if recon.attention == "pooled-query" and recon.tokens == "vector" and recon.weight > 0:
+        raise ValueError("--recon.tokens is 'vector', whose parts have no position on the map; "
+                         "allowed with --recon.attention pooled-query: map")  # fmt: skip
+    for name in ("pose", "classes"):
+        if (value := getattr(config.data, name)) and source != "solids":
+            raise ValueError(f"--data.{name} is {value!r}; allowed with --data.source solids alone, not with {source}")
+    if config.method.name == "none" and recon.weight == 0:
+        raise ValueError("--method.name none with --recon.weight 0 leaves no loss; allowed: a weight above 0")
+
+
+def _check_value(option: str, value: Any, kind: Any) -> None:
+    """Refuse a value outside the `Literal` or `Allowed` in its field's type."""
+    if type(None) in get_args(kind):
+        if value is None:
+            return
+        kind = get_args(kind)[0]
+    constraint = kind.__metadata__[0] if get_origin(kind) is Annotated else None
+    if get_origin(kind) is Literal:
+        ok, allowed = value in get_args(kind), ", ".join(get_args(kind))
+    elif isinstance(constraint, Allowed):
+        ok, allowed = constraint.test(value), constraint.text
+    else:
+        return
+    if not ok:
+        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {allowed}")
 
 
 def options_in(arguments: Iterable[str]) -> set[str]:
@@ -323,21 +336,20 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     Raises:
         ValueError: for a name that is no option, or a value that is not allowed.
     """
-    here: dict[str, Any] = {}
-    below: dict[str, dict[str, Any]] = {}
+    names = [f.name for f in dataclasses.fields(config)]
+    changes: dict[str, Any] = {}
     for option, value in values.items():
         name, _, rest = option.partition(".")
-        if not any(f.name == name for f in dataclasses.fields(config)):
-            names = ", ".join(f.name for f in dataclasses.fields(config))
-            raise ValueError(f"{name!r} is no option of {type(config).__name__}; there are: {names}")
-        if rest:
-            below.setdefault(name, {})[rest] = value
+        if name not in names:
+            raise ValueError(f"{name!r} is no option of {type(config).__name__}; there are: {', '.join(names)}")
+        current = changes.get(name, getattr(config, name))
+        if not rest:
+            changes[name] = value
+        elif isinstance(current, dict):
+            changes[name] = {**current, rest: value}
         else:
-            here[name] = value
-    for name, inner in below.items():
-        old = getattr(config, name)
-        here[name] = {**old, **inner} if isinstance(old, dict) else replace(old, inner)
-    return dataclasses.replace(config, **here)
+            changes[name] = replace(current, {rest: value})
+    return dataclasses.replace(config, **changes)
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -345,26 +357,25 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def from_dict(kind: type, values: dict[str, Any]) -> Any:
+    """Return the dataclass that `to_dict` made the values from; names that are no field are ignored."""
+    made = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
+    for f in dataclasses.fields(kind):
+        if f.name in made and isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
+            made[f.name] = from_dict(f.type, made[f.name])
+    return kind(**made)
+
+
 def flatten(config: Any) -> dict[str, Any]:
-    """Return the configuration as dotted options -> plain values."""
+    """Return the configuration, a dataclass or nested dictionaries, as dotted options -> plain values."""
     flat: dict[str, Any] = {}
     for name, value in (config if isinstance(config, dict) else to_dict(config)).items():
         flat |= {f"{name}.{k}": v for k, v in flatten(value).items()} if isinstance(value, dict) else {name: value}
     return flat
 
 
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Return the dataclass that `to_dict` made the values from."""
-    made = {}
-    for f in dataclasses.fields(kind):
-        if f.name in values:
-            inner = values[f.name]
-            made[f.name] = from_dict(f.type, inner) if dataclasses.is_dataclass(f.type) else inner
-    return kind(**made)
-
-
 def identity(config: RunConfig) -> dict[str, Any]:
-    """Return the dotted options that results depend on: all but where data are cached."""
+    """Return the dotted options that results depend on: all but the folder that caches data."""
     return {option: value for option, value in flatten(config).items() if option != "data.cache"}
 
 

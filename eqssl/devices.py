@@ -1,4 +1,4 @@
-"""What a device can do, and how tensors get there without anyone waiting."""
+"""The abilities of a device, and copies to it that wait for nothing."""
 
 import torch
 from torch import Tensor
@@ -13,20 +13,20 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def pinned(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """Return a tensor that is on its way to a device in memory from which a GPU copies by itself.
+    """Return a tensor in page-locked memory if its device is to be a GPU, which copies from there by itself.
 
     Args:
         tensor: anywhere.
-        device: where it goes; None: nowhere.
+        device: its destination; None: none.
     """
     return tensor.pin_memory() if device and device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """Return a tensor on a device, without waiting for what a GPU is doing, as a copy of pageable memory would.
+    """Return a tensor on a device, without waiting for earlier work of a GPU, as a copy of pageable memory would.
 
     Args:
-        tensor: anywhere; from a GPU to the CPU it is waited for.
+        tensor: anywhere; a copy from a GPU to the CPU is waited for.
         device: None: where the tensor is.
     """
     return pinned(tensor, device).to(device, non_blocking=device is not None and device.type == "cuda")

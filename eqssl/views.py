@@ -1,4 +1,4 @@
-"""The batches of a run: two views of every image, and what lies between them.
+"""The batches of a run: two views of every image, and the transformation between them.
 
 B images, C channels, S side in pixels, k components of a factor.
 """
@@ -8,12 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from eqssl.augment import Params, apply, draw, interpolate_params, largest, relative, strengths
+from eqssl.augment import Params, apply, draw, interpolate_params, max_params, relative, strengths
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
 from eqssl.devices import pinned, to_device
 from eqssl.methods import find_method
+from eqssl.methods.base import ABSENT
 from eqssl.models.reconstruction import N_INTERMEDIATE
 from eqssl.random import counter_uniform
 
@@ -21,27 +22,32 @@ PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the 
 
 
 class Batch(NamedTuple):
-    """Two augmented views, float (B, C, S, S) in [0, 1], and what belongs to them.
+    """Two augmented views, float (B, C, S, S) in [0, 1], and the parts that a run requires beside them.
 
-    What a run does not ask for is None: labels are the supervised reference's, `theta` (factor -> (B, k), from the
-    first view to the second) that of methods that see it, `factors` (factor -> (2 B, k), of either view of an object)
-    those of methods that require them, `mask` (2 B, T) that of those that mask, and `intermediate` (N_INTERMEDIATE x B, C, S, S) the
-    targets of `recon.view intermediate`.
+    Args:
+        first, second: the views.
+        clean: the unaugmented image of the first view.
+        pick_second: bool (B,), whether the second view is the target where `recon.view` is `random`.
+        labels: int64 (B,), for the supervised reference.
+        theta: factor -> (B, k), from the first view to the second, for methods that require the transformation.
+        mask: bool (2 B, T), for methods that mask patches.
+        intermediate: (N_INTERMEDIATE x B, C, S, S), the targets of `recon.view intermediate`.
+        factors: factor -> (2 B, k), of either view of an object, for methods that require factors.
     """
 
     first: Tensor
     second: Tensor
-    clean: Tensor  # the unaugmented image of the first view
-    pick_second: Tensor  # bool (B,): the target where `recon.view` is `random`
-    labels: Tensor | None = None
-    theta: dict[str, Tensor] | None = None
-    mask: Tensor | None = None
-    intermediate: Tensor | None = None
-    factors: dict[str, Tensor] | None = None
+    clean: Tensor
+    pick_second: Tensor
+    labels: Tensor = ABSENT
+    theta: dict[str, Tensor] = ABSENT
+    mask: Tensor = ABSENT
+    intermediate: Tensor = ABSENT
+    factors: dict[str, Tensor] = ABSENT
 
 
 class Read(NamedTuple):
-    """The images of a batch as they are stored, and which they are."""
+    """The images of a batch as they are stored, and their place in the split."""
 
     split: Split
     pair: tuple[Tensor, Tensor]  # int64 (B,) each
@@ -51,69 +57,66 @@ class Read(NamedTuple):
 
 
 class Views:
-    """Draws the views of a run by (seed, epoch, image, view), whatever batch, worker or process asks.
+    """Draws the views of a run by (seed, epoch, image, view), in any batch, worker or process.
 
     Args:
         config: the run.
         dataset: its images.
         device: where the views are made.
+        tokens: T, of the masks.
 
     Raises:
         ValueError: for a strength or a target that the source does not allow.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device | None = None):
-        self.config, self.dataset, self.device = config, dataset, device
+    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device | None = None, tokens: int = 0):
+        self.config, self.dataset, self.device, self.tokens = config, dataset, device, tokens
+        self.seed = config.train.seed
         self.method = find_method(config.method.name)
         self.strengths = strengths(
             config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
         )
-        self.needs_stops = config.recon.view == "intermediate" and config.recon.weight > 0
-        if dataset.paired and self.needs_stops:
+        self.makes_intermediate = config.recon.view == "intermediate" and config.recon.weight > 0
+        if dataset.paired and self.makes_intermediate:
             raise ValueError(
                 "--recon.view is 'intermediate'; allowed for pairs of one object: first, second, both, random, clean, "
                 "since no image lies between two renders"
             )
 
-    def batch(self, split: Split, indices: Tensor, epoch: int, tokens: int = 0) -> Batch:
-        """Return the views of the images at `indices` (B,), as this epoch draws them; T = `tokens` if masks are."""
-        return self.make(self.read(split, indices, epoch), tokens)
+    def batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
+        """Return the views of the images at `indices` (B,) in an epoch."""
+        return self.make(self.read(split, indices, epoch))
 
     def read(self, split: Split, indices: Tensor, epoch: int) -> Read:
-        """Return the images of both views, which a thread may read ahead."""
-        seed = self.config.train.seed
-        pair = pair_indices(split, indices, epoch=epoch, seed=seed, paired=self.dataset.paired)
+        """Return the images of both views; a thread may read them ahead."""
+        pair = pair_indices(split, indices, epoch=epoch, seed=self.seed, paired=self.dataset.paired)
         first = pinned(split.images.take(pair[0]), self.device)
         second = first if pair[1] is pair[0] else pinned(split.images.take(pair[1]), self.device)
         return Read(split, pair, epoch, first, second)
 
-    def make(self, read: Read, tokens: int = 0) -> Batch:
-        """Return the views of images that were read, on the device, which nothing here waits for."""
-        config, seed, (split, pair, epoch) = self.config, self.config.train.seed, read[:3]
+    def make(self, read: Read) -> Batch:
+        """Return the views of images that were read, on the device, without waiting for it."""
+        split, pair, epoch = read[:3]
         params = self._params(split, pair, epoch)
-        first = to_float(to_device(read.first, self.device))
-        second = first if read.second is read.first else to_float(to_device(read.second, self.device))
-        pick = counter_uniform(seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
-        batch = Batch(apply(first, params[0]), apply(second, params[1]), first, to_device(pick, self.device))
-        if config.method.name == "supervised":
+        clean = to_float(to_device(read.first, self.device))
+        other = clean if read.second is read.first else to_float(to_device(read.second, self.device))
+        pick = counter_uniform(self.seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
+        batch = Batch(apply(clean, params[0]), apply(other, params[1]), clean, to_device(pick, self.device))
+        if self.config.method.name == "supervised" and split.labels is not None:
             batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
-        absolute = self.method.requires_factors and self.dataset.paired
-        if self.method.requires_transform or (self.method.requires_factors and not absolute):
-            theta = self._theta(split, pair, params)
-            batch = batch._replace(theta={name: to_device(value, self.device) for name, value in theta.items()})
-        if absolute:
-            factors = absolute_factors(split, torch.cat(pair))
-            batch = batch._replace(factors={name: to_device(value, self.device) for name, value in factors.items()})
+        of_objects = self.method.requires_factors and self.dataset.paired
+        if of_objects:
+            batch = batch._replace(factors=self._on_device(absolute_factors(split, torch.cat(pair))))
+        if self.method.requires_transform or (self.method.requires_factors and not of_objects):
+            batch = batch._replace(theta=self._on_device(self._theta(split, pair, params)))
         if self.method.draw_masks is not None:
-            ids = to_device(split.ids[pair[0]], self.device)  # so many draws that the device has them sooner
-            draws = [counter_uniform(seed, epoch, ids, MASK_STREAM + view, tokens + 1) for view in (0, 1)]
+            ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since the draws are many
+            draws = [counter_uniform(self.seed, epoch, ids, MASK_STREAM + view, self.tokens + 1) for view in (0, 1)]
             batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
-        if self.needs_stops:
-            stops = [
-                apply(second, interpolate_params(params[1], k / (N_INTERMEDIATE + 1)))
-                for k in range(1, N_INTERMEDIATE + 1)
-            ]
-            batch = batch._replace(intermediate=torch.cat(stops))
+        if self.makes_intermediate:
+            shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
+            images = [apply(other, interpolate_params(params[1], share)) for share in shares]
+            batch = batch._replace(intermediate=torch.cat(images))
         return batch
 
     def theta_sizes(self) -> dict[str, int]:
@@ -130,15 +133,20 @@ class Views:
         known = absolute_factors(self.dataset.train, torch.arange(2))
         return {name: values.shape[1] for name, values in known.items()}
 
+    def _on_device(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: to_device(value, self.device) for name, value in values.items()}
+
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
-        settings = {"epoch": epoch, "seed": self.config.train.seed, "image_size": self.dataset.image_size}
-        one, two = (split.ids[chosen] for chosen in pair)
-        return draw(self.strengths, one, view=0, **settings), draw(self.strengths, two, view=1, **settings)
+        first, second = (
+            draw(self.strengths, split.ids[indices], epoch=epoch, seed=self.seed, view=view,
+                 image_size=self.dataset.image_size)
+            for view, indices in enumerate(pair)
+        )  # fmt: skip
+        return first, second
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
-        """Return what lies between the views: of the objects as it is known, of the augmentations over its range."""
+        """Return the transformation between the views: known factors of objects, augmentations over their range."""
         known = relative_factors(split, *pair) if self.dataset.paired else {}
+        ranges = max_params(self.strengths, self.dataset.image_size)
         between = relative(*params)
-        ranges = largest(self.strengths, self.dataset.image_size)
-        scaled = {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}
-        return known | scaled
+        return known | {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}

@@ -21,7 +21,7 @@ from eqssl.augment import (
     apply,
     draw,
     interpolate_params,
-    largest,
+    max_params,
     relative,
     strengths,
 )
@@ -282,9 +282,9 @@ def test_the_relative_transform_takes_the_first_view_to_the_second() -> None:
 
 def test_no_draw_exceeds_the_largest_and_a_strength_of_zero_has_none() -> None:
     params = draw_all()
-    for name, limit in largest(FULL, SIDE).items():
+    for name, limit in max_params(FULL, SIDE).items():
         assert 0.9 * limit < params[name].abs().max() <= limit * (1 + 1e-5), name
-    assert set(largest(NONE, SIDE)) == set(PARAMETERS) and set(largest(NONE, SIDE).values()) == {0.0}
+    assert set(max_params(NONE, SIDE)) == set(PARAMETERS) and set(max_params(NONE, SIDE).values()) == {0.0}
 
 
 def test_part_way_is_a_share_of_every_parameter_and_binary_ones_happen_half_way() -> None:

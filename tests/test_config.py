@@ -38,7 +38,7 @@ from eqssl.config import (
         ({"train.precision": "fp16"}, r"--train.precision is 'fp16'; allowed: auto, fp32, bf16"),
         ({"augment.crop": 1.5}, r"--augment.crop is 1.5; allowed: 0 to 1"),
         ({"train.batch_size": 1}, r"--train.batch-size is 1; allowed: 2 or more"),
-        ({"train.compile": True, "train.fsdp": True}, r"--train.compile goes with copies .* not with --train.fsdp"),
+        ({"train.compile": True, "train.fsdp": True}, r"--train.compile needs a copy .* excludes --train.fsdp"),
         ({"train.lr": 0.0}, r"--train.lr is 0.0; allowed: above 0"),
         ({"data.views_per_object": 1}, r"--data.views-per-object is 1; allowed: 2 or more"),
         ({"encoder.equi_fraction": 0.0}, r"--encoder.equi-fraction is 0, so there is no equivariant part"),

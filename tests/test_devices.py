@@ -76,7 +76,7 @@ def test_a_step_on_a_gpu_waits_for_nothing(resident):
     run = start(Options(image_size=32, batch_size=16).run("resnet_tiny", recon=True), steps=8)
     if not resident:
         run.split = run.dataset.train
-    batches = run._batches(0)
+    batches = run.batches(0)
     for _ in range(2):  # cuDNN and the allocator settle
         step(run, next(batches)[0])
     torch.cuda.synchronize()

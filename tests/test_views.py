@@ -24,7 +24,7 @@ def toy(paired: bool = False) -> Dataset:
 @pytest.mark.parametrize("method", METHODS)
 def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
     config = replace(RunConfig(), {"method.name": method})
-    batch = Views(config, toy(paired)).batch(toy(paired).train, torch.arange(4), 0, tokens=16)
+    batch = Views(config, toy(paired), tokens=16).batch(toy(paired).train, torch.arange(4), 0)
     kind = find_method(method)
     assert kind.requires_transform == (method in ("augself", "equimod", "sie"))
     assert kind.requires_factors == (method == "supervised_factors")

@@ -38,7 +38,7 @@ def make_model(method: str, view: ReconView = "second", attention: ReconAttentio
 def make_batch(method: str, rank: int = 0, world_size: int = 1, view: ReconView = "second") -> Batch:
     """Return a worker's share of a batch whose views resemble each other, with all that the method asks for."""
     share = torch.arange(BATCH).tensor_split(world_size)[rank]
-    batch = Views(make_config(method, view), DATASET).batch(DATASET.train, share, epoch=0, tokens=64)
+    batch = Views(make_config(method, view), DATASET, tokens=64).batch(DATASET.train, share, epoch=0)
     generator = torch.Generator().manual_seed(1)
     clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]
     theta = batch.theta and {name: values.double() for name, values in batch.theta.items()}

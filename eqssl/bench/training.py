@@ -55,15 +55,14 @@ def make_run(
         assert size is not None  # set by every `Options.run`
         dataset = random_dataset(steps * config.train.batch_size, size)
     run = Run(config, context or LocalContext(), dataset)
-    run.weighs_terms = False
+    run.measures_gradient_share = False
     return run
 
 
 def fixed_batch(run: Run) -> Batch:
     """Return one batch of a run, on its device."""
-    rows, columns = run.model.encoder.grid
     indices = torch.arange(run.config.train.batch_size)
-    return run.views.batch(run.dataset.train, indices, epoch=0, tokens=rows * columns)
+    return run.views.batch(run.dataset.train, indices, epoch=0)
 
 
 def step(run: Run, batch: Batch) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 
-from eqssl.augment import Params, draw, largest
+from eqssl.augment import Params, draw, max_params
 from eqssl.config import AUGMENTATIONS, EvaluateConfig
 from eqssl.data.dataset import Dataset, Split
 from eqssl.evaluation.features import encode, frozen, parts
@@ -76,7 +76,7 @@ def differences(first: Params, second: Params, channels: int, image_size: int) -
     """
     crop = _window(first) - _window(second)
     crop[:, 1] *= _mirror(first)
-    ranges = largest(STRENGTHS, image_size)
+    ranges = max_params(STRENGTHS, image_size)
     colours = [
         (first[name] - second[name]) / (2 * ranges[name]) for name in JITTER if has_effect(name, channels, image_size)
     ]

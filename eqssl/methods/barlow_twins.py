@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.training.distributed import gather
@@ -14,7 +15,6 @@ class BarlowTwins(Method):
     """Three-layer projector and the redundancy-reduction loss.
 
     Args:
-        sizes: of the representation.
         width: width of the projector's three layers.
         off_diagonal: lambda of Eq. 1.
         loss_scale: factor of the whole loss, a sum over dimensions, beside a reconstruction that is a mean.
@@ -27,7 +27,7 @@ class BarlowTwins(Method):
         "imagenet": {"width": 8192, "off_diagonal": 0.0051, "loss_scale": 1.0},
     }
 
-    def __init__(self, sizes: Sizes, *, width: int = 512, off_diagonal: float = 0.005, loss_scale: float = 0.1):
+    def __init__(self, sizes: Sizes, *, width: PositiveInt = 512, off_diagonal: float = 0.005, loss_scale: float = 0.1):
         super().__init__()
         self.off_diagonal, self.loss_scale = off_diagonal, loss_scale
         self.projector = projector(sizes.inv, width, width, width)

@@ -1,4 +1,4 @@
-"""What a method is: heads and a loss, on what it may see of a batch of pairs.
+"""The interface of a method: heads and a loss on a batch of pairs.
 
 B pairs, T tokens, D width. Tensors of both views hold all first views, then all second ones.
 """
@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+ABSENT: Any = None  # a field that the method does not require
+
 
 @dataclass(frozen=True)
 class Sizes:
-    """What heads are made for.
+    """The sizes that heads depend on.
 
     Args:
         inv, equi: width of the invariant and of the equivariant part; without a split `inv` is all and `equi` 0.
@@ -35,7 +37,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a method may see of a batch.
+    """The input of a method: the features of a batch of pairs, and what it requires beside them.
 
     Args:
         inv: float32 (2 B, D), the pooled invariant part.
@@ -43,46 +45,46 @@ class Pair:
         tokens: float32 (2 B, T, D), the invariant channels of every token.
         teacher: the same of the teacher, which sees whole views, without gradient; None for a method without.
         theta: factor -> float32 (B, k), the transformation from the first view to the second, in units of its range;
-            None unless the method says that it sees it.
-        mask: bool (2 B, T), the patches that the student did not see; None unless the method masks.
+            None unless the method requires it.
+        mask: bool (2 B, T), the patches hidden from the student; None unless the method masks.
         labels: int64 (B,) or None.
         factors: factor -> float32 (2 B, k), the known factors of each view; None unless the method requires them.
     """
 
     inv: Tensor
-    equi: Tensor | None = None
-    tokens: Tensor | None = None
-    teacher: Tensor | None = None
-    theta: dict[str, Tensor] | None = None
-    mask: Tensor | None = None
-    labels: Tensor | None = None
-    factors: dict[str, Tensor] | None = None
+    equi: Tensor = ABSENT
+    tokens: Tensor = ABSENT
+    teacher: Tensor = ABSENT
+    theta: dict[str, Tensor] = ABSENT
+    mask: Tensor = ABSENT
+    labels: Tensor = ABSENT
+    factors: dict[str, Tensor] = ABSENT
 
 
 class Method(nn.Module):
-    """A self-supervised method: made with `(sizes, **options)`, called with a `Pair`, gives the batch's loss.
+    """A self-supervised method: made with `(sizes, **options)`, called with a `Pair`, returns the batch's loss.
 
     The loss is that of all workers together: from gathered embeddings, or a mean over workers.
 
     Attributes:
-        requires_transform: it is told the transformation between the views.
+        requires_transform: the method is conditioned on the transformation between the views.
         requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
-        draw_masks: (N, T + 1) draws in [0, 1), which belong to the view -> bool (N, T), the patches that the student
-            sees the parameter `mask_token` (width,) in place of; None for a method that hides nothing.
-        momentum: of the teacher at the start, which a cosine takes to 1; None for a method without a teacher.
+        draw_masks: uniform draws in [0, 1), (N, T + 1), one row a view -> bool (N, T), the patches whose embedding the
+            student replaces by the parameter `mask_token` (width,); None for a method without masks.
+        momentum: of the teacher at the start, with a cosine schedule to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.
-        recipe: what `build_method` made it of, as plain data.
+        init_args: arguments of `build_method` as plain data.
         scales: published settings of heads and loss, `small` (CIFAR) and `imagenet`, as options; the defaults are for a
             CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
     """
 
     requires_transform: ClassVar[bool] = False
     requires_factors: ClassVar[bool] = False
-    draw_masks: ClassVar[Callable[[Tensor], Tensor] | None] = None
+    draw_masks: ClassVar[Callable[..., Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     momentum: float | None = None
     progress: float = 0.0
-    recipe: dict[str, Any] | None = None
+    init_args: dict[str, Any] | None = None
 
     def momentum_now(self) -> float:
         """Return the teacher's momentum at this point of the training (arXiv 2006.07733, section 3.2)."""
@@ -94,11 +96,11 @@ class Method(nn.Module):
 
 
 class Predictive(Method):
-    """A method that is told the transformation and predicts the second view's embedding by it.
+    """A method that predicts the second view's embedding from the first one's and the transformation.
 
     Attributes:
-        factors: of the transformation -> number of components, in the order in which `predict` takes them.
-        parts: names of the modules that `embed` and `predict` use, which are all that is exported.
+        factors: of the transformation -> number of components, in the order of `predict`'s `theta`.
+        parts: names of the modules of `embed` and `predict`, which are exported with the encoder.
     """
 
     requires_transform: ClassVar[bool] = True
@@ -106,9 +108,9 @@ class Predictive(Method):
     factors: dict[str, int]
 
     def embed(self, representation: Tensor) -> Tensor:
-        """Return the embeddings (N, E) that predictions are of, from representations (N, D)."""
+        """Return the embeddings (N, E) of representations (N, D)."""
         raise NotImplementedError
 
     def predict(self, embedding: Tensor, theta: Tensor) -> Tensor:
-        """Return what first views' embeddings (N, E) become under theta (N, K)."""
+        """Return the predicted second embeddings (N, E) of first ones (N, E) and the transformation theta (N, K)."""
         raise NotImplementedError

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import Fraction, PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.models.teacher import Teacher
@@ -17,7 +18,6 @@ class BYOL(Method):
     Batch normalisation sees both views together, where the authors' code passes them one after the other.
 
     Args:
-        sizes: of the representation.
         width: hidden width of projector and predictor.
         embedding: width of the embedding.
         momentum: of the teacher at the start.
@@ -30,7 +30,9 @@ class BYOL(Method):
         "imagenet": {"width": 4096, "embedding": 256, "momentum": 0.996},
     }
 
-    def __init__(self, sizes: Sizes, *, width: int = 512, embedding: int = 128, momentum: float = 0.99):
+    def __init__(
+        self, sizes: Sizes, *, width: PositiveInt = 512, embedding: PositiveInt = 128, momentum: Fraction = 0.99
+    ):
         super().__init__()
         self.momentum = momentum
         self.projector = projector(sizes.inv, width, embedding)

@@ -1,20 +1,20 @@
-"""What the methods share that are told the transformation between the views."""
+"""The parts that methods conditioned on the transformation between the views share."""
 
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor
 
-from eqssl.config import MethodConfig
+from eqssl.config import MethodConfig, Scale
 from eqssl.methods import build_method
 from eqssl.methods.base import Method, Pair, Sizes
 
 
 def choose_factors(sizes: Sizes, factors: str) -> dict[str, int]:
-    """Return factor -> number of components of the transformation that a method is told.
+    """Return factor -> number of components of the transformation that a method is conditioned on.
 
     Args:
-        sizes: with what is known between the views.
+        sizes: with the factors known between the views.
         factors: `all`, or names separated by commas.
 
     Raises:
@@ -22,8 +22,8 @@ def choose_factors(sizes: Sizes, factors: str) -> dict[str, int]:
     """
     if not sizes.theta:
         raise ValueError(
-            "every --augment strength is 0 and no factor of the images is known, so there is no transformation that "
-            "this method could be told; allowed: a strength above 0, such as --augment.rotation 0.5, or paired objects"
+            "every --augment strength is 0 and no factor of the images is known, so there is no transformation to "
+            "condition this method on; allowed: a strength above 0, such as --augment.rotation 0.5, or paired objects"
         )
     names = list(sizes.theta) if factors == "all" else [name.strip() for name in factors.split(",")]
     for name in names:
@@ -41,7 +41,6 @@ class Auxiliary(Method):
     """A base method on the invariant part plus a weighted loss that relates the whole representation to theta.
 
     Args:
-        sizes: of the representation.
         base: name of a method that needs neither teacher nor labels.
         scale: of the base method's heads.
         factors: of the transformation, `all` or names separated by commas.
@@ -51,11 +50,9 @@ class Auxiliary(Method):
 
     requires_transform: ClassVar[bool] = True
 
-    def __init__(
-        self, sizes: Sizes, base: str, scale: str, factors: str, weight: float, options: dict[str, float] | None = None
-    ):
+    def __init__(self, sizes: Sizes, base: str, scale: str, factors: str, weight: float, **options: float | str):
         super().__init__()
-        self.base = build_method(MethodConfig(name=base, scale=scale, options=options or {}), sizes)
+        self.base = build_method(MethodConfig(name=base, scale=cast(Scale, scale), options=options), sizes)
         if self.base.momentum is not None or base == "supervised":
             raise ValueError(
                 f"--method.options base is {base!r}; "

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.models.teacher import Teacher
 from eqssl.training.distributed import all_reduce_mean
@@ -13,7 +14,7 @@ from eqssl.training.distributed import all_reduce_mean
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
 WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published
 CENTRE_MOMENTUM = 0.9
-PUBLISHED = {"width": 2048, "bottleneck": 256, "teacher_temperature": 0.07}
+PUBLISHED: dict[str, float | str] = {"width": 2048, "bottleneck": 256, "teacher_temperature": 0.07}
 
 
 class DINO(Method):
@@ -25,7 +26,6 @@ class DINO(Method):
     steps, not by epochs; and the prototypes are not frozen in the first epoch, where the learning rate warms up anyway.
 
     Args:
-        sizes: of the representation.
         width: of the head's hidden layers.
         bottleneck: width of its normalised output, which is compared with the prototypes.
         prototypes: K.
@@ -42,8 +42,8 @@ class DINO(Method):
 
     def __init__(
         self, sizes: Sizes, *,
-        width: int = 512, bottleneck: int = 128, prototypes: int = 1024,
-        momentum: float = 0.99, teacher_temperature: float = 0.04,
+        width: PositiveInt = 512, bottleneck: PositiveInt = 128, prototypes: PositiveInt = 1024,
+        momentum: Fraction = 0.99, teacher_temperature: Positive = 0.04,
     ):  # fmt: skip
         super().__init__()
         self.momentum, self.teacher_temperature = momentum, teacher_temperature
@@ -88,6 +88,8 @@ class Centre(nn.Module):
     Args:
         prototypes: K.
     """
+
+    mean: Tensor
 
     def __init__(self, prototypes: int):
         super().__init__()

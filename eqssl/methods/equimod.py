@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from eqssl.config import Positive, PositiveInt
 from eqssl.methods.base import Predictive, Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
@@ -19,7 +20,6 @@ class EquiMod(Predictive, Auxiliary):
     it, as in SIE's comparison on 3DIEBench, so that every method sees the same images.
 
     Args:
-        sizes: of the representation.
         base, scale, factors, weight: as `Auxiliary` has them.
         width: of the equivariant projector's two hidden layers.
         embedding: width of the embedding and of the projected theta.
@@ -38,10 +38,11 @@ class EquiMod(Predictive, Auxiliary):
     def __init__(
         self, sizes: Sizes, *,
         base: str = "simclr", scale: str = "tiny", factors: str = "all", weight: float = 1.0,
-        width: int = 512, embedding: int = 128, temperature: float = 0.2, base_temperature: float = 0.2,
+        width: PositiveInt = 512, embedding: PositiveInt = 128,
+        temperature: Positive = 0.2, base_temperature: Positive = 0.2,
     ):  # fmt: skip
         options = {"temperature": base_temperature} if base == "simclr" else {}
-        super().__init__(sizes, base, scale, factors, weight, options)
+        super().__init__(sizes, base, scale, factors, weight, **options)
         self.temperature = temperature
         self.projector = projector(sizes.inv + sizes.equi, width, width, embedding, output="normalised")
         self.theta_projector = nn.Sequential(

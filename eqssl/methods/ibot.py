@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
 from eqssl.training.distributed import all_reduce_mean
@@ -19,7 +20,6 @@ class IBOT(DINO):
     blocks; and the loss on the views compares means over patches, those of the student with masks, not class tokens.
 
     Args:
-        sizes: of the representation.
         width, bottleneck, prototypes, momentum, teacher_temperature: as DINO's.
         patch_temperature: the teacher's temperature for patches, after the same warm-up.
     """
@@ -33,8 +33,8 @@ class IBOT(DINO):
 
     def __init__(
         self, sizes: Sizes, *,
-        width: int = 512, bottleneck: int = 128, prototypes: int = 1024,
-        momentum: float = 0.99, teacher_temperature: float = 0.04, patch_temperature: float = 0.04,
+        width: PositiveInt = 512, bottleneck: PositiveInt = 128, prototypes: PositiveInt = 1024,
+        momentum: Fraction = 0.99, teacher_temperature: Positive = 0.04, patch_temperature: Positive = 0.04,
     ):  # fmt: skip
         if sizes.width == 0:
             raise ValueError(

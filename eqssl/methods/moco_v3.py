@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.models.teacher import Teacher
@@ -19,7 +20,6 @@ class MoCoV3(Method):
     normalisation sees both views together, where their code passes them one after the other.
 
     Args:
-        sizes: of the representation.
         width: hidden width of projector and predictor.
         embedding: width of the embedding.
         temperature: tau of Eq. 1.
@@ -32,7 +32,7 @@ class MoCoV3(Method):
 
     def __init__(
         self, sizes: Sizes, *,
-        width: int = 512, embedding: int = 128, temperature: float = 0.2, momentum: float = 0.99,
+        width: PositiveInt = 512, embedding: PositiveInt = 128, temperature: Positive = 0.2, momentum: Fraction = 0.99,
     ):  # fmt: skip
         super().__init__()
         self.temperature, self.momentum = temperature, momentum

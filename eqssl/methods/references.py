@@ -11,11 +11,7 @@ from eqssl.training.distributed import all_reduce_mean
 
 
 class Supervised(Method):
-    """Cross-entropy of a linear classifier on both views, under the same budget as the methods.
-
-    Args:
-        sizes: of the representation.
-    """
+    """Cross-entropy of a linear classifier on both views, under the same budget as the methods."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -34,9 +30,6 @@ class SupervisedFactors(Method):
 
     With pairs of objects a linear layer reads the absolute factors of either view from its own representation; with two
     augmentations of one image it reads the parameters of the transformation between them from both.
-
-    Args:
-        sizes: of the representation.
     """
 
     requires_factors: ClassVar[bool] = True

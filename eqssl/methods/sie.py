@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.config import PositiveInt
 from eqssl.methods.base import Pair, Predictive, Sizes
 from eqssl.methods.conditioned import choose_factors, join
 from eqssl.methods.heads import projector
@@ -21,7 +22,6 @@ class SIE(Predictive):
     code offers.
 
     Args:
-        sizes: of the representation.
         factors: of the transformation, `all` or names separated by commas.
         width: of the three layers of each projector, and of the predictor's matrix.
         sim_coeff, equi_coeff, std_coeff, cov_coeff: weights of the terms; 10, .45 x 10, 10 and 1 as published.
@@ -34,13 +34,13 @@ class SIE(Predictive):
 
     def __init__(
         self, sizes: Sizes, *,
-        factors: str = "all", width: int = 256,
+        factors: str = "all", width: PositiveInt = 256,
         sim_coeff: float = 10.0, equi_coeff: float = 4.5, std_coeff: float = 10.0, cov_coeff: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         if sizes.equi == 0:
             raise ValueError(
-                "--encoder.equi-fraction is 0; allowed for sie: above 0, since it predicts the equivariant part"
+                "--encoder.equi-fraction is 0; allowed for sie: above 0, for an equivariant part to predict"
             )
         self.factors = choose_factors(sizes, factors)
         self.inv = sizes.inv
@@ -54,7 +54,8 @@ class SIE(Predictive):
         inv1, inv2 = self.projector_inv(pair.inv).chunk(2)
         equi1, equi2 = self.projector_equi(pair.equi).chunk(2)
         prediction = self.predict(equi1, join(pair.theta, self.factors))
-        return sie_loss(*map(gather, (inv1, inv2, equi1, equi2, prediction)), *self.coefficients)
+        inv1, inv2, equi1, equi2, prediction = map(gather, (inv1, inv2, equi1, equi2, prediction))
+        return sie_loss(inv1, inv2, equi1, equi2, prediction, *self.coefficients)
 
     def embed(self, representation: Tensor) -> Tensor:
         return self.projector_equi(representation[:, self.inv :])
@@ -88,7 +89,7 @@ def sie_loss(
 ) -> Tensor:  # fmt: skip
     """Return the SIE loss (arXiv 2302.10283, section 5), all variance terms halved as in the authors' code.
 
-    Variance and covariance are those of both parts together, so that neither repeats what the other holds.
+    Variance and covariance are those of both parts together, so that neither repeats the other.
 
     Args:
         inv1, inv2, equi1, equi2: embeddings of each part of both views, float (B, D).

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import Positive, PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.training.distributed import gather
@@ -15,7 +16,6 @@ class SimCLR(Method):
     """Two-layer projector and the normalised temperature-scaled cross-entropy.
 
     Args:
-        sizes: of the representation.
         width: hidden width of the projector.
         embedding: width of the embedding.
         temperature: tau of Eq. 1.
@@ -24,7 +24,9 @@ class SimCLR(Method):
     # solo-learn's on CIFAR (not set here: LARS .4, decay 1e-4) and ImageNet-100 (not set here: LARS .3).
     scales: ClassVar = {"small": {"width": 2048, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 512}}
 
-    def __init__(self, sizes: Sizes, *, width: int = 512, embedding: int = 128, temperature: float = 0.2):
+    def __init__(
+        self, sizes: Sizes, *, width: PositiveInt = 512, embedding: PositiveInt = 128, temperature: Positive = 0.2
+    ):
         super().__init__()
         self.temperature = temperature
         self.projector = projector(sizes.inv, width, embedding)

@@ -5,6 +5,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.training.distributed import all_reduce_mean
@@ -16,7 +17,6 @@ class SimSiam(Method):
     Batch normalisation sees both views together, where the authors' code passes them one after the other.
 
     Args:
-        sizes: of the representation.
         width: width of the projector's three layers.
         bottleneck: hidden width of the predictor.
     """
@@ -28,7 +28,7 @@ class SimSiam(Method):
         "imagenet": {"width": 2048, "bottleneck": 512},
     }
 
-    def __init__(self, sizes: Sizes, *, width: int = 512, bottleneck: int = 128):
+    def __init__(self, sizes: Sizes, *, width: PositiveInt = 512, bottleneck: PositiveInt = 128):
         super().__init__()
         self.projector = projector(sizes.inv, width, width, width, output="normalised")
         self.predictor = projector(width, bottleneck, width, output="affine")

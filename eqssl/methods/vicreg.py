@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from eqssl.config import PositiveInt
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.training.distributed import gather
@@ -15,7 +16,6 @@ class VICReg(Method):
     """Three-layer expander and the three-term loss.
 
     Args:
-        sizes: of the representation.
         width: width of the expander's three layers.
         sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
     """
@@ -26,7 +26,7 @@ class VICReg(Method):
 
     def __init__(
         self, sizes: Sizes, *,
-        width: int = 512, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0,
+        width: PositiveInt = 512, sim_coeff: float = 25.0, std_coeff: float = 25.0, cov_coeff: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         self.coefficients = (sim_coeff, std_coeff, cov_coeff)

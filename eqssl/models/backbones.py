@@ -6,6 +6,7 @@ timm and torchvision take 10 s to import, so each is imported only for a name of
 import contextlib
 import inspect
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from eqssl.config import EncoderConfig, replace
 
 SMALL_IMAGE, USUAL_IMAGE = 64, 224
+IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision weights
 ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {}  # of the user
 
 
 def register_encoder(name: str, make: Callable[[int, int], nn.Module]) -> None:
-    """Make an encoder of one's own available as `--encoder.name NAME`.
+    """Make an encoder of your own available as `--encoder.name NAME`.
 
     Args:
         name: the name; it goes before timm's.
@@ -28,104 +30,44 @@ def register_encoder(name: str, make: Callable[[int, int], nn.Module]) -> None:
     ENCODERS[name] = make
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (arXiv 1512.03385)."""
-
-    def __init__(self, dim_in: int, dim: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(dim_in, dim, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(dim)
-        self.conv2 = nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(dim)
-        self.shortcut = nn.Identity()
-        if stride > 1 or dim_in != dim:
-            self.shortcut = nn.Sequential(nn.Conv2d(dim_in, dim, 1, stride, bias=False), nn.BatchNorm2d(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
-
-
-class TinyResNet(nn.Module):
-    """A ResNet for small images on a CPU: a patch stem of stride 4 and three blocks, output stride 8.
+class Backbone(nn.Module):
+    """A model up to its features, without a head.
 
     Args:
-        channels: of the image.
-        widths: of the three blocks; 23 million multiply-adds at 64 px as they stand.
+        model: from standardised images, float (B, C, S, S), to a map or tokens.
+        stem: of a ResNet, standard or small.
+        prefix_tokens: tokens before those of the patches, such as a class token.
+        channels_last: maps are (B, H, W, D).
+        width: of the tokens inside a plain vision transformer, whose patches can be masked; 0 for other models.
+        mean_std: per channel, of the pixels of published weights; None without.
+        timm_args: arguments of `timm.create_model` that make it again; None for models that are not timm's.
     """
 
-    stem = "standard"
-    mean_std = None
-    width = 0  # of the tokens inside; no transformer
-
-    def __init__(self, channels: int, widths: tuple[int, int, int] = (32, 64, 128)):
+    def __init__(
+        self, model: nn.Module, *, stem: str = "standard", prefix_tokens: int = 0, channels_last: bool = False,
+        width: int = 0, mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+        timm_args: dict[str, Any] | None = None,
+    ):  # fmt: skip
         super().__init__()
-        a, b, c = widths
-        self.patches = nn.Sequential(nn.Conv2d(channels, a, 4, 4, bias=False), nn.BatchNorm2d(a), nn.ReLU())
-        self.blocks = nn.Sequential(BasicBlock(a, a, 1), BasicBlock(a, b, 2), BasicBlock(b, c, 1))
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(self.patches(images))
-
-
-class TimmBackbone(nn.Module):
-    """A timm model without its head; `arguments` are those that `timm.create_model` needs to make it again."""
-
-    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
-        super().__init__()
-        import timm
-
-        if not timm.is_model(config.name):
-            near = ", ".join(timm.list_models(f"*{config.name.split('_')[0]}*")[:8])
-            raise ValueError(
-                f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
-                "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
-            )
-        kind = _class_of(timm, config.name)
-        accepted = inspect.signature(kind).parameters
-        self.arguments: dict[str, object] = {"in_chans": channels}
-        if "img_size" in accepted:
-            self.arguments["img_size"] = image_size
-        if config.output_stride is not None:
-            stride = "patch_size" if "patch_size" in accepted else "output_stride"
-            self.arguments[stride] = config.output_stride
-            if kind.__name__ == "ResNet" and _small_stem(config, image_size):
-                self.arguments[stride] *= 4  # which the standard stem, replaced below, would have had of it
-        try:
-            self.model = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **self.arguments)
-        except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
-            raise ValueError(f"--encoder.name {config.name} cannot be made with {self.arguments}: {error}") from error
-        self.prefix = getattr(self.model, "num_prefix_tokens", 0)
-        # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
-        plain = isinstance(getattr(self.model, "patch_embed", None), timm.layers.PatchEmbed)
-        self.width = self.model.embed_dim if plain and hasattr(self.model, "num_prefix_tokens") else 0
-        self.channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-        self.stem = _set_stem(config, self.model, channels, image_size)
-        published = self.model.pretrained_cfg
-        self.mean_std = (published["mean"], published["std"]) if config.pretrained and channels == 3 else None
+        self.model: Any = model
+        self.stem, self.prefix_tokens, self.channels_last = stem, prefix_tokens, channels_last
+        self.width, self.mean_std, self.timm_args = width, mean_std, timm_args
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
+        """Return a map (B, D, H, W) or tokens (B, T, D); `Encoder` refuses a model that gives neither."""
         with _masked(self.model, mask, mask_token):
-            features = self.model.forward_features(images)
-        return _channels_first(features, self.channels_last, self.prefix)
-
-
-def _channels_first(features: Tensor, channels_last: bool, prefix: int) -> Tensor:
-    """Return a map (B, D, H, W), or tokens without those that show no patch; the encoder refuses what is neither."""
-    if not isinstance(features, Tensor):
-        return features
-    if features.ndim == 4 and channels_last:
-        features = features.permute(0, 3, 1, 2)
-    return features[:, prefix:] if features.ndim == 3 else features
+            features = self.model(images) if self.timm_args is None else self.model.forward_features(images)
+        if isinstance(features, dict):
+            features = features["tokens"]  # of torchvision's feature extractor
+        if isinstance(features, Tensor) and features.ndim == 4 and self.channels_last:
+            return features.permute(0, 3, 1, 2)
+        return features[:, self.prefix_tokens :] if isinstance(features, Tensor) and features.ndim == 3 else features
 
 
 @contextlib.contextmanager
-def _masked(model: nn.Module, mask: Tensor | None, mask_token: Tensor | None) -> Iterator[None]:
+def _masked(model: Any, mask: Tensor | None, mask_token: Tensor | None) -> Iterator[None]:
     """Have the patch embedding of a vision transformer give the mask token where the mask is set."""
-    if mask is None:
+    if mask is None or mask_token is None:
         yield
         return
 
@@ -140,74 +82,64 @@ def _masked(model: nn.Module, mask: Tensor | None, mask_token: Tensor | None) ->
         handle.remove()
 
 
-class TorchvisionBackbone(nn.Module):
-    """A torchvision classification model up to its last map."""
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (arXiv 1512.03385)."""
 
-    width = 0
-
-    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
+    def __init__(self, dim_in: int, dim: int, stride: int):
         super().__init__()
-        import torchvision.models as models
-        from torchvision.models.feature_extraction import create_feature_extractor
+        self.conv1 = nn.Conv2d(dim_in, dim, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(dim)
+        self.conv2 = nn.Conv2d(dim, dim, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(dim)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride > 1 or dim_in != dim:
+            self.shortcut = nn.Sequential(nn.Conv2d(dim_in, dim, 1, stride, bias=False), nn.BatchNorm2d(dim))
 
-        name = config.name.removeprefix("torchvision/")
-        if name not in models.list_models(module=models):
-            raise ValueError(f"--encoder.name is {config.name!r}; allowed: torchvision/ and one of "
-                             + ", ".join(models.list_models(module=models)))  # fmt: skip
-        if channels != 3:
-            raise ValueError(f"--encoder.name {config.name} takes colour images; for {channels} channel take timm's")
-        if config.output_stride is not None:
-            raise ValueError("--encoder.output-stride works for timm's models, not for torchvision's")
-        sized = {"image_size": image_size} if name.startswith("vit") else {}
-        model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
-        self.stem = _set_stem(config, model, channels, image_size)
-        self.prefix = 1 if name.startswith("vit") else 0
-        self.channels_last = name.startswith("swin")
-        node = next((n for n in ("encoder", "layer4", "features") if hasattr(model, n)), None)
-        if node is None:
-            raise ValueError(f"--encoder.name {config.name}: this model has no token map; take a ResNet, ViT, ConvNeXt")
-        # Every torchvision weight was trained on pixels standardised by ImageNet's figures.
-        self.mean_std = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)) if config.pretrained else None
-        self.model = create_feature_extractor(model, {node: "tokens"})
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class TinyResNet(nn.Module):
+    """A ResNet for small images on a CPU: a patch stem of stride 4 and three blocks, output stride 8.
+
+    Args:
+        channels: of the image.
+        widths: of the three blocks; the defaults take 23 million multiply-adds at 64 px.
+    """
+
+    def __init__(self, channels: int, widths: tuple[int, int, int] = (32, 64, 128)):
+        super().__init__()
+        a, b, c = widths
+        self.patches = nn.Sequential(nn.Conv2d(channels, a, 4, 4, bias=False), nn.BatchNorm2d(a), nn.ReLU())
+        self.blocks = nn.Sequential(BasicBlock(a, a, 1), BasicBlock(a, b, 2), BasicBlock(b, c, 1))
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> Tensor:
-        return _channels_first(self.model(images)["tokens"], self.channels_last, self.prefix)
+        return self.blocks(self.patches(images))
 
 
-class OwnBackbone(nn.Module):
-    """What the user registered."""
-
-    stem = "standard"
-    mean_std = None
-    width = 0
-
-    def __init__(self, config: EncoderConfig, channels: int, image_size: int):
-        super().__init__()
-        if config.pretrained or config.output_stride is not None or config.stem == "small":
-            raise ValueError(
-                f"--encoder.name {config.name} is your own: its weights, stride and stem are what it makes"
-            )
-        self.model = ENCODERS[config.name](channels, image_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images)
-
-
-def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> nn.Module:
-    """Return a module from images (B, C, S, S) to a map (B, D, H, W) or tokens (B, T, D).
+def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
+    """Return a backbone for images (B, C, S, S).
 
     Raises:
         ValueError: for an unknown name, or an option that the backbone does not have.
     """
     if config.name in ENCODERS:
-        return OwnBackbone(config, channels, image_size)
+        if config.pretrained or config.output_stride is not None or config.stem == "small":
+            raise ValueError(
+                f"--encoder.name {config.name} is your own: its weights, stride and stem are what it makes"
+            )
+        return Backbone(ENCODERS[config.name](channels, image_size))
     if config.name == "resnet_tiny":
         if config.pretrained or config.output_stride not in (None, 8) or config.stem == "small":
             raise ValueError("--encoder.name resnet_tiny has no published weights, output stride 8 and one stem")
-        return TinyResNet(channels)
+        return Backbone(TinyResNet(channels))
     if config.name.startswith("torchvision/"):
-        return TorchvisionBackbone(config, channels, image_size)
-    return TimmBackbone(config, channels, image_size)
+        return _torchvision_backbone(config, channels, image_size)
+    return _timm_backbone(config, channels, image_size)
 
 
 def masks_patches(config: EncoderConfig) -> bool:
@@ -219,26 +151,82 @@ def masks_patches(config: EncoderConfig) -> bool:
     if config.name in ENCODERS:
         return False
     config = replace(config, {"pretrained": False, "output_stride": None})  # which may fit another size alone
-    with torch.device("meta"):  # of no weight the memory is needed
+    with torch.device("meta"):  # no memory for weights
         return build_backbone(config, 3, USUAL_IMAGE).width > 0
 
 
-def _class_of(timm, name: str) -> object:
-    """The class that a timm entry point makes; its signature tells what can be asked for."""
-    module = inspect.getmodule(timm.model_entrypoint(name))
-    for candidate in ("VisionTransformer", "ResNet", "ConvNeXt"):
-        if hasattr(module, candidate):
-            return getattr(module, candidate)
-    return timm.model_entrypoint(name)
+def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
+    import timm
+
+    if not timm.is_model(config.name):
+        near = ", ".join(timm.list_models(f"*{config.name.split('_')[0]}*")[:8])
+        raise ValueError(
+            f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
+            "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
+        )
+    # The signature of the class tells the arguments; an entry point has **kwargs alone.
+    module = inspect.getmodule(timm.model_entrypoint(config.name))
+    classes = [getattr(module, kind) for kind in ("VisionTransformer", "ResNet", "ConvNeXt") if hasattr(module, kind)]
+    accepted = inspect.signature(classes[0]).parameters if classes else {}
+    args: dict[str, Any] = {"in_chans": channels}
+    if "img_size" in accepted:
+        args["img_size"] = image_size
+    if config.output_stride is not None:
+        loses_stride = bool(classes) and classes[0].__name__ == "ResNet" and _wants_small_stem(config, image_size)
+        stride = config.output_stride * (4 if loses_stride else 1)  # that of the standard stem, replaced below
+        args["patch_size" if "patch_size" in accepted else "output_stride"] = stride
+    try:
+        model: Any = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **args)
+    except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
+        raise ValueError(f"--encoder.name {config.name} cannot be made with {args}: {error}") from error
+    # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
+    is_plain = isinstance(getattr(model, "patch_embed", None), timm.layers.PatchEmbed)
+    published = model.pretrained_cfg
+    return Backbone(
+        model,
+        stem=_set_stem(config, model, channels, image_size),
+        prefix_tokens=getattr(model, "num_prefix_tokens", 0),
+        channels_last=getattr(model, "output_fmt", "NCHW") == "NHWC",
+        width=model.embed_dim if is_plain and hasattr(model, "num_prefix_tokens") else 0,
+        mean_std=(published["mean"], published["std"]) if config.pretrained and channels == 3 else None,
+        timm_args=args,
+    )
 
 
-def _small_stem(config: EncoderConfig, image_size: int) -> bool:
-    """Return whether a ResNet gets the stem for small images."""
+def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
+    import torchvision.models as models
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    name = config.name.removeprefix("torchvision/")
+    if name not in models.list_models(module=models):
+        raise ValueError(f"--encoder.name is {config.name!r}; allowed: torchvision/ and one of "
+                         + ", ".join(models.list_models(module=models)))  # fmt: skip
+    if channels != 3:
+        raise ValueError(f"--encoder.name {config.name} takes colour images; for {channels} channel take timm's")
+    if config.output_stride is not None:
+        raise ValueError("--encoder.output-stride works for timm's models, not for torchvision's")
+    is_vit = name.startswith("vit")
+    sized = {"image_size": image_size} if is_vit else {}
+    model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
+    stem = _set_stem(config, model, channels, image_size)
+    node = next((n for n in ("encoder", "layer4", "features") if hasattr(model, n)), None)
+    if node is None:
+        raise ValueError(f"--encoder.name {config.name}: this model has no token map; take a ResNet, ViT, ConvNeXt")
+    return Backbone(
+        create_feature_extractor(model, {node: "tokens"}),
+        stem=stem,
+        prefix_tokens=1 if is_vit else 0,
+        channels_last=name.startswith("swin"),
+        mean_std=IMAGENET_MEAN_STD if config.pretrained else None,
+    )
+
+
+def _wants_small_stem(config: EncoderConfig, image_size: int) -> bool:
     return config.stem == "small" or (config.stem == "auto" and image_size <= SMALL_IMAGE and not config.pretrained)
 
 
-def _set_stem(config: EncoderConfig, model: nn.Module, channels: int, image_size: int) -> str:
-    """Give a ResNet the stem that was asked for and return its name."""
+def _set_stem(config: EncoderConfig, model: Any, channels: int, image_size: int) -> str:
+    """Give a ResNet its stem and return the stem's name."""
     is_resnet = all(hasattr(model, part) for part in ("conv1", "bn1", "maxpool"))
     if config.stem == "small" and not is_resnet:
         raise ValueError(f"--encoder.stem small is for ResNets; {config.name} has no such stem")
@@ -246,9 +234,9 @@ def _set_stem(config: EncoderConfig, model: nn.Module, channels: int, image_size
         raise ValueError(
             "--encoder.stem small does not fit --encoder.pretrained: the published stem is the standard one"
         )
-    if not (is_resnet and _small_stem(config, image_size)):
+    if not (is_resnet and _wants_small_stem(config, image_size)):
         return "standard"
-    # 3x3 at stride 1 and no pooling, as solo-learn's and lightly's CIFAR runs have it.
+    # 3x3 at stride 1 and no pooling, as in the CIFAR runs of solo-learn and lightly.
     model.conv1 = nn.Conv2d(channels, model.bn1.num_features, 3, 1, 1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()

@@ -1,21 +1,22 @@
 """Encoders as folders: `config.json` and `model.safetensors`, in timm's own layout where the backbone is timm's.
 
 `timm.create_model("local-dir:FOLDER")` then gives the backbone (pixels standardised outside, as timm has it), and
-`load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], split known) in every case.
+`load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], parts known) in every case.
 """
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
 
 from eqssl.config import EncoderConfig, MethodConfig, from_dict
 from eqssl.files import as_path, check_storage, on_disk, write_atomically
 from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
-from eqssl.models.backbones import TimmBackbone
+from eqssl.models.backbones import TinyResNet
 from eqssl.models.encoder import Encoder
 
 CONFIG, WEIGHTS, PREDICTOR = "config.json", "model.safetensors", "predictor.safetensors"
@@ -26,30 +27,56 @@ def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None =
 
     Args:
         encoder: any `Encoder`.
-        folder: or a URI of one; made if it is not there.
-        method: that it was trained with, whose predictor goes with it where it has one.
+        folder: or its URI; made if it is not there.
+        method: of its training, whose predictor is exported too where it has one.
     """
-    folder, about = as_path(folder), _describe(encoder)
+    folder, backbone = as_path(folder), encoder.backbone
+    mean, std = encoder.mean_std
+    ours: dict[str, Any] = {
+        "encoder": dataclasses.asdict(encoder.config),
+        "stem": backbone.stem,
+        "channels": encoder.channels,
+        "image_size": encoder.image_size,
+        "mean": mean,
+        "std": std,
+        "grid": encoder.grid,
+        "dim": encoder.dim,
+        "dim_inv": encoder.dim_inv,
+    }
+    about: dict[str, Any] = {"eqssl": ours}
+    if backbone.timm_args is not None and backbone.stem == "standard":
+        size = [encoder.channels, encoder.image_size, encoder.image_size]
+        about |= {
+            "architecture": encoder.config.name,
+            "num_classes": 0,
+            "num_features": encoder.dim,
+            "model_args": backbone.timm_args,
+            "pretrained_cfg": {"input_size": size, "mean": mean, "std": std, "num_classes": 0},
+        }
     _save(_weights_owner(encoder).state_dict(), folder / WEIGHTS)
     if isinstance(method, Predictive):
-        about["eqssl"]["predictor"] = method.recipe
-        _save(_of_predictor(method), folder / PREDICTOR)
+        ours["predictor"] = method.init_args
+        weights = method.state_dict().items()
+        _save({name: value for name, value in weights if name.partition(".")[0] in method.parts}, folder / PREDICTOR)
     text = json.dumps(about, indent=2) + "\n"
     write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))
     return folder
 
 
-def _of_predictor(method: Predictive) -> dict[str, Tensor]:
-    return {name: value for name, value in method.state_dict().items() if name.partition(".")[0] in method.parts}
-
-
 def _save(state: dict[str, Tensor], path: Path) -> None:
-    weights = {name: value.contiguous() for name, value in state.items()}
-    write_atomically(path, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
+    data = save({name: value.contiguous() for name, value in state.items()}, metadata={"format": "pt"})
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _weights_owner(encoder: Encoder) -> nn.Module:
+    """Return the module whose state is stored: the model where it is timm's, which loads it, or ours."""
+    backbone = encoder.backbone
+    is_bare = backbone.timm_args is not None or isinstance(backbone.model, TinyResNet)
+    return backbone.model if is_bare else backbone
 
 
 def load_encoder(folder: str | Path) -> Encoder:
-    """Return the encoder of an exported folder, or of a URI of one, on the CPU in evaluation mode.
+    """Return the encoder of an exported folder, or of its URI, on the CPU in evaluation mode.
 
     Raises:
         ValueError: for a folder that `export_encoder` did not write.
@@ -61,8 +88,10 @@ def load_encoder(folder: str | Path) -> Encoder:
     about = json.loads((folder / CONFIG).read_text()).get("eqssl")
     if about is None:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
-    config = from_dict(EncoderConfig, {**about["encoder"], "pretrained": False, "stem": about["stem"]})
-    # Written before the grid was, when the option meant the standard stem's stride.
+    values = {**about["encoder"], "pretrained": False, "stem": about["stem"]}
+    values.setdefault("equi_fraction", values.get("split"))  # its name in earlier exports
+    config = from_dict(EncoderConfig, values)
+    # Exports without a grid are of a time when the option meant the standard stem's stride.
     if config.output_stride and config.stem == "small" and "grid" not in about:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
@@ -72,54 +101,20 @@ def load_encoder(folder: str | Path) -> Encoder:
 
 
 def load_predictor(folder: str | Path) -> Predictive | None:
-    """Return the predictor of a method, on the CPU in evaluation mode, from the folder of the encoder it predicts with.
+    """Return the predictor of a method, on the CPU in evaluation mode, from the folder of its encoder.
 
     Args:
-        folder: that `load_encoder` takes.
+        folder: as for `load_encoder`.
 
     Returns:
-        None for an encoder of a method that has none, or of one of one's own that is not registered here.
+        None for an encoder of a method without a predictor, or of your own method that is not registered here.
     """
     folder = as_path(folder)
-    recipe = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
-    if recipe is None or recipe["config"]["name"] not in METHODS:
+    init_args = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
+    if init_args is None or init_args["config"]["name"] not in METHODS:
         return None
-    predictor = build_method(MethodConfig(**recipe["config"]), Sizes(**recipe["sizes"]))
+    method = build_method(MethodConfig(**init_args["config"]), Sizes(**init_args["sizes"]))
+    assert isinstance(method, Predictive)
     with on_disk(folder / PREDICTOR) as path:
-        predictor.load_state_dict(predictor.state_dict() | load_file(path))
-    return predictor.eval()
-
-
-def _weights_owner(encoder: Encoder):
-    backbone = encoder.backbone
-    return backbone.model if isinstance(backbone, TimmBackbone) else backbone
-
-
-def _describe(encoder: Encoder) -> dict:
-    mean, std = encoder.mean_std
-    about = {
-        "encoder": dataclasses.asdict(encoder.config),
-        "stem": encoder.stem,
-        "channels": encoder.channels,
-        "image_size": encoder.image_size,
-        "mean": mean,
-        "std": std,
-        "grid": encoder.grid,
-        "dim": encoder.dim,
-        "dim_inv": encoder.dim_inv,
-    }
-    if not isinstance(encoder.backbone, TimmBackbone) or encoder.stem == "small":
-        return {"eqssl": about}
-    return {
-        "architecture": encoder.config.name,
-        "num_classes": 0,
-        "num_features": encoder.dim,
-        "model_args": encoder.backbone.arguments,
-        "pretrained_cfg": {
-            "input_size": [encoder.channels, encoder.image_size, encoder.image_size],
-            "mean": mean,
-            "std": std,
-            "num_classes": 0,
-        },
-        "eqssl": about,
-    }
+        method.load_state_dict(method.state_dict() | load_file(path))
+    return method.eval()

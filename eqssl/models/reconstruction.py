@@ -1,11 +1,11 @@
 """The reconstruction branch of arXiv 2412.03314: blend the equivariant tokens of two views, reconstruct one of them.
 
-What is known of that paper is its abstract and short reviews: a shared encoder, features split into two halves, a
-cross-attention that blends those of two augmented views, one of which is reconstructed, "without additional
-parameters". Unknown are the attention's formula and projections, the decoder, which view is the target, and the weight
-of the loss. Attention, target and weight are therefore options; decoder and intermediate targets are those of the same
-group's arXiv 2503.18753. Deliberately, the way to the second view starts from the image and is its whole augmentation;
-there it starts from an augmented image, u = A2(I), and is a transformation that follows.
+Its abstract and short reviews tell: a shared encoder, features split into two halves, a cross-attention that blends
+those of two augmented views, one of which is reconstructed, "without additional parameters". Unknown are the
+attention's formula and projections, the decoder, the target view, and the weight of the loss. Attention, target and
+weight are therefore options; decoder and intermediate targets are those of the same group's arXiv 2503.18753.
+Deliberately, the way to the second view starts from the image and is its whole augmentation; there it starts from an
+augmented image, u = A2(I), and is a transformation that follows.
 
 B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
 """
@@ -19,22 +19,19 @@ from torch import Tensor, nn
 from eqssl.config import ReconConfig
 
 MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
-VECTOR_PARTS = 16  # that the pooled vector is cut into
+VECTOR_PARTS = 16  # parts of the pooled vector
 POSITION_WEIGHT = 2.0  # of positions beside layer-normalised features, see `pooled_query`
-TURNS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
-N_INTERMEDIATE = 2  # images part-way to the second view, the best number of arXiv 2503.18753 (Table 9)
-TARGETS = {
-    "first": ("first",),
-    "second": ("second",),
-    "both": ("first", "second"),
-    "random": ("first", "second"),
-    "clean": ("clean",),
-    "intermediate": ("intermediate",),
-}  # view -> the images of a batch that its target is made of
+PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
+N_INTERMEDIATE = 2  # images on the way to the second view, the best number of arXiv 2503.18753 (Table 9)
+
+# Equivariant tokens of both views, (B, T, D) each; name -> standardised pixels, those of `first`, `second` and `clean`
+# (the unaugmented image of the first view) (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), one step of
+# the way after another; bool (B,), whether the second view is the target where `view` is `random`.
+Inputs = tuple[tuple[Tensor, Tensor], dict[str, Tensor], Tensor]
 
 
 def cross_attention(query: Tensor, source: Tensor) -> Tensor:
-    """Return what every query token reads from the source tokens, without learned parameters.
+    """Return the cross-attention of every query token to the source tokens, without learned parameters.
 
     softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source (arXiv 1706.03762, Eq. 1). That there are no
     projections is one reading of "without additional parameters" (arXiv 2412.03314, abstract); its formula is unknown.
@@ -49,34 +46,33 @@ def cross_attention(query: Tensor, source: Tensor) -> Tensor:
 
 
 def positions(grid: tuple[int, int], dim: int) -> Tensor:
-    """Return sinusoidal places of a map's tokens: sines and cosines of the row in the first half, of the column after.
+    """Return sinusoidal positions of a map's tokens: sines and cosines of the row, then of the column.
 
     Args:
         grid: rows and columns.
         dim: D.
 
     Returns:
-        float32 (T, D) in [-1, 1], row by row; the frequencies rise linearly over `TURNS`.
+        float32 (T, D) in [-1, 1], row by row; the frequencies rise linearly over `PERIODS`.
     """
-    turns = torch.linspace(*TURNS, math.ceil(dim / 4))
-    rows, columns = (2 * math.pi * (torch.arange(n)[:, None] + 0.5) / n * turns for n in grid)
+    frequencies = torch.linspace(*PERIODS, math.ceil(dim / 4))
+    rows, columns = (2 * math.pi * (torch.arange(n)[:, None] + 0.5) / n * frequencies for n in grid)
     rows, columns = (torch.cat([angle.sin(), angle.cos()], dim=1) for angle in (rows, columns))
-    shape = (*grid, -1)
-    return torch.cat([rows[:, None].expand(shape), columns[None].expand(shape)], dim=2).flatten(0, 1)[:, :dim]
+    return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], dim=1)[:, :dim]
 
 
-def pooled_query(own: Tensor, other: Tensor, places: Tensor, query_gradient: float = 1.0) -> Tensor:
-    """Return what every place of the target reads from the other view, asked with one vector of the target.
+def pooled_query(own: Tensor, other: Tensor, place: Tensor, query_gradient: float = 1.0) -> Tensor:
+    """Return the attention of every position of the target, with one vector of the target, to the other view.
 
-    softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the places,
-    w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees tokens of the other view alone, and the target
-    gives one vector in place of T x T weights, which can encode an image by themselves. The formula of arXiv 2412.03314
-    is unknown; this one was chosen among parameter-free ones by measurements, see README.
+    softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the
+    positions, w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees tokens of the other view alone, and
+    the target gives one vector in place of T x T weights, which can encode an image by themselves. The formula of
+    arXiv 2412.03314 is unknown; this one was chosen among parameter-free ones by measurements, see README.
 
     Args:
-        own: equivariant tokens of the view that is the target, (B, T, D).
+        own: equivariant tokens of the target view, (B, T, D).
         other: those of the other view, (B, T, D).
-        places: (T, D), see `positions`.
+        place: P, (T, D), see `positions`.
         query_gradient: share of the gradient that passes through the pooled vector.
 
     Returns:
@@ -86,28 +82,29 @@ def pooled_query(own: Tensor, other: Tensor, places: Tensor, query_gradient: flo
     pooled = F.layer_norm(own.mean(1, keepdim=True), dim)
     if query_gradient < 1:
         pooled = query_gradient * pooled + (1 - query_gradient) * pooled.detach()
-    places = POSITION_WEIGHT * places
-    return F.scaled_dot_product_attention(places + pooled, places + F.layer_norm(other, dim), other)
+    weighted = POSITION_WEIGHT * place
+    return F.scaled_dot_product_attention(weighted + pooled, weighted + F.layer_norm(other, dim), other)
 
 
 def blend(
-    own: Tensor, other: Tensor, attention: str, places: Tensor | None = None, query_gradient: float = 1.0
+    own: Tensor, other: Tensor, attention: str, place: Tensor | None = None, query_gradient: float = 1.0
 ) -> Tensor:
-    """Return the tokens that the decoder sees; which attention arXiv 2412.03314 has is unknown.
+    """Return the input tokens of the decoder; the attention of arXiv 2412.03314 is unknown.
 
     Args:
-        own: equivariant tokens of the view that is the target, (B, T, D).
+        own: equivariant tokens of the target view, (B, T, D).
         other: those of the other view, (B, T, D).
         attention: `pooled-query`: see there; `target-queries`: the content comes from the other view, the target gives
             T x T attention weights; `other-queries`: the reverse; `residual`: the query is added to its answer;
             `concat`: no attention (arXiv 2503.18753); `autoencode`: own tokens alone.
-        places, query_gradient: of `pooled_query`.
+        place, query_gradient: of `pooled_query`.
 
     Returns:
         (B, T, D), for `concat` (B, T, 2 D).
     """
     if attention == "pooled-query":
-        return pooled_query(own, other, places, query_gradient)
+        assert place is not None
+        return pooled_query(own, other, place, query_gradient)
     if attention == "target-queries":
         return cross_attention(own, other)
     if attention == "other-queries":
@@ -128,14 +125,14 @@ class Decoder(nn.Module):
         channels: channels of the image.
         image_size: S.
         width: channels of the hidden layers.
-        vector: the tokens are the parts of one vector, in which every place of the map has to be found.
+        vector: the tokens are the parts of one vector, which codes every position of the map.
     """
 
     def __init__(
         self, dim: int, grid: tuple[int, int], channels: int, image_size: int, width: int, vector: bool = False
     ):
         super().__init__()
-        self.grid, self.image_size, self.vector = grid, image_size, vector
+        self.grid, self.size, self.vector = grid, (image_size, image_size), vector
         self.linear = nn.Linear(dim, width * grid[0] * grid[1] if vector else width)
         # Doubled once, the rest is left to a pixel shuffle: full resolution would cost more than the encoder.
         shuffle = max(1, math.ceil(image_size / (2 * min(grid))))
@@ -154,9 +151,7 @@ class Decoder(nn.Module):
         else:
             maps = self.linear(tokens).transpose(1, 2).unflatten(2, self.grid)
         image = self.convs(maps)
-        if image.shape[-2:] != (self.image_size, self.image_size):
-            image = F.interpolate(image, size=(self.image_size, self.image_size), mode="bilinear")
-        return image
+        return image if image.shape[-2:] == self.size else F.interpolate(image, size=self.size, mode="bilinear")
 
 
 class Reconstruction(nn.Module):
@@ -169,34 +164,36 @@ class Reconstruction(nn.Module):
         channels, image_size: of the image.
 
     Attributes:
-        images: names of the images of a batch that the target is made of.
+        images: names of the images of a batch in the target.
 
     Raises:
         ValueError: with fewer than 4 tokens, on which attention degenerates to copying.
     """
 
+    place: Tensor | None
+
     def __init__(self, config: ReconConfig, dim: int, grid: tuple[int, int], channels: int, image_size: int):
         super().__init__()
-        tokens = grid[0] * grid[1]
-        if tokens < MIN_TOKENS and config.tokens == "map":
+        self.config, vector = config, config.tokens == "vector"
+        self.images = ("first", "second") if config.view in ("both", "random") else (config.view,)
+        if math.prod(grid) < MIN_TOKENS and not vector:
             raise ValueError(
-                f"the encoder gives {tokens} tokens at {image_size} px, and attention needs {MIN_TOKENS} or more: "
-                "take a ResNet's --encoder.stem small, a smaller --encoder.output-stride or a larger --data.image-size"
+                f"the encoder gives {math.prod(grid)} tokens at {image_size} px, and attention needs {MIN_TOKENS} or "
+                "more: take a ResNet's --encoder.stem small, a smaller --encoder.output-stride or a larger "
+                "--data.image-size"
             )
-        self.view, self.attention, self.vector = config.view, config.attention, config.tokens == "vector"
-        self.query_gradient = config.query_gradient
-        self.images = TARGETS[self.view]
-        if self.vector and dim % VECTOR_PARTS:
+        if vector and dim % VECTOR_PARTS:
             raise ValueError(
                 f"--recon.tokens vector cuts the equivariant part into {VECTOR_PARTS}, and it has {dim} channels: take "
                 f"--encoder.equi-fraction so that it has a multiple of {VECTOR_PARTS}"
             )
-        places = positions(grid, dim) if self.attention == "pooled-query" else None
-        self.register_buffer("places", places, persistent=False)
-        dim = dim * (2 if self.attention == "concat" else 1)
-        targets = N_INTERMEDIATE if self.view == "intermediate" else 1
-        sizes = (dim, grid, channels, image_size, config.width, self.vector)
-        self.decoders = nn.ModuleList(Decoder(*sizes) for _ in range(targets))
+        place = positions(grid, dim) if config.attention == "pooled-query" else None
+        self.register_buffer("place", place, persistent=False)
+        dim = dim * (2 if config.attention == "concat" else 1)
+        targets = N_INTERMEDIATE if config.view == "intermediate" else 1
+        self.decoders = nn.ModuleList(
+            Decoder(dim, grid, channels, image_size, config.width, vector) for _ in range(targets)
+        )
 
     def forward(
         self, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
@@ -206,25 +203,16 @@ class Reconstruction(nn.Module):
         B' is 2 B for the views `both` and `intermediate`, else B.
 
         Args:
-            equi: equivariant tokens of both views, (B, T, D) each.
-            pixels: standardised, those of `first`, `second`, `clean` (the unaugmented image of the first view), each
-                (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), all stops after one another, that `images` names.
-            pick_second: bool (B,), which view is the target where `view` is `random`.
+            equi, pixels, pick_second: see `Inputs`.
         """
-        own, other, target = self.assign(equi, pixels, pick_second)
+        own, other, target = assign(self.config.view, equi, pixels, pick_second)
         return self.decode(own, other), target
-
-    def assign(
-        self, equi: tuple[Tensor, Tensor], pixels: dict[str, Tensor], pick_second: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `assign` of the tokens that attention works on: of the map, or the parts of the pooled vector."""
-        if self.vector:
-            equi = tuple(tokens.mean(1).unflatten(1, (VECTOR_PARTS, -1)) for tokens in equi)
-        return assign(self.view, equi, pixels, pick_second)
 
     def decode(self, own: Tensor, other: Tensor) -> Tensor:
         """Return the images (B', C, S, S) made of the tokens (B, T, D) of the target's own view and of the other."""
-        tokens = blend(own, other, self.attention, self.places, self.query_gradient)
+        if self.config.tokens == "vector":
+            own, other = (tokens.mean(1).unflatten(1, (VECTOR_PARTS, -1)) for tokens in (own, other))
+        tokens = blend(own, other, self.config.attention, self.place, self.config.query_gradient)
         return torch.cat([decoder(tokens) for decoder in self.decoders])
 
 
@@ -233,26 +221,25 @@ def assign(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the target's own tokens, the other view's tokens and the target for a choice of view.
 
-    `clean` belongs to the first view, whose image it is; `intermediate` to the second view, at whose end its stops lie
+    `clean` belongs to the first view, as its unaugmented image; `intermediate` to the second, as the end of the way
     (arXiv 2503.18753).
 
     Args:
-        view: a key of `TARGETS`.
-        equi, pixels, pick_second: as `Reconstruction.forward` has them.
+        view: of `ReconConfig`.
+        equi, pixels, pick_second: see `Inputs`.
 
     Returns:
         Tokens (B, T, D) twice and the target (B, C, S, S); for `both` all three with 2 B, for `intermediate` the target
         with N_INTERMEDIATE x B.
     """
     e1, e2 = equi
-    target = [pixels[name] for name in TARGETS[view]]
     if view in ("first", "clean"):
-        return e1, e2, *target
+        return e1, e2, pixels[view]
     if view in ("second", "intermediate"):
-        return e2, e1, *target
+        return e2, e1, pixels[view]
+    v1, v2 = pixels["first"], pixels["second"]
     if view == "both":
-        return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat(target)
-    v1, v2 = target
+        return torch.cat([e1, e2]), torch.cat([e2, e1]), torch.cat([v1, v2])
     by_token, by_pixel = pick_second[:, None, None], pick_second[:, None, None, None]
     return torch.where(by_token, e2, e1), torch.where(by_token, e1, e2), torch.where(by_pixel, v2, v1)
 
@@ -263,26 +250,26 @@ def view_ablation(
 ) -> dict[str, float]:
     """Return how much the reconstruction relies on each view's features.
 
-    The features of one view are deranged across the batch (rolled by one); what the error rises by, over the variance
-    of the target, is the use of that view. A branch that ignores a view has use 0 of it.
+    The features of one view are deranged across the batch (rolled by one); the rise of the error over the variance of
+    the target is the use of that view. A branch that ignores a view has use 0 of it.
 
     Args:
         branch: the trained branch.
-        equi, pixels, pick_second: as its `forward` has them; neighbours in the batch show different objects.
+        equi, pixels, pick_second: see `Inputs`; neighbours in the batch show different objects.
 
     Returns:
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
         `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's.
     """
-    own, other, target = branch.assign(equi, pixels, pick_second)
+    own, other, target = assign(branch.config.view, equi, pixels, pick_second)
     variance = (target - target.mean(0)).square().mean()
 
-    def error(own: Tensor, other: Tensor) -> Tensor:
-        return F.mse_loss(branch.decode(own, other), target) / variance
+    def error(own: Tensor, other: Tensor) -> float:
+        return float(F.mse_loss(branch.decode(own, other), target) / variance)
 
     base = error(own, other)
     return {
-        "recon/error": float(base),
-        "recon/use_target": float(error(own.roll(1, 0), other) - base),
-        "recon/use_other": float(error(own, other.roll(1, 0)) - base),
+        "recon/error": base,
+        "recon/use_target": error(own.roll(1, 0), other) - base,
+        "recon/use_other": error(own, other.roll(1, 0)) - base,
     }

@@ -4,16 +4,16 @@ import copy
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class Teacher(nn.Module):
-    """The exponential moving average of a module's parameters, which no gradient reaches.
+    """The exponential moving average of a module's parameters, without gradients.
 
     Batch normalisation is the exception: the average normalises by its own batches.
 
     Args:
-        student: followed by `update`.
+        student: the module that `update` follows.
     """
 
     def __init__(self, student: nn.Module):
@@ -30,7 +30,8 @@ class Teacher(nn.Module):
         """Move every parameter to momentum x average + (1 - momentum) x student (arXiv 1703.01780, section 2).
 
         Args:
-            momentum: in [0, 1]; 1 leaves the average as it is.
+            momentum: in [0, 1]; 1 leaves the average unchanged.
         """
-        averages, parameters = list(self.average.parameters()), list(self._student[0].parameters())
+        averages: list[Tensor] = list(self.average.parameters())
+        parameters: list[Tensor] = list(self._student[0].parameters())
         torch._foreach_lerp_(averages, parameters, 1 - momentum)

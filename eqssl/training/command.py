@@ -1,8 +1,7 @@
 """`eqssl train`: one training run from the command line, without Ray."""
 
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -18,17 +17,17 @@ class TrainOptions:
     """Train and evaluate one encoder."""
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
-    """What is trained."""
+    """The run."""
     output: str = "results/train"
     """Folder, or its URI, for checkpoint, metrics.json, reconstructions.png and the encoder."""
     tracking_uri: str | None = None
-    """Where MLflow keeps the run: sqlite:///FILE or http(s)://SERVER; default: nowhere."""
+    """MLflow's store of the run: sqlite:///FILE or http(s)://SERVER; default: none."""
     resume: bool = False
-    """Go on from the checkpoint in the output folder."""
+    """Continue from the checkpoint in the output folder."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for what fails on the way."""
+    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error on the way."""
     try:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         check_effect(options.run, options_in(sys.argv[1:] if arguments is None else arguments))
@@ -48,29 +47,17 @@ def _run(options: TrainOptions) -> int:
     from eqssl.images import save_reconstructions
     from eqssl.models.export import export_encoder
     from eqssl.study.store.records import finite, write_json
-    from eqssl.training.context import LocalContext
+    from eqssl.tracking import track_run
+    from eqssl.training.context import PrintingContext
     from eqssl.training.loop import train
 
-    class Told(LocalContext):
-        def report(self, metrics, state):
-            super().report(metrics, state)
-            log(metrics)
-            print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
-
-    with tracking(options) as log:
-        result = train(options.run, Told(output / "checkpoint"))
+    uri = options.tracking_uri
+    tracked = track_run(uri, "train", options.run, resume=options.resume) if uri else nullcontext(lambda metrics: None)
+    with tracked as log:
+        result = train(options.run, PrintingContext(output / "checkpoint", log))
     write_json(output / "metrics.json", finite(result.metrics))
     export_encoder(result.encoder, output / "encoder", result.method)
     if result.reconstructions is not None:
         save_reconstructions(result.reconstructions, output / "reconstructions.png")
     print(f"encoder: {output / 'encoder'}")
     return 0
-
-
-def tracking(options: TrainOptions) -> AbstractContextManager[Callable[[dict[str, float]], object]]:
-    """Return what yields a function that logs an epoch's metrics."""
-    if options.tracking_uri is None:
-        return nullcontext(lambda metrics: None)
-    from eqssl.tracking import track_run
-
-    return track_run(options.tracking_uri, "train", options.run, resume=options.resume)

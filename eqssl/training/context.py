@@ -1,5 +1,6 @@
-"""What surrounds a run: nothing, or what a study or several workers put there."""
+"""The surroundings of a run: its place among the workers, and the destination of its checkpoints and metrics."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,14 +10,14 @@ from eqssl.training import checkpoint
 
 
 class Context(Protocol):
-    """What surrounds a run: its place among the workers and where its state and metrics go."""
+    """The interface of a run's surroundings; a study and several workers have contexts of their own."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state last reported, or None at the start."""
+        """Return the state last saved, or None at the start."""
         ...
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
@@ -36,7 +37,7 @@ class LocalContext:
     """The context of a single process.
 
     Args:
-        folder: where checkpoints go; None: nowhere.
+        folder: of the checkpoints; None: none are written.
     """
 
     rank, world_size = 0, 1
@@ -58,3 +59,21 @@ class LocalContext:
     def save(self, state: dict[str, Any]) -> None:
         if self.folder:
             checkpoint.save(state, self.folder)
+
+
+class PrintingContext(LocalContext):
+    """A single process that prints every epoch's metrics and passes them on.
+
+    Args:
+        folder: of the checkpoints.
+        log: takes every epoch's metrics.
+    """
+
+    def __init__(self, folder: Path, log: Callable[[dict[str, float]], object]):
+        super().__init__(folder)
+        self.log = log
+
+    def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        super().report(metrics, state)
+        self.log(metrics)
+        print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)

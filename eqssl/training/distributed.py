@@ -1,8 +1,8 @@
-"""Collectives that gradients flow through, so that N workers give the loss and the gradient of one.
+"""Collectives with gradients, and a model's distribution over workers, so that N workers train like one.
 
 Every rank computes the loss of the whole batch from gathered embeddings; the backward of the gathering sums over
-ranks. Averaging the gradients over ranks, as DistributedDataParallel does, then gives exactly the gradient of one
-process with the whole batch. Ranks may hold different numbers of samples (`set_local_batch_sizes`), so that any number of workers
+ranks. The mean of the gradients over ranks, as DistributedDataParallel takes it, is then exactly the gradient of one
+process with the whole batch. Local batches may differ in size (`set_local_batch_sizes`), so that any number of workers
 can take a batch.
 """
 
@@ -19,58 +19,58 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return this worker's number, 0 without a process group."""
+    """Return this worker's rank, 0 without a process group."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
-_shares: list[int] = []  # like the process group, one fact of the whole process
+_sizes: list[int] = []  # images of every worker's local batch; global to the process, as the process group is
 
 
-def set_local_batch_sizes(batch: int) -> None:
-    """Tell how many images are in every batch from now on; without, all workers are taken to hold equally many."""
+def set_local_batch_sizes(batch_size: int) -> None:
+    """Set the number of images of every worker, as `tensor_split` cuts a global batch; without a call all are equal."""
     workers = world_size()
-    _shares[:] = [batch // workers + (r < batch % workers) for r in range(workers)]  # as `tensor_split` cuts it
+    _sizes[:] = [batch_size // workers + (r < batch_size % workers) for r in range(workers)]
 
 
-def _all_shares() -> list[int]:
-    return _shares or [1] * world_size()
+def _local_batch_sizes() -> list[int]:
+    return _sizes or [1] * world_size()
 
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
-        shares = _all_shares()
-        rows_per_image = len(x) // shares[rank()]
-        ctx.rows = [rows_per_image * share for share in shares]
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        sizes = _local_batch_sizes()
+        rows_per_image = len(x) // sizes[rank()]
+        ctx.rows = [rows_per_image * size for size in sizes]
         missing = max(ctx.rows) - len(x)  # not every backend gathers different lengths
         padded = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]) if missing else x.contiguous()
-        parts = [torch.empty_like(padded) for _ in shares]
+        parts = [torch.empty_like(padded) for _ in sizes]
         dist.all_gather(parts, padded)
         return torch.cat([part[:rows] for part, rows in zip(parts, ctx.rows, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.contiguous()
         dist.all_reduce(grad)
         return grad.split(ctx.rows)[rank()]
 
 
-class _Sum(torch.autograd.Function):
+class _AllReduceSum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.clone()
         dist.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         grad = grad.clone()
         dist.all_reduce(grad)
         return grad
 
 
 def gather(x: Tensor) -> Tensor:
-    """Return the rows of all workers, in rank order: (share of B, ...) -> (B, ...)."""
+    """Return the rows of all workers, in rank order: (local B, ...) -> (B, ...)."""
     return _Gather.apply(x) if world_size() > 1 else x
 
 
@@ -83,72 +83,73 @@ def all_gather_object(value: Any) -> list[Any]:
 
 
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """Return the elementwise sum over all workers, through which gradients flow to each of them.
+    """Return the elementwise sum over all workers, with gradients to each of them.
 
     Args:
         x: float, of the same shape on every worker.
     """
-    return _Sum.apply(x) if world_size() > 1 else x
+    return _AllReduceSum.apply(x) if world_size() > 1 else x
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Return the mean over the images of all workers of what is a mean over this worker's images.
+    """Return the mean over the images of all workers of a mean over this worker's images.
 
     Args:
-        x: float, of the same shape on every worker; every image counts alike, whatever number a worker holds.
+        x: float, of the same shape on every worker; weighted by the worker's number of images.
 
     Returns:
         The same on every worker, of x's shape.
     """
-    shares = _all_shares()
-    return all_reduce_sum(x * (shares[rank()] / sum(shares))) if world_size() > 1 else x
+    sizes = _local_batch_sizes()
+    return all_reduce_sum(x * (sizes[rank()] / sum(sizes))) if world_size() > 1 else x
 
 
-class _Normalise(torch.autograd.Function):
+class _SyncBatchNorm(torch.autograd.Function):
     """Batch normalisation by the moments of all workers: one exchange forward, one backward, and torch's fused kernels.
 
-    What the fused kernels bring: with single operations two workers on two cores had a scaling efficiency of .31.
+    With single operations in place of the fused kernels, two workers on two cores had a scaling efficiency of .31.
     """
 
     @staticmethod
     def forward(
-        ctx, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
-    ) -> tuple[Tensor, ...]:
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         # The running moments are there for their type, float32 beside bf16 images, and are not moved.
         unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
-        mean, var = _moments_of_all(*torch.batch_norm_update_stats(x, unused, unused, momentum=0.0))
+        mean, var = _global_moments(*torch.batch_norm_update_stats(x, unused, unused, momentum=0.0))
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps, ctx.count = eps, count
         ctx.mark_non_differentiable(mean, var)
         return nn.functional.batch_norm(x, mean, var, weight, bias, eps=eps), mean, var
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *of_moments: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         inverse, scale = torch.rsqrt(var + ctx.eps), torch.ones_like(mean) if weight is None else weight
         # With the moments held constant: scale * inverse * grad, and the sums of grad * normalised x and of grad. A CPU
         # reads mean and var, a GPU mean and inverse.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
-            grad, x, scale, mean, var, mean, inverse, False, ctx.eps, [True, True, True]
+            grads[0], x, scale, mean, var, mean, inverse, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([of_weight, of_bias])
         dist.all_reduce(sums)
         # Through the moments: - scale * inverse * (normalised x * mean of (grad * normalised x) + mean of grad), which
         # is itself a normalisation of x.
-        of_x += nn.functional.batch_norm(x, mean, var, *(-scale * inverse / ctx.count * sums), eps=ctx.eps)
+        factor, shift = -scale * inverse / ctx.count * sums
+        of_x += nn.functional.batch_norm(x, mean, var, factor, shift, eps=ctx.eps)
         affine = (None, None) if weight is None else (of_weight, of_bias)
         return of_x, *affine, None, None
 
 
-def _moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+def _global_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance over all workers' samples, from those over this one's."""
-    shares = _all_shares()
-    parts = [torch.empty(2, *mean.shape, dtype=mean.dtype, device=mean.device) for _ in shares]
+    sizes = _local_batch_sizes()
+    parts = [torch.empty(2, *mean.shape, dtype=mean.dtype, device=mean.device) for _ in sizes]
     dist.all_gather(parts, torch.stack([mean, var]))
-    least, more = divmod(sum(shares), len(shares))  # the first `more` workers hold one image more
-    # Made where it is needed: sending it would wait for a GPU.
-    ranks = torch.arange(len(shares), device=mean.device)
-    weights = (least + (ranks < more)).to(mean.dtype).div_(sum(shares)).view(-1, 1)
+    least, larger = divmod(sum(sizes), len(sizes))  # the first `larger` workers hold one image more
+    # Made on the device: a copy to a GPU would wait for it.
+    ranks = torch.arange(len(sizes), device=mean.device)
+    weights = (least + (ranks < larger)).to(mean.dtype).div_(sum(sizes)).view(-1, 1)
     means, variances = torch.stack(parts, dim=1)
     whole = (weights * means).sum(0)
     return whole, (weights * (variances + (means - whole).square())).sum(0)
@@ -157,38 +158,38 @@ def _moments_of_all(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
 class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation over the samples of all workers, on CPU and GPU (torch's own refuses CPU tensors)."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def _check_input_dim(self, x: Tensor) -> None:
         assert x.ndim >= 2
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(x)
-        count = self._count(x)
-        y, mean, var = _Normalise.apply(x, self.weight, self.bias, self.eps, count)
-        self._update_running(mean, var, count)
+        sizes = _local_batch_sizes()
+        count = x.numel() // x.shape[1] // sizes[rank()] * sum(sizes)  # values of a channel, of all workers
+        y, mean, var = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps, count)
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)  # unbiased, as torch's own
         return y
-
-    @staticmethod
-    def _count(x: Tensor) -> int:
-        """Return how many values a channel has, those of other workers included."""
-        shares = _all_shares()
-        return x.numel() // x.shape[1] // shares[rank()] * sum(shares)
-
-    @torch.no_grad()
-    def _update_running(self, mean: Tensor, var: Tensor, count: int) -> None:
-        self.num_batches_tracked += 1
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(var * count / (count - 1), self.momentum)  # unbiased, as torch's own
 
 
 class _SyncBatchNormAct(SyncBatchNorm):
     """timm's BatchNormAct2d: normalisation, then drop and activation."""
 
+    drop: nn.Module
+    act: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(super().forward(x)))
 
 
-def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+def convert_sync_batch_norm(module: nn.Module) -> nn.Module:
     """Turn every batch normalisation inside a module into a SyncBatchNorm, in place, keeping its parameters."""
     for layer in module.modules():
         if type(layer) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):

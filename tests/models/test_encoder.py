@@ -59,7 +59,7 @@ def test_normalisation_is_inside():
 )
 def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
     encoder = make(size, **options)
-    assert (encoder.grid, encoder.dim, encoder.stem) == (grid, dim, stem)
+    assert (encoder.grid, encoder.dim, encoder.backbone.stem) == (grid, dim, stem)
     assert encoder.eval().tokens(torch.rand(1, 3, size, size)).shape == (1, grid[0] * grid[1], dim)
 
 

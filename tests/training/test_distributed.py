@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from eqssl.config import ReconAttention, ReconView
 from eqssl.methods import METHODS
 from eqssl.models.model import Model
-from eqssl.training.distributed import set_local_batch_sizes, synchronise_batch_norm
+from eqssl.training.distributed import convert_sync_batch_norm, set_local_batch_sizes
 from eqssl.views import Batch
 from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
@@ -37,7 +37,7 @@ def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict
 
 
 def share_of(rank: int, world_size: int, method: str, view: ReconView, attention: ReconAttention):
-    model = synchronise_batch_norm(make_model(method, view, attention))
+    model = convert_sync_batch_norm(make_model(method, view, attention))
     loss, grads = second_step(model, DistributedDataParallel(model), make_batch(method, rank, world_size, view))
     return loss, grads, dict(model.named_buffers())
 
@@ -72,7 +72,8 @@ def normalised(
 def normalised_everywhere(rank: int, world_size: int, device: str) -> list[list[torch.Tensor]]:
     set_local_batch_sizes(BATCH)
     return [
-        normalised(synchronise_batch_norm(layer), rank, world_size, sides, device) for layer, sides in layers_of_a_run()
+        normalised(convert_sync_batch_norm(layer), rank, world_size, sides, device)
+        for layer, sides in layers_of_a_run()
     ]
 
 
@@ -86,7 +87,7 @@ def layers_of_a_run() -> list[tuple[nn.Module, tuple[int, ...]]]:
 
 
 def autocast_loss(rank: int, world_size: int) -> float:
-    model = synchronise_batch_norm(make_model("vicreg").float())
+    model = convert_sync_batch_norm(make_model("vicreg").float())
     share = make_batch("vicreg", rank, world_size)
     share = share._replace(first=share.first.float(), second=share.second.float(), clean=share.clean.float())
     losses = DistributedDataParallel(model)(share, True)

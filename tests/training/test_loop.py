@@ -21,7 +21,7 @@ from eqssl.models.teacher import Teacher
 from eqssl.random import counter_uniform, permutation
 from eqssl.training import checkpoint
 from eqssl.training.context import LocalContext
-from eqssl.training.loop import Run, _of_different_objects, train
+from eqssl.training.loop import Run, one_image_per_object, train
 from eqssl.training.optim import learning_rate, make_optimizer
 from eqssl.views import MASK_STREAM
 from tests.workers import run_workers
@@ -55,9 +55,9 @@ def configuration(**values) -> RunConfig:
 class WithNorms(Run):
     """A run that keeps the norms of both terms' gradients of the encoder, each by a backward pass of its own."""
 
-    def _share_in_gradient(self, losses) -> float:
+    def _gradient_share(self, losses) -> float:
         self.norms = [self._norm(term) for term in losses[1:3]]
-        return super()._share_in_gradient(losses)
+        return super()._gradient_share(losses)
 
     def _norm(self, term: torch.Tensor) -> float:
         if not term.requires_grad:
@@ -239,7 +239,7 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 def test_accumulated_gradients_and_losses_are_the_means_of_the_parts():
     values = {"train.grad_accum_steps": 3, "train.batch_size": 48, "train.epochs": 1, "train.precision": "fp32"}
     run = Run(configuration(**values), LocalContext(), toy())
-    model, batches, seen = copy.deepcopy(run.model).train(), next(run._batches(0)), []
+    model, batches, seen = copy.deepcopy(run.model).train(), next(run.batches(0)), []
     run.optimizer.step = lambda: seen.extend(parameter.grad.clone() for parameter in run.model.parameters())
     metrics = run.next_epoch()
     totals = [model(batch, autocast=False).total for batch in batches]
@@ -276,9 +276,9 @@ def test_options_that_do_not_fit_are_refused_before_the_first_step(values, label
 def test_held_out_images_that_are_swapped_show_different_objects():
     split = toy().val
     objects = torch.arange(24) % 7
-    chosen = _of_different_objects(dataclasses.replace(split, objects=objects))
+    chosen = one_image_per_object(dataclasses.replace(split, objects=objects))
     assert sorted(objects[chosen].tolist()) == list(range(7))
-    assert _of_different_objects(split).tolist() == list(range(24))
+    assert one_image_per_object(split).tolist() == list(range(24))
 
 
 def test_a_checkpoint_of_another_configuration_or_other_data_is_refused(tmp_path):
@@ -315,7 +315,7 @@ def test_a_node_that_leaves_after_a_step_that_broke_the_run_leaves_the_last_good
 
     context = BreakWithin(tmp_path)
     run = Run(config, context, toy())
-    run.resume(context.load())
+    run.load_state_dict(context.load())
     with pytest.raises(FloatingPointError, match="not finite in epoch 2"):
         run.next_epoch()
     state = checkpoint.load(tmp_path)
