@@ -191,13 +191,13 @@ def interpolate_params(params: Params, share: float) -> Params:
 def apply(images: Tensor, params: Params) -> Tensor:
     """Return the views that the parameters make of the images.
 
-    Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it as it
-    is, bit for bit. On grey images saturation, hue and grayscale have no effect.
+    Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it
+    unchanged, bit for bit. On grey images saturation, hue and grayscale have no effect.
 
     Args:
         images: float32 (B, C, S, S) in [0, 1], C 1 or 3.
-        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU they tell which operations can be
-            skipped without waiting for a GPU that has the images.
+        params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU, so that operations without
+            effect are skipped without waiting for a GPU that has the images.
 
     Returns:
         float32 (B, C, S, S) in [0, 1]; where no parameter alters anything it may be `images`, not a copy.
@@ -247,7 +247,7 @@ def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images as they are.
+    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images unchanged.
 
     Args:
         images: float (B, C, S, S), C 1 or 3: red, green, blue.

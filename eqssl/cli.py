@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command's name and its options; default: those of the process.
 
     Returns:
-        Exit code: that of the command; 2 for a name that is none.
+        Exit code of the command; 2 for an unknown one.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in COMMANDS:

@@ -223,7 +223,7 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """The frozen encoder's evaluation: fixed transforms, independent of what a trial trained with."""
+    """The frozen encoder's evaluation: fixed transforms, independent of the training's."""
 
     level: Literal["quick", "full"] = "quick"
     """quick: kNN and linear accuracy, R2 per factor, collapse; full adds MLP probes, invariance, equivariance,

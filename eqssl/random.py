@@ -1,7 +1,7 @@
 """Random numbers that belong to a sample: a pure function of (seed, epoch, image, stream), with no state.
 
-The same bits come out on CPU and GPU, in whatever batch, order or process an image is met. Counters are folded one
-after another into a 64-bit hash by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+The bits are the same on CPU and GPU, in any batch, order and process. Counters are folded one after another into a
+64-bit hash by the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
 """
 
 import torch
@@ -19,7 +19,7 @@ def counter_uniform(seed: int, epoch: int, ids: Tensor, stream: int, n: int) -> 
         seed: seed of the run.
         epoch: pass over the images.
         ids: int64 (B,), the images' identities.
-        stream: what the numbers are for, 0 or more; streams are independent of one another.
+        stream: purpose of the numbers, 0 or more; streams are independent of one another.
         n: numbers an image.
 
     Returns:

@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 class Read(NamedTuple):
-    """The images of a batch as they are stored, and their place in the split."""
+    """The stored images of a batch, and their indices in the split."""
 
     split: Split
     pair: tuple[Tensor, Tensor]  # int64 (B,) each

@@ -37,7 +37,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pair:
-    """The input of a method: the features of a batch of pairs, and what it requires beside them.
+    """The input of a method: the features of a batch of pairs, and the data that it requires beside them.
 
     Args:
         inv: float32 (2 B, D), the pooled invariant part.

@@ -61,7 +61,8 @@ class IBOT(DINO):
         """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
 
         Args:
-            draws: uniform in [0, 1), float (N, T + 1): the first of a view says how many patches, the others which.
+            draws: uniform in [0, 1), float (N, T + 1): the first of a view sets the number of patches, the
+                others choose them.
         """
         amount = draws[:, :1]
         rank = draws[:, 1:].argsort(dim=1, stable=True).argsort(dim=1)

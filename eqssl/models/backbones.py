@@ -1,6 +1,6 @@
 """Backbones by name: our small ResNet, timm's, torchvision's and the user's own, each as a map or a row of tokens.
 
-timm and torchvision take 10 s to import, so each is imported only for a name of its own.
+timm and torchvision take 10 s to import, so each is imported only for its own names.
 """
 
 import contextlib
@@ -129,9 +129,7 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
     """
     if config.name in ENCODERS:
         if config.pretrained or config.output_stride is not None or config.stem == "small":
-            raise ValueError(
-                f"--encoder.name {config.name} is your own: its weights, stride and stem are what it makes"
-            )
+            raise ValueError(f"--encoder.name {config.name} is your own, which alone sets its weights, stride and stem")
         return Backbone(ENCODERS[config.name](channels, image_size))
     if config.name == "resnet_tiny":
         if config.pretrained or config.output_stride not in (None, 8) or config.stem == "small":
@@ -164,7 +162,7 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
             f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
             "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
         )
-    # The signature of the class tells the arguments; an entry point has **kwargs alone.
+    # The class has named arguments; an entry point has **kwargs alone.
     module = inspect.getmodule(timm.model_entrypoint(config.name))
     classes = [getattr(module, kind) for kind in ("VisionTransformer", "ResNet", "ConvNeXt") if hasattr(module, kind)]
     accepted = inspect.signature(classes[0]).parameters if classes else {}

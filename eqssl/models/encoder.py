@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from eqssl.config import EncoderConfig
 from eqssl.models.backbones import build_backbone
 
-MIN_CHANNELS = 3  # of a part: fewer can hardly be told from features that have collapsed to a line
+MIN_CHANNELS = 3  # of a part: fewer are hardly distinct from features that collapsed to a line
 
 
 class Encoder(nn.Module):
@@ -46,8 +46,8 @@ class Encoder(nn.Module):
         self.dim_inv = self.dim - dim_equi
         if config.equi_fraction > 0 and min(self.dim_inv, dim_equi) < MIN_CHANNELS:
             raise ValueError(
-                f"--encoder.equi-fraction is {config.equi_fraction}; allowed: 0, or what leaves both parts "
-                f"{MIN_CHANNELS} channels of {self.dim}"
+                f"--encoder.equi-fraction is {config.equi_fraction}; allowed: 0, or a fraction that leaves both parts "
+                f"{MIN_CHANNELS} or more channels of {self.dim}"
             )
 
     def _probe(self) -> tuple[tuple[int, int], int]:

@@ -1,7 +1,7 @@
 """The reconstruction branch of arXiv 2412.03314: blend the equivariant tokens of two views, reconstruct one of them.
 
-Its abstract and short reviews tell: a shared encoder, features split into two halves, a cross-attention that blends
-those of two augmented views, one of which is reconstructed, "without additional parameters". Unknown are the
+Known from its abstract and short reviews: a shared encoder, features split into two halves, a cross-attention that
+blends those of two augmented views, one of which is reconstructed, "without additional parameters". Unknown are the
 attention's formula and projections, the decoder, the target view, and the weight of the loss. Attention, target and
 weight are therefore options; decoder and intermediate targets are those of the same group's arXiv 2503.18753.
 Deliberately, the way to the second view starts from the image and is its whole augmentation; there it starts from an

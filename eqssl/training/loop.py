@@ -52,7 +52,7 @@ class Result:
         metrics: of the last epoch, the evaluation included.
         epochs: trained.
         reconstructions: uint8 (3, n, C, S, S): first view, target, reconstruction; None without the branch.
-        predictions: of the last evaluation's probes; None where an earlier process had evaluated.
+        predictions: of the last evaluation's probes; None if an earlier process evaluated.
     """
 
     encoder: Encoder

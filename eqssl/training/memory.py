@@ -1,8 +1,9 @@
-"""Have the C library keep what a training step frees for the next step.
+"""Settings of the C library that keep the memory freed by one training step for the next.
 
-By default glibc hands large blocks back to the kernel, which clears every page of them when the next step asks for as
-many: on a CPU up to a seventh of a step's time. What is kept costs memory, as freed blocks do not fit all later ones.
-Trials have it where the study starts Ray itself, elsewhere by the variables below; who sets one has the last word.
+By default glibc returns large blocks to the kernel, which clears every page when the next step allocates as many: on a
+CPU up to a seventh of a step's time. The price is memory, since freed blocks do not fit all later ones. Trials have the
+settings where the study starts Ray itself, elsewhere by the variables below; a variable in the environment is not
+changed.
 """
 
 import ctypes
@@ -11,8 +12,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Variable -> number of the parameter in malloc.h, its value there and in the environment: no block is mapped by itself,
-# nothing is handed back, and all threads share the main arena, which alone grows without limit.
+# Variable -> parameter in malloc.h, its value there and in the environment: no separate mapping of large blocks, no
+# return to the kernel, and one arena for all threads, since the main arena alone grows without limit.
 KEEP = {
     "MALLOC_MMAP_MAX_": (-4, 0, "0"),
     "MALLOC_TRIM_THRESHOLD_": (-1, -1, str(2**63 - 1)),
@@ -21,7 +22,7 @@ KEEP = {
 
 
 def keep_freed() -> None:
-    """Set it for this process, whose threads are still to come; other libraries than glibc are left alone."""
+    """Apply the settings to this process, before it starts threads; without effect on other libraries than glibc."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         for variable, (parameter, value, _) in KEEP.items():
             if variable not in os.environ:
@@ -30,7 +31,7 @@ def keep_freed() -> None:
 
 @contextmanager
 def children_keep_freed() -> Iterator[None]:
-    """Set it for the processes that are started meanwhile."""
+    """Apply the settings to processes started within the context."""
     added = {variable: text for variable, (_, _, text) in KEEP.items() if variable not in os.environ}
     os.environ.update(added)
     try:

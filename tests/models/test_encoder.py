@@ -42,6 +42,12 @@ def test_normalisation_is_inside():
     torch.testing.assert_close(encoder.standardise(flat), torch.ones_like(flat))
 
 
+@pytest.mark.parametrize("images", [torch.zeros(2, 3, 64, 64, dtype=torch.uint8), torch.rand(2, 1, 64, 64)])
+def test_integers_and_other_channels_are_refused(images):
+    with pytest.raises(ValueError, match=r"images are torch.* of shape \(2, .*; allowed: float in \[0, 1\] of shape"):
+        make()(images)
+
+
 @pytest.mark.parametrize(
     ("options", "size", "grid", "dim", "stem"),
     [
@@ -96,7 +102,7 @@ def test_an_encoder_of_ones_own_is_had_by_its_name(monkeypatch):
     monkeypatch.setitem(ENCODERS, "sixty-four", lambda channels, size: patches(channels, {64: size}[size]))
     assert not masks_patches(encoder.config) and not masks_patches(EncoderConfig(name="sixty-four"))
     assert not masks_patches(EncoderConfig(name="resnet18", output_stride=4))
-    with pytest.raises(ValueError, match=r"--encoder.name patches is your own: its weights, stride and stem are what"):
+    with pytest.raises(ValueError, match=r"--encoder.name patches is your own, which alone sets its weights, stride"):
         make(name="patches", pretrained=True)
     with pytest.raises(ValueError, match="allowed: resnet_tiny, patches, sixty-four, torchvision/NAME or a timm model"):
         make(name="patchwork")
@@ -151,6 +157,6 @@ def test_backbones_that_merge_patches_have_no_place_for_a_mask(name, size):
 @pytest.mark.parametrize("fraction", [0.003, 0.019, 0.985, 0.999])
 def test_a_split_that_leaves_a_part_too_few_channels_to_be_told_from_a_line_is_refused(fraction):
     with pytest.raises(
-        ValueError, match=rf"--encoder.equi-fraction is {fraction}; allowed: 0, or what leaves both parts"
+        ValueError, match=rf"--encoder.equi-fraction is {fraction}; allowed: 0, or a fraction that leaves both parts"
     ):
         Encoder(EncoderConfig(equi_fraction=fraction), 1, 32, (0.5,), (0.3,))

@@ -59,6 +59,18 @@ def test_the_stride_of_an_earlier_export_is_what_it_was_of_the_standard_stem(tmp
     assert encoder.grid == (16, 16) and torch.equal(load_encoder(folder)(images), encoder(images))
 
 
+def test_an_earlier_export_names_the_equivariant_fraction_split(tmp_path):
+    folder = export_encoder(make(equi_fraction=0.25), tmp_path)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"equi_fraction"', '"split"'))
+    assert load_encoder(folder).dim_inv == 96
+
+
+def test_every_user_may_read_the_weights(tmp_path):
+    folder = export_encoder(make(), tmp_path)
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
+
+
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(ValueError, match="is no exported encoder"):
         load_encoder(tmp_path)
