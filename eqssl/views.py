@@ -3,7 +3,8 @@
 B images, C channels, S side in pixels, k components of a factor.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,12 +14,10 @@ from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
 from eqssl.devices import pinned, to_device
-from eqssl.methods import find_method
-from eqssl.methods.base import ABSENT
-from eqssl.models.reconstruction import N_INTERMEDIATE
 from eqssl.random import counter_uniform
 
 PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the augmentations' own
+N_INTERMEDIATE = 2  # images on the way to the second view, the best number of arXiv 2503.18753 (Table 9)
 
 
 class Batch(NamedTuple):
@@ -39,11 +38,11 @@ class Batch(NamedTuple):
     second: Tensor
     clean: Tensor
     pick_second: Tensor
-    labels: Tensor = ABSENT
-    theta: dict[str, Tensor] = ABSENT
-    mask: Tensor = ABSENT
-    intermediate: Tensor = ABSENT
-    factors: dict[str, Tensor] = ABSENT
+    labels: Tensor | None = None
+    theta: dict[str, Tensor] | None = None
+    mask: Tensor | None = None
+    intermediate: Tensor | None = None
+    factors: dict[str, Tensor] | None = None
 
 
 class Read(NamedTuple):
@@ -56,6 +55,15 @@ class Read(NamedTuple):
     second: Tensor  # where a pair is one image twice, the first again
 
 
+class Requirements(Protocol):
+    """The data that a method requires beside the views, see `eqssl.methods.base.Method`."""
+
+    requires_labels: ClassVar[bool]
+    requires_transform: ClassVar[bool]
+    requires_factors: ClassVar[bool]
+    draw_masks: ClassVar[Callable[..., Tensor] | None]
+
+
 class Views:
     """Draws the views of a run by (seed, epoch, image, view), in any batch, worker or process.
 
@@ -63,16 +71,19 @@ class Views:
         config: the run.
         dataset: its images.
         device: where the views are made.
+        method: of the run; None: batches have the views alone.
         tokens: T, of the masks.
 
     Raises:
         ValueError: for a strength or a target that the source does not allow.
     """
 
-    def __init__(self, config: RunConfig, dataset: Dataset, device: torch.device | None = None, tokens: int = 0):
-        self.config, self.dataset, self.device, self.tokens = config, dataset, device, tokens
-        self.seed = config.train.seed
-        self.method = find_method(config.method.name)
+    def __init__(
+        self, config: RunConfig, dataset: Dataset, device: torch.device | None = None,
+        method: Requirements | None = None, tokens: int = 0,
+    ):  # fmt: skip
+        self.config, self.dataset, self.seed = config, dataset, config.train.seed
+        self.device, self.method, self.tokens = device, method, tokens
         self.strengths = strengths(
             config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
         )
@@ -102,7 +113,13 @@ class Views:
         other = clean if read.second is read.first else to_float(to_device(read.second, self.device))
         pick = counter_uniform(self.seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
         batch = Batch(apply(clean, params[0]), apply(other, params[1]), clean, to_device(pick, self.device))
-        if self.config.method.name == "supervised" and split.labels is not None:
+        if self.makes_intermediate:
+            shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
+            images = [apply(other, interpolate_params(params[1], share)) for share in shares]
+            batch = batch._replace(intermediate=torch.cat(images))
+        if self.method is None:
+            return batch
+        if self.method.requires_labels and split.labels is not None:
             batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
         of_objects = self.method.requires_factors and self.dataset.paired
         if of_objects:
@@ -113,10 +130,6 @@ class Views:
             ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since the draws are many
             draws = [counter_uniform(self.seed, epoch, ids, MASK_STREAM + view, self.tokens + 1) for view in (0, 1)]
             batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
-        if self.makes_intermediate:
-            shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
-            images = [apply(other, interpolate_params(params[1], share)) for share in shares]
-            batch = batch._replace(intermediate=torch.cat(images))
         return batch
 
     def theta_sizes(self) -> dict[str, int]:

@@ -24,8 +24,8 @@ def toy(paired: bool = False) -> Dataset:
 @pytest.mark.parametrize("method", METHODS)
 def test_only_methods_that_say_so_are_told_the_transformation(method, paired):
     config = replace(RunConfig(), {"method.name": method})
-    batch = Views(config, toy(paired), tokens=16).batch(toy(paired).train, torch.arange(4), 0)
     kind = find_method(method)
+    batch = Views(config, toy(paired), method=kind, tokens=16).batch(toy(paired).train, torch.arange(4), 0)
     assert kind.requires_transform == (method in ("augself", "equimod", "sie"))
     assert kind.requires_factors == (method == "supervised_factors")
     assert (batch.theta is not None) == (kind.requires_transform or (kind.requires_factors and not paired))
@@ -50,7 +50,7 @@ def test_the_images_part_way_lie_between_the_unaugmented_one_and_the_second_view
 def test_theta_holds_what_is_known_of_objects_and_what_augmentations_change():
     views = Views(replace(RunConfig(), {"method.name": "sie"}), toy(paired=True))
     assert views.theta_sizes() == {"rotation": 4, "floor_hue": 1}
-    views = Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 0.0}), toy())
+    views = Views(replace(RunConfig(), {"augment.blur": 0.0}), toy(), method=find_method("sie"))
     expected = {"dx", "dy", "log_scale", "angle_deg", "flip", "brightness", "contrast", "saturation", "hue"}
     assert views.theta_sizes() == dict.fromkeys(expected, 1)
     theta = views.batch(toy().train, torch.arange(8), 0).theta

@@ -38,10 +38,12 @@ def make_model(method: str, view: ReconView = "second", attention: ReconAttentio
 def make_batch(method: str, rank: int = 0, world_size: int = 1, view: ReconView = "second") -> Batch:
     """Return a worker's share of a batch whose views resemble each other, with all that the method asks for."""
     share = torch.arange(BATCH).tensor_split(world_size)[rank]
-    batch = Views(make_config(method, view), DATASET, tokens=64).batch(DATASET.train, share, epoch=0)
+    views = Views(make_config(method, view), DATASET, method=find_method(method), tokens=64)
+    batch = views.batch(DATASET.train, share, epoch=0)
     generator = torch.Generator().manual_seed(1)
     clean, noise, more = torch.rand(3, BATCH, 1, 32, 32, generator=generator, dtype=torch.float64)[:, share]
     theta = batch.theta and {name: values.double() for name, values in batch.theta.items()}
-    intermediate = None if batch.intermediate is None else torch.cat([(3 * clean + more) / 4, (2 * clean + more) / 3])
-    views = {"first": (clean + noise) / 2, "second": (clean + more) / 2, "clean": clean, "intermediate": intermediate}
-    return batch._replace(theta=theta, **views)
+    images = {"first": (clean + noise) / 2, "second": (clean + more) / 2, "clean": clean}
+    if batch.intermediate is not None:
+        images["intermediate"] = torch.cat([(3 * clean + more) / 4, (2 * clean + more) / 3])
+    return batch._replace(theta=theta, **images)

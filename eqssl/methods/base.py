@@ -67,7 +67,8 @@ class Method(nn.Module):
     The loss is that of all workers together: from gathered embeddings, or a mean over workers.
 
     Attributes:
-        requires_transform: the method is conditioned on the transformation between the views.
+        requires_labels: the method is trained on labels.
+        requires_transform: it is conditioned on the transformation between the views.
         requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
         draw_masks: uniform draws in [0, 1), (N, T + 1), one row a view -> bool (N, T), the patches whose embedding the
             student replaces by the parameter `mask_token` (width,); None for a method without masks.
@@ -78,6 +79,7 @@ class Method(nn.Module):
             CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
     """
 
+    requires_labels: ClassVar[bool] = False
     requires_transform: ClassVar[bool] = False
     requires_factors: ClassVar[bool] = False
     draw_masks: ClassVar[Callable[..., Tensor] | None] = None

@@ -53,7 +53,7 @@ class Auxiliary(Method):
     def __init__(self, sizes: Sizes, base: str, scale: str, factors: str, weight: float, **options: float | str):
         super().__init__()
         self.base = build_method(MethodConfig(name=base, scale=cast(Scale, scale), options=options), sizes)
-        if self.base.momentum is not None or base == "supervised":
+        if self.base.momentum is not None or self.base.requires_labels:
             raise ValueError(
                 f"--method.options base is {base!r}; "
                 "allowed: methods without a teacher or labels, such as simclr and vicreg"

@@ -13,6 +13,8 @@ from eqssl.training.distributed import all_reduce_mean
 class Supervised(Method):
     """Cross-entropy of a linear classifier on both views, under the same budget as the methods."""
 
+    requires_labels: ClassVar[bool] = True
+
     def __init__(self, sizes: Sizes):
         super().__init__()
         if sizes.num_classes < 2:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
 from eqssl.methods import build_method
-from eqssl.methods.base import ABSENT, Pair, Sizes
+from eqssl.methods.base import Pair, Sizes
 from eqssl.models.encoder import Encoder
 from eqssl.models.reconstruction import Inputs, Reconstruction
 from eqssl.models.teacher import Teacher
@@ -96,26 +96,17 @@ class Model(nn.Module):
 
         # Both views in one pass: batch normalisation sees them together, in every method alike.
         images, dim_inv = torch.cat([batch.first, batch.second]), self.encoder.dim_inv
-        masked: dict[str, Any] = (
-            {} if batch.mask is None else {"mask": batch.mask, "mask_token": self.method.mask_token}
-        )
+        masked: dict[str, Any] = {}
+        if batch.mask is not None:
+            masked = {"mask": batch.mask, "mask_token": self.method.mask_token}
         tokens = tokens_of(self.encoder, images, **masked)
         representation = tokens.mean(1)
-        teacher = ABSENT
+        required: dict[str, Any] = {name: getattr(batch, name) for name in ("theta", "mask", "labels", "factors")}
         if self.teacher is not None:
             with torch.no_grad():
-                teacher = tokens_of(self.teacher.average, images)[..., :dim_inv]
-        pair = Pair(
-            inv=representation[:, :dim_inv],
-            equi=representation[:, dim_inv:],
-            tokens=tokens[..., :dim_inv],
-            teacher=teacher,
-            theta=batch.theta,
-            mask=batch.mask,
-            labels=batch.labels,
-            factors=batch.factors,
-        )
-        ssl = self.method(pair)
+                required["teacher"] = tokens_of(self.teacher.average, images)[..., :dim_inv]
+        inv, equi = representation.tensor_split([dim_inv], dim=1)
+        ssl = self.method(Pair(inv, equi, tokens[..., :dim_inv], **required))
         if self.reconstruction is None:
             return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
         if batch.mask is not None:

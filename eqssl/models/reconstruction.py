@@ -17,12 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import ReconConfig
+from eqssl.views import N_INTERMEDIATE
 
 MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
 VECTOR_PARTS = 16  # parts of the pooled vector
 POSITION_WEIGHT = 2.0  # of positions beside layer-normalised features, see `pooled_query`
 PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
-N_INTERMEDIATE = 2  # images on the way to the second view, the best number of arXiv 2503.18753 (Table 9)
 
 # Equivariant tokens of both views, (B, T, D) each; name -> standardised pixels, those of `first`, `second` and `clean`
 # (the unaugmented image of the first view) (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), one step of

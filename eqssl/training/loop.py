@@ -100,7 +100,7 @@ class Run:
         self.steps_per_epoch = len(self.split) // config.train.batch_size
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device).to(memory_format=torch.channels_last)
-        self.views = Views(config, dataset, self.device, tokens=math.prod(self.model.encoder.grid))
+        self.views = Views(config, dataset, self.device, self.model.method, math.prod(self.model.encoder.grid))
         set_local_batch_sizes(config.train.batch_size // config.train.grad_accum_steps)
         self.parallel = parallelize_model(self.model, fsdp=config.train.fsdp)
         self.optimizer = make_optimizer(self.model, config.train)
@@ -332,5 +332,3 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
         compiler = shlex.split(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))[0]
         if shutil.which(compiler) is None:
             raise ValueError(f"--train.compile needs a C++ compiler, and there is no {compiler}; CXX may name another")
-    if config.method.name == "supervised" and dataset.train.labels is None:
-        raise ValueError(f"--method.name supervised needs labels, and {dataset.name} has none")
