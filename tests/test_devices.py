@@ -9,11 +9,12 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_map
 
 from eqssl import augment
-from eqssl.bench.options import Options
-from eqssl.bench.subject import start, step
 from eqssl.devices import to_device
 from eqssl.methods import METHODS
+from eqssl.training.context import LocalContext
+from eqssl.training.loop import Run
 from tests.toy import make_batch, make_model
+from tests.training.test_loop import configuration, toy
 
 
 def faked(mode, method, device):
@@ -71,19 +72,26 @@ def test_a_tensor_that_is_there_is_not_copied():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("resident", [True, False])
-def test_a_step_on_a_gpu_waits_for_nothing(resident):
-    run = start(Options(image_size=32, batch_size=16).run("resnet_tiny", recon=True), steps=8)
-    if not resident:
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_step_on_a_gpu_waits_for_nothing(cached):
+    run = Run(configuration(**{"train.batch_size": 8}), LocalContext(), toy())
+    if not cached:
         run.split = run.dataset.train
     batches = run.batches(0)
+
+    def step():
+        run.optimizer.zero_grad(set_to_none=True)
+        run.model(next(batches)[0], run.autocast).total.backward()
+        run.optimizer.step()
+        run.model.update_teachers()
+
     for _ in range(2):  # cuDNN and the allocator settle
-        step(run, next(batches)[0])
+        step()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(4):
-            step(run, next(batches)[0])
+            step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
         batches.close()

@@ -13,7 +13,7 @@ from eqssl.bench.timing import finish
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.models.model import Model
-from eqssl.training.context import LocalContext, Context
+from eqssl.training.context import Context, LocalContext
 from eqssl.training.loop import Run
 from eqssl.views import Batch
 
