@@ -25,16 +25,20 @@ ERASING = ("grayscale", "solarize")
 
 MAX_AREA_LOST = 0.92
 MAX_SHIFT = 20 / 224  # of the side
-MAX_ANGLE_DEG = 90.0
-MAX_JITTER = 0.8
-MAX_HUE = 0.2  # of the circle
 MAX_SIGMA = 4 / 224  # of the side
+MAX_SYMMETRIC = {
+    "angle_deg": ("rotation", 90.0),
+    "brightness": ("brightness", 0.8),
+    "contrast": ("contrast", 0.8),
+    "saturation": ("saturation", 0.8),
+    "hue": ("hue", 0.2),  # of the circle
+}  # parameter uniform in ± strength x limit -> its family and limit
 MAX_PROBABILITY = {"flip": 0.5, "grayscale": 0.4, "solarize": 0.4}
 
 _CACHED_VALUES = 2**19  # 2 MiB of float32
 
 _DRAWS = (
-    "area", "crop_x", "crop_y", "shift_x", "shift_y", "angle", "flip",
+    "area", "crop_x", "crop_y", "shift_x", "shift_y", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
 )  # fmt: skip
 
@@ -103,12 +107,10 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
         "dx": crop_shift * signed["crop_x"] + shift * signed["shift_x"],
         "dy": crop_shift * signed["crop_y"] + shift * signed["shift_y"],
         "log_scale": magnification.log(),
-        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"] * signed["angle"],
-        "hue": MAX_HUE * strengths["hue"] * signed["hue"],
         "blur": MAX_SIGMA * image_size * strengths["blur"] * zero_to_one["blur"],
     }
-    for name in ("brightness", "contrast", "saturation"):
-        params[name] = MAX_JITTER * strengths[name] * signed[name]
+    for name, (family, limit) in MAX_SYMMETRIC.items():
+        params[name] = limit * strengths[family] * signed[family]
     for name, probability in MAX_PROBABILITY.items():
         params[name] = zero_to_one[name] < probability * strengths[name]
     return {name: params[name].float() for name in PARAMETERS}
@@ -131,10 +133,8 @@ def max_params(strengths: dict[str, float], image_size: int) -> dict[str, float]
         "dx": shift,
         "dy": shift,
         "log_scale": math.log(magnification),
-        "angle_deg": MAX_ANGLE_DEG * strengths["rotation"],
-        "hue": MAX_HUE * strengths["hue"],
         "blur": sigma if blurs(sigma) else 0.0,
-        **{name: MAX_JITTER * strengths[name] for name in ("brightness", "contrast", "saturation")},
+        **{name: limit * strengths[family] for name, (family, limit) in MAX_SYMMETRIC.items()},
         **{name: float(strengths[name] > 0) for name in MAX_PROBABILITY},
     }
 

@@ -138,11 +138,16 @@ class Run:
         return metrics
 
     def _train_epoch(self) -> dict[str, float]:
+        config, steps = self.config.train, self.steps_per_epoch
         self.parallel.train()
         for micro_batches in self.batches(self.step):
-            self._set_schedules()
+            # Schedules are functions of the step alone, so that a resumed run needs no other state.
+            step = self.epoch * steps + self.step
+            self.model.method.progress = step / (config.epochs * steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(config, step, steps)
             self.optimizer.zero_grad(set_to_none=True)
-            measures = self.measures_gradient_share and self.step == self.steps_per_epoch - 1
+            measures = self.measures_gradient_share and self.step == steps - 1
             for batch in micro_batches:
                 losses: Losses = self.parallel(batch, self.autocast, compiled=not measures)
                 if measures:
@@ -152,9 +157,9 @@ class Run:
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
-            if self.step < self.steps_per_epoch and self._should_checkpoint():
+            if self.step < steps and self._should_checkpoint():
                 self._save()
-        loss, ssl, recon = (self.totals / self.steps_per_epoch).tolist()
+        loss, ssl, recon = (self.totals / steps).tolist()
         if not self._is_finite():
             raise FloatingPointError(
                 f"loss or weights are not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
@@ -171,28 +176,19 @@ class Run:
 
     def batches(self, first_step: int) -> Iterator[list[Batch]]:
         """Yield this worker's micro-batches of every step left; images are prefetched unless they are on the device."""
-        steps = self._indices(first_step)
-        reads = map(self._read, steps) if is_on_device(self.split.images, self.device) else prefetch(self._read, steps)
-        for micro_batches in reads:
-            yield [self.views.make(read) for read in micro_batches]
-
-    def _indices(self, first_step: int) -> Iterator[list[Tensor]]:
         size, parts = self.config.train.batch_size, self.config.train.grad_accum_steps
         order = permutation(self.config.train.seed, self.epoch, len(self.split))
-        for step in range(first_step, self.steps_per_epoch):
+
+        def read(step: int) -> list[Read]:
             # Micro-batches are cut first: the images that a loss compares are then the same for 1 and N workers.
             micro_batches = order[step * size : (step + 1) * size].chunk(parts)
-            yield [indices.tensor_split(self.context.world_size)[self.context.rank] for indices in micro_batches]
+            local = [indices.tensor_split(self.context.world_size)[self.context.rank] for indices in micro_batches]
+            return [self.views.read(self.split, indices, self.epoch) for indices in local]
 
-    def _read(self, micro_batches: list[Tensor]) -> list[Read]:
-        return [self.views.read(self.split, indices, self.epoch) for indices in micro_batches]
-
-    def _set_schedules(self) -> None:
-        """Set everything with a schedule, a function of the step alone, so that a resumed run needs no other state."""
-        step = self.epoch * self.steps_per_epoch + self.step
-        self.model.method.progress = step / (self.config.train.epochs * self.steps_per_epoch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.train, step, self.steps_per_epoch)
+        steps = range(first_step, self.steps_per_epoch)
+        reads = map(read, steps) if is_on_device(self.split.images, self.device) else prefetch(read, steps)
+        for micro_batches in reads:
+            yield [self.views.make(stored) for stored in micro_batches]
 
     def _gradient_share(self, losses: Losses) -> float:
         """Return the norm of the reconstruction's gradient of the encoder over the sum of both terms' norms."""
