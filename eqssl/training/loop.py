@@ -26,6 +26,7 @@ from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import supports_bf16
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
+from eqssl.methods import find_method
 from eqssl.methods.base import Method
 from eqssl.models.encoder import Encoder
 from eqssl.models.model import Losses, Model
@@ -324,6 +325,8 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
             f"--train.batch-size is {batch}; allowed with --train.grad-accum-steps {parts}: multiples of {parts}, with "
             f"two or more images a part for each of {world_size} workers"
         )
+    if find_method(config.method.name).requires_labels and dataset.train.labels is None:
+        raise ValueError(f"--method.name {config.method.name} needs labels, and {dataset.name} has none")
     if config.train.compile:
         compiler = shlex.split(os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++"))[0]
         if shutil.which(compiler) is None:
