@@ -37,9 +37,9 @@ REFERENCE_METHODS = {
 }
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
-# The facts of attentions that studies and tables need; `eqssl.models.reconstruction.blend` says what each computes.
+# Properties of attentions for studies and tables; `eqssl.models.reconstruction.blend` computes them.
 AUTOENCODE = "autoencode"  # the attention that does not read the other view
-WITH_QUERY_GRADIENT = ("pooled-query",)  # attentions that --recon.query-gradient has an effect on
+WITH_QUERY_GRADIENT = ("pooled-query",)  # attentions on which --recon.query-gradient has an effect
 CROSS_ATTENTION_OPTIONS = ("recon.attention", "recon.query_gradient")  # have no effect on auto-encoding
 Scale = Literal["tiny", "small", "imagenet"]
 Pose = Literal["turntable", "free"]

@@ -51,7 +51,7 @@ class SupervisedFactors(Method):
         )
 
     def forward(self, pair: Pair) -> Tensor:
-        z = pair.inv if pair.equi is None else torch.cat([pair.inv, pair.equi], dim=1)
+        z = torch.cat([pair.inv, pair.equi], dim=1)
         z = z if self.absolute else torch.cat(z.chunk(2), dim=1)
         targets = pair.factors if self.absolute else pair.theta
         errors = [F.mse_loss(self.heads[name](z), targets[name]) for name in self.factors]

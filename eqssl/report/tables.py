@@ -172,6 +172,7 @@ def cost_table(summary: Summary) -> Table:
         trials = [t for t in summary["trials"] if t["configuration"] == c["name"]]
         epochs = [t["metrics"]["train_s"] for t in trials if "train_s" in t["metrics"]]
         sizes = [t["metrics"]["parameters"] for t in trials if t["epochs"] and "parameters" in t["metrics"]]
+        conditioned = any(t["metrics"].get("requires_transform", t["metrics"].get("sees_theta")) for t in trials)
         row: Row = {
             "configuration": c["name"],
             "trials": str(len(trials)),
@@ -179,15 +180,10 @@ def cost_table(summary: Summary) -> Table:
             "s an epoch": _fixed(median(epochs) if epochs else None, 1),
             "wall s": _fixed(sum(t["wall_s"] for t in trials), 0),
             "overhead s": _fixed(sum(t["overhead_s"] for t in trials), 1),
-            "conditioned on the transform": "yes" if any(_is_conditioned(t["metrics"]) for t in trials) else "",
+            "conditioned on the transform": "yes" if conditioned else "",
         }
         rows.append(row)
     return _table("cost", "Cost", rows, summary)
-
-
-def _is_conditioned(metrics: Mapping[str, float]) -> bool:
-    """Return whether a trial's method was conditioned on the transform, by its former name in stored studies too."""
-    return metrics.get("requires_transform", metrics.get("sees_theta")) == 1
 
 
 def importances_table(importances: pd.DataFrame) -> Table:
