@@ -1,4 +1,4 @@
-"""Whoever wants to know how a study goes: the record, the search, the progress, the tracking."""
+"""The interface of whatever follows a study: the record, the search, the progress, the tracking."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Told in the study's own process, in the order of events; each method may be left as it is."""
+    """Receives the events of a study in its own process, in their order; each method may be left as it is."""
 
     def trial_started(self, trial: Trial) -> None:
         """A process begins with the trial, for the first time or again."""
@@ -17,5 +17,11 @@ class Listener:
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         """An epoch has been trained; its checkpoint, if one was due, is on disk."""
 
+    def trial_retried(self, trial: Trial, error: str) -> None:
+        """An attempt has failed; the trial starts again from its checkpoint."""
+
     def trial_ended(self, trial: Trial, record: "TrialRecord") -> None:
-        """The trial is complete or has failed for good."""
+        """The trial is complete, was stopped early or has failed for good."""
+
+    def time_passed(self, running: int, waiting: int) -> None:
+        """Some tenths of a second have passed, with so many trials that run or wait for a node."""

@@ -45,14 +45,13 @@ class StudyOptions:
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
     as there is room for, which changes as nodes come and go; --train.batch-size stays the same."""
     gpus_per_trial: float | None = None
-    """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any."""
+    """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any, or
+    the variable EQSSL_GPUS_PER_WORKER where an autoscaler may still add them."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Resources that each worker reserves beside CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
-    cluster_config: str | None = None
-    """YAML of the cluster (as for `ray up`, or a RayJob or RayCluster of KubeRay), from which the most nodes that its
-    autoscaler may add are read. Default: the one on the head of a cluster that `ray up` started."""
     concurrency: int | None = None
-    """Trials at a time; default: as many as the cluster has room for."""
+    """Trials at a time; those without room wait, and let an autoscaler add nodes. Default: as many as the nodes hold;
+    with an autoscaler all, or 8 where the sampler goes by earlier results."""
     output: str = field(default_factory=lambda: os.environ.get("EQSSL_OUTPUT", "results"))
     """Folder for the results, OUTPUT/STUDY, or a bucket, s3://BUCKET/FOLDER; on a cluster one that all nodes share.
     Default: the variable EQSSL_OUTPUT, else results."""

@@ -65,6 +65,7 @@ def head(tmp_path_factory):
         "HOME": str(home),
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",
+        "RAY_NODE_TYPE_NAME": config["head_node_type"],  # which `ray up` sets, too
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
@@ -129,7 +130,7 @@ def test_a_study_grows_the_cluster_to_its_maximum_and_back_to_nothing(head, tmp_
     assert counts[0] == counts[-1] == 0 and max(counts) == MOST
     assert watch.changes[-1][0] - done_s > 0  # none is taken from a study that runs
     assert watch.markets == {"spot"}
-    assert f"{MOST} at a time" in result.stdout
+    assert "and what the autoscaler adds; a trial takes 1 CPU: up to 14 at a time" in result.stdout
     check_complete(tmp_path / "results" / "loss_weight_smoke")
 
 
@@ -138,3 +139,17 @@ def check_complete(folder: Path) -> None:
     assert {trial["status"] for trial in summary["trials"]} == {"COMPLETE"}
     # The reference rows, the search and its auto-encoding twins: more than the nodes hold at a time.
     assert len(summary["trials"]) == 8 + 2 * 3
+
+
+def test_a_demand_that_no_node_meets_is_told_and_can_be_stopped(head, tmp_path):
+    command = ["python", "studies/loss_weight.py", "--smoke", "--resources-per-worker", "moon", "1"]
+    command += ["--output", str(tmp_path / "results"), "--tracking-uri", f"sqlite:///{tmp_path}/mlflow.db"]
+    sent = head.submit("--submission-id", "moon", "--no-wait", "--", *command)
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+    deadline = time.monotonic() + 240
+    while "the autoscaler starts none" not in (said := head.job("logs", "moon").stdout):
+        assert time.monotonic() < deadline, said
+        time.sleep(5)
+    assert "waiting for a node with 1 CPU + 1 moon: " in said
+    assert head.job("stop", "moon").returncode == 0
+    assert not (tmp_path / "results").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from eqssl.study.execution.cluster import RAY_VERSION
+from eqssl.study.execution.cluster import GPUS_PER_WORKER, RAY_VERSION
 
 ROOT = Path(__file__).parents[2]
 FILES = {name: (ROOT / name).read_text() for name in ("ray_cluster.yaml", "ray_job.yaml")}
@@ -113,6 +113,14 @@ def test_ports_are_the_loopbacks_and_the_token_is_asked_for():
     assert "export RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S=900" in environment
     for kind in CONFIG["available_node_types"].values():
         assert kind["node_config"]["SecurityGroupIds"]  # or Ray makes one that lets in SSH from anywhere
+
+
+def test_a_study_knows_the_gpus_of_nodes_that_are_still_to_come():
+    gpus = {kind["resources"]["GPU"] for kind in WORKERS.values()}
+    (cluster,) = re.findall(rf"export {GPUS_PER_WORKER}=(\d+) ", FILES["ray_cluster.yaml"])
+    (head,) = JOB["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    job = next(variable["value"] for variable in head["env"] if variable["name"] == GPUS_PER_WORKER)
+    assert {float(cluster)} == {float(job)} == gpus
 
 
 def test_ray_starts_inside_the_checkout():

@@ -1,19 +1,23 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
 from eqssl.config import RunConfig
+from eqssl.study import progress as module
 from eqssl.study.progress import StudyProgress
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import TrialRecord
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
 
+SUGGESTIONS = SimpleNamespace(total=3, ended=1, work=lambda base: 22)
+
 
 def run(console, status="COMPLETE", **values) -> str:
     configuration = TRIAL.configuration
-    with StudyProgress(console, RunConfig(), total=3, ended=1, work=22, figures=["knn"]) as progress:
+    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
         progress.trial_started(TRIAL)
         for epoch in range(1, 11):
             progress.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 0.5})
@@ -46,3 +50,42 @@ def test_a_bar_on_a_terminal(width):
     text = run(Console(file=io.StringIO(), force_terminal=True, width=width))
     assert "\x1b[" in text
     assert "2/3" in text
+
+
+def test_a_failed_attempt_is_told_when_it_happens():
+    console = Console(file=io.StringIO(), width=60)
+    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
+        progress.trial_retried(TRIAL, "RuntimeError: out of memory [0]")
+    assert console.file.getvalue() == "weight 0.5 / seed 1: RuntimeError: out of memory [0]; tried again\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_trials_that_wait_are_told_of_and_long_trainings_too(monkeypatch, terminal):
+    console = Console(file=io.StringIO(), width=60, force_terminal=terminal)
+    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
+        progress.time_passed(2, 6)
+        assert "trials run" not in console.file.getvalue()
+        monkeypatch.setattr(module, "WAITING_S", 0.0)
+        progress.time_passed(2, 0)
+        assert "trials run" not in console.file.getvalue()
+        progress.time_passed(2, 6)
+        assert "2 trials run, 6 wait for a node: none comes\n" in console.file.getvalue()
+        monkeypatch.setattr(module, "QUIET_S", 0.0)
+        progress.time_passed(2, 0)
+        assert ("[1/3] 2 trials run" in console.file.getvalue()) is not terminal  # where a bar shows it
+
+
+def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+    console = Console(file=io.StringIO(), width=140)
+    epochs, trials = RunConfig().train.epochs, [Trial(TRIAL.configuration, seed) for seed in (1, 2)]
+    two = SimpleNamespace(total=2, ended=0, work=lambda base: 2 * (epochs + 1))
+    with StudyProgress(console, RunConfig(), two, ["knn"], lambda: "") as progress:
+        for trial in trials:
+            progress.trial_started(trial)
+        clock[0] += 60  # imports, data
+        for epoch in range(1, 6):
+            clock[0] += 10
+            progress.epoch_ended(trials[0], {"epoch": float(epoch)})
+    assert progress._time_left() == f"about {module.duration(10 * (2 * (epochs + 1) - 5))} left"

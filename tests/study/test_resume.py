@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from eqssl.config import RunConfig, from_dict, replace
+from eqssl.training import checkpoint
 from eqssl.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -27,14 +28,35 @@ if __name__ == "__main__":
     sys.exit(main(Study(name="toy", question="?", space={{"recon.weight": log_uniform(0.1, 1.0)}}, rows=ROWS)))
 """
 EPOCHS = 4
+# Its one epoch takes a minute or more, and its first step makes a file.
+UNHURRIED = """
+import sys
+import time
+sys.path.insert(0, {root!r})
+from eqssl import register_method
+from eqssl.methods.vicreg import VICReg
+from eqssl.study import Study, main
+
+
+class Unhurried(VICReg):
+    def forward(self, pair):
+        time.sleep(1)
+        open({marker!r}, "w").close()
+        return super().forward(pair)
+
+
+if __name__ == "__main__":
+    register_method("unhurried", Unhurried)
+    sys.exit(main(Study(name="toy", question="?", space={{}}, rows={{}}, configs=1)))
+"""
 
 
 class Process:
     """The study as a command of its own."""
 
-    def __init__(self, folder: Path, cache: str, *more: str, **values: str):
+    def __init__(self, folder: Path, cache: str, *more: str, study: str = STUDY, **values: str):
         script = folder / "toy.py"
-        script.write_text(STUDY.format(root=str(ROOT)))
+        script.write_text(study.format(root=str(ROOT), marker=str(folder / "results" / "toy" / "begun")))
         options = {"data.cache": cache, "data.objects": 16, "train.batch-size": 32, "train.epochs": EPOCHS}
         options |= {"evaluate.train-images": 64, "evaluate.images": 16, "seeds": 1, "configs": 2}
         options |= {"tracking-uri": f"sqlite:///{folder}/mlflow.db", "output": folder / "results"}
@@ -157,6 +179,26 @@ def test_a_hundred_queued_trials_hold_the_driver_under_a_gigabyte_and_a_half(tmp
     assert process.end(signal.SIGTERM) == 143
     assert re.search(r"^\[3/10\d\]", process.text(), re.MULTILINE)
     assert peak_kb < 1.5 * 1024**2
+
+
+def test_a_study_that_is_stopped_saves_the_trials_that_run_within_an_epoch(tmp_path, base):
+    options = {"study": UNHURRIED, "train.epochs": "1", "train.batch_size": "8"}
+    options |= {"method.name": "unhurried", "data.objects": "60"}
+    process = Process(tmp_path, base.data.cache, "--yes", configs="1", **options)
+    process.wait_for("trials/*/trial.json", tmp_path, 1)
+    (tmp_path / "results" / "toy" / "begun").unlink()  # by the steps of the forecast
+    process.wait_for("begun", tmp_path, 1)
+    time.sleep(3)
+    start = time.monotonic()
+    assert process.end(signal.SIGTERM) == 143, process.text()
+    assert time.monotonic() - start < 20
+    (path,) = (tmp_path / "results" / "toy").glob("trials/*/checkpoint")
+    state = checkpoint.load(path)
+    assert state["run"]["epoch"] == 0 and state["run"]["step"] > 0
+    again = Process(tmp_path, base.data.cache, "--yes", "--resume", configs="1", **options)
+    assert again.end() == 0, again.text()
+    (trial,) = json.loads((tmp_path / "results" / "toy" / "summary.json").read_text())["trials"]
+    assert trial["resumed_s"] > 0 and trial["status"] == "COMPLETE"
 
 
 def test_a_search_that_was_killed_anywhere_ends_as_the_uninterrupted_one(tmp_path_factory, base):

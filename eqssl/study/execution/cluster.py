@@ -1,61 +1,59 @@
-"""Ray, started or joined, and how many trials it has room for."""
+"""Ray, started or joined: how many trials run at a time, and functions that run on its nodes."""
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from eqssl.study.execution.environment import go_to
-from eqssl.study.execution.nodes import HEAD, Cluster, Nodes, Resources, add_types, amounts, read_config, untold
+from eqssl.study.definition import LEARNING
+from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.training.memory import children_keep_freed
 
 RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
-ANSWER_S = 10.0
-TUNES_NAMES = {"CPU": "cpu", "GPU": "gpu"}
+HEAD = "node:__internal_head__"  # a resource that Ray gives the head alone
+NODE_GROUP = "ray.io/node-group"  # a label that Ray gives the nodes of a cluster with an autoscaler
+GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose nodes with GPUs may still have to be added
+QUEUED = 200  # trials at a time, running or waiting for nodes that an autoscaler adds
+QUEUED_LEARNING = 8  # where earlier trials decide about later ones, or each has a driver that takes the head's memory
+ANSWER_S, WAIT_S = 10.0, 60.0
+Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Room:
-    """How many trials the cluster holds.
+class Capacity:
+    """The number of trials at a time, and the resources of each.
 
     Args:
         trials: at a time.
         worker: resources of one worker, in Ray's names.
         workers: of each trial, at most.
-        resources: that Ray reserves for a trial's own process, in Tune's names.
+        driver: resources of a trial's own process where it has workers beside it.
         text: the arithmetic in words.
     """
 
     trials: int
-    worker: dict[str, float]
+    worker: Resources
     workers: int
-    resources: dict[str, float]
+    driver: Resources
     text: str
 
     @property
-    def cpus(self) -> float:
-        """Of one trial."""
-        return self.workers * self.worker["CPU"]
-
-    @property
-    def gpus(self) -> float:
-        """Of one trial."""
-        return self.workers * self.worker.get("GPU", 0.0)
+    def devices(self) -> tuple[str, float]:
+        """GPU or CPU, and how many of them a trial reserves."""
+        kind = "GPU" if "GPU" in self.worker else "CPU"
+        return kind, self.workers * self.worker[kind]
 
 
 @contextmanager
-def ray_running(config: str | None = None) -> Iterator[Cluster]:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine; yield what the cluster is at most.
-
-    Args:
-        config: file with the cluster's node types; default: that of the autoscaler on its head.
+def ray_running() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine.
 
     Raises:
         ValueError: for a cluster that cannot be joined.
@@ -65,115 +63,139 @@ def ray_running(config: str | None = None) -> Iterator[Cluster]:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # signals are ours, see `StopSignals`
     ours = not ray.is_initialized()
     if ours:
-        _join_or_start()
+        try:
+            with children_keep_freed():  # trials, where Ray is started here
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
+            address = os.environ.get("RAY_ADDRESS", "not given")
+            raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
     for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # a failed trial is told by us, once
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress shows a failed trial, once
     try:
-        yield cluster_at_most(config)
+        yield
     finally:
         if ours:
             ray.shutdown()
 
 
-def _join_or_start() -> None:
-    try:
-        with children_keep_freed():  # trials, where Ray is started here
-            ray.init(log_to_driver=False, logging_level="error")
-    except Exception as error:  # no cluster there, another Ray or Python, a wrong token; of many kinds, bare ones too
-        address = os.environ.get("RAY_ADDRESS", "not given")
-        raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
+def alive_nodes() -> list[dict[str, Any]]:
+    """Return the nodes that are alive, as `ray.nodes` describes them."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
-def cluster_at_most(config: str | None) -> Cluster:
-    """Return what the cluster that was joined can become.
+def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: int) -> Capacity:
+    """Return how many trials run at a time: as many as the nodes hold, or as many as may wait for an autoscaler's.
 
-    Args:
-        config: file with its node types; None: the one of the autoscaler that runs on the head, if there is one.
-    """
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    head = next(node for node in alive if HEAD in node["Resources"])
-    if config:
-        types = read_config(config)
-    elif head["NodeID"] == ray.get_runtime_context().get_node_id():  # as on a laptop, or in a job: no worker is needed
-        types = _autoscaler_config()
-    else:
-        on_head = ray.remote(num_cpus=0, resources={HEAD: 0.001})(_autoscaler_config)
-        types = ray.get(on_head.remote())
-    if types and not untold(types):  # a cluster of machines that somebody owns tells nothing and adds nothing
-        return add_types([Nodes(1, head["Resources"])], types)
-    return Cluster([Nodes(1, node["Resources"]) for node in alive])
-
-
-def _autoscaler_config() -> dict[str, Any] | None:
-    """Return the configuration of the autoscaler of this head: nothing but its command line says where that is."""
-    address = ray.get_runtime_context().gcs_address
-    for process in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            options = dict(part.partition("=")[::2] for part in process.read_bytes().decode().split("\0"))
-        except (OSError, UnicodeDecodeError):
-            continue
-        if options.get("--gcs-address") == address and "--autoscaling-config" in options:
-            return read_config(options["--autoscaling-config"])
-    return None
-
-
-def cpus_per_worker(options: StudyOptions) -> int:
-    """Return the CPUs that Ray reserves for each worker of a trial."""
-    return options.run.train.threads or 1
-
-
-def room(options: StudyOptions, cluster: Cluster) -> Room:
-    """Return how many trials the cluster holds at a time.
+    An autoscaler adds nodes for what waits in Ray's queue, so there trials are started without regard to the nodes. A
+    trial of several workers has a driver beside them that reserves no CPU or GPU: it never holds what workers wait for.
 
     Args:
         options: workers, resources and concurrency asked for.
-        cluster: with all that its autoscaler may add, or it would never grow.
+        nodes: `Resources` and `Labels` of each that is alive.
+        left: trials to come.
 
     Raises:
-        ValueError: for a trial that the cluster can never hold.
+        ValueError: for a trial that the nodes cannot hold.
     """
-    (least, most), gpus = options.workers, options.gpus_per_trial
-    if gpus is None:
-        gpus = float(most) if cluster.hold({"GPU": 1}) >= least else 0.0
-    worker = {"CPU": cpus_per_worker(options)} | ({"GPU": gpus / most} if gpus else {}) | options.resources_per_worker
-    asked = f"{most}" if least == most else f"{least}:{most}"
-    driver = {}
-    if most > 1:  # a driver must never hold what its workers wait for
-        driver = {"train_driver": 1.0} if cluster.hold({"train_driver": 1}) else {HEAD: 0.001}
-    hold = cluster.hold(worker)
-    fits = max(hold // most, int(hold >= least))  # where not even one can grow to its most, one runs at a time
-    trials = min(fits, cluster.hold(driver) if driver else fits, options.concurrency or fits)
-    shown = [name for name in worker | driver if name != HEAD]
-    needs = amounts(worker, shown)
+    grows = any(NODE_GROUP in node["Labels"] for node in nodes)
+    there = [node["Resources"] for node in nodes]
+    worker = _worker(options, there, grows)
+    (least, most), fitting = options.workers, _fitting(there, worker)
+    driver: dict[str, float] = {}
     if most > 1:
-        needs = f"{asked} x ({needs})" + (" + 1 train_driver" if "train_driver" in driver else "")
+        driver = {"train_driver": 1.0} if _fitting(there, {"train_driver": 1}) else {HEAD: 0.001}
+    if grows:
+        few = options.sampler in LEARNING or HEAD in driver
+        trials = min(options.concurrency or (QUEUED_LEARNING if few else QUEUED), max(left, 1))
+    else:
+        fits = max(fitting // most, int(fitting >= least))  # where none can grow to its most, one runs at a time
+        trials = min(options.concurrency or fits, fits)
+    if driver:
+        trials = min(trials, _fitting(there, driver))
+    asked = f"{most}" if least == most else f"{least}:{most}"
+    needs = _text(worker) if most == 1 else f"{asked} x ({_text(worker)})"
+    shown = [name for name in worker | driver if name != HEAD]
+    counts = Counter(_text({name: node.get(name, 0.0) for name in shown}) for node in there)
+    text = " and ".join(f"{count} x {resources}" for resources, count in counts.items())
     if not trials:
         raise ValueError(
-            f"--workers-per-trial is {asked}, --gpus-per-trial {gpus:g}: a trial takes {needs}, and the nodes of the "
-            f"cluster ({cluster.text(shown)}) have room for {hold} of its workers, now and later"
+            f"--workers-per-trial is {asked}, --gpus-per-trial {worker.get('GPU', 0) * most:g}: a trial takes {needs}, "
+            f"and the nodes of the cluster ({text}) have room for {fitting} of its workers"
         )
-    text = f"nodes: {cluster.text(shown)}; a trial takes {needs}: {trials} at a time"
-    if options.concurrency == trials:
-        text += " by --concurrency"
-    own = driver or {TUNES_NAMES.get(name, name): amount for name, amount in worker.items()}
-    return Room(trials, worker, min(most, hold), own, text)
+    text += ", and what the autoscaler adds" if grows else ""
+    text = f"nodes: {text}; a trial takes {needs}: {'up to ' * grows}{trials} at a time"
+    return Capacity(trials, worker, most if grows else min(most, fitting), driver, text)
 
 
-def start_in_worker(function: Callable[..., Any], worker: Resources, *arguments: Any) -> ray.ObjectRef:
-    """Start a function in a process of the cluster; `ray.get` waits for what it returns.
+def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> dict[str, float]:
+    """Return the resources of a worker, by default with a GPU where there are any or the cluster says it adds them."""
+    (least, most), gpus = options.workers, options.gpus_per_trial
+    if gpus is None and _fitting(nodes, {"GPU": 1}) >= (1 if grows else least):
+        gpus = float(most)
+    elif gpus is None:
+        gpus = most * float(os.environ.get(GPUS_PER_WORKER, 0)) if grows else 0.0
+    worker = {"CPU": float(options.run.train.threads or 1)} | ({"GPU": gpus / most} if gpus else {})
+    return worker | options.resources_per_worker
 
-    Args:
-        function: with its arguments.
-        worker: resources that it reserves.
-    """
-    others = {name: amount for name, amount in worker.items() if name not in TUNES_NAMES}
-    task = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0), resources=others, max_retries=0)(_call)
-    return task.remote(os.getcwd(), function, *arguments)
+
+def _fitting(nodes: Sequence[Resources], need: Resources) -> int:
+    """Return how many workers with these resources fit on the nodes."""
+
+    def share(node: Resources, name: str) -> int:
+        total, amount = node.get(name, 0), need[name]
+        if name == "GPU" and amount < 1:  # no worker shares two GPUs
+            return int(total) * int(1 / amount + 1e-9)
+        return int(total / amount + 1e-9)
+
+    return sum(min(share(node, name) for name in need) for node in nodes)
 
 
-def _call(cwd: str, function: Callable[..., Any], *arguments: Any) -> Any:
-    go_to(cwd)
-    return function(*arguments)
+def _text(resources: Resources) -> str:
+    """Return resources in words, such as `8 CPU + 1 GPU`."""
+    there = [f"{amount:g} {name}" for name, amount in resources.items() if amount]
+    return " + ".join(there) or f"0 {next(iter(resources))}"
+
+
+def start_in_worker(function: Callable[..., Any], setup: StudySetup, *arguments: Any) -> ray.ObjectRef:
+    """Start a function of the setup and arguments in a worker's process; `result_of` waits for its result."""
+    cpus, gpus = setup.worker["CPU"], setup.worker.get("GPU", 0.0)
+    others = {name: amount for name, amount in setup.worker.items() if name not in ("CPU", "GPU")}
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others, max_retries=0)(_call)
+    return task.remote(function, setup, *arguments)
+
+
+def _call(function: Callable[..., Any], setup: StudySetup, *arguments: Any) -> Any:
+    setup.apply()
+    return function(setup, *arguments)
+
+
+def result_of(task: ray.ObjectRef, setup: StudySetup, say: Callable[[str], None]) -> Any:
+    """Return a task's result; each minute in which no node has room for it, say what the autoscaler does about that."""
+    while True:
+        try:
+            return ray.get(task, timeout=WAIT_S)
+        except ray.exceptions.GetTimeoutError:
+            if not _fitting([node["Resources"] for node in alive_nodes()], setup.worker):
+                say(f"waiting for a node with {_text(setup.worker)}: {autoscaler_status()}")
+
+
+def autoscaler_status() -> str:
+    """Return in words which nodes the autoscaler is starting."""
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    try:
+        status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    except Exception as error:  # the head may be away for a moment
+        return f"the autoscaler does not answer ({error})"
+    coming = Counter(node.ray_node_type_name for node in status.pending_nodes)
+    for launch in status.pending_launches:
+        coming[launch.ray_node_type_name] += launch.count
+    if coming:
+        return "the autoscaler starts " + ", ".join(f"{count} x {name}" for name, count in coming.items())
+    if status.failed_launches:
+        failed = status.failed_launches[-1]
+        return f"the autoscaler cannot start {failed.ray_node_type_name}: {failed.details}"
+    return "the autoscaler starts none: no type of node has as much, or as many as may be are in use"
 
 
 def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
@@ -183,22 +205,17 @@ def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
         check: with its arguments; returns what is wrong.
 
     Raises:
-        ValueError: with what is wrong on a node, or for one that cannot say so within ten seconds.
+        ValueError: with what is wrong on a node, or for one that does not answer within ten seconds.
     """
     own = ray.get_runtime_context().get_node_id()
-    others = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] != own]
     task = ray.remote(num_cpus=0, max_retries=0)(check)
-    asked = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(*arguments): node
-        for node in others
-    }
-    answered, silent = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S) if asked else ([], [])
-    for answer in answered:
+    others = [node["NodeID"] for node in alive_nodes() if node["NodeID"] != own]
+    there = [NodeAffinitySchedulingStrategy(node, soft=False) for node in others]
+    answers = [task.options(scheduling_strategy=node).remote(*arguments) for node in there]
+    for node, answer in zip(others, answers, strict=True):
         try:
-            wrong = ray.get(answer)
+            wrong = ray.get(answer, timeout=ANSWER_S)
         except ray.exceptions.RayError as error:  # the package is not installed there, or the node has just gone
-            wrong = f"node {asked[answer]} cannot run eqssl: {error}"
+            wrong = f"node {node} cannot run eqssl, or does not answer in {ANSWER_S:g} s: {error}"
         if wrong:
             raise ValueError(wrong)
-    if silent:
-        raise ValueError(f"nodes that did not answer in {ANSWER_S:g} s: {', '.join(asked[one] for one in silent)}")

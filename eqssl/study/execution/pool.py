@@ -1,62 +1,99 @@
-"""All trials of a study as one Tune run whose processes are kept from one trial to the next."""
+"""All trials of a study as one Tune run, whose processes are kept from one trial to the next.
+
+A trial whose process is lost, or ends with an error that another attempt might mend, is tried again by Tune and goes on
+from its checkpoint. It is given up after three attempts without a further epoch.
+"""
 
 import logging
-import os
 import shutil
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from eqssl.config import replace, to_dict
-from eqssl.files import as_path, finite, remove
-from eqssl.study.execution.cluster import Room
-from eqssl.study.execution.plugins import registered
-from eqssl.study.execution.trial import FINAL, HISTORY, LOSSES, METRICS, last_error, run_trial
+from eqssl.config import RunConfig
+from eqssl.files import as_path, remove, write_atomically
+from eqssl.study.execution.cluster import Capacity
+from eqssl.study.execution.preemption import SaveNotice, start_here
+from eqssl.study.execution.setup import StudySetup
+from eqssl.study.execution.signals import StopSignals
+from eqssl.study.execution.trial import RECORD, record_of, run_trial
 from eqssl.study.listener import Listener
-from eqssl.study.options import StudyOptions
-from eqssl.study.search.pruning import Halving, evaluated_every
+from eqssl.study.search.pruning import Halving
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import TrialRecord, collapsed_parts
+from eqssl.study.store.records import GIVEN_UP, TrialRecord
 
 logger = logging.getLogger(__name__)
 
+MAX_ATTEMPTS = 3
+ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
+SAVING_S = 15.0  # for trials to save their state when the study is stopped
+FULL_DISK_S = 5.0  # between two attempts to write a record
 
-def trial_spec(
-    trial: Trial, options: StudyOptions, folder: Path, worker: dict[str, float], command: str
-) -> dict[str, Any]:
-    """Return what a trial's process must know, as plain values.
+
+def run_trials(
+    suggestions: Suggestions,
+    run_of: Callable[[Trial], RunConfig],
+    setup: StudySetup,
+    capacity: Capacity,
+    listeners: Sequence[Listener],
+    signals: StopSignals,
+    halving: Halving | None = None,
+) -> list[TrialRecord]:
+    """Run all trials to their ends, or until the study is stopped; return records of those that have not ended.
 
     Args:
-        trial: of the study.
-        options: of the study.
-        folder: of the study.
-        worker: resources of each worker.
-        command: names this run of the study's command.
+        suggestions: which trials.
+        run_of: trial -> its configuration; called once before the trial starts.
+        setup: of the trials' processes.
+        capacity: how many at a time, and what each reserves.
+        listeners: told of every start, epoch and end; the first one keeps the records.
+        signals: of the study, whose stop waits until trials have saved their state.
+        halving: ends trials that are behind; None: all are trained to their ends.
     """
-    row = trial.configuration.name if trial.configuration.overrides is None else None
-    run = trial.run_config(options.run)
-    if options.pruner == "halving" and trial.configuration.number is not None:
-        run = replace(run, {"train.eval_every": evaluated_every(run.train)})
-    return {
-        "id": trial.id,
-        "row": row,
-        "run": to_dict(run),
-        "folder": str((folder / "trials" / trial.id).absolute()),
-        "workers": list(options.workers),
-        "worker": worker,
-        "command": command,
-        "ray_folder": str((folder / ".ray").absolute()),
-        "cwd": os.getcwd(),
-    }
+    notice = start_here(SaveNotice)
+    notice.watch_nodes.remote()
+    signals.before_stop = lambda: ray.get(notice.stop.remote(), timeout=SAVING_S)
+    searcher = _Searcher(suggestions, run_of)
+    events = _Events(searcher, setup, listeners, signals)
+    trainable = tune.with_parameters(run_trial, setup=replace(setup, save_notice=notice))
+    staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
+    tune_names = {"CPU": "cpu", "GPU": "gpu"}
+    reserved = {tune_names.get(name, name): of for name, of in (capacity.driver or capacity.worker).items()}
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, reserved),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_Scheduler(searcher, halving) if halving else None,
+            num_samples=-1,
+            max_concurrent_trials=capacity.trials,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=staging,
+            verbose=0,
+            callbacks=[events],
+            failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        signals.before_stop = None
+        shutil.rmtree(staging, ignore_errors=True)
+        remove(as_path(setup.folder) / ".ray")  # what Ray Train wrote
+    return events.unfinished()
 
 
 class _Unsaved:
@@ -69,20 +106,20 @@ class _Unsaved:
 class _Searcher(_Unsaved, Searcher):
     """Suggestions, as Tune asks for them."""
 
-    def __init__(self, suggestions: Suggestions, spec: Callable[[Trial], dict[str, Any]]):
+    def __init__(self, suggestions: Suggestions, run_of: Callable[[Trial], RunConfig]):
         super().__init__()
-        self._suggestions, self._spec = suggestions, spec
+        self._suggestions, self._run_of = suggestions, run_of
         self.trials: dict[str, Trial] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         trial = self._suggestions.next()
         if trial is None:  # until another has ended, or for good
             return self.FINISHED if self._suggestions.finished else None
         self.trials[trial_id] = trial
-        return {"trial": self._spec(trial)}
+        return {"trial": trial, "run": self._run_of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing: Optuna is told from the record, see `_Events`."""
+        """Nothing: Optuna learns from the record, see `_Events`."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing, see `_Unsaved`."""
@@ -99,150 +136,90 @@ class _Scheduler(_Unsaved, FIFOScheduler):
         self._searcher, self._halving = searcher, halving
 
     def on_trial_result(self, controller: Any, tune_trial: TuneTrial, result: dict[str, Any]) -> str:
-        trial = self._searcher.trials[tune_trial.trial_id]
-        if trial.configuration.number is None or f"{METRICS}/epoch" not in result:  # Tune gives it flat
+        trial, record = self._searcher.trials[tune_trial.trial_id], result.get(RECORD)
+        if record is None or record.status != "STOPPED" or trial.configuration.number is None:
             return self.CONTINUE
-        seen: dict[int, dict[str, float]] = defaultdict(dict)
-        for key, value in result.items():
-            if key.startswith(f"{HISTORY}/"):
-                _, epoch, figure = key.split("/", 2)
-                seen[int(epoch)][figure] = value
-        for epoch, figures in seen.items():
-            self._halving.add(trial.id, trial.seed, epoch, figures)
-        goes_on = self._halving.goes_on(trial.id, trial.seed, int(result[f"{METRICS}/epoch"]))
-        return self.CONTINUE if goes_on else self.STOP
+        for epoch, metrics in record.history.items():
+            self._halving.add(trial.id, trial.seed, int(epoch), metrics)
+        return self.CONTINUE if self._halving.goes_on(trial.id, trial.seed, record.epochs) else self.STOP
 
 
 class _Events(_Unsaved, tune.Callback):
-    """Tune's events, as records for the listeners."""
+    """Tune's events, for the listeners."""
 
-    def __init__(self, searcher: _Searcher, listeners: list[Listener], objectives: Collection[str]):
-        self._searcher, self._listeners, self._objectives = searcher, listeners, objectives
-        self._started: dict[str, float] = {}
-        self._last: dict[str, tuple[TuneTrial, dict[str, Any]]] = {}  # reports of trials that run
+    def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
+        self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
+        self._started_s: dict[str, float] = {}
+        self._last: dict[str, TrialRecord] = {}  # of trials that have begun and not ended
+
+    def unfinished(self) -> list[TrialRecord]:
+        """Return how far the trials have come that have not ended."""
+        return [self._with_overhead(trial_id, record) for trial_id, record in self._last.items()]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._started[trial.trial_id] = time.perf_counter()
+        self._started_s[trial.trial_id] = time.perf_counter()
         for listener in self._listeners:
             listener.trial_started(self._searcher.trials[trial.trial_id])
 
     def on_trial_result(
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
-        if METRICS in result and FINAL not in result:
-            self._last[trial.trial_id] = trial, result
-            for listener in self._listeners:
-                listener.epoch_ended(self._searcher.trials[trial.trial_id], result[METRICS])
+        record: TrialRecord | None = result.get(RECORD)
+        if record is None or record.status != "STOPPED":
+            return
+        before = self._last.get(trial.trial_id)
+        if before is None or record.epochs > before.epochs:  # progress: attempts are counted anew
+            trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1
+        self._last[trial.trial_id] = record
+        for listener in self._listeners:
+            listener.epoch_ended(self._searcher.trials[trial.trial_id], record.metrics)
 
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        last = trial.last_result  # of a trial that was ended early, an epoch's
-        self._end(trial, last[FINAL]) if FINAL in last else self._end(trial, last, stopped=True)
+    def on_trial_recover(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        error = self._error(trial)
+        for listener in self._listeners:
+            listener.trial_retried(self._searcher.trials[trial.trial_id], error)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        _, seen = self._last.get(trial.trial_id, (trial, {}))
-        error = last_error(as_path(trial.config["trial"]["folder"]))
-        self._end(trial, {"error": error, HISTORY: seen.get(HISTORY, {})})
+        error = f"{self._error(trial)} ({MAX_ATTEMPTS}{GIVEN_UP}"
+        last = self._last.get(trial.trial_id)
+        history = last.history if last else {}
+        self._end(trial, record_of(self._searcher.trials[trial.trial_id], "FAILED", error=error, history=history))
 
-    def unfinished(self) -> list[TrialRecord]:
-        """Return how far the trials have come that have not ended."""
-        return [self._record(trial, result, stopped=True) for trial, result in self._last.values()]
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._end(trial, trial.last_result[RECORD])  # STOPPED where the scheduler has ended it
 
-    def _end(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool = False) -> None:
-        self._last.pop(tune_trial.trial_id, None)
-        record = self._record(tune_trial, final, stopped)
-        trial = self._searcher.trials[tune_trial.trial_id]
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        states = [trial.status for trial in trials]
+        for listener in self._listeners:
+            listener.time_passed(states.count(TuneTrial.RUNNING), states.count(TuneTrial.PENDING))
+
+    def _error(self, tune_trial: TuneTrial) -> str:
+        """Return the last line of the error of an attempt, and keep all of it in the trial's folder."""
+        text, error = str(tune_trial.get_error() or ""), tune_trial.get_pickled_error()
+        path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
+        with suppress(OSError):
+            write_atomically(path, lambda temporary: temporary.write_text(text))
+        died = isinstance(error, ray.exceptions.RayActorError)
+        return "its process died" if died else text.strip().rpartition("\n")[2]
+
+    def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
+        trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
         first, *others = self._listeners
-        first.trial_ended(trial, record)  # it is on record, and without that it has not ended
-        for listener in others:
+        while True:  # it has ended once it is on record, and for an exception Tune would train it once more
             try:
+                first.trial_ended(trial, record)
+                break
+            except OSError as error:
+                logger.warning("the end of %s cannot be written, to be tried again: %s", trial.name, error)
+                if self._signals.interruption:
+                    return
+                time.sleep(FULL_DISK_S)
+        self._last.pop(tune_trial.trial_id, None)
+        for listener in others:
+            with suppress(OSError):  # as of a terminal's log on a full disk
                 listener.trial_ended(trial, record)
-            except OSError:  # as of a terminal's log on a full disk; Tune would train the trial once more for it
-                logger.exception("the end of trial %s is not told to all", record.trial_id)
 
-    def _record(self, tune_trial: TuneTrial, final: dict[str, Any], stopped: bool) -> TrialRecord:
-        held_s = time.perf_counter() - self._started.get(tune_trial.trial_id, time.perf_counter())
-        return trial_record(self._searcher.trials[tune_trial.trial_id], final, held_s, self._objectives, stopped)
-
-
-def trial_record(
-    trial: Trial, final: dict[str, Any], held_s: float, objectives: Collection[str], stopped: bool = False
-) -> TrialRecord:
-    """Return the record of a trial from its last report.
-
-    Args:
-        final: `metrics` and `epochs`, or `error`; `history`, `attempt_s`, `wall_s` and `warm`.
-        held_s: seconds from Tune's start of the last attempt to its end.
-        objectives: the figures that are kept of earlier epochs.
-        stopped: whether it was ended before its last epoch.
-    """
-    configuration = trial.configuration
-    metrics = finite(final.get(METRICS, {}))
-    epochs = int(final.get("epochs", metrics.get("epoch", 0)))
-    cut = stopped or "error" in final  # else the last epoch's figures are the trial's
-    earlier = {epoch: finite(seen) for epoch, seen in final.get(HISTORY, {}).items() if cut or int(epoch) < epochs}
-    return TrialRecord(
-        trial_id=trial.id,
-        configuration=configuration.name,
-        number=configuration.number,
-        params=configuration.overrides or {},
-        seed=trial.seed,
-        status="STOPPED" if stopped else "FAILED" if "error" in final else "COMPLETE",
-        epochs=epochs,
-        metrics=metrics,
-        wall_s=final.get("wall_s", 0.0),
-        resumed_s=final.get("wall_s", 0.0) - final.get("attempt_s", 0.0),
-        overhead_s=max(0.0, held_s - final.get("attempt_s", 0.0)),
-        warm=final.get("warm", False),
-        error=final.get("error"),
-        history={epoch: {f: seen[f] for f in objectives if f in seen} for epoch, seen in earlier.items()},
-        collapsed=collapsed_parts(metrics),
-    )
-
-
-def run_trials(
-    suggestions: Suggestions,
-    spec: Callable[[Trial], dict[str, Any]],
-    listeners: list[Listener],
-    room: Room,
-    folder: Path,
-    objectives: Collection[str],
-    halving: Halving | None = None,
-) -> list[TrialRecord]:
-    """Run all trials to their ends, or until SIGUSR1 comes, and return how far those have come that have not ended.
-
-    Args:
-        suggestions: which trials.
-        spec: trial -> what its process must know.
-        listeners: told of every start, epoch and end.
-        room: how many at a time, and what each reserves.
-        folder: for what Ray Train writes, removed at the end.
-        objectives: of the study.
-        halving: ends trials that are behind; None: all are trained to their ends.
-    """
-    searcher = _Searcher(suggestions, spec)
-    events = _Events(searcher, listeners, objectives)
-    staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
-    tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, plugins=registered()), room.resources),
-        tune_config=tune.TuneConfig(
-            search_alg=searcher,
-            scheduler=_Scheduler(searcher, halving) if halving else None,
-            num_samples=-1,
-            max_concurrent_trials=room.trials,
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=staging,
-            verbose=0,
-            callbacks=[events],
-            failure_config=tune.FailureConfig(max_failures=LOSSES),
-        ),
-    )
-    try:
-        tuner.fit()
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        remove(folder)
-    return events.unfinished()
+    def _with_overhead(self, tune_id: str, record: TrialRecord) -> TrialRecord:
+        """Return the record with the seconds that the last attempt held its process beyond training."""
+        held_s = time.perf_counter() - self._started_s.get(tune_id, time.perf_counter())
+        return replace(record, overhead_s=max(0.0, held_s - (record.wall_s - record.resumed_s)))

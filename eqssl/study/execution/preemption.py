@@ -1,11 +1,17 @@
-"""When to save within an epoch: now and then, and in time before a spot node is gone, two minutes after its notice."""
+"""When a trial saves its state within an epoch: every five minutes, and at once before its processes are gone.
 
+A spot node is gone two minutes after its notice, and a study that is stopped ends the processes of its trials.
+"""
+
+import asyncio
 import logging
 import threading
 import time
+from contextlib import suppress
+from typing import Any
 
 import ray
-from ray._private.state import state  # the one place that tells which nodes are drained; Ray Train asks it as well
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger(__name__)
 
@@ -19,39 +25,102 @@ def this_node() -> str:
     return ray.get_runtime_context().get_node_id()
 
 
-class NodeWatch:
-    """Asks Ray every five seconds, while entered, whether one of these nodes is being drained.
+def draining_nodes() -> set[str]:
+    """Return the ids of the nodes that are about to leave.
+
+    Ray's public `ray.train.get_preemption_info` is a barrier of all workers of Ray Train; this is its source.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def start_here(actor: type) -> Any:
+    """Start an actor on this node, without a CPU of its own, and return its handle."""
+    here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
+class SaveNotice:
+    """Tells trials to save their state before their processes are gone; an actor of the study."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._waiting: dict[str, tuple[set[str], asyncio.Event]] = {}  # trial id -> its nodes
+
+    async def wait(self, trial_id: str, nodes: set[str]) -> None:
+        """Wait until a node of the trial is about to leave, or the study is stopped, or the trial has ended."""
+        event = asyncio.Event()
+        self._waiting[trial_id] = nodes, event
+        if not self._stopped:
+            await event.wait()
+
+    async def saved(self, trial_id: str) -> None:
+        """Take note that a trial has saved its state after the notice, or has ended."""
+        if trial_id in self._waiting:
+            self._waiting.pop(trial_id)[1].set()
+
+    async def stop(self) -> None:
+        """Tell all trials, and wait until they have saved."""
+        self._stopped = True
+        for _, event in self._waiting.values():
+            event.set()
+        while self._waiting:
+            await asyncio.sleep(0.1)
+
+    async def watch_nodes(self) -> None:
+        """Ask Ray every five seconds which nodes leave, for good."""
+        warned = False
+        while True:
+            await asyncio.sleep(POLL_S)
+            try:
+                leaving = draining_nodes()
+            except Exception as error:  # the head may be away for a moment, and another Ray lack the function
+                if not warned:
+                    logger.warning("Ray does not say which nodes leave: %s: %s", type(error).__name__, error)
+                warned, leaving = True, set()
+            for nodes, event in self._waiting.values():
+                if not leaving.isdisjoint(nodes):
+                    event.set()
+
+
+class SaveSchedule:
+    """Tells when a trial saves its state, while entered.
 
     Args:
-        nodes: their ids; without any, nothing is asked.
+        trial_id: of the trial.
+        nodes: ids of those that it runs on.
+        notice: handle of a `SaveNotice`; None: the state is saved every five minutes only.
     """
 
-    def __init__(self, nodes: set[str]):
-        self._nodes, self._drained, self._saved_s = nodes, False, time.monotonic()
-        self._ended = threading.Event()
+    def __init__(self, trial_id: str, nodes: set[str], notice: Any):
+        self._trial_id, self._nodes, self._notice = trial_id, nodes, notice
+        self._saved_s, self._leaving, self._ended = time.monotonic(), False, False
 
-    def __enter__(self) -> "NodeWatch":
-        if self._nodes:
-            threading.Thread(target=self._poll, daemon=True).start()
+    def __enter__(self) -> "SaveSchedule":
+        if self._notice:
+            notice: ray.ObjectRef = self._notice.wait.remote(self._trial_id, self._nodes)
+            threading.Thread(target=self._wait_for, args=(notice,), daemon=True).start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._ended.set()
+        self._ended = True
+        self.saved()
 
-    def due(self) -> bool:
-        """Return whether the state should be saved now: every five minutes, at the notice, and often from then on."""
-        if time.monotonic() - self._saved_s < (SAVE_EVERY_LEAVING_S if self._drained else SAVE_EVERY_S):
+    def _wait_for(self, notice: ray.ObjectRef) -> None:
+        with suppress(ray.exceptions.RayError):  # the study is gone
+            ray.get(notice)
+        if not self._ended:
+            self._saved_s, self._leaving = float("-inf"), True
+
+    def is_due(self) -> bool:
+        """Return whether to save now."""
+        if time.monotonic() - self._saved_s < (SAVE_EVERY_LEAVING_S if self._leaving else SAVE_EVERY_S):
             return False
         self._saved_s = time.monotonic()
         return True
 
-    def _poll(self) -> None:
-        told = False
-        while not self._drained and not self._ended.wait(POLL_S):
-            try:
-                if not self._nodes.isdisjoint(state.get_draining_nodes()):
-                    self._saved_s, self._drained = float("-inf"), True
-            except Exception as error:  # the head may be away for a moment
-                if not told:
-                    logger.warning("Ray does not say which nodes leave: %s: %s", type(error).__name__, error)
-                told = True
+    def saved(self) -> None:
+        """Take note that the state is saved."""
+        if self._notice and (self._leaving or self._ended):
+            self._notice.saved.remote(self._trial_id)

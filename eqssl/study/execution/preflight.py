@@ -1,30 +1,29 @@
 """What can be found wrong before anything is started, and what a worker finds wrong before anything is trained."""
 
-import dataclasses
 import logging
 import os
 import socket
-import time
-from collections.abc import Collection
+from dataclasses import replace
+from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import EvaluateConfig, RunConfig, from_dict
-from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
+from eqssl.config import EvaluateConfig, RunConfig
+from eqssl.files import as_path, check_storage, os_errors, read, try_writing
+from eqssl.metrics import METRICS
 from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Pruner, Study, lacking
-from eqssl.study.execution.forecast import Timing, Work, time_run
-from eqssl.study.execution.nodes import check_config
-from eqssl.study.execution.plugins import Plugins, register
+from eqssl.study.execution.forecast import time_epoch
+from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
-from eqssl.study.store.lock import owns
+from eqssl.study.store import lock as lease
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
 
 logger = logging.getLogger(__name__)
 
-FEW = 500  # held-out images, below which the sample of images alone hides differences of some hundredths
+FEW_IMAGES = 500  # of the eval split, below which their sampling alone hides differences of some hundredths
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
 
@@ -44,8 +43,6 @@ def check_options(study: Study, options: StudyOptions) -> None:
         from eqssl.study.search.pruning import check_rungs
 
         check_rungs(options.run.train)
-    if options.cluster_config:
-        check_config(options.cluster_config)
     for row in study.reference_configurations():
         Trial(row, 0).run_config(options.run)
     path = options.run.data.path
@@ -55,7 +52,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
         if options.sampler not in LEARNING:
             raise ValueError(f"--sampler is {options.sampler}; allowed with --warm-start: {', '.join(LEARNING)}")
         earlier = as_path(options.warm_start, "--warm-start")
-        check_readable(earlier, "--warm-start")
+        check_storage(earlier, "--warm-start", write=False)
         if not read(earlier / "summary.json"):
             raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
     check_output(options.output)
@@ -69,7 +66,7 @@ def check_output(text: str) -> None:
     """
     output = as_path(text, "--output").absolute()
     if not isinstance(output, Path):
-        return make_folder(output, "--output")
+        return check_storage(output, "--output", write=True)
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
@@ -80,11 +77,11 @@ def check_node(folder: str, token: str) -> str | None:
 
     Args:
         folder: OUTPUT/STUDY.
-        token: of the run of the command that owns the folder.
+        token: of the lease, which the study's own process has put there.
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        if not owns(here, token):
+        if lease.token_in(here) != token:
             return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
         with os_errors():
             try_writing(here)
@@ -94,36 +91,24 @@ def check_node(folder: str, token: str) -> str | None:
 
 
 def try_run(
-    run: dict[str, Any],
-    output: tuple[str, str],
-    workers: int,
-    worker: dict[str, float],
-    work: Work | None,
-    objectives: Collection[str],
-    plugins: Plugins,
-    pruner: Pruner = "none",
+    setup: StudySetup, run: RunConfig, token: str, workers: int, pruner: Pruner = "none", timed: bool = False
 ) -> dict[str, Any]:
-    """Load the data, set up a run and train a few steps in a worker, so that what cannot work is known beforehand.
+    """Load the data, set up a run and train a few steps in a worker, to know beforehand what cannot work.
 
     Args:
-        run: `to_dict` of the configuration.
-        output: as `check_node` takes it.
+        setup: of the study, with its objectives.
+        run: the base configuration.
+        token: as `check_node` takes it.
         workers: of a trial.
-        worker: resources of each.
-        work: what is to come; None: nothing is timed.
-        objectives: metrics that the evaluation should have.
-        plugins: sources and methods that the study's own file registered.
         pruner: whether the objectives also decide about trials on their way.
+        timed: whether to train steps.
 
     Returns:
-        What the data are, `strengths` of the augmentations on them, `warnings` and `timing`, None where nothing was
-        timed; or `error`.
+        A description of the data, `strengths` of the augmentations on them, `warnings`, and `epoch_s`, the seconds of
+        an epoch, None where nothing was timed; or only `error`.
     """
-    start = time.perf_counter()
-    if error := check_node(*output):
+    if error := check_node(setup.folder, token):
         return {"error": error}
-    import torch
-
     from eqssl.data import load_data
     from eqssl.data.pairs import is_known
     from eqssl.evaluation.transforms import digest
@@ -131,41 +116,41 @@ def try_run(
     from eqssl.training.loop import check_fits
     from eqssl.views import Views
 
-    register(plugins)
-    torch.set_num_threads(worker["CPU"])
-    config = from_dict(RunConfig, run)
-    warnings = _Messages(logging.WARNING)
+    warnings, epoch_s = BufferingHandler(1000), None
+    warnings.setLevel(logging.WARNING)
     logging.getLogger("eqssl").addHandler(warnings)
     try:
-        begun = time.perf_counter()
-        data = load_data(config.data)
-        load_s = time.perf_counter() - begun
-        check_fits(config, data, workers)
-        Model(config, data)
-        strengths = Views(config, data).strengths
-        _check_objectives(objectives, config.evaluate, data, pruner)
-        _warn_of_few_images(config.evaluate, data)
-        timing = work and _timed(config, data, work, workers, "GPU" in worker, time.perf_counter() - start - load_s)
+        data = load_data(run.data)
+        check_fits(run, data, workers)
+        Model(run, data)
+        strengths = Views(run, data).strengths
+        _check_objectives(setup.objectives, run.evaluate, data, pruner)
+        _warn_of_few_images(run.evaluate, data)
+        if timed:
+            try:
+                epoch_s = time_epoch(run, data, workers=workers, gpu=setup.gpu)
+            except Exception as error:  # the trials meet it too and report it
+                logger.warning("no forecast, since a step of the base failed: %s: %s", type(error).__name__, error)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
     finally:
         logging.getLogger("eqssl").removeHandler(warnings)
-    about = {name: getattr(data, name) for name in DESCRIPTION} | {"known": is_known(data)}
-    about["transforms"] = digest()  # of the evaluation
+    about = {name: getattr(data, name) for name in DESCRIPTION} | {"known": is_known(data), "transforms": digest()}
     about["images"] = {name: len(getattr(data, name)) for name in ("train", "val", "test")}
-    return about | {"strengths": strengths, "warnings": warnings.texts, "timing": timing}
+    texts = [record.getMessage() for record in warnings.buffer]
+    return about | {"strengths": strengths, "warnings": texts, "epoch_s": epoch_s}
 
 
 def _warn_of_few_images(config: EvaluateConfig, data: "Dataset") -> None:
     images = min(len(getattr(data, config.split)), config.images)
-    if images < FEW:
+    if images < FEW_IMAGES:
         logger.warning(
-            "metrics are of %d held-out images (%s); below %d, intervals are wide whatever the number of seeds",
-            images, config.split, FEW,
+            "metrics are of %d images of the eval split (%s); below %d, intervals are wide for any number of seeds",
+            images, config.split, FEW_IMAGES,
         )  # fmt: skip
 
 
-def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data: "Dataset", pruner: Pruner) -> None:
+def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data: "Dataset", pruner: Pruner) -> None:
     """Refuse a metric that the evaluation does not give on these data, at this level."""
     from eqssl.data.pairs import KNOWN, is_known
 
@@ -175,37 +160,17 @@ def _check_objectives(objectives: Collection[str], config: EvaluateConfig, data:
             f"--data.source {data.name} has neither labels nor a factor between the views of an object "
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
-    objectives = set(objectives) - set(lacking(labelled=labelled, known=known))  # the study leaves them out, too
-    metrics = {m.removeprefix("inv/").removeprefix("equi/") for m in objectives if not m.startswith("recon")}
-    if metrics <= {*NEED_LABELS, *NEED_FACTORS}:
+    if not set(objectives) - {*NEED_LABELS, *NEED_FACTORS}:  # the study leaves out those that the data do not have
         return
-    from eqssl.evaluation.encoders import Constant
-    from eqssl.evaluation.protocol import evaluate
+    from eqssl.evaluation.rows import constant_figures
 
     level = "quick" if pruner == "halving" else config.level
-    given = evaluate(Constant(), data, config=dataclasses.replace(config, level=level, train_images=256, images=128))
-    if wrong := sorted(metrics - given.keys()):
+    given = constant_figures(data, replace(config, level=level, train_images=256, images=128))
+    allowed = {part + metric for metric in given for part in ("", "inv/", "equi/")}
+    allowed |= {metric.name for metric in METRICS.values() if metric.level == "train"}
+    if wrong := sorted({*objectives} - allowed - {*lacking(labelled=labelled, known=known)}):
         on_the_way = ", at which --pruner halving compares trials" if level != config.level else ""
         raise ValueError(
             f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "
             f"inv/ and equi/: {', '.join(sorted(given))}"
         )
-
-
-def _timed(config: RunConfig, data: "Dataset", work: Work, workers: int, gpu: bool, earlier_s: float) -> Timing | None:
-    try:
-        return time_run(config, data, work, workers=workers, gpu=gpu, earlier_s=earlier_s)
-    except Exception as error:  # the trials meet it too and tell of themselves
-        logger.warning("no forecast, since a step of the base failed: %s: %s", type(error).__name__, error)
-        return None
-
-
-class _Messages(logging.Handler):
-    """Keeps what was logged."""
-
-    def __init__(self, level: int):
-        super().__init__(level)
-        self.texts: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.texts.append(record.getMessage())

@@ -1,11 +1,11 @@
 """SIGINT and SIGTERM: a study stops cleanly, with all that has ended on record."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
@@ -28,12 +28,15 @@ class Interrupted(BaseException):
 class StopSignals:
     """While entered, the first SIGINT or SIGTERM stops Tune cleanly if it runs; any other raises `Interrupted`.
 
-    `number` is that of the signal which came, or None; `reason` is why `stop` was called, if it was.
+    Attributes:
+        interruption: of the signal that came, if one did.
+        before_stop: called in a thread before Tune is stopped.
     """
 
     def __init__(self) -> None:
-        self.number: int | None = None
-        self.reason: str | None = None
+        self.interruption: Interrupted | None = None
+        self.before_stop: Callable[[], None] | None = None
+        self._reason: str | None = None
 
     def __enter__(self) -> "StopSignals":
         # SIGUSR1 too, which Tune keeps after its run: the next study would be stopped in a Tune that has ended.
@@ -44,34 +47,38 @@ class StopSignals:
     def arm(self) -> None:
         """Take the signals over; to be called again after `ray.init`, which takes SIGTERM for itself."""
         for number in STOPPING:
-            signal.signal(number, self._stop)
+            signal.signal(number, self._handle)
 
-    def __exit__(self, *raised: Any) -> None:
+    def __exit__(self, *raised: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def stop(self, reason: str) -> None:
         """Stop as SIGTERM would, from any thread, unless it has come already."""
-        if self.number is None:
-            self.reason = reason
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        if self.interruption is None:
+            self._reason = reason
+            os.kill(os.getpid(), signal.SIGTERM)
 
     @contextmanager
     def after(self, hours: float | None) -> Iterator[None]:
-        """Call `stop` if what is entered takes longer; None: never."""
-        if hours is None:
-            yield
-            return
-        timer = threading.Timer(hours * 3600, self.stop, [f"--max-hours {hours:g}"])
+        """Call `stop` if the body takes longer; None: never."""
+        timer = threading.Timer((hours or 0.0) * 3600, self.stop, [f"--max-hours {hours or 0.0:g}"])
         timer.daemon = True
-        timer.start()
+        if hours is not None:
+            timer.start()
         try:
             yield
         finally:
             timer.cancel()
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        first, self.number = self.number is None, number
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.interruption = self.interruption is None, Interrupted(number, self._reason)
         if not first or not callable(signal.getsignal(signal.SIGUSR1)):
-            raise Interrupted(number, self.reason)
-        signal.raise_signal(signal.SIGUSR1)  # the one signal that Tune heeds whatever took the others over
+            raise self.interruption
+        threading.Thread(target=self._stop_tune, daemon=True).start()
+
+    def _stop_tune(self) -> None:
+        if self.before_stop:
+            with suppress(Exception):  # as of a trial that does not answer
+                self.before_stop()
+        os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune heeds whatever took the others over

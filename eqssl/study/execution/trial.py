@@ -1,4 +1,4 @@
-"""What runs in a trial's process: one run of `train`, alone in Tune's actor or in one of several workers.
+"""The process of a trial: one call of `train`, alone in Tune's actor or in one of several workers.
 
 Checkpoints go to the study's folder in both cases, never through Ray, so there is one truth to resume from. Torch is
 imported inside the functions: the thin driver of several workers, and the study itself, do without.
@@ -8,75 +8,112 @@ import functools
 import json
 import os
 import time
-import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import DataConfig, RunConfig, from_dict
-from eqssl.files import as_path, finite, modified_s, read, write_atomically, write_json
-from eqssl.study.execution.environment import go_to
-from eqssl.study.execution.plugins import Plugins, register
-from eqssl.study.store.records import CONTRIBUTIONS, RETRYABLE
+from eqssl.config import DataConfig, RunConfig
+from eqssl.files import as_path, read, write_atomically
+from eqssl.study.execution.preemption import SaveSchedule, this_node
+from eqssl.study.execution.setup import StudySetup
+from eqssl.study.search.space import Trial
+from eqssl.study.store.records import CONTRIBUTIONS, Status, TrialRecord, collapsed_parts, finite, write_json
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
     from eqssl.evaluation.predictions import Prediction
-    from eqssl.study.execution.preemption import NodeWatch
 
-Report = Callable[[dict[str, Any]], None]
-METRICS, HISTORY = "metrics", "history"  # keys of an epoch's report: its metrics, and those of evaluated epochs
-FINAL = "final"  # the one key of a trial's last report
-CHECKPOINT = "checkpoint"  # in the trial's folder
-EPOCHS = "epochs.json"  # there: the metrics of all epochs that were trained, and when each ended
+# In the trial's folder.
+CHECKPOINT = "checkpoint"
+EPOCHS = "epochs.json"  # the metrics of all epochs that were trained, and when each ended
 ENDED = "ended_ms"
-ERROR = "error.txt"  # in the trial's folder: the traceback of an attempt that failed
-BEGUN = "begun.json"  # beside the checkpoint: how often the trial was begun from there
-ATTEMPTS = 3  # of a trial without progress, after which it has failed
+PREDICTIONS = "predictions.parquet"  # of the probes of a full evaluation
+
+RECORD = "record"  # the one key of what Tune gets: an object, since Tune keeps statistics of every number that it sees
 RESET_S = "60"  # for a trial that is ended early to leave its process; later, Tune loses the next one
-LOSSES = 1000  # of a trial's processes that Ray makes good: what must not go on for ever is counted in `ATTEMPTS`
-PREDICTIONS = "predictions.parquet"  # there: what the probes of a full evaluation said
 
 _trials_in_this_process = 0
 
 
+def record_of(trial: Trial, status: Status, **values: Any) -> TrialRecord:
+    """Return the record of a trial with these values."""
+    of = trial.configuration
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=of.name,
+        number=of.number,
+        params=of.overrides or {},
+        seed=trial.seed,
+        status=status,
+        **values,
+    )
+
+
 class TrialContext:
-    """The context of `train` inside a study: state into the trial's folder, metrics to Ray.
+    """The context of `train` inside a study: state into the trial's folder, the trial's record so far to Ray.
 
     Args:
-        folder: of the trial, on storage that all its processes share.
-        report: takes the metrics of an epoch.
-        watch: tells when the state should be saved within an epoch.
-        gpu: whether the trial was given one; Ray hides none from a trial that was not.
+        trial: of the study.
+        setup: of its processes.
+        tell: takes the record after every epoch.
+        schedule: tells when to save within an epoch.
         rank, world_size: place among the workers.
+        warm: whether the process had run a trial before.
     """
 
     def __init__(
-        self, folder: Path, report: Report, watch: "NodeWatch", gpu: bool = False, rank: int = 0, world_size: int = 1
+        self,
+        trial: Trial,
+        setup: StudySetup,
+        tell: Callable[[TrialRecord], None],
+        schedule: SaveSchedule,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        warm: bool = False,
     ):
         import torch
 
-        self.folder, self._report, self._watch = folder, report, watch
-        self.device = torch.device("cuda" if gpu else "cpu")
+        self.folder = as_path(setup.folder) / "trials" / trial.id
+        self.device = torch.device("cuda" if setup.gpu else "cpu")
         self.rank, self.world_size = rank, world_size
-        self.warm = False  # whether the process had run a trial before
-        self._earlier_s = 0.0
+        self._trial, self._objectives, self._tell, self._schedule = trial, setup.objectives, tell, schedule
+        self._warm, self._earlier_s = warm, 0.0
         self._epochs: list[dict[str, float]] = []  # metrics of all that were trained
         self.start_clock()
-
-    @property
-    def history(self) -> dict[str, dict[str, float]]:
-        """Epoch -> its metrics, where there was an evaluation."""
-        return {str(int(metrics["epoch"])): metrics for metrics in self._epochs if "evaluate_s" in metrics}
 
     def start_clock(self) -> None:
         """Begin to count, now that the data are there."""
         self._start = time.perf_counter()
 
-    def seconds(self) -> dict[str, float]:
-        """Return the seconds of training: of this attempt, and with those before a resume."""
-        attempt_s = time.perf_counter() - self._start
-        return {"attempt_s": attempt_s, "wall_s": self._earlier_s + attempt_s}
+    def seconds(self) -> float:
+        """Return the seconds of training, with those before a resume."""
+        return self._earlier_s + time.perf_counter() - self._start
+
+    def record(self, status: Status, metrics: dict[str, float], error: str | None = None) -> TrialRecord:
+        """Return the record of the trial if it ended now.
+
+        Args:
+            status: STOPPED while the trial goes on.
+            metrics: of the last epoch.
+            error: why it failed.
+        """
+        metrics = finite(metrics)
+        epochs = int(metrics.get("epoch", 0))
+        earlier = {int(of["epoch"]): of for of in self._epochs if "evaluate_s" in of}
+        if status == "COMPLETE":  # else the last epoch's metrics are no result
+            earlier.pop(epochs, None)
+        return record_of(
+            self._trial,
+            status,
+            epochs=epochs,
+            metrics=metrics,
+            wall_s=self.seconds(),
+            resumed_s=self._earlier_s,
+            warm=self._warm,
+            error=error,
+            history={str(e): {name: of[name] for name in self._objectives if name in of} for e, of in earlier.items()},
+            collapsed=collapsed_parts(metrics),
+        )
 
     def load(self) -> dict[str, Any] | None:
         from eqssl.training import checkpoint
@@ -88,47 +125,24 @@ class TrialContext:
         known = json.loads(read(self.folder / EPOCHS) or "[]")
         self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
         if metrics := state["run"]["metrics"]:
-            self._tell(metrics)  # a kill may have come between saving and telling
+            self._tell(self.record("STOPPED", metrics))  # a kill may have come between saving and telling
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
         if state is not None:
             self.save(state)
-        self._tell(metrics)
+        self._tell(self.record("STOPPED", metrics))
 
-    def should_checkpoint(self) -> bool:
-        return self._watch.due()
+    def save_due(self) -> bool:
+        return self._schedule.is_due()
 
     def save(self, state: dict[str, Any]) -> None:
         from eqssl.training import checkpoint
 
         write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
-        checkpoint.save({"run": state, "wall_s": self.seconds()["wall_s"]}, self.folder / CHECKPOINT)
-
-    def attempts(self, command: str) -> int:
-        """Count one more attempt and return how many there were at this place of the training, by rank 0 alone.
-
-        Another number of workers is another place: it is no failure of the trial.
-
-        Args:
-            command: names the run of the study's command; what an earlier one met does not count.
-        """
-        from eqssl.training import checkpoint
-
-        path = self.folder / CHECKPOINT / BEGUN
-        place = [command, self.world_size, modified_s(self.folder / CHECKPOINT / checkpoint.FILE)]
-        known = json.loads(read(path) or "{}")
-        count = known["count"] + 1 if known.get("place") == place else 1
-        write_json(path, {"place": place, "count": count})
-        return count
-
-    def note_error(self, text: str) -> None:
-        """Keep what went wrong in an attempt, for `last_error`."""
-        write_atomically(self.folder / ERROR, lambda temporary: temporary.write_text(text))
-
-    def _tell(self, metrics: dict[str, float]) -> None:
-        self._report({METRICS: metrics, HISTORY: self.history, "warm": self.warm, **self.seconds()})
+        checkpoint.save({"run": state, "wall_s": self.seconds()}, self.folder / CHECKPOINT)
+        self._schedule.saved()
 
 
 @functools.lru_cache(maxsize=1)
@@ -139,85 +153,64 @@ def cached_data(config: DataConfig) -> "Dataset":
     return load_data(config)
 
 
-def run_trial(config: dict[str, Any], plugins: Plugins) -> None:
+def run_trial(config: dict[str, Any], setup: StudySetup) -> None:
     """Run one trial; Tune's trainable.
 
     Args:
-        config: `trial` -> what `runner.trial_spec` made.
-        plugins: sources and methods that the study's own file registered.
+        config: `trial` and its `run`, a RunConfig.
+        setup: of the study.
     """
     from ray import tune
 
-    from eqssl.study.execution.preemption import NodeWatch, this_node
-    from eqssl.study.execution.workers import train_with_workers
+    from eqssl.study.execution.workers import run_with_workers
 
     global _trials_in_this_process
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
-    spec = config["trial"]
+
+    def tell(record: TrialRecord) -> None:
+        tune.report({RECORD: record})
+
+    trial, run = config["trial"], config["run"]
+    if max(setup.workers) > 1:
+        run_with_workers(trial, run, setup, tell)
+        return
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
-    if max(spec["workers"]) > 1:
-        train_with_workers(spec, plugins)
-    else:
-        register(plugins)
-        with NodeWatch({this_node()}) as watch:
-            context = TrialContext(as_path(spec["folder"]), tune.report, watch, "GPU" in spec["worker"])
-            context.warm = warm
-            tune.report({FINAL: {**attempt(spec, context), "warm": warm}})
+    setup.apply()
+    with SaveSchedule(trial.id, {this_node()}, setup.save_notice) as schedule:
+        tell(attempt(trial, run, TrialContext(trial, setup, tell, schedule, warm=warm)))
 
 
-def attempt(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
-    """Return how the trial ended; an error that another attempt might mend is noted and raised.
+def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:
+    """Run a trial, from its last checkpoint where it has one, and return its record.
 
     Args:
-        spec: what `runner.trial_spec` made.
-        context: of one of the trial's processes.
+        trial: of the study.
+        run: its configuration.
+        context: of one of its processes.
+
+    Raises:
+        Exception: for an error that another attempt might mend, and one that not all workers may have met.
     """
-    from eqssl.training.distributed import all_gather_object
-
-    go_to(spec["cwd"])
-    count = all_gather_object(context.attempts(spec["command"]) if context.rank == 0 else 0)[0]
-    if count > ATTEMPTS:
-        return _given_up(context)
+    final = (FloatingPointError, ValueError) if context.world_size == 1 else FloatingPointError
     try:
-        return _evaluate_row(spec, context) if spec["row"] else _train(spec, context)
-    except (ValueError, FloatingPointError) as error:
-        return _failed(context, f"{type(error).__name__}: {error}")
-    except Exception:
-        context.note_error(traceback.format_exc())
-        if count == ATTEMPTS and context.world_size == 1:  # several workers might wait for this one
-            return _given_up(context)
-        raise
+        data = cached_data(run.data)
+        context.start_clock()
+        if trial.configuration.overrides is None:
+            return _evaluate_row(trial.configuration.name, run, context, data)
+        return _train(run, context, data)
+    except final as error:
+        return context.record("FAILED", {}, f"{type(error).__name__}: {error}")
 
 
-def _given_up(context: TrialContext) -> dict[str, Any]:
-    return _failed(context, f"{last_error(context.folder)} ({ATTEMPTS}{RETRYABLE}")
-
-
-def _failed(context: TrialContext, error: str) -> dict[str, Any]:
-    """Return the end of a trial that failed, with what it had shown on its way: others were compared with that."""
-    return {"error": error, HISTORY: context.history, **context.seconds()}
-
-
-def last_error(folder: Path) -> str:
-    """Return the last line of what the latest attempt noted in the trial's folder."""
-    text = read(folder / ERROR)
-    return text.decode().strip().rpartition("\n")[2] if text else "its process died"
-
-
-def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
+def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
     import numpy as np
-    import torch
 
     from eqssl.evaluation.protocol import evaluate
     from eqssl.models.export import export_encoder
     from eqssl.training.loop import train
 
-    torch.set_num_threads(spec["worker"]["CPU"])
-    config = from_dict(RunConfig, spec["run"])
-    data = cached_data(config.data)
-    context.start_clock()
-    result = train(config, context, data)
-    seconds = context.seconds()
+    result = train(run, context, data)
+    record = context.record("COMPLETE", result.metrics)
     if context.rank == 0:
         export_encoder(result.encoder, context.folder / "encoder", result.method)
         if result.reconstructions is not None:
@@ -226,39 +219,36 @@ def _train(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
         predictions = result.predictions
         if predictions is None:  # a kill came after the last checkpoint
             predictions = []
-            evaluate(result.encoder, data, config=config.evaluate, device=context.device, predictions=predictions)
-        _save_predictions(predictions, config, data, context.folder)
-    return {METRICS: result.metrics, HISTORY: context.history, "epochs": result.epochs, **seconds}
+            evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+        _save_predictions(predictions, run, context, data)
+    return record
 
 
-def _evaluate_row(spec: dict[str, Any], context: TrialContext) -> dict[str, Any]:
-    import torch
-
-    from eqssl.evaluation.encoders import Constant, Pixels
+def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
+    """Evaluate a row that has no encoder to train, by one worker; the others have the data for the next trial."""
     from eqssl.evaluation.protocol import evaluate
+    from eqssl.evaluation.rows import Pixels, constant_figures
 
-    torch.set_num_threads(spec["worker"]["CPU"])
-    config = from_dict(RunConfig, spec["run"])
-    data = cached_data(config.data)
-    context.start_clock()
-    if context.rank > 0:  # it has the data for the next trial
-        return {"epochs": 0, **context.seconds()}
-    predictions: list[Prediction] = []
-    encoder = Constant() if spec["row"] == "constant" else Pixels()
-    metrics = evaluate(encoder, data, config=config.evaluate, device=context.device, predictions=predictions)
-    _save_predictions(predictions, config, data, context.folder)
-    return {METRICS: metrics, "epochs": 0, **context.seconds()}
+    metrics: dict[str, float] = {}
+    if context.rank == 0:
+        predictions: list[Prediction] = []
+        if name == "constant":
+            metrics = constant_figures(data, run.evaluate, predictions)
+        else:
+            metrics = evaluate(Pixels(), data, config=run.evaluate, device=context.device, predictions=predictions)
+        _save_predictions(predictions, run, context, data)
+    return context.record("COMPLETE", metrics)
 
 
-def _save_predictions(predictions: "list[Prediction]", config: RunConfig, data: "Dataset", folder: Path) -> None:
-    """Write what every held-out image or object adds to the metrics, and at level full all predictions.
+def _save_predictions(predictions: "list[Prediction]", run: RunConfig, context: TrialContext, data: "Dataset") -> None:
+    """Write what every image or object of the eval split adds to the metrics, and at level full all predictions.
 
     Views of one object are no independent sample, so that the object is the unit wherever it is known.
     """
     from eqssl.evaluation.predictions import save_contributions, save_predictions
 
-    split = getattr(data, config.evaluate.split)
+    split = getattr(data, run.evaluate.split)
     objects = None if split.objects is None else dict(zip(split.ids.tolist(), split.objects.tolist(), strict=True))
-    save_contributions(predictions, folder / CONTRIBUTIONS, objects)
-    if config.evaluate.level == "full":
-        save_predictions(predictions, folder / PREDICTIONS)
+    save_contributions(predictions, context.folder / CONTRIBUTIONS, objects)
+    if run.evaluate.level == "full":
+        save_predictions(predictions, context.folder / PREDICTIONS)

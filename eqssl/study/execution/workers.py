@@ -1,181 +1,201 @@
 """A trial by several workers of Ray Train, which outlive it: processes, process group and data serve the next one too.
 
-Started anew for every trial they cost it the imports of four processes. They ask an exchange for trials and give it the
-metrics of every epoch; the trial's own process, which has Tune's ear, takes them from there and says whether the trial
-goes on.
+Started anew for every trial they cost it the imports of all their processes. The trial's own process, its driver, runs
+in Tune's actor. It hands the trial out through a broker, takes its records from there, passes them on to Tune and
+answers whether the trial goes on. Of the workers rank 0 alone talks to the broker, and tells the others.
 """
 
-import contextlib
+import asyncio
 import threading
-import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ray
 
+from eqssl.config import RunConfig
 from eqssl.files import as_path, ray_storage
-from eqssl.study.execution.exchange import Exchange, Report, Spec
-from eqssl.study.execution.plugins import Plugins, register
-from eqssl.study.execution.preemption import NodeWatch, this_node
-from eqssl.study.execution.trial import FINAL, LOSSES, TrialContext, attempt
+from eqssl.study.execution.preemption import SaveSchedule, start_here, this_node
+from eqssl.study.execution.setup import StudySetup
+from eqssl.study.execution.trial import TrialContext, attempt
+from eqssl.study.search.space import Trial
+from eqssl.study.store.records import TrialRecord
 
-RESIZE_S = 20.0  # between two looks for more room; whoever starts again loses little, see `leaving`
+RESIZE_S = 20.0  # between two looks for more room; workers that start again lose little, see `preemption`
+IDLE_S = 60.0  # without a trial, after which workers end: those of another driver may wait for their place
+COLLECTIVE_S = 4 * 3600  # for the others while rank 0 evaluates; a process that dies is found out without
+Job = tuple[Trial, RunConfig]
 
 
 class Stopped(BaseException):
-    """The trial does not go on, which is nothing that has gone wrong."""
+    """The trial does not go on, which is no error."""
 
 
-class Workers:
-    """A group of workers, which serves until this process ends.
+class TrialBroker:
+    """The meeting place of a trial's driver and rank 0 of its workers: an actor, on the node of the former."""
 
-    Args:
-        spec: of a trial; those of all others must be alike in workers and resources.
-        plugins: sources and methods that the study's own file registered.
-    """
+    def __init__(self) -> None:
+        self._number = 0
+        self._job: Job | None = None  # the trial that is on
+        self._closed = False
+        self._changed = asyncio.Condition()
+        self._records: asyncio.Queue[tuple[TrialRecord, asyncio.Future[bool]] | None] = asyncio.Queue()
+        self._answer: asyncio.Future[bool]  # to the record that was taken
 
-    def __init__(self, spec: Spec, plugins: Plugins):
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+    async def hand_out(self, job: Job) -> bool:
+        """Give the workers a trial; return whether there still are any."""
+        async with self._changed:
+            if not self._closed:
+                self._number, self._job = self._number + 1, job
+                self._changed.notify_all()
+            return not self._closed
 
-        here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
-        self.exchange = ray.remote(num_cpus=0, scheduling_strategy=here)(Exchange).remote()
-        self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._serve, args=(spec, plugins), daemon=True)
+    async def next_trial(self, after: int) -> tuple[int, Job | None]:
+        """Wait for a trial that is on and has a higher number, and return both; no trial: there was none for long."""
+        async with self._changed:
+            while self._job is None or self._number <= after:
+                try:
+                    await asyncio.wait_for(self._changed.wait(), IDLE_S)
+                except TimeoutError:
+                    self._closed = True
+                    break
+            return self._number, None if self._closed else self._job
+
+    async def report(self, number: int, record: TrialRecord) -> bool:
+        """Return whether the trial of that number goes on, once its driver knows."""
+        if self._job is None or number != self._number:  # as from workers that were started again since
+            return False
+        answer = asyncio.get_running_loop().create_future()
+        self._records.put_nowait((record, answer))
+        return await answer
+
+    async def take(self) -> TrialRecord | None:
+        """Wait for a record, which stays without an answer until `answer`; None: there are no workers any more."""
+        taken = await self._records.get()
+        if taken is None:
+            return None
+        record, self._answer = taken
+        return record
+
+    async def answer(self, goes_on: bool) -> None:
+        """Answer the record that was taken; a trial that does not go on is nobody's any more."""
+        if not self._answer.done():
+            self._answer.set_result(goes_on)
+        if not goes_on:
+            self._job = None
+
+    async def close(self) -> None:
+        """Take note that there are no workers any more."""
+        self._closed = True
+        self._records.put_nowait(None)
+
+
+class WorkerGroup:
+    """Workers that serve one trial after another, until one fails, there is none for long, or this process ends."""
+
+    def __init__(self, name: str, setup: StudySetup):
+        self.broker = start_here(TrialBroker)
+        self.error = "the workers have ended"
+        self._thread = threading.Thread(target=self._serve, args=(name, setup), daemon=True)
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether they take trials."""
-        return self._thread.is_alive()
+    def hand_out(self, job: Job) -> bool:
+        """Give the workers a trial; return whether there still are any, and if not, when they have left their place."""
+        taken: bool = ray.get(self.broker.hand_out.remote(job))
+        if not taken:
+            self._thread.join()
+        return taken
 
-    def _serve(self, spec: Spec, plugins: Plugins) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
+    def _serve(self, name: str, setup: StudySetup) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+        from ray.train.torch import TorchConfig, TorchTrainer
 
-        least, most = spec["workers"]
-        scaling = ScalingConfig(
-            num_workers=most if least == most else (least, most),
-            use_gpu="GPU" in spec["worker"],
-            resources_per_worker=spec["worker"],
-            elastic_resize_monitor_interval_s=RESIZE_S,
+        least, most = setup.workers
+        scaling: dict[str, Any] = {
+            "num_workers": most if least == most else (least, most),
+            "use_gpu": setup.gpu,
+            "resources_per_worker": dict(setup.worker),
+            "elastic_resize_monitor_interval_s": RESIZE_S,
+        }
+        # Failures are counted in one place, by Tune; a node that leaves after a notice is none.
+        storage = ray_storage(as_path(setup.folder) / ".ray")
+        trainer = TorchTrainer(
+            _serve_trials,
+            train_loop_config={"broker": self.broker, "setup": setup},
+            torch_config=TorchConfig(timeout_s=COLLECTIVE_S),
+            scaling_config=ScalingConfig(**scaling),
+            run_config=RunConfig(name=name, **storage, failure_config=FailureConfig(max_failures=0)),
         )
-        run = RunConfig(
-            name=f"train-{spec['id']}",
-            **ray_storage(as_path(spec["ray_folder"])),
-            failure_config=FailureConfig(max_failures=LOSSES),
-        )
-        config = {"exchange": self.exchange, "plugins": plugins}
         try:
-            TorchTrainer(_worker, train_loop_config=config, scaling_config=scaling, run_config=run).fit()
+            trainer.fit()
+        except WorkerGroupError as error:
+            failures = [error.worker_failures[rank] for rank in sorted(error.worker_failures)]
+            died = any(isinstance(failure, ray.exceptions.RayActorError) for failure in failures)
+            self.error = "the process of a worker died" if died else str(failures[0])
         except Exception as error:
-            self.error = error
-        self.exchange.close.remote()
+            self.error = str(error)
+        self.broker.close.remote()
 
 
-_workers: Workers | None = None  # of this process
+_group: WorkerGroup | None = None  # of this process
 
 
-def train_with_workers(spec: Spec, plugins: Plugins) -> None:
+def run_with_workers(trial: Trial, run: RunConfig, setup: StudySetup, tell: Callable[[TrialRecord], None]) -> None:
     """Run one trial by the workers of this process, which are started where there are none.
 
     Args:
-        spec: what `runner.trial_spec` made.
-        plugins: sources and methods that the study's own file registered.
-    """
-    from ray import tune
-    from ray.train import TrainingFailedError
-
-    global _workers
-    if _workers is None or not _workers.alive:
-        _workers = Workers(spec, plugins)
-    exchange = _workers.exchange
-    ray.get(exchange.hand_out.remote(spec))
-    ended = False
-    while not ended:
-        report = ray.get(exchange.take.remote())
-        if report is None:
-            if not isinstance(_workers.error, TrainingFailedError):
-                raise RuntimeError(f"the workers have ended: {_workers.error}")
-            report = {FINAL: {"error": str(_workers.error), "warm": False}}
-        ended, goes_on = FINAL in report, False
-        try:
-            tune.report(report)  # where Tune ends the trial, this does not come back
-            goes_on = not ended
-        finally:
-            ray.get(exchange.answer.remote(goes_on))  # before another trial is handed out
-
-
-def _worker(config: dict[str, Any]) -> None:
-    """Serve trials: the loop of every worker."""
-    from eqssl.training.distributed import all_gather_object
-
-    register(config["plugins"])
-    exchange, after, warm = config["exchange"], 0, False
-    while True:
-        number, spec = ray.get(exchange.trial.remote(after))
-        numbers, nodes, names = zip(*all_gather_object((number, this_node(), uuid.uuid4().hex)), strict=True)
-        after = max(numbers)
-        if min(numbers) < after:  # another one was handed out between two workers' questions
-            after -= 1
-            continue
-        with contextlib.suppress(Stopped):
-            _run(spec, Line(exchange, number, names[0]), set(nodes), warm)
-        warm = True
-
-
-class Line:
-    """A worker's line to the exchange during one trial.
-
-    Args:
-        exchange: the actor.
-        number: of the trial.
-        group: a name that the workers share for this trial.
-    """
-
-    def __init__(self, exchange: Any, number: int, group: str):
-        import ray.train
-
-        place = ray.train.get_context()
-        self.rank, self.world_size = place.get_world_rank(), place.get_world_size()
-        self._exchange, self._number, self._group, self._count = exchange, number, group, 0
-
-    def tell(self, report: Report) -> None:
-        """Report, on all workers.
-
-        Raises:
-            Stopped: on all of them, where the trial does not go on.
-        """
-        self._count += 1
-        key = self._number, self._group, self._count
-        if not ray.get(self._exchange.report.remote(key, report if self.rank == 0 else None)):
-            raise Stopped
-
-    def all_failed(self) -> bool:
-        """Return whether the other workers have failed as well."""
-        return ray.get(self._exchange.all_failed.remote(self._group, self.world_size))
-
-
-def _run(spec: Spec, line: Line, nodes: set[str], warm: bool) -> None:
-    """Run a worker's part of one trial.
-
-    Args:
-        spec: what was handed out.
-        line: to the exchange.
-        nodes: of all workers.
-        warm: whether the process had run a trial before.
+        trial: of the study.
+        run: its configuration.
+        setup: of the study.
+        tell: takes every record; where Tune ends the trial, it does not come back.
 
     Raises:
-        Stopped: on all workers, where the trial does not go on.
-        RuntimeError: for an error that this worker alone has met, while others may wait for it in a collective.
+        RuntimeError: for workers that have ended.
     """
-    with NodeWatch(nodes if line.rank == 0 else set()) as watch:  # it alone saves the state
-        places = line.rank, line.world_size
-        context = TrialContext(as_path(spec["folder"]), line.tell, watch, "GPU" in spec["worker"], *places)
-        context.warm = warm
-        final = attempt(spec, context)
-        alone = "error" in final and not line.all_failed()
-        if line.rank == 0:
-            with contextlib.suppress(Stopped):
-                line.tell({FINAL: {**final, "warm": warm}})
-        if alone:
-            context.note_error(final["error"])
-            raise RuntimeError(f"worker {line.rank} alone: {final['error']}")  # Ray starts all of them again
+    global _group
+    if _group is None or not _group.hand_out((trial, run)):
+        _group = WorkerGroup(f"train-{trial.id}", setup)
+        _group.hand_out((trial, run))
+    broker, goes_on = _group.broker, True
+    while goes_on:
+        record: TrialRecord | None = ray.get(broker.take.remote())
+        if record is None:
+            raise RuntimeError(_group.error)
+        goes_on = False
+        try:
+            tell(record)
+            goes_on = record.status == "STOPPED"
+        finally:
+            ray.get(broker.answer.remote(goes_on))  # before another trial is handed out
+
+
+def _serve_trials(config: dict[str, Any]) -> None:
+    """Train one trial after another: the loop of every worker."""
+    import ray.train
+
+    from eqssl.training.distributed import objects_of_all
+
+    broker: Any = config["broker"]
+    setup: StudySetup = config["setup"]
+    place = ray.train.get_context()
+    rank, world_size = place.get_world_rank(), place.get_world_size()
+    nodes = set(objects_of_all(this_node()))
+    number, warm = 0, False
+
+    def tell(record: TrialRecord) -> None:
+        goes_on: Any = ray.get(broker.report.remote(number, record)) if rank == 0 else None
+        if not objects_of_all(goes_on)[0]:
+            raise Stopped
+
+    while True:
+        asked: Any = ray.get(broker.next_trial.remote(number)) if rank == 0 else None
+        number, job = objects_of_all(asked)[0]
+        if job is None:
+            return
+        setup.apply()
+        trial, run = job
+        # Rank 0 alone saves the state.
+        with suppress(Stopped), SaveSchedule(trial.id, nodes, setup.save_notice if rank == 0 else None) as schedule:
+            context = TrialContext(trial, setup, tell, schedule, rank=rank, world_size=world_size, warm=warm)
+            tell(attempt(trial, run, context))
+        warm = True

@@ -2,61 +2,101 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import ray
 
 from eqssl.config import RunConfig, TrainConfig
 from eqssl.study import StudyOptions
-from eqssl.study.execution.cluster import ray_running, room
-from eqssl.study.execution.nodes import HEAD, Cluster, Nodes
+from eqssl.study.execution import cluster
+from eqssl.study.execution.cluster import (
+    GPUS_PER_WORKER,
+    HEAD,
+    NODE_GROUP,
+    QUEUED,
+    QUEUED_LEARNING,
+    capacity,
+    ray_running,
+)
+from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import Interrupted
 from eqssl.training.memory import KEEP
 
 
+def node(**resources):
+    return {"Resources": resources, "Labels": {}}
+
+
 def one(**resources):
-    return Cluster([Nodes(1, resources | {HEAD: 1.0})])
+    return [node(**{HEAD: 1.0}, **resources)]
+
+
+def growing(**resources):
+    return [{"Resources": {HEAD: 1.0} | resources, "Labels": {NODE_GROUP: "head"}}]
 
 
 def test_one_trial_a_cpu_by_default():
-    found = room(StudyOptions(), one(CPU=2.0))
-    assert (found.trials, found.gpus, found.resources) == (2, 0.0, {"cpu": 1})
+    found = capacity(StudyOptions(), one(CPU=2.0), 9)
+    assert (found.trials, found.devices, found.worker, found.driver) == (2, ("CPU", 1), {"CPU": 1}, {})
     assert found.text == "nodes: 1 x 2 CPU; a trial takes 1 CPU: 2 at a time"
 
 
 def test_threads_take_cpus_and_concurrency_is_a_bound():
     options = StudyOptions(run=RunConfig(train=TrainConfig(threads=4)), concurrency=3)
-    assert room(options, one(CPU=20.0)).trials == 3
-    assert room(options, one(CPU=8.0)).trials == 2
+    assert capacity(options, one(CPU=20.0), 9).trials == 3
+    assert capacity(options, one(CPU=8.0), 9).trials == 2
 
 
 def test_gpus_are_used_where_there_are_any_and_can_be_shared():
-    assert room(StudyOptions(), one(CPU=16.0, GPU=4.0)).trials == 4
-    assert room(StudyOptions(gpus_per_trial=0.25), one(CPU=16.0, GPU=1.0)).trials == 4
-    assert room(StudyOptions(gpus_per_trial=0.0), one(CPU=16.0, GPU=1.0)).trials == 16
+    assert capacity(StudyOptions(), one(CPU=16.0, GPU=4.0), 9).trials == 4
+    assert capacity(StudyOptions(gpus_per_trial=0.25), one(CPU=16.0, GPU=1.0), 9).trials == 4
+    assert capacity(StudyOptions(gpus_per_trial=0.4), one(CPU=16.0, GPU=2.0), 9).trials == 4  # none lies on two
+    assert capacity(StudyOptions(gpus_per_trial=0.0), one(CPU=16.0, GPU=1.0), 9).trials == 16
 
 
 def test_drivers_of_several_workers_take_no_cpu():
-    found = room(StudyOptions(workers_per_trial=4), one(CPU=8.0))
-    assert found.trials == 2
-    assert found.resources == {HEAD: 0.001}
-    assert room(StudyOptions(workers_per_trial=2), one(CPU=8.0, train_driver=1.0)).trials == 1
+    found = capacity(StudyOptions(workers_per_trial=4), one(CPU=8.0), 9)
+    assert (found.trials, found.driver) == (2, {HEAD: 0.001})
+    assert capacity(StudyOptions(workers_per_trial=2), one(CPU=8.0, train_driver=1.0), 9).trials == 1
 
 
-def test_an_autoscaler_is_counted_on():
-    cluster = Cluster([Nodes(1, {"train_driver": 3.0, HEAD: 1.0})], [Nodes(4, {"CPU": 8.0, "GPU": 2.0})])
-    found = room(StudyOptions(workers_per_trial=2), cluster)
-    assert (found.trials, found.worker, found.gpus) == (3, {"CPU": 1, "GPU": 1.0}, 2.0)
-    assert found.text == (
-        "nodes: 1 x 3 train_driver; may come: 4 x 8 CPU + 2 GPU; "
-        "a trial takes 2 x (1 CPU + 1 GPU) + 1 train_driver: 3 at a time"
-    )
+def test_an_autoscaler_adds_nodes_for_all_trials_that_are_left():
+    found = capacity(StudyOptions(), growing(CPU=0.0), 14)
+    assert (found.trials, found.worker) == (14, {"CPU": 1})
+    assert found.text == "nodes: 1 x 0 CPU, and what the autoscaler adds; a trial takes 1 CPU: up to 14 at a time"
+    assert capacity(StudyOptions(), growing(CPU=0.0), 10_000).trials == QUEUED
+    assert capacity(StudyOptions(concurrency=300), growing(CPU=0.0), 10_000).trials == 300
+
+
+def test_a_sampler_that_learns_is_not_asked_for_all_trials_at_once():
+    assert capacity(StudyOptions(sampler="tpe"), growing(CPU=0.0), 100).trials == QUEUED_LEARNING
+    assert capacity(StudyOptions(sampler="tpe", concurrency=16), growing(CPU=0.0), 100).trials == 16
+
+
+def test_drivers_are_bounded_where_nodes_are_added():
+    options = StudyOptions(workers_per_trial=2)
+    found = capacity(options, growing(CPU=0.0, train_driver=3.0), 100)
+    assert (found.trials, found.driver) == (3, {"train_driver": 1.0})
+    assert found.text.endswith("a trial takes 2 x (1 CPU): up to 3 at a time")
+    assert capacity(options, growing(CPU=0.0), 100).trials == QUEUED_LEARNING
+
+
+def test_gpus_of_nodes_that_are_still_to_come_are_known_by_the_cluster_s_variable(monkeypatch):
+    monkeypatch.delenv(GPUS_PER_WORKER, raising=False)
+    two = StudyOptions(workers_per_trial=2)
+    assert capacity(two, growing(CPU=0.0), 9).devices == ("CPU", 2)
+    assert capacity(two, [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)], 9).devices == ("GPU", 2)
+    monkeypatch.setenv(GPUS_PER_WORKER, "1")
+    assert capacity(two, growing(CPU=0.0), 9).worker == {"CPU": 1, "GPU": 1.0}
+    assert capacity(StudyOptions(gpus_per_trial=0.0), growing(CPU=0.0), 9).devices == ("CPU", 1)
+    assert capacity(StudyOptions(), one(CPU=2.0), 9).devices == ("CPU", 1)  # none will come
 
 
 def test_other_resources_are_reserved_too():
     options = StudyOptions(resources_per_worker={"accelerator": 1.0})
-    found = room(options, one(CPU=8.0, accelerator=2.0))
-    assert (found.trials, found.resources) == (2, {"cpu": 1, "accelerator": 1.0})
+    found = capacity(options, one(CPU=8.0, accelerator=2.0), 9)
+    assert (found.trials, found.worker) == (2, {"CPU": 1, "accelerator": 1.0})
 
 
 @pytest.mark.parametrize("name", ["CPU", "GPU", "memory"])
@@ -67,24 +107,60 @@ def test_resources_with_an_option_of_their_own_are_refused(name):
 
 @pytest.mark.parametrize(("cpus", "trials", "workers"), [(2.0, 1, 2), (3.0, 1, 3), (9.0, 2, 4)])
 def test_elastic_trials_take_what_there_is_up_to_their_most(cpus, trials, workers):
-    found = room(StudyOptions(workers_per_trial="2:4"), one(CPU=cpus))
+    found = capacity(StudyOptions(workers_per_trial="2:4"), one(CPU=cpus), 9)
     assert (found.trials, found.workers) == (trials, workers)
     assert "a trial takes 2:4 x (1 CPU)" in found.text
     with pytest.raises(ValueError, match="--workers-per-trial is 2:4, --gpus-per-trial 0: a trial takes 2:4 x"):
-        room(StudyOptions(workers_per_trial="2:4"), one(CPU=1.0))
+        capacity(StudyOptions(workers_per_trial="2:4"), one(CPU=1.0), 9)
 
 
 @pytest.mark.parametrize(
-    ("options", "cluster"),
+    ("options", "nodes"),
     [
         (StudyOptions(workers_per_trial=3), one(CPU=2.0)),
         (StudyOptions(gpus_per_trial=1.0), one(CPU=2.0)),
-        (StudyOptions(run=RunConfig(train=TrainConfig(threads=3))), Cluster([Nodes(4, {"CPU": 2.0, HEAD: 1.0})])),
+        (StudyOptions(run=RunConfig(train=TrainConfig(threads=3))), 4 * [node(CPU=2.0)]),
     ],
 )
-def test_what_the_cluster_can_never_hold_is_refused_at_once(options, cluster):
+def test_a_trial_that_the_nodes_cannot_hold_is_refused_at_once(options, nodes):
     with pytest.raises(ValueError, match=r"a trial takes .* and the nodes of the cluster .* have room for"):
-        room(options, cluster)
+        capacity(options, nodes, 9)
+
+
+class Task:
+    """A task that ends after so many minutes; each `ray.get` takes one."""
+
+    def __init__(self, minutes):
+        self.minutes = minutes
+
+    def get(self, task, timeout):
+        self.minutes -= 1
+        if self.minutes >= 0:
+            raise ray.exceptions.GetTimeoutError
+        return "done"
+
+
+@pytest.mark.parametrize(
+    ("pending", "failed", "told"),
+    [
+        ([SimpleNamespace(ray_node_type_name="gpu_spot", count=2)], [], "the autoscaler starts 3 x gpu_spot"),
+        ([], [SimpleNamespace(ray_node_type_name="gpu_spot", details="no capacity")], "cannot start gpu_spot: no cap"),
+        (None, [], "starts none: no type of node has as much"),
+    ],
+)
+def test_what_waits_for_a_node_says_what_the_autoscaler_does(monkeypatch, pending, failed, told):
+    status = SimpleNamespace(pending_launches=pending or [], failed_launches=failed, pending_nodes=(pending or [])[:1])
+    monkeypatch.setattr("ray.autoscaler.v2.sdk.get_cluster_status", lambda address: status)
+    monkeypatch.setattr("ray.get_runtime_context", lambda: SimpleNamespace(gcs_address=""))
+    monkeypatch.setattr(ray, "get", Task(minutes=2).get)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: growing(CPU=0.0))
+    said = []
+    assert cluster.result_of(None, StudySetup(folder="", worker={"CPU": 1, "GPU": 1}), said.append) == "done"
+    assert len(said) == 2 and said[0].startswith("waiting for a node with 1 CPU + 1 GPU: ") and told in said[0]
+    monkeypatch.setattr(ray, "get", Task(minutes=2).get)
+    monkeypatch.setattr(cluster, "alive_nodes", lambda: [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)])
+    assert cluster.result_of(None, StudySetup(folder="", worker={"CPU": 1, "GPU": 1}), said.append) == "done"
+    assert len(said) == 2  # it loads the data there
 
 
 @pytest.mark.parametrize(

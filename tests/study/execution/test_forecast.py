@@ -13,20 +13,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from eqssl.config import replace, to_dict
+from eqssl.config import replace
 from eqssl.data import load_data, register_source
 from eqssl.study import StudyOptions
-from eqssl.study.execution import preflight
-from eqssl.study.execution.forecast import Timing, Work, approve, duration, forecast, time_run
-from eqssl.study.execution.plugins import registered
-from eqssl.study.store.lock import RunLock
-from eqssl.training.checkpoint import save
-from eqssl.training.context import LocalContext
+from eqssl.study.execution.forecast import approve, duration, time_epoch
+from eqssl.study.execution.preflight import try_run
+from eqssl.study.execution.setup import StudySetup
+from eqssl.study.store.lock import Lease
+from eqssl.training.context import Alone
 from eqssl.training.loop import Run
 
 ROOT = Path(__file__).parents[3]
-WORK = Work(trials=10, epochs=60, evaluations=10, checkpoints=(), at_once=2)
-TIMING = Timing(start_s=8.0, steps=50, epoch_s=25.0, evaluate_s=12.0, epochs_done=4)
 ASK = """
 import sys
 from rich.console import Console
@@ -34,7 +31,7 @@ from eqssl.study import StudyOptions
 from eqssl.study.execution.forecast import approve
 
 try:
-    approve({wall_s}, StudyOptions(yes={yes}), Console(quiet={quiet}, highlight=False))
+    approve(1, {wall_s}, 1, StudyOptions(yes={yes}), Console(quiet={quiet}, highlight=False))
     print("started")
 except ValueError as error:
     print(error)
@@ -42,14 +39,11 @@ except ValueError as error:
 
 
 def test_the_forecast_is_the_arithmetic_that_it_shows():
-    expected = forecast(WORK, TIMING, starts=1)
-    assert expected.wall_s == (56 * 25 + 10 * 12) / 2 + 8
-    assert expected.text == (
-        "forecast: (56 epochs x 50 steps x 0.5 s + 10 evaluations x 12 s) / 2 at a time + 8 s to start = 13 min"
+    console = Console(file=io.StringIO(), width=60)
+    approve(60, 25.0, 2, StudyOptions(), console)
+    assert console.file.getvalue() == (
+        "forecast: 60 epochs x 25 s / 2 at a time = 12 min, starts and evaluations not counted\n"
     )
-    without = forecast(WORK, change(TIMING, evaluate_s=None, epochs_done=0), starts=5)
-    assert without.wall_s == 60 * 25 / 2 + 40
-    assert without.text.endswith("evaluations not counted")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(90, "90 s"), (600, "10 min"), (9000, "2.5 hours")])
@@ -59,9 +53,9 @@ def test_durations_are_told_in_the_unit_that_fits(seconds, text):
 
 def test_a_forecast_above_the_limit_is_refused_with_both():
     console, options = Console(file=io.StringIO()), StudyOptions(max_hours=0.5, yes=True)
-    approve(1800.0, options, console)
+    approve(1, 1800.0, 1, options, console)
     with pytest.raises(ValueError, match=r"--max-hours is 0.5, and the forecast is 2.5 hours"):
-        approve(9000.0, options, console)
+        approve(5, 1800.0, 1, options, console)
     with pytest.raises(ValueError, match=r"--max-hours is -1"):
         StudyOptions(max_hours=-1.0)
 
@@ -97,7 +91,7 @@ def test_nobody_is_asked_about_a_short_study_or_with_yes_or_where_nothing_is_sho
 def test_without_a_terminal_it_goes_on():
     script = ASK.format(wall_s=3600.0, yes=False, quiet=False)
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, input="n\n", capture_output=True, text=True)
-    assert done.stdout == "started\n"
+    assert done.stdout.startswith("forecast: ") and done.stdout.endswith("started\n")
 
 
 def test_the_timing_is_that_of_real_epochs(base):
@@ -118,31 +112,13 @@ def test_the_timing_is_that_of_real_epochs(base):
             return self.images.take(indices)
 
     slow = change(data, train=change(data.train, images=Slow(data.train.images)))
-    timing = time_run(config, slow, WORK, workers=1, gpu=False, earlier_s=100.0)
-    assert timing.steps == len(data.train) // 8
-    run = Run(config, LocalContext(), slow)
+    timed_s = time_epoch(config, slow, workers=1, gpu=False)
+    run = Run(config, Alone(), slow)
     run.next_epoch()
     epoch_s = run.next_epoch()["train_s"]
     assert epoch_s > 2 * image_s * len(data.train)
-    assert timing.epoch_s == pytest.approx(epoch_s, rel=0.4)
-    assert 100 < timing.start_s < 130
-    assert timing.evaluate_s is None  # so little is to be trained
-    long = change(WORK, epochs=1_000_000)
-    assert 0 < time_run(config, data, long, workers=1, gpu=False, earlier_s=0.0).evaluate_s < 60
-    shared = time_run(config, slow, WORK, workers=2, gpu=False, earlier_s=0.0)
-    assert shared.steps == timing.steps
-    assert shared.epoch_s == pytest.approx(timing.epoch_s / 2, rel=0.4)
-
-
-def test_epochs_in_checkpoints_are_done(base, tmp_path):
-    data = load_data(base.data)
-    run = Run(base, LocalContext(), data)
-    run.next_epoch()
-    save({"run": run.state(), "wall_s": 1.0}, tmp_path / "begun")
-    work = change(WORK, checkpoints=[str(tmp_path / "begun"), str(tmp_path / "none")])
-    timing = time_run(base, data, work, workers=1, gpu=False, earlier_s=0.0)
-    assert timing.epochs_done == 1
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["checkpoint.pt"]
+    assert timed_s == pytest.approx(epoch_s, rel=0.4)
+    assert time_epoch(config, slow, workers=2, gpu=False) == pytest.approx(timed_s / 2, rel=0.4)
 
 
 def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
@@ -161,24 +137,21 @@ def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
 
     monkeypatch.setattr("eqssl.models.model.compiled_tokens", slow)
     config = replace(base, {"train.compile": True, "train.batch_size": 8})
-    timing = time_run(config, load_data(config.data), WORK, workers=1, gpu=False, earlier_s=0.0)
-    assert compiled and timing.start_s > 2 and timing.epoch_s < 2
+    assert time_epoch(config, load_data(config.data), workers=1, gpu=False) < 2 and compiled
 
 
 def test_a_worker_s_share_is_cut_into_as_many_parts_as_the_batch(base):
-    config = replace(base, {"train.batch_size": 30, "train.grad_accum_steps": 3})  # of 15 images, or of 7
+    config = replace(base, {"train.batch_size": 30, "train.accumulate": 3})  # of 15 images, or of 7
     data = load_data(config.data)
     for workers in (2, 4):
-        timing = time_run(config, data, WORK, workers=workers, gpu=False, earlier_s=0.0)
-        assert timing.epoch_s > 0
+        assert time_epoch(config, data, workers=workers, gpu=False) > 0
 
 
 @pytest.mark.parametrize("epochs", [0, 3])
 def test_one_step_an_epoch_can_be_timed(base, epochs):
     data = load_data(base.data)
     config = replace(base, {"train.batch_size": len(data.train), "train.epochs": epochs})
-    timing = time_run(config, data, WORK, workers=1, gpu=False, earlier_s=0.0)
-    assert timing.steps == 1 and timing.epoch_s > 0
+    assert time_epoch(config, data, workers=1, gpu=False) > 0
 
 
 def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base, tmp_path):
@@ -192,10 +165,10 @@ def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base, tmp_path):
             raise RuntimeError("the disk is on fire")
 
     register_source("broken", lambda config: change(data, train=change(data.train, images=Broken())))
-    run = to_dict(replace(base, {"data.source": "broken"}))
-    with RunLock(tmp_path / "study") as lock:
-        there = str(tmp_path / "study"), lock.run.token
-        found, untimed = (preflight.try_run(run, there, 1, {"CPU": 1}, work, (), registered()) for work in (WORK, None))
-    assert found["timing"] is None and found["name"] == "solids"
+    run = replace(base, {"data.source": "broken"})
+    with Lease(tmp_path / "study") as lease:
+        setup, token = StudySetup(folder=str(tmp_path / "study")), lease.holder.token
+        found, untimed = (try_run(setup, run, token, 1, timed=timed) for timed in (True, False))
+    assert found["epoch_s"] is None and found["name"] == "solids"
     assert "no forecast" in found["warnings"][-1] and "the disk is on fire" in found["warnings"][-1]
     assert untimed["warnings"] == found["warnings"][:-1]

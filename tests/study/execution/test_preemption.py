@@ -1,34 +1,83 @@
+import asyncio
 import time
 
-from eqssl.study.execution import preemption as leaving
-from eqssl.study.execution.preemption import NodeWatch
+from eqssl.study.execution import preemption
+from eqssl.study.execution.preemption import SaveNotice, SaveSchedule
 
 
 def test_the_state_is_saved_now_and_then_where_no_node_leaves(monkeypatch):
-    monkeypatch.setattr(leaving, "SAVE_EVERY_S", 0.2)
-    with NodeWatch(set()) as watch:
-        assert not watch.due()
+    monkeypatch.setattr(preemption, "SAVE_EVERY_S", 0.2)
+    with SaveSchedule("id", set(), None) as schedule:
+        assert not schedule.is_due()
         time.sleep(0.25)
-        assert watch.due()
-        assert not watch.due()
+        assert schedule.is_due()
+        assert not schedule.is_due()
         time.sleep(0.25)
-        assert watch.due()
+        assert schedule.is_due()
 
 
-def test_a_notice_is_heard_after_ray_was_away(monkeypatch, caplog):
-    answers = iter([ConnectionError("no head"), ConnectionError("no head"), {}, {"here": 1}])
+def test_a_notice_is_heard_after_ray_was_away_by_the_trials_of_the_node(monkeypatch, caplog):
+    answers = [ConnectionError("no head"), ConnectionError("no head"), set(), {"here"}]
 
     def draining():
-        answer = next(answers)
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    monkeypatch.setattr(leaving, "POLL_S", 0.01)
-    monkeypatch.setattr(leaving.state, "get_draining_nodes", draining)
-    with caplog.at_level("WARNING", "eqssl"), NodeWatch({"here"}) as watch:
-        deadline = time.monotonic() + 5
-        while not watch.due() and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert time.monotonic() < deadline
+    async def trials():
+        notice = SaveNotice()
+        watch = asyncio.ensure_future(notice.watch_nodes())
+        here, there = (asyncio.ensure_future(notice.wait(name, {name, "both"})) for name in ("here", "there"))
+        await asyncio.wait_for(here, 5.0)
+        assert not there.done()
+        watch.cancel()
+
+    monkeypatch.setattr(preemption, "POLL_S", 0.01)
+    monkeypatch.setattr(preemption, "draining_nodes", draining)
+    with caplog.at_level("WARNING", "eqssl"):
+        asyncio.run(trials())
     assert caplog.text.count("no head") == 1
+
+
+def test_a_stop_waits_until_all_trials_that_run_have_saved():
+    async def study():
+        notice = SaveNotice()
+        trials = [asyncio.ensure_future(notice.wait(name, set())) for name in ("ended", "first", "second")]
+        await asyncio.sleep(0)
+        await notice.saved("ended")
+        stop = asyncio.ensure_future(notice.stop())
+        await asyncio.wait_for(asyncio.gather(*trials), 5.0)
+        late = asyncio.ensure_future(notice.wait("late", set()))
+        await asyncio.wait_for(late, 5.0)
+        for name in ("first", "second", "late"):
+            await asyncio.sleep(0.2)
+            assert not stop.done()
+            await notice.saved(name)
+        await asyncio.wait_for(stop, 5.0)
+
+    asyncio.run(study())
+
+
+class Handle:
+    """The handle of a notice whose answer comes at once."""
+
+    def __init__(self):
+        self.told, self.wait, self.saved = [], self, self
+
+    def remote(self, *arguments):
+        self.told.append(arguments)
+
+
+def test_at_a_notice_a_trial_saves_at_once_and_says_so(monkeypatch):
+    monkeypatch.setattr(preemption.ray, "get", lambda reference: None)
+    notice = Handle()
+    with SaveSchedule("id", {"here"}, notice) as schedule:
+        deadline = time.monotonic() + 5
+        while not schedule.is_due():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notice.told == [("id", {"here"})] and not schedule.is_due()
+        schedule.saved()
+        assert notice.told[1:] == [("id",)]
+    assert notice.told[1:] == 2 * [("id",)]  # at its end it says so too

@@ -15,11 +15,19 @@ def tune_runs():
     signal.signal(signal.SIGUSR1, before)
 
 
+def wait_for(heard):
+    deadline = time.monotonic() + 20
+    while not heard:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_first_signal_stops_tune_and_the_second_everything(tune_runs, number):
     with StopSignals() as signals:
         signal.raise_signal(number)
-        assert (signals.number, tune_runs) == (number, [signal.SIGUSR1])
+        wait_for(tune_runs)
+        assert (signals.interruption.number, tune_runs) == (number, [signal.SIGUSR1])
         with pytest.raises(Interrupted) as second:
             signal.raise_signal(number)
     assert second.value.number == number
@@ -46,13 +54,10 @@ def test_what_tune_leaves_behind_does_not_stop_the_next_study():
 
 def test_the_study_itself_stops_as_a_signal_would_and_says_why(tune_runs):
     with StopSignals() as signals, signals.after(0.05 / 3600):
-        deadline = time.monotonic() + 20
-        while not tune_runs:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert (signals.number, signals.reason) == (signal.SIGTERM, "--max-hours 1.38889e-05")
+        wait_for(tune_runs)
+        assert signals.interruption.number == signal.SIGTERM
         signals.stop("another reason")  # once is enough
-    assert (tune_runs, signals.reason) == ([signal.SIGUSR1], "--max-hours 1.38889e-05")
+    assert (tune_runs, str(signals.interruption)) == ([signal.SIGUSR1], "--max-hours 1.38889e-05")
 
 
 def test_without_tune_it_interrupts_with_the_reason():
@@ -66,4 +71,20 @@ def test_what_ends_in_time_is_not_stopped(tune_runs):
         with signals.after(0.1 / 3600):
             pass
         time.sleep(0.2)
-    assert signals.number is None and not tune_runs
+    assert signals.interruption is None and not tune_runs
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_trials_save_before_tune_is_stopped(tune_runs, answers):
+    called = []
+
+    def save():
+        called.append(list(tune_runs))
+        if not answers:
+            raise TimeoutError("a trial does not answer")
+
+    with StopSignals() as signals:
+        signals.before_stop = save
+        signal.raise_signal(signal.SIGTERM)
+        wait_for(tune_runs)
+    assert (called, tune_runs) == ([[]], [signal.SIGUSR1])

@@ -1,0 +1,69 @@
+"""What the study's own process gives the processes of its trials."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+Registered = dict[str, dict[str, Callable[..., Any]]]
+
+
+def registered() -> Registered:
+    """Return the sources, encoders and methods that the user registered in this process: kind -> name -> function."""
+    from eqssl.data import SOURCES
+
+    # Encoders and methods are torch modules: where none was registered, torch need not be imported.
+    encoders = getattr(sys.modules.get("eqssl.models.backbones"), "ENCODERS", {})
+    methods = getattr(sys.modules.get("eqssl.methods"), "METHODS", {})
+    return {
+        "source": {name: source for name, source in SOURCES.items() if callable(source)},
+        "encoder": dict(encoders),
+        "method": {name: method for name, method in methods.items() if callable(method)},
+    }
+
+
+@dataclass(frozen=True)
+class StudySetup:
+    """What the processes of all trials of a study share.
+
+    Args:
+        folder: of the study, OUTPUT/STUDY: an absolute path or a URI.
+        objectives: metrics that a trial's record keeps of earlier epochs.
+        workers: the least and the most of a trial.
+        worker: resources of each, in Ray's names.
+        cwd: folder of the command: a relative `--data.path` starts there, while Ray moves its processes as it likes.
+        registered: as `registered` returns it.
+        save_notice: handle of a `SaveNotice`; None: trials are not told to save.
+    """
+
+    folder: str
+    objectives: tuple[str, ...] = ()
+    workers: tuple[int, int] = (1, 1)
+    worker: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1})
+    cwd: str = field(default_factory=os.getcwd)
+    registered: Registered = field(default_factory=registered)
+    save_notice: Any = None
+
+    @property
+    def gpu(self) -> bool:
+        """Whether a worker has a GPU; Ray hides none from one that was not given any."""
+        return "GPU" in self.worker
+
+    def apply(self) -> None:
+        """Set this process up: its folder, where this node has it, its threads and everything that was registered."""
+        import torch
+
+        from eqssl.data import register_source
+        from eqssl.methods import register_method
+        from eqssl.models.backbones import register_encoder
+
+        with suppress(OSError):
+            os.chdir(self.cwd)
+        torch.set_num_threads(int(self.worker["CPU"]))
+        register: dict[str, Callable[..., Any]]
+        register = {"source": register_source, "encoder": register_encoder, "method": register_method}
+        for kind, functions in self.registered.items():
+            for name, function in functions.items():
+                register[kind](name, function)

@@ -1,0 +1,143 @@
+"""What Tune's events become, without Ray: progress, attempts, records."""
+
+import errno
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from eqssl.study.execution import pool
+from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events
+from eqssl.study.execution.setup import StudySetup
+from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.execution.trial import RECORD, record_of
+from eqssl.study.listener import Listener
+from eqssl.study.search.space import Configuration, Trial
+
+TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
+
+
+class TuneTrial:
+    """A trial of Tune, which counts its failures."""
+
+    trial_id = "tune"
+
+    def __init__(self):
+        self.max_failures, self.num_failures, self.last_result, self.error = MAX_ATTEMPTS - 1, 0, {}, None
+
+    def fails(self, events, error):
+        """Fail as in Tune; return whether it is tried again."""
+        self.num_failures, self.error = self.num_failures + 1, error
+        again = self.num_failures <= self.max_failures
+        (events.on_trial_recover if again else events.on_trial_error)(0, [self], self)
+        return again
+
+    def get_error(self):
+        return f"Failure # {self.num_failures}\nTraceback\n  line 1\n{type(self.error).__name__}: {self.error}\n"
+
+    def get_pickled_error(self):
+        return self.error
+
+
+class Heard(Listener):
+    def __init__(self):
+        self.told = []
+
+    def epoch_ended(self, trial, metrics):
+        self.told.append(metrics["epoch"])
+
+    def trial_retried(self, trial, error):
+        self.told.append(error)
+
+    def trial_ended(self, trial, record):
+        self.told.append(record)
+
+
+@pytest.fixture
+def heard():
+    return Heard()
+
+
+@pytest.fixture
+def events(heard, tmp_path):
+    searcher = SimpleNamespace(trials={"tune": TRIAL})
+    return _Events(searcher, StudySetup(folder=str(tmp_path)), [heard], StopSignals())
+
+
+def epoch(events, trial, number, **values):
+    trial.last_result = {RECORD: record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)}
+    events.on_trial_result(0, [trial], trial, trial.last_result)
+
+
+def test_the_third_attempt_without_progress_is_the_last(events, heard, tmp_path):
+    trial = TuneTrial()
+    epoch(events, trial, 1, history={"1": {"knn": 0.5}})
+    assert [trial.fails(events, RuntimeError("out of memory")) for _ in range(3)] == [True, True, False]
+    assert heard.told[:3] == [1.0, "RuntimeError: out of memory", "RuntimeError: out of memory"]
+    record = heard.told[-1]
+    assert (record.status, record.error) == ("FAILED", "RuntimeError: out of memory (3 attempts)")
+    assert record.history == {"1": {"knn": 0.5}} and events.unfinished() == []
+    assert "line 1" in (tmp_path / "trials" / TRIAL.id / ERROR).read_text()
+
+
+def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard):
+    trial = TuneTrial()
+    assert [trial.fails(events, ActorDiedError()) for _ in range(3)] == [True, True, False]
+    assert heard.told[-1].error == "its process died (3 attempts)" and heard.told[-1].history == {}
+
+
+def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events):
+    trial = TuneTrial()
+    for number in (1, 2):
+        epoch(events, trial, number)
+        assert [trial.fails(events, ActorDiedError()) for _ in range(2)] == [True, True]
+    epoch(events, trial, 2)  # as read from the checkpoint again
+    assert not trial.fails(events, ActorDiedError())
+
+
+def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(events, heard):
+    trial = TuneTrial()
+    events.on_trial_start(0, [trial], trial)
+    epoch(events, trial, 1, wall_s=3.0, resumed_s=2.0)
+    assert [record.epochs for record in events.unfinished()] == [1]
+    events.on_trial_complete(0, [trial], trial)
+    assert (heard.told[-1].status, heard.told[-1].epochs, heard.told[-1].overhead_s) == ("STOPPED", 1, 0.0)
+    complete = record_of(TRIAL, "COMPLETE", epochs=2)
+    trial.last_result = {RECORD: complete}
+    events.on_trial_result(0, [trial], trial, trial.last_result)  # no epoch's
+    events.on_trial_complete(0, [trial], trial)
+    assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
+
+
+class TestFullDisk:
+    """A trial that has ended is not trained again for want of space."""
+
+    @pytest.fixture
+    def record_keeper(self, events, heard, monkeypatch):
+        class Keeper(Listener):
+            attempts = 0
+
+            def trial_ended(self, trial, record):
+                self.attempts += 1
+                if self.attempts < 3:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+
+        keeper = Keeper()
+        monkeypatch.setattr(events, "_listeners", [keeper, heard])
+        monkeypatch.setattr(pool, "FULL_DISK_S", 0.01)
+        return keeper
+
+    def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog):
+        trial = TuneTrial()
+        trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
+        events.on_trial_complete(0, [trial], trial)
+        assert record_keeper.attempts == 3 and len(heard.told) == 1
+        assert caplog.text.count("cannot be written, to be tried again: [Errno 28] No space left") == 2
+
+    def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper):
+        events._signals.interruption = Interrupted(15)
+        trial = TuneTrial()
+        epoch(events, trial, 1)
+        events.on_trial_complete(0, [trial], trial)
+        assert record_keeper.attempts == 1 and heard.told == [1.0] and len(events.unfinished()) == 1
