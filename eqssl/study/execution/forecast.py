@@ -28,12 +28,12 @@ def time_epoch(config: RunConfig, dataset: "Dataset", *, workers: int, gpu: bool
     """
     import torch
 
-    from eqssl.training.context import Alone
+    from eqssl.training.context import LocalContext
     from eqssl.training.loop import Run
 
-    context = Alone()
+    context = LocalContext()
     context.device = torch.device("cuda" if gpu else "cpu")
-    parts = config.train.accumulate
+    parts = config.train.grad_accum_steps
     batch = config.train.batch_size // workers // parts * parts
     run = Run(replace(config, {"train.batch_size": batch, "train.epochs": 4, "train.eval_every": 0}), context, dataset)
     available = run.steps_per_epoch

@@ -134,7 +134,7 @@ class TrialContext:
             self.save(state)
         self._tell(self.record("STOPPED", metrics))
 
-    def save_due(self) -> bool:
+    def should_checkpoint(self) -> bool:
         return self._schedule.is_due()
 
     def save(self, state: dict[str, Any]) -> None:

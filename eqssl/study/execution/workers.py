@@ -173,23 +173,23 @@ def _serve_trials(config: dict[str, Any]) -> None:
     """Train one trial after another: the loop of every worker."""
     import ray.train
 
-    from eqssl.training.distributed import objects_of_all
+    from eqssl.training.distributed import all_gather_object
 
     broker: Any = config["broker"]
     setup: StudySetup = config["setup"]
     place = ray.train.get_context()
     rank, world_size = place.get_world_rank(), place.get_world_size()
-    nodes = set(objects_of_all(this_node()))
+    nodes = set(all_gather_object(this_node()))
     number, warm = 0, False
 
     def tell(record: TrialRecord) -> None:
         goes_on: Any = ray.get(broker.report.remote(number, record)) if rank == 0 else None
-        if not objects_of_all(goes_on)[0]:
+        if not all_gather_object(goes_on)[0]:
             raise Stopped
 
     while True:
         asked: Any = ray.get(broker.next_trial.remote(number)) if rank == 0 else None
-        number, job = objects_of_all(asked)[0]
+        number, job = all_gather_object(asked)[0]
         if job is None:
             return
         setup.apply()

@@ -20,7 +20,7 @@ from eqssl.study.execution.forecast import approve, duration, time_epoch
 from eqssl.study.execution.preflight import try_run
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.store.lock import Lease
-from eqssl.training.context import Alone
+from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run
 
 ROOT = Path(__file__).parents[3]
@@ -113,7 +113,7 @@ def test_the_timing_is_that_of_real_epochs(base):
 
     slow = change(data, train=change(data.train, images=Slow(data.train.images)))
     timed_s = time_epoch(config, slow, workers=1, gpu=False)
-    run = Run(config, Alone(), slow)
+    run = Run(config, LocalContext(), slow)
     run.next_epoch()
     epoch_s = run.next_epoch()["train_s"]
     assert epoch_s > 2 * image_s * len(data.train)
@@ -141,7 +141,7 @@ def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
 
 
 def test_a_worker_s_share_is_cut_into_as_many_parts_as_the_batch(base):
-    config = replace(base, {"train.batch_size": 30, "train.accumulate": 3})  # of 15 images, or of 7
+    config = replace(base, {"train.batch_size": 30, "train.grad_accum_steps": 3})  # of 15 images, or of 7
     data = load_data(config.data)
     for workers in (2, 4):
         assert time_epoch(config, data, workers=workers, gpu=False) > 0
