@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from eqssl import __version__
 from eqssl.config import RunConfig, flatten, identity, replace
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
@@ -19,9 +18,9 @@ from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Trial
-from eqssl.study.store.ledger import Attempts, ledger, ledger_line
-from eqssl.study.store.lock import Lease
-from eqssl.study.store.records import Record, TrialRecord
+from eqssl.study.store.ledger import ledger, ledger_line
+from eqssl.study.store.lock import RunLock, run_seconds
+from eqssl.study.store.records import RESULTS_SCHEMA, StudyFolder, TrialRecord
 
 if TYPE_CHECKING:
     from eqssl.study.execution.cluster import Capacity
@@ -43,31 +42,30 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     options = options or default_options(study)
     check_options(study, options)
     study = with_matched_controls(study, options)
-    with Lease(as_path(options.output) / study.name) as lease:
-        return _StudyRun(study, options, console or Console(quiet=True), lease).run()
+    with RunLock(as_path(options.output) / study.name) as lock:
+        return _StudyRun(study, options, console or Console(quiet=True), lock).run()
 
 
 class _StudyRun:
     """One process's part in a study, step by step."""
 
-    def __init__(self, study: Study, options: StudyOptions, console: Console, lease: Lease):
+    def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock):
         from eqssl.tracking import StudyTracker
 
         self.start = time.perf_counter()
-        self.study, self.options, self.console, self.lease = study, options, console, lease
+        self.study, self.options, self.console, self.lock = study, options, console, lock
         self.stages = seed_stages(options.seeds, options.seed_schedule)
         self.folder = as_path(options.output) / study.name
-        self.record = Record.open(self.folder, self._identity(), resume=options.resume)
+        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume)
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
-        self.attempts = Attempts(self.folder, lease.holder.token, self.start)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
-        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), self.folder)
+        self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
 
     def _identity(self) -> dict[str, Any]:
         """Return everything that must be equal for two runs of a study to be parts of one."""
         return {
             "study": self.study.name,
-            "version": __version__,
+            "results_schema": RESULTS_SCHEMA,
             "protocol": PROTOCOL_VERSION,
             "space": {option: asdict(values) for option, values in self.study.space.items()},
             "rows": dict(self.study.rows),
@@ -82,7 +80,7 @@ class _StudyRun:
         from eqssl.study.execution import cluster
 
         self._say(self.study.question)
-        with StopSignals() as signals, self.lease.kept(beat=self.attempts.note, lost=signals.stop):
+        with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
             with signals.after(self.options.max_hours), cluster.ray_running():
                 signals.arm()
                 suggestions = self._suggestions()
@@ -111,7 +109,7 @@ class _StudyRun:
 
         suggestions = Suggestions(self.study, self.options)
         suggestions.search.warm_start(self.warm_points)
-        suggestions.restore(self.record.asked_trials(), self.record.records())
+        suggestions.restore(self.record.suggested_trials(), self.record.records())
         return suggestions
 
     def _setup(self, capacity: "Capacity") -> StudySetup:
@@ -128,7 +126,7 @@ class _StudyRun:
         """
         from eqssl.study.execution import cluster
 
-        setup, token = self._setup(capacity), self.lease.holder.token
+        setup, token = self._setup(capacity), self.lock.run.token
         cluster.on_every_node(check_node, setup.folder, token)
         arguments = self.options.run, token, capacity.workers, self.options.pruner, timed
         task = cluster.start_in_worker(try_run, setup, *arguments)
@@ -157,14 +155,14 @@ class _StudyRun:
                 f"are left out; all of them take --configs {suggestions.design}"
             )
         earlier = list(self.record.records().values())
-        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.asked_trials())
+        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.suggested_trials())
         halving = None
         if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
             halving.restore(earlier)
 
         def run_of(trial: Trial) -> RunConfig:
-            self.record.asked(trial)
+            self.record.trial_suggested(trial)
             run = trial.run_config(base)
             pruned = halving is not None and trial.configuration.number is not None
             return replace(run, {"train.eval_every": evaluated_every(run.train)}) if pruned else run
@@ -181,21 +179,22 @@ class _StudyRun:
         from eqssl.study.search.sampler import write_journal
 
         stopped = signals.interruption
-        if stopped and self.lease.lost:  # the folder is another process's now
+        if stopped and self.lock.lost:  # the folder is another process's now
             raise stopped
+        self.lock.renew()
         records = list(self.record.records().values())
         about = self.about | {
             "study_id": self.record.study_id,
             "status": "stopped" if stopped else "complete",
             "wall_s": time.perf_counter() - self.start,
-            "ledger": ledger(records, *capacity.devices, self.attempts.note(), unfinished),
+            "ledger": ledger(records, *capacity.devices, run_seconds(self.folder), unfinished),
         }
         summary = summarise(change(self.study, seeds=self.options.seeds), records, about, self.folder)
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
         status, patience_s = ("KILLED", 2) if stopped else ("FINISHED", 30)
-        self.tracker.close(status, files, patience_s, description=summary["sentence"])
+        self.tracker.close(status, files, patience_s, summary)
         if stopped:
             raise stopped
         if self.tracker.dropped:

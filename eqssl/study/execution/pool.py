@@ -30,7 +30,7 @@ from eqssl.study.listener import Listener
 from eqssl.study.search.pruning import Halving
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import GIVEN_UP, TrialRecord
+from eqssl.study.store.records import RETRYABLE, TrialRecord
 
 logger = logging.getLogger(__name__)
 
@@ -180,7 +180,7 @@ class _Events(_Unsaved, tune.Callback):
             listener.trial_retried(self._searcher.trials[trial.trial_id], error)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        error = f"{self._error(trial)} ({MAX_ATTEMPTS}{GIVEN_UP}"
+        error = f"{self._error(trial)} ({MAX_ATTEMPTS}{RETRYABLE}"
         last = self._last.get(trial.trial_id)
         history = last.history if last else {}
         self._end(trial, record_of(self._searcher.trials[trial.trial_id], "FAILED", error=error, history=history))

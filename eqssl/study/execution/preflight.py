@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import EvaluateConfig, RunConfig
-from eqssl.files import as_path, check_storage, os_errors, read, try_writing
+from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
 from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Pruner, Study, lacking
 from eqssl.study.execution.forecast import time_epoch
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
-from eqssl.study.store import lock as lease
+from eqssl.study.store.lock import owns
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -52,7 +52,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
         if options.sampler not in LEARNING:
             raise ValueError(f"--sampler is {options.sampler}; allowed with --warm-start: {', '.join(LEARNING)}")
         earlier = as_path(options.warm_start, "--warm-start")
-        check_storage(earlier, "--warm-start", write=False)
+        check_readable(earlier, "--warm-start")
         if not read(earlier / "summary.json"):
             raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
     check_output(options.output)
@@ -66,7 +66,7 @@ def check_output(text: str) -> None:
     """
     output = as_path(text, "--output").absolute()
     if not isinstance(output, Path):
-        return check_storage(output, "--output", write=True)
+        return make_folder(output, "--output")
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
@@ -77,11 +77,11 @@ def check_node(folder: str, token: str) -> str | None:
 
     Args:
         folder: OUTPUT/STUDY.
-        token: of the lease, which the study's own process has put there.
+        token: of the run of the command that owns the folder.
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
-        if lease.token_in(here) != token:
+        if not owns(here, token):
             return f"{said}, is not the study's own; allowed on several nodes: a folder that all share, or s3://..."
         with os_errors():
             try_writing(here)
@@ -162,10 +162,11 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
         )
     if not set(objectives) - {*NEED_LABELS, *NEED_FACTORS}:  # the study leaves out those that the data do not have
         return
-    from eqssl.evaluation.rows import constant_figures
+    from eqssl.evaluation.encoders import Constant
+    from eqssl.evaluation.protocol import evaluate
 
     level = "quick" if pruner == "halving" else config.level
-    given = constant_figures(data, replace(config, level=level, train_images=256, images=128))
+    given = evaluate(Constant(), data, config=replace(config, level=level, train_images=256, images=128))
     allowed = {part + metric for metric in given for part in ("", "inv/", "equi/")}
     allowed |= {metric.name for metric in METRICS.values() if metric.level == "train"}
     if wrong := sorted({*objectives} - allowed - {*lacking(labelled=labelled, known=known)}):

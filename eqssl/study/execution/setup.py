@@ -2,17 +2,18 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-Registered = dict[str, dict[str, Callable[..., Any]]]
+Registered = dict[str, dict[str, Any]]  # kind -> name -> function, class or metric
 
 
 def registered() -> Registered:
-    """Return the sources, encoders and methods that the user registered in this process: kind -> name -> function."""
+    """Return the sources, encoders, methods and metrics that the user registered in this process, by kind and name."""
     from eqssl.data import SOURCES
+    from eqssl.metrics import METRICS
 
     # Encoders and methods are torch modules: where none was registered, torch need not be imported.
     encoders = getattr(sys.modules.get("eqssl.models.backbones"), "ENCODERS", {})
@@ -21,6 +22,7 @@ def registered() -> Registered:
         "source": {name: source for name, source in SOURCES.items() if callable(source)},
         "encoder": dict(encoders),
         "method": {name: method for name, method in methods.items() if callable(method)},
+        "metric": {name: metric for name, metric in METRICS.items() if metric.fn is not None},
     }
 
 
@@ -57,13 +59,17 @@ class StudySetup:
 
         from eqssl.data import register_source
         from eqssl.methods import register_method
+        from eqssl.metrics import register_metric
         from eqssl.models.backbones import register_encoder
 
         with suppress(OSError):
             os.chdir(self.cwd)
         torch.set_num_threads(int(self.worker["CPU"]))
-        register: dict[str, Callable[..., Any]]
-        register = {"source": register_source, "encoder": register_encoder, "method": register_method}
-        for kind, functions in self.registered.items():
-            for name, function in functions.items():
-                register[kind](name, function)
+        for name, source in self.registered["source"].items():
+            register_source(name, source)
+        for name, encoder in self.registered["encoder"].items():
+            register_encoder(name, encoder)
+        for name, method in self.registered["method"].items():
+            register_method(name, method)
+        for metric in self.registered["metric"].values():
+            register_metric(metric)

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from eqssl.config import DataConfig, RunConfig
-from eqssl.files import as_path, read, write_atomically
+from eqssl.files import as_path, finite, read, write_atomically, write_json
 from eqssl.study.execution.preemption import SaveSchedule, this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, Status, TrialRecord, collapsed_parts, finite, write_json
+from eqssl.study.store.records import CONTRIBUTIONS, Status, TrialRecord, collapsed_parts
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -226,16 +226,14 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
     """Evaluate a row that has no encoder to train, by one worker; the others have the data for the next trial."""
+    from eqssl.evaluation.encoders import Constant, Pixels
     from eqssl.evaluation.protocol import evaluate
-    from eqssl.evaluation.rows import Pixels, constant_figures
 
     metrics: dict[str, float] = {}
     if context.rank == 0:
         predictions: list[Prediction] = []
-        if name == "constant":
-            metrics = constant_figures(data, run.evaluate, predictions)
-        else:
-            metrics = evaluate(Pixels(), data, config=run.evaluate, device=context.device, predictions=predictions)
+        encoder = Constant() if name == "constant" else Pixels()
+        metrics = evaluate(encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
         _save_predictions(predictions, run, context, data)
     return context.record("COMPLETE", metrics)
 

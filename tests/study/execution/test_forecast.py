@@ -19,7 +19,7 @@ from eqssl.study import StudyOptions
 from eqssl.study.execution.forecast import approve, duration, time_epoch
 from eqssl.study.execution.preflight import try_run
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.store.lock import Lease
+from eqssl.study.store.lock import RunLock
 from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run
 
@@ -166,8 +166,8 @@ def test_a_step_that_fails_costs_the_forecast_and_not_the_study(base, tmp_path):
 
     register_source("broken", lambda config: change(data, train=change(data.train, images=Broken())))
     run = replace(base, {"data.source": "broken"})
-    with Lease(tmp_path / "study") as lease:
-        setup, token = StudySetup(folder=str(tmp_path / "study")), lease.holder.token
+    with RunLock(tmp_path / "study") as lock:
+        setup, token = StudySetup(folder=str(tmp_path / "study")), lock.run.token
         found, untimed = (try_run(setup, run, token, 1, timed=timed) for timed in (True, False))
     assert found["epoch_s"] is None and found["name"] == "solids"
     assert "no forecast" in found["warnings"][-1] and "the disk is on fire" in found["warnings"][-1]

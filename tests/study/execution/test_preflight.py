@@ -1,6 +1,5 @@
 """What is found wrong beforehand: by the options alone, by a node with the folder, by a worker with the data."""
 
-import json
 import os
 import threading
 from dataclasses import replace as change
@@ -13,50 +12,51 @@ from eqssl.data.synthetic import solids
 from eqssl.study import Study, StudyOptions, log_uniform
 from eqssl.study.execution.preflight import check_node, check_options, try_run
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.store.lock import Lease
+from eqssl.study.store.lock import RunLock
 
 
 @pytest.fixture
-def lease(tmp_path):
-    with Lease(tmp_path / "study") as lease:
-        yield lease
+def lock(tmp_path):
+    with RunLock(tmp_path / "study") as lock:
+        yield lock
 
 
-def test_the_study_s_own_folder_is_accepted_and_left_as_it_was(lease, tmp_path):
-    assert check_node(str(tmp_path / "study"), lease.holder.token) is None
-    assert os.listdir(tmp_path / "study") == ["lease.json"]
+def test_the_study_s_own_folder_is_accepted_and_left_as_it_was(lock, tmp_path):
+    assert check_node(str(tmp_path / "study"), lock.run.token) is None
+    assert os.listdir(tmp_path / "study") == ["runs"]
 
 
-def test_a_heartbeat_that_is_just_being_written_is_waited_for(lease, tmp_path):
-    path = tmp_path / "study" / "lease.json"
+def test_a_heartbeat_that_is_just_being_written_is_waited_for(lock, tmp_path):
+    path = tmp_path / "study" / "runs" / "0001.json"
     text = path.read_text()
     path.write_text("")
     threading.Timer(0.2, path.write_text, [text]).start()
-    assert check_node(str(tmp_path / "study"), lease.holder.token) is None
+    assert check_node(str(tmp_path / "study"), lock.run.token) is None
 
 
-def test_a_local_folder_of_the_same_name_is_told_from_a_shared_one(lease, tmp_path):
+def test_a_local_folder_of_the_same_name_is_told_from_a_shared_one(lock, tmp_path):
     other = tmp_path / "other"
-    other.mkdir()
-    (other / "lease.json").write_text(json.dumps({"token": "of an earlier study"}))
+    with RunLock(other) as earlier:
+        (other / "study.json").write_text("{}")
+        earlier.renew()
     for folder in (other, tmp_path / "nowhere"):
-        wrong = check_node(str(folder), lease.holder.token)
+        wrong = check_node(str(folder), lock.run.token)
         assert f"--output: {folder}, seen from " in wrong and "a folder that all share, or s3://..." in wrong
 
 
-def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lease, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named_with_the_reason(lock, tmp_path, monkeypatch):
     def full(*arguments, **named):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.write_text", full)
-    wrong = check_node(str(tmp_path / "study"), lease.holder.token)
+    wrong = check_node(str(tmp_path / "study"), lock.run.token)
     assert "cannot be written" in wrong and "No space left on device" in wrong
 
 
 @pytest.mark.parametrize(("objective", "allowed"), [("equivariance", False), ("spread", True)])
-def test_halving_compares_by_what_a_quick_evaluation_gives(lease, base, tmp_path, objective, allowed):
+def test_halving_compares_by_what_a_quick_evaluation_gives(lock, base, tmp_path, objective, allowed):
     setup = StudySetup(str(tmp_path / "study"), ("linear", objective))
-    found = try_run(setup, replace(base, {"evaluate.level": "full"}), lease.holder.token, 1, "halving")
+    found = try_run(setup, replace(base, {"evaluate.level": "full"}), lock.run.token, 1, "halving")
     wrong = f"--objectives has {objective}; allowed at level quick, at which --pruner halving compares trials"
     assert ("error" not in found) if allowed else found["error"].startswith(wrong)
 
@@ -80,7 +80,7 @@ def test_a_search_does_not_choose_on_test(base, tmp_path):
 
 @pytest.mark.parametrize("labelled", [True, False])
 def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
-    lease, base, tmp_path, monkeypatch, labelled
+    lock, base, tmp_path, monkeypatch, labelled
 ):
     def plain(config):
         data = solids.load(config)
@@ -90,7 +90,7 @@ def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
 
     monkeypatch.setitem(SOURCES, "plain", plain)
     setup = StudySetup(str(tmp_path / "study"), ("linear", "r2_mean"))
-    found = try_run(setup, replace(base, {"data.source": "plain"}), lease.holder.token, 1)
+    found = try_run(setup, replace(base, {"data.source": "plain"}), lock.run.token, 1)
     if labelled:
         assert "error" not in found and not found["known"]
         study = Study(name="toy", question="?", space={}).for_data(labelled=True, known=found["known"])

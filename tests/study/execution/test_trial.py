@@ -5,12 +5,12 @@ import json
 import pytest
 
 from eqssl.config import replace
-from eqssl.evaluation.predictions import figures_of, load_predictions
+from eqssl.evaluation.predictions import load_predictions, metrics_of
+from eqssl.files import write_json
 from eqssl.study.execution.preemption import SaveSchedule
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.trial import EPOCHS, PREDICTIONS, TrialContext, attempt, run_trial
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import write_json
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 ROWS = {None: TRIAL} | {name: Trial(Configuration(name, None), 0) for name in ("pixels", "constant")}
@@ -35,7 +35,7 @@ def evaluated(base, tmp_path):
 @pytest.mark.parametrize("row", ROWS)
 def test_predictions_of_a_full_evaluation_are_kept(evaluated, row):
     metrics, path = evaluated(row=row)
-    again = figures_of(load_predictions(path))
+    again = metrics_of(load_predictions(path))
     assert {"r2_mean", "linear", "mlp_r2_mean"} <= again.keys()
     again = {name: value for name, value in again.items() if value == value}  # a record has finite metrics alone
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6)
@@ -105,9 +105,7 @@ def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(base, tmp_path, m
         (RuntimeError, 1, False),  # perhaps of the machine: another attempt may mend it
     ],
 )
-def test_an_error_that_all_workers_would_meet_again_ends_the_trial(
-    base, tmp_path, monkeypatch, error, workers, ends
-):
+def test_an_error_that_all_workers_would_meet_again_ends_the_trial(base, tmp_path, monkeypatch, error, workers, ends):
     def train(*arguments):
         raise error("no")
 
