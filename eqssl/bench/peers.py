@@ -115,8 +115,8 @@ class Masked(Taught):
         student = self.tokens(self.encoder, images, mask=mask, mask_token=self.mask_token)
         with torch.no_grad():
             teacher = self.tokens(self.teacher, images)
-            views, patches = self.teacher_head(teacher.mean(1)), self.teacher_head(teacher[mask])
-        dino = self.criterion(list(views.chunk(2)), list(self.head(student.mean(1)).chunk(2)))
+            targets, patches = self.teacher_head(teacher.mean(1)), self.teacher_head(teacher[mask])
+        dino = self.criterion(list(targets.chunk(2)), list(self.head(student.mean(1)).chunk(2)))
         return dino + self.patch_criterion(patches, self.head(student[mask]), mask.unflatten(1, self.encoder.grid))
 
 

@@ -114,7 +114,8 @@ class Loop:
 
             model, transform = partial(build_peer, "simclr"), lightly_views(options.image_size)
         if run.config.train.compile:
-            encoder.tokens = partial(compiled_tokens(model), encoder)  # a graph of its own for each loop
+            # A graph of its own for each loop.
+            encoder.tokens = partial(compiled_tokens(model), encoder)  # type: ignore[method-assign]
         self.model = model(encoder, run.autocast).to(self.device).to(memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)
         self.transform = transform

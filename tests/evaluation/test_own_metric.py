@@ -11,7 +11,7 @@ from torch import nn
 from eqssl import Metric, evaluate, register_metric
 from eqssl.config import EvaluateConfig
 from eqssl.metrics import METRICS, find_metric, label_of
-from eqssl.study.execution.plugins import register, registered
+from eqssl.study.execution.setup import StudySetup
 
 
 class Mean(nn.Module):
@@ -95,11 +95,11 @@ def test_wrong_metrics_are_refused(flat_images):
 def test_the_processes_of_trials_know_it():
     metric = Metric(name="margin", label="margin", direction="minimize", fn=margin)
     register_metric(metric)
-    plugins = pickle.loads(pickle.dumps(registered()["metrics"]))
-    assert plugins == {"margin": metric}
+    setup = pickle.loads(pickle.dumps(StudySetup("folder")))
+    assert setup.registered["metric"] == {"margin": metric}
     del METRICS["margin"]
-    register(registered() | {"metrics": plugins})
-    register(registered())  # a process that is used again
+    setup.apply()
+    setup.apply()  # a process that is used again
     assert find_metric("margin") == metric
 
 
