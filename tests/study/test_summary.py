@@ -8,9 +8,9 @@ import pytest
 
 import eqssl
 from eqssl.config import EncoderConfig
+from eqssl.files import write_json
 from eqssl.study import load_study
 from eqssl.study.results import analyse, summarise
-from eqssl.study.store.records import write_json
 from eqssl.study.summary import Answer, Interval, NoAnswer, StudySummary
 from tests.report import made_up
 
