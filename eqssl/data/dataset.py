@@ -59,7 +59,7 @@ class Split:
         images: the store of N images.
         ids: int64 (N,), an image's identity: all random numbers for it are drawn from this number.
         labels: int64 (N,) class, or None.
-        objects: int64 (N,), equal for views of one object; None where every image shows another object.
+        objects: int64 (N,), equal for views of one object; None if every image shows another object.
         factors: name -> float32 (N, k), the known factors of every image, such as `quaternion` or `floor_hue`.
     """
 
@@ -102,7 +102,7 @@ class Dataset:
         num_classes: number of classes, 0 without labels.
         mean, std: per channel, of the training pixels in [0, 1].
         digest: 16 hexadecimal digits of the content.
-        class_names: of the labels 0, 1, ...; empty where the source has none.
+        class_names: of the labels 0, 1, ..., the source's own names or values; empty if it gives none.
     """
 
     name: str
