@@ -8,11 +8,10 @@ from typing import Any
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, finite, read
 from eqssl.study.definition import WITHOUT_ENCODER, Study
-from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.results import summarise
 from eqssl.study.search.space import Choice, Range
 from eqssl.study.store.lock import run_seconds
-from eqssl.study.store.records import StudyFolder, TrialRecord
+from eqssl.study.store.records import PREDICTIONS, StudyFolder, TrialRecord
 
 
 def current_summary(folder: Path) -> dict[str, Any]:

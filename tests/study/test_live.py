@@ -13,10 +13,9 @@ from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_pre
 from eqssl.files import write_json
 from eqssl.report.command import report
 from eqssl.report.tables import results_table
-from eqssl.study.execution.trial import PREDICTIONS
 from eqssl.study.live import current_summary, summary_of_predictions
 from eqssl.study.results import summarise
-from eqssl.study.store.records import StudyFolder
+from eqssl.study.store.records import PREDICTIONS, StudyFolder
 from tests.report import made_up
 from tests.report.conftest import STUDY, weight_records
 

@@ -16,7 +16,7 @@ from eqssl.files import as_path, finite, read, write_atomically, write_json
 from eqssl.study.execution.preemption import SaveSchedule, this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, Status, TrialRecord, collapsed_parts
+from eqssl.study.store.records import CONTRIBUTIONS, PREDICTIONS, Status, TrialRecord, collapsed_parts
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint"
 EPOCHS = "epochs.json"  # the metrics of all epochs that were trained, and when each ended
 ENDED = "ended_ms"
-PREDICTIONS = "predictions.parquet"  # of the probes of a full evaluation
 
 RECORD = "record"  # the one key of what Tune gets: an object, since Tune keeps statistics of every number that it sees
 RESET_S = "60"  # for a trial that is ended early to leave its process; later, Tune loses the next one

@@ -6,6 +6,7 @@
 - OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 - OUTPUT/STUDY/trials/ID/contributions.parquet: the share of each evaluated image in its metrics, see `contributions`.
+- OUTPUT/STUDY/trials/ID/predictions.parquet: of the probes of a full evaluation.
 - OUTPUT/STUDY/runs/NNNN.json: the runs of the command, see `lock`.
 - OUTPUT/STUDY/warm_start.json: points of an earlier study, given to the search first.
 """
@@ -25,6 +26,7 @@ from eqssl.study.store.lock import RUNS, STUDY
 RESULTS_SCHEMA = 1  # of the files above, part of a study's identity
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
+PREDICTIONS = "predictions.parquet"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 RETRYABLE = " attempts)"  # ends the error of a trial that may succeed elsewhere, such as on another node

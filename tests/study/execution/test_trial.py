@@ -9,8 +9,9 @@ from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.files import write_json
 from eqssl.study.execution.preemption import SaveSchedule
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.trial import EPOCHS, PREDICTIONS, TrialContext, attempt, run_trial
+from eqssl.study.execution.trial import EPOCHS, TrialContext, attempt, run_trial
 from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.store.records import PREDICTIONS
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 ROWS = {None: TRIAL} | {name: Trial(Configuration(name, None), 0) for name in ("pixels", "constant")}
