@@ -11,7 +11,7 @@ from torch import nn
 from eqssl import Metric, evaluate, register_metric
 from eqssl.config import EvaluateConfig
 from eqssl.metrics import METRICS, find_metric, label_of
-from eqssl.study.execution.setup import StudySetup
+from eqssl.study.execution.setup import StudySetup, registered
 
 
 class Mean(nn.Module):
@@ -95,7 +95,8 @@ def test_wrong_metrics_are_refused(flat_images):
 def test_the_processes_of_trials_know_it():
     metric = Metric(name="margin", label="margin", direction="minimize", fn=margin)
     register_metric(metric)
-    setup = pickle.loads(pickle.dumps(StudySetup("folder")))
+    only = {"source": {}, "encoder": {}, "method": {}, "metric": registered()["metric"]}  # others left theirs
+    setup = pickle.loads(pickle.dumps(StudySetup("folder", registered=only)))
     assert setup.registered["metric"] == {"margin": metric}
     del METRICS["margin"]
     setup.apply()
