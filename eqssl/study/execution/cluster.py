@@ -23,7 +23,9 @@ GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose nodes w
 QUEUED = 200  # trials at a time, running or waiting for nodes that an autoscaler adds
 QUEUED_LEARNING = 8  # where earlier trials decide about later ones, or each has a driver that takes the head's memory
 ANSWER_S, WAIT_S = 10.0, 60.0
+STARTS = 3  # attempts to start Ray on this machine
 Resources = Mapping[str, float]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,7 @@ def ray_running() -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # signals are ours, see `StopSignals`
     ours = not ray.is_initialized()
     if ours:
-        try:
-            with children_keep_freed():  # trials, where Ray is started here
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
-            address = os.environ.get("RAY_ADDRESS", "not given")
-            raise ValueError(f"Ray {ray.__version__} cannot be started (RAY_ADDRESS is {address}): {error}") from error
+        _start_or_join()
     for name in ("ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress shows a failed trial, once
     try:
@@ -76,6 +73,28 @@ def ray_running() -> Iterator[None]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _start_or_join() -> None:
+    """Start Ray or join its cluster.
+
+    A new node has 30 s, which Ray fixes and a machine under load exceeds, so that a late start is tried again.
+
+    Raises:
+        ValueError: with Ray's own error.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    for attempt in range(1, STARTS + 1):
+        try:
+            with children_keep_freed():  # trials, where Ray is started here
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            return
+        except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
+            ray.shutdown()
+            if address or "timed out" not in str(error) or attempt == STARTS:
+                where = f"RAY_ADDRESS is {address or 'not given'}"
+                raise ValueError(f"Ray {ray.__version__} cannot be started ({where}): {error}") from error
+            logger.warning("Ray did not start within its 30 s; next attempt %d of %d", attempt + 1, STARTS)
 
 
 def alive_nodes() -> list[dict[str, Any]]:

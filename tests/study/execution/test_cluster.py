@@ -179,6 +179,14 @@ def test_what_is_met_at_the_start_is_told_and_a_stop_is_a_stop(monkeypatch, met,
         pass
 
 
+def test_a_late_start_of_ray_is_tried_again(monkeypatch):
+    met = [Exception("The current node timed out during startup.")] * 2
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", lambda **options: (_ for _ in ()).throw(met.pop()) if met else None)
+    with ray_running():
+        assert not met
+
+
 @pytest.mark.slow
 def test_processes_of_a_ray_that_is_started_here_keep_what_they_free():
     code = """
