@@ -26,6 +26,7 @@ from eqssl.study.execution.preemption import SaveNotice, start_here
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
 from eqssl.study.execution.trial import RECORD, record_of, run_trial
+from eqssl.study.execution.workers import run_with_workers
 from eqssl.study.listener import Listener
 from eqssl.study.search.pruning import Halving
 from eqssl.study.search.schedule import Suggestions
@@ -65,7 +66,8 @@ def run_trials(
     signals.before_stop = lambda: ray.get(notice.stop.remote(), timeout=SAVING_S)
     searcher = _Searcher(suggestions, run_of)
     events = _Events(searcher, setup, listeners, signals)
-    trainable = tune.with_parameters(run_trial, setup=replace(setup, save_notice=notice))
+    run = run_with_workers if max(setup.workers) > 1 else run_trial
+    trainable = tune.with_parameters(run, setup=replace(setup, save_notice=notice))
     staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
     tune_names = {"CPU": "cpu", "GPU": "gpu"}
     reserved = {tune_names.get(name, name): of for name, of in (capacity.driver or capacity.worker).items()}

@@ -153,30 +153,26 @@ def cached_data(config: DataConfig) -> "Dataset":
 
 
 def run_trial(config: dict[str, Any], setup: StudySetup) -> None:
-    """Run one trial; Tune's trainable.
+    """Run one trial in this process; Tune's trainable for trials of one worker.
 
     Args:
         config: `trial` and its `run`, a RunConfig.
         setup: of the study.
     """
-    from ray import tune
-
-    from eqssl.study.execution.workers import run_with_workers
-
     global _trials_in_this_process
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
-
-    def tell(record: TrialRecord) -> None:
-        tune.report({RECORD: record})
-
     trial, run = config["trial"], config["run"]
-    if max(setup.workers) > 1:
-        run_with_workers(trial, run, setup, tell)
-        return
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
     setup.apply()
     with SaveSchedule(trial.id, {this_node()}, setup.save_notice) as schedule:
-        tell(attempt(trial, run, TrialContext(trial, setup, tell, schedule, warm=warm)))
+        report_to_tune(attempt(trial, run, TrialContext(trial, setup, report_to_tune, schedule, warm=warm)))
+
+
+def report_to_tune(record: TrialRecord) -> None:
+    """Give Tune a trial's record; where Tune ends the trial, this does not return."""
+    from ray import tune
+
+    tune.report({RECORD: record})
 
 
 def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:

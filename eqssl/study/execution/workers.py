@@ -6,8 +6,8 @@ answers whether the trial goes on. Of the workers rank 0 alone talks to the brok
 """
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from eqssl.config import RunConfig
 from eqssl.files import as_path, ray_storage
 from eqssl.study.execution.preemption import SaveSchedule, start_here, this_node
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.trial import TrialContext, attempt
+from eqssl.study.execution.trial import RESET_S, TrialContext, attempt, report_to_tune
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
@@ -140,22 +140,22 @@ class WorkerGroup:
 _group: WorkerGroup | None = None  # of this process
 
 
-def run_with_workers(trial: Trial, run: RunConfig, setup: StudySetup, tell: Callable[[TrialRecord], None]) -> None:
-    """Run one trial by the workers of this process, which are started where there are none.
+def run_with_workers(config: dict[str, Any], setup: StudySetup) -> None:
+    """Run one trial by the workers of this process, started if necessary; Tune's trainable for several workers.
 
     Args:
-        trial: of the study.
-        run: its configuration.
+        config: `trial` and its `run`, a RunConfig.
         setup: of the study.
-        tell: takes every record; where Tune ends the trial, it does not come back.
 
     Raises:
         RuntimeError: for workers that have ended.
     """
     global _group
-    if _group is None or not _group.hand_out((trial, run)):
-        _group = WorkerGroup(f"train-{trial.id}", setup)
-        _group.hand_out((trial, run))
+    os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
+    job = config["trial"], config["run"]
+    if _group is None or not _group.hand_out(job):
+        _group = WorkerGroup(f"train-{config['trial'].id}", setup)
+        _group.hand_out(job)
     broker, goes_on = _group.broker, True
     while goes_on:
         record: TrialRecord | None = ray.get(broker.take.remote())
@@ -163,7 +163,7 @@ def run_with_workers(trial: Trial, run: RunConfig, setup: StudySetup, tell: Call
             raise RuntimeError(_group.error)
         goes_on = False
         try:
-            tell(record)
+            report_to_tune(record)
             goes_on = record.status == "STOPPED"
         finally:
             ray.get(broker.answer.remote(goes_on))  # before another trial is handed out
