@@ -31,9 +31,6 @@ WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 # Beside the methods, not among them.
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only")
 
-# Metrics of the main tables and their names there.
-METRIC_NAMES = {name: metric.label for name, metric in METRICS.items() if metric.in_main_table}
-
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
 DESIGNS = ("grid", "one-at-a-time", "qmc")  # known before the first result
 LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that go by earlier results
