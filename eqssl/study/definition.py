@@ -25,8 +25,6 @@ REFERENCE_ROWS: dict[str, Params | None] = {
 }
 CONTROLS = ("base", "no-recon", "autoencode")
 ATTENTION = "recon.attention"
-NEED_LABELS = ("knn", "linear")  # accuracies
-NEED_FACTORS = ("r2_mean",)
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 # Beside the methods, not among them.
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eqssl.config import EvaluateConfig, RunConfig
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
-from eqssl.study.definition import LEARNING, NEED_FACTORS, NEED_LABELS, Pruner, Study, lacking
+from eqssl.study.definition import LEARNING, Pruner, Study, lacking
 from eqssl.study.execution.forecast import time_epoch
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
@@ -160,7 +160,9 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
             f"--data.source {data.name} has neither labels nor a factor between the views of an object "
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
-    if not set(objectives) - {*NEED_LABELS, *NEED_FACTORS}:  # the study leaves out those that the data do not have
+    if not {*objectives} - {
+        *lacking(labelled=False, known=False)
+    }:  # the study leaves out those that the data do not have
         return
     from eqssl.evaluation.encoders import Constant
     from eqssl.evaluation.protocol import evaluate
