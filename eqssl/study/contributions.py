@@ -5,7 +5,7 @@ S seeds; U units: images, or objects with all their views.
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,9 +42,9 @@ class SamplingVariances:
         self._known: dict[tuple[str, str, str | None], float] = {}
 
     @property
-    def known(self) -> bool:
-        """Whether any contributions have been found."""
-        return bool(self._ids)
+    def known(self) -> Collection[str]:
+        """Metrics of which contributions were found in the files that have been read."""
+        return self._ids.keys()
 
     def metrics(self, configuration: str) -> list[str]:
         """Return the metrics whose contributions are known."""

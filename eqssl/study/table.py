@@ -217,7 +217,7 @@ class Table:
     @property
     def images_sampled(self) -> bool:
         """Whether intervals include that the held-out images are a sample, since their contributions are known."""
-        return self._sampling is not None and self._sampling.known
+        return self._sampling is not None and len(self._sampling.known) > 0
 
     @cached_property
     def _sampling(self) -> SamplingVariances | None:
@@ -241,7 +241,7 @@ class Table:
 
     def _sampled(self, metric: str, others: Mapping[str, str | None]) -> NDArray | None:
         """Return the variance by the sample of held-out images of each mean (other: None) or difference, (P,)."""
-        if self._sampling is None:
+        if self._sampling is None or metric not in self._sampling.known:
             return None
         return np.array([self._sampling.of(metric, name, other) for name, other in others.items()])
 
