@@ -4,7 +4,7 @@ B images, C channels, S side in pixels, k components of a factor.
 """
 
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -112,25 +112,33 @@ class Views:
         clean = to_float(to_device(read.first, self.device))
         other = clean if read.second is read.first else to_float(to_device(read.second, self.device))
         pick = counter_uniform(self.seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
-        batch = Batch(apply(clean, params[0]), apply(other, params[1]), clean, to_device(pick, self.device))
+        required: dict[str, Any] = {}
         if self.makes_intermediate:
             shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
             images = [apply(other, interpolate_params(params[1], share)) for share in shares]
-            batch = batch._replace(intermediate=torch.cat(images))
-        if self.method is None:
-            return batch
-        if self.method.requires_labels and split.labels is not None:
-            batch = batch._replace(labels=to_device(split.labels[pair[0]], self.device))
-        of_objects = self.method.requires_factors and self.dataset.paired
+            required["intermediate"] = torch.cat(images)
+        if self.method is not None:
+            required |= self._required(self.method, split, pair, epoch, params)
+        views = apply(clean, params[0]), apply(other, params[1])
+        return Batch(*views, clean, to_device(pick, self.device), **required)
+
+    def _required(
+        self, method: Requirements, split: Split, pair: tuple[Tensor, Tensor], epoch: int, params: tuple[Params, Params]
+    ) -> dict[str, Any]:
+        """Return the fields of a `Batch` that a method requires beside the views."""
+        required: dict[str, Any] = {}
+        if method.requires_labels and split.labels is not None:
+            required["labels"] = to_device(split.labels[pair[0]], self.device)
+        of_objects = method.requires_factors and self.dataset.paired
         if of_objects:
-            batch = batch._replace(factors=self._on_device(absolute_factors(split, torch.cat(pair))))
-        if self.method.requires_transform or (self.method.requires_factors and not of_objects):
-            batch = batch._replace(theta=self._on_device(self._theta(split, pair, params)))
-        if self.method.draw_masks is not None:
+            required["factors"] = self._on_device(absolute_factors(split, torch.cat(pair)))
+        if method.requires_transform or (method.requires_factors and not of_objects):
+            required["theta"] = self._on_device(self._theta(split, pair, params))
+        if method.draw_masks is not None:
             ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since the draws are many
             draws = [counter_uniform(self.seed, epoch, ids, MASK_STREAM + view, self.tokens + 1) for view in (0, 1)]
-            batch = batch._replace(mask=self.method.draw_masks(torch.cat(draws)))
-        return batch
+            required["mask"] = method.draw_masks(torch.cat(draws))
+        return required
 
     def theta_sizes(self) -> dict[str, int]:
         """Return factor -> number of components of the transformation between the views."""
@@ -150,12 +158,9 @@ class Views:
         return {name: to_device(value, self.device) for name, value in values.items()}
 
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
-        first, second = (
-            draw(self.strengths, split.ids[indices], epoch=epoch, seed=self.seed, view=view,
-                 image_size=self.dataset.image_size)
-            for view, indices in enumerate(pair)
-        )  # fmt: skip
-        return first, second
+        settings = {"epoch": epoch, "seed": self.seed, "image_size": self.dataset.image_size}
+        first, second = (split.ids[indices] for indices in pair)
+        return draw(self.strengths, first, view=0, **settings), draw(self.strengths, second, view=1, **settings)
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
         """Return the transformation between the views: known factors of objects, augmentations over their range."""
