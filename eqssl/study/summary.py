@@ -1,4 +1,4 @@
-"""The result of a study, typed: what summary.json holds."""
+"""The result of a study as typed values: the content of summary.json."""
 
 import json
 import math

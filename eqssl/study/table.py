@@ -120,7 +120,7 @@ class Table:
         sampling = self._sampled(metric, dict.fromkeys(values.index) | (others or {}))
         return dict(zip(values.index, stats.mean_estimates(values, sampling), strict=True))
 
-    # What a configuration is compared with
+    # Controls
 
     def is_autoencoding(self, name: str) -> bool:
         """Return whether a configuration reconstructs its target from the target's own tokens alone."""
@@ -193,7 +193,7 @@ class Table:
         return self.differences(metric, {name: best for name in self.names if name not in REFERENCES})
 
     def beyond_autoencode(self, metric: str) -> dict[str, Estimate]:
-        """Return configuration -> paired difference from its auto-encoding control: what the other view adds."""
+        """Return configuration -> paired difference from its auto-encoding control: the gain by the other view."""
         return self.differences(metric, {name: self.autoencode_control(name) for name in self.names})
 
     def untrained(self) -> dict[str, list[str]]:
@@ -229,13 +229,16 @@ class Table:
             return None
         bests = {metric: self.best(metric) for metric in self._means if self.is_compared(metric)}
         uses = Counter(control for name in self._trained for control in self.controls(name))
+        # In memory: the best by each metric, controls of several configurations, the candidate and its own control.
         kept = len({*bests.values()}) + sum(count > 1 for count in uses.values()) + 5
         variances = SamplingVariances(lambda trial_id: _with_invariance(load(trial_id)), self._trials, kept)
         # Configuration by configuration, so that the file of a trial is read once and not once a metric.
         for name in self._trained:
             for metric in variances.metrics(name):
                 others = {None, self.best_control(metric, name), bests.get(metric), self.autoencode_control(name)}
-                for other in others | {self._trained[0] if metric in self._objectives else None}:  # of the front
+                if metric in self._objectives:
+                    others.add(self._trained[0])  # see `_own_sampling`
+                for other in others:
                     variances.of(metric, name, other)
         return variances
 
@@ -283,8 +286,8 @@ class Table:
     def _own_sampling(self, metric: str, names: Sequence[str]) -> NDArray:
         """Return the part of the variance by the sample of held-out images that configurations do not share, (C,).
 
-        All are scored on the same images, which are easy or hard for all of them: half of the variance of a difference
-        from the first configuration is what one has for itself.
+        All are scored on the same images, which are easy or hard for all of them: a configuration's own part is half of
+        the variance of its difference from the first one.
         """
         variances = self._sampled(metric, dict.fromkeys(names[1:], names[0])) if len(names) > 1 else None
         if variances is None:
