@@ -139,7 +139,7 @@ def _fit_weighted(values: NDArray, weights: NDArray) -> _Noise:
     return _Noise(*prior.moderate(own, dof), kept, prior, residuals, seed_effects, seed_dof)
 
 
-def mean_over_seeds(values: NDArray) -> NDArray:
+def _mean_over_seeds(values: NDArray) -> NDArray:
     """Return the mean (C,) of each row of values (C, S) that are not NaN; NaN where there are none."""
     present = np.isfinite(values)
     return np.where(present, values, 0).sum(1) / np.where(present.any(1), present.sum(1), np.nan)
@@ -147,7 +147,7 @@ def mean_over_seeds(values: NDArray) -> NDArray:
 
 def _centre(values: NDArray) -> NDArray:
     """Return values (C, S) less their configuration's mean, 0 where missing."""
-    return np.nan_to_num(values - mean_over_seeds(values)[:, None])
+    return np.nan_to_num(values - _mean_over_seeds(values)[:, None])
 
 
 def _add_sampling(variances: NDArray, dof: NDArray, sampling: ArrayLike | None) -> tuple[NDArray, NDArray]:
@@ -194,7 +194,7 @@ def mean_estimates(values: ArrayLike, sampling: ArrayLike | None = None) -> list
     dof = np.divide(total**2, uncertainty, out=np.full(len(values), float(seed_dof)), where=uncertainty > 0)
     total = np.maximum(total, (_centre(values) ** 2).sum(1) / np.maximum(present - 1, 1))  # never below its own
     variances = total / np.where(present > 0, present, np.nan)
-    return _estimates(mean_over_seeds(values), *_add_sampling(variances, dof, sampling))
+    return _estimates(_mean_over_seeds(values), *_add_sampling(variances, dof, sampling))
 
 
 def difference_estimates(
@@ -223,7 +223,7 @@ def difference_estimates(
     of_two = replace(prior, variance=2 * prior.variance)
     variances, dof = of_two.moderate(own, dof)
     variances = variances / np.where((seeds > 0) & (prior.limit > 1e-6), seeds, np.nan)
-    return _estimates(mean_over_seeds(differences), *_add_sampling(variances, dof, sampling))
+    return _estimates(_mean_over_seeds(differences), *_add_sampling(variances, dof, sampling))
 
 
 def sampling_variance(contributions: ArrayLike) -> float:
@@ -311,7 +311,7 @@ def front_probability(
     noises = [_fit_noise(column) for column in columns]
     if noises[0].prior.limit < 1e-6 or not complete.any(1).all():
         return np.full(len(objectives), np.nan)
-    means = np.stack([mean_over_seeds(c - n.seed_effects) for c, n in zip(columns, noises, strict=True)], axis=1)
+    means = np.stack([_mean_over_seeds(c - n.seed_effects) for c, n in zip(columns, noises, strict=True)], axis=1)
     of_seeds = np.stack([noise.variances for noise in noises], axis=1) / complete.sum(1)[:, None]
     variances, dof = _add_sampling(of_seeds, np.stack([noise.dof for noise in noises], axis=1), sampling)
     rng = np.random.default_rng(seed)

@@ -37,7 +37,7 @@ class SamplingVariances:
     def __init__(self, load: Loader, trials: Mapping[str, Mapping[int, str]], kept: int = 4):
         self._load, self._trials = load, trials
         self._seeds = sorted({seed for of_seeds in trials.values() for seed in of_seeds})
-        self._ids: dict[str, NDArray] = {}  # of the first trial, for all
+        self._ids: dict[str, NDArray] = {}  # metric -> units of the first trial; other trials' units are left out
         self._contributions = lru_cache(kept)(self._read)
         self._known: dict[tuple[str, str, str | None], float] = {}
 
@@ -67,9 +67,10 @@ class SamplingVariances:
         for seed, trial_id in trials.items():
             for metric, (ids, values) in self._load(trial_id).items():
                 common = self._ids.setdefault(metric, ids)
-                rows = found.setdefault(metric, np.full((len(seeds), len(common)), np.nan))
+                if metric not in found:
+                    found[metric] = np.full((len(seeds), len(common)), np.nan)
                 same = np.array_equal(ids, common)
-                rows[seeds.index(seed)] = values if same else pd.Series(values, ids).reindex(common)
+                found[metric][seeds.index(seed)] = values if same else pd.Series(values, ids).reindex(common)
         return found
 
 

@@ -9,9 +9,9 @@ from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, finite, read
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.results import summarise
-from eqssl.study.search.space import Choice, Range
 from eqssl.study.store.lock import run_seconds
 from eqssl.study.store.records import PREDICTIONS, StudyFolder, TrialRecord
+from eqssl.study.summary import space_from_dict
 
 
 def current_summary(folder: Path) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _study(known: dict[str, Any]) -> Study:
     return Study(
         name=identity["study"],
         question=about["question"],
-        space={option: _values(values) for option, values in identity["space"].items()},
+        space=space_from_dict(identity["space"]),
         rows=identity["rows"],
         controls=about["controls"],
         subject=about.get("subject", ""),
@@ -97,7 +97,3 @@ def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     status = f"running, {len(records)} of at most {most} trials have ended"
     about |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}
     return summarise(study, records, about, folder)
-
-
-def _values(values: dict[str, Any]) -> Choice | Range:
-    return Choice(tuple(values["values"])) if "values" in values else Range(**values)

@@ -57,7 +57,8 @@ def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = N
     if not searched:
         return None
     guard, goal = objectives[0], objectives[-1]
-    guarded, wanted = ({n: table.sign(m) * mean for n, mean in table.point_estimates(m).items()} for m in (guard, goal))
+    guarded = {name: table.sign(guard) * mean for name, mean in table.point_estimates(guard).items()}
+    wanted = {name: table.sign(goal) * mean for name, mean in table.point_estimates(goal).items()}
     base = guarded.get("base", -math.inf)
     good = {name for name in searched if guarded[name] >= base - ACCURACY_MARGIN}
     most_accurate = max(sorted(searched), key=guarded.__getitem__)

@@ -12,9 +12,8 @@ NAMES = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invaria
 def sentence(answer: Answer | NoAnswer) -> str:
     """Return the finding of a study: metrics gained, kept and lost, and the part of cross-attention in the gain."""
     if isinstance(answer, NoAnswer):
-        best = (
-            f"best {name_of(m)}: {b.name}, {_number(b, _digits(answer.best.values()))}" for m, b in answer.best.items()
-        )
+        digits = _digits(answer.best.values())
+        best = [f"best {name_of(metric)}: {of.name}, {_number(of, digits)}" for metric, of in answer.best.items()]
         return "; ".join([answer.reason, *best]) + "."
     differences = answer.differences.values()
     digits = _digits([*differences, *answer.beyond_autoencode.values()])
@@ -58,11 +57,9 @@ def _beyond(answer: Answer, digits: int) -> str:
     low, high = _improvement(answer, goal, beyond[goal])
     gained = _improvement(answer, goal, answer.differences[goal])[0] > 0
     if gained and low > 0:
-        share = _number(beyond[goal], digits, signed=True)
+        found = f"; {_number(beyond[goal], digits, signed=True)} of the {name_of(goal)} is cross-attention's beyond "
         others = ", ".join(number for metric, number in numbers.items() if metric != goal)
-        return (
-            f"; {share} of the {name_of(goal)} is cross-attention's beyond auto-encoding{f' ({others})' * bool(others)}"
-        )
+        return f"{found}auto-encoding ({others})" if others else f"{found}auto-encoding"
     explained = ""
     if gained and high < 0:
         explained = f", so that auto-encoding gains more {name_of(goal)}"

@@ -1,4 +1,4 @@
-"""The result of a study, typed: what summary.json holds."""
+"""The result of a study as typed values: the content of summary.json."""
 
 import json
 import math
@@ -154,7 +154,7 @@ class StudySummary:
         chosen, answer = values["chosen"], values["answer"]
         typed = {
             "about": {name: value for name, value in values.items() if name not in known and name != "trials"},
-            "space": {option: _space(of) for option, of in values["space"].items()},
+            "space": space_from_dict(values["space"]),
             "chosen": Chosen(**chosen) if chosen else None,
             "answer": (Answer if answer["configuration"] else NoAnswer)(**_with_intervals(answer)),
             "configurations": [ConfigResult(**_with_intervals(of)) for of in values["configurations"]],
@@ -236,5 +236,10 @@ def _with_intervals(values: Mapping[str, Any]) -> dict[str, Any]:
     return typed
 
 
-def _space(values: Mapping[str, Any]) -> Choice | Range:
-    return Choice(tuple(values["values"]), only=values["only"]) if "values" in values else Range(**values)
+def space_from_dict(values: Mapping[str, Any]) -> Space:
+    """Return the space of plain values, as summary.json and study.json have it."""
+    space: Space = {}
+    for option, of in values.items():
+        only = (of["only"][0], tuple(of["only"][1])) if of.get("only") else None
+        space[option] = Choice(tuple(of["values"]), only=only) if "values" in of else Range(**{**of, "only": only})
+    return space

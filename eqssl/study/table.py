@@ -5,29 +5,37 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from eqssl import stats
-from eqssl.config import CROSS_ATTENTION_OPTIONS
 from eqssl.metrics import METRICS, is_accuracy, metric_of, part_of
 from eqssl.stats import Estimate
-from eqssl.study.contributions import Contributions, Loader, SamplingVariances
+from eqssl.study.contributions import Loader, SamplingVariances
+from eqssl.study.controls import autoencoding
 from eqssl.study.definition import ATTENTION, AUTOENCODE, CONTROLS, REFERENCES, WITHOUT_ENCODER
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import Interval, Verdict
 
-# Without a split all features are the method's, and stand where others have their invariant part.
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"
 UNTRAINED = ("pixels", "random")  # rows that a trained method has to beat
+T = TypeVar("T")
 
 
 def interval(estimate: Estimate, level: float = stats.LEVEL) -> Interval:
     """Return an estimate with its two-sided bounds."""
     return Interval(estimate.value, *estimate.bounds(level))
+
+
+def _with_invariance(metrics: Mapping[str, T]) -> Mapping[str, T]:
+    """Return metrics, or contributions to them, of a trial with all features in the place of a missing invariant part.
+
+    Without a split all features are the method's, as the invariant part is elsewhere.
+    """
+    return {INVARIANCE: metrics[OF_ALL], **metrics} if OF_ALL in metrics else metrics
 
 
 class Table:
@@ -65,9 +73,7 @@ class Table:
         self.collapsed = {record.configuration for record in complete if record.collapsed}
         self._with_parts = {record.configuration for record in complete if INVARIANCE in record.metrics}
         index = pd.MultiIndex.from_arrays([[r.configuration for r in complete], [r.seed for r in complete]])
-        frame = pd.DataFrame([record.metrics for record in complete], index, dtype=float)
-        if OF_ALL in frame:
-            frame[INVARIANCE] = frame[INVARIANCE].fillna(frame[OF_ALL]) if INVARIANCE in frame else frame[OF_ALL]
+        frame = pd.DataFrame([_with_invariance(record.metrics) for record in complete], index, dtype=float)
         frame = frame[~frame.index.duplicated(keep="last")]
         means = frame.groupby(level=0, sort=False).mean()
         self._means = {str(m): {str(n): float(v) for n, v in of.dropna().items()} for m, of in means.items()}
@@ -114,7 +120,7 @@ class Table:
         sampling = self._sampled(metric, dict.fromkeys(values.index) | (others or {}))
         return dict(zip(values.index, stats.mean_estimates(values, sampling), strict=True))
 
-    # What a configuration is compared with
+    # Controls
 
     def is_autoencoding(self, name: str) -> bool:
         """Return whether a configuration reconstructs its target from the target's own tokens alone."""
@@ -143,11 +149,9 @@ class Table:
         """
         if name in self._no_candidates:
             return None
+        wanted = autoencoding(self._params[name])
         found = [other for other in self.controls(name) if other in self._trials and self.is_autoencoding(other)]
-        return next((other for other in found if self._but_attention(other) == self._but_attention(name)), None)
-
-    def _but_attention(self, name: str) -> dict[str, Any]:
-        return {option: value for option, value in self._params[name].items() if option not in CROSS_ATTENTION_OPTIONS}
+        return next((other for other in found if autoencoding(self._params[other]) == wanted), None)
 
     def best_control(self, metric: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the best mean."""
@@ -189,7 +193,7 @@ class Table:
         return self.differences(metric, {name: best for name in self.names if name not in REFERENCES})
 
     def beyond_autoencode(self, metric: str) -> dict[str, Estimate]:
-        """Return configuration -> paired difference from its auto-encoding control: what the other view adds."""
+        """Return configuration -> paired difference from its auto-encoding control: the gain by the other view."""
         return self.differences(metric, {name: self.autoencode_control(name) for name in self.names})
 
     def untrained(self) -> dict[str, list[str]]:
@@ -221,23 +225,22 @@ class Table:
 
     @cached_property
     def _sampling(self) -> SamplingVariances | None:
-        if self._load is None:
+        if (load := self._load) is None:
             return None
         bests = {metric: self.best(metric) for metric in self._means if self.is_compared(metric)}
         uses = Counter(control for name in self._trained for control in self.controls(name))
+        # In memory: the best by each metric, controls of several configurations, the candidate and its own control.
         kept = len({*bests.values()}) + sum(count > 1 for count in uses.values()) + 5
-        variances = SamplingVariances(self._contributions, self._trials, kept)
+        variances = SamplingVariances(lambda trial_id: _with_invariance(load(trial_id)), self._trials, kept)
         # Configuration by configuration, so that the file of a trial is read once and not once a metric.
         for name in self._trained:
             for metric in variances.metrics(name):
                 others = {None, self.best_control(metric, name), bests.get(metric), self.autoencode_control(name)}
-                for other in others | {self._trained[0] if metric in self._objectives else None}:  # of the front
+                if metric in self._objectives:
+                    others.add(self._trained[0])  # see `_own_sampling`
+                for other in others:
                     variances.of(metric, name, other)
         return variances
-
-    def _contributions(self, trial_id: str) -> Contributions:
-        found = self._load(trial_id) if self._load else {}
-        return {INVARIANCE: found[OF_ALL], **found} if OF_ALL in found else found
 
     def _sampled(self, metric: str, others: Mapping[str, str | None]) -> NDArray | None:
         """Return the variance by the sample of held-out images of each mean (other: None) or difference, (P,)."""
@@ -256,7 +259,7 @@ class Table:
         Args:
             gains: metric -> configuration -> paired difference from its best control.
         """
-        metrics = dict(r2_mean="r2_mean", equivariance="equivariance", accuracy=self.accuracy, invariance=INVARIANCE)
+        metrics = {metric: metric for metric in stats.MARGINS} | {"accuracy": self.accuracy, "invariance": INVARIANCE}
         found = {}
         for name in self.names:
             differences = {key: gains[metric][name] for key, metric in metrics.items() if name in gains.get(metric, {})}
@@ -283,8 +286,8 @@ class Table:
     def _own_sampling(self, metric: str, names: Sequence[str]) -> NDArray:
         """Return the part of the variance by the sample of held-out images that configurations do not share, (C,).
 
-        All are scored on the same images, which are easy or hard for all of them: half of the variance of a difference
-        from the first configuration is what one has for itself.
+        All are scored on the same images, which are easy or hard for all of them: a configuration's own part is half of
+        the variance of its difference from the first one.
         """
         variances = self._sampled(metric, dict.fromkeys(names[1:], names[0])) if len(names) > 1 else None
         if variances is None:

@@ -9,7 +9,7 @@ import pytest
 import eqssl
 from eqssl.config import EncoderConfig
 from eqssl.files import write_json
-from eqssl.study import load_study
+from eqssl.study import choice, load_study, uniform
 from eqssl.study.results import analyse, summarise
 from eqssl.study.summary import Answer, Interval, NoAnswer, StudySummary
 from tests.report import made_up
@@ -60,6 +60,16 @@ def test_a_made_up_summary_comes_back_from_its_folder(summary, folder):
     assert loaded.folder == folder and loaded.space == summary.space and loaded.chosen == summary.chosen
     assert loaded.to_dict() == json.loads(json.dumps(summary.to_dict()))
     assert eqssl.load_study is load_study
+
+
+def test_a_conditional_space_comes_back():
+    space = {
+        "recon.attention": choice("pooled-query", "autoencode"),
+        "recon.query_gradient": uniform(0.0, 1.0).when("recon.attention", "pooled-query"),
+        "recon.view": choice("second", "other").when("recon.attention", "pooled-query"),
+    }
+    found = analyse(dataclasses.replace(made_up.STUDY, space=space), RECORDS, made_up.ABOUT)
+    assert StudySummary.from_dict(json.loads(json.dumps(found.to_dict()))).space == space
 
 
 def test_unknown_bounds_are_none_in_json_and_nan_in_memory():
