@@ -63,8 +63,8 @@ class Head:
             "--dashboard-agent-listen-port", str(free_port()), "--ray-client-server-port", str(free_port()),
             *(["--node-ip-address", host] if host else []), *options,
         ]  # fmt: skip
-        own = self.environment | (environment or {})
-        del own["RAY_ADDRESS"]
+        # Or what asks for the dashboard from an actor does not know which, where several heads run on this machine.
+        own = self.environment | {"RAY_ADDRESS": self.gcs} | (environment or {})
         self.log = open(f"{self.folder}/head.log", "w+")  # noqa: SIM115 (closed in `end`)
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=own, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True
@@ -138,7 +138,7 @@ class Node:
 
     def __init__(self, head: Head, on: Sequence[str] = (), options: Sequence[str] = ()):
         command = [*on, BIN / "ray", "start", "--block", "--address", head.gcs, "--num-cpus", "1", *options]
-        own = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
+        own = head.environment | {"RAY_ADDRESS": head.gcs}
         self.id, self.process, deadline = None, None, time.monotonic() + 150
         while self.id not in self._alive(head):
             assert time.monotonic() < deadline

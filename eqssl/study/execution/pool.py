@@ -5,12 +5,14 @@ from its checkpoint. It is given up after three attempts without a further epoch
 """
 
 import logging
+import pickle
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -197,7 +199,9 @@ class _Events(_Unsaved, tune.Callback):
 
     def _error(self, tune_trial: TuneTrial) -> str:
         """Return the last line of the error of an attempt, and keep all of it in the trial's folder."""
-        text, error = str(tune_trial.get_error() or ""), tune_trial.get_pickled_error()
+        text = Path(tune_trial.error_file).read_text()
+        pickled = tune_trial.pickled_error_file
+        error = pickle.loads(Path(pickled).read_bytes()) if pickled else None
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
             write_atomically(path, lambda temporary: temporary.write_text(text))

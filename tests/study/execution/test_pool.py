@@ -1,7 +1,9 @@
 """What Tune's events become, without Ray: progress, attempts, records."""
 
 import errno
+import pickle
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,21 +25,19 @@ class TuneTrial:
 
     trial_id = "tune"
 
-    def __init__(self):
-        self.max_failures, self.num_failures, self.last_result, self.error = MAX_ATTEMPTS - 1, 0, {}, None
+    def __init__(self, folder):
+        self.max_failures, self.num_failures, self.last_result = MAX_ATTEMPTS - 1, 0, {}
+        self.error_file, self.pickled_error_file = str(folder / "error.txt"), str(folder / "error.pkl")
 
     def fails(self, events, error):
         """Fail as in Tune; return whether it is tried again."""
-        self.num_failures, self.error = self.num_failures + 1, error
+        self.num_failures += 1
+        text = f"Failure # {self.num_failures}\nTraceback\n  line 1\n{type(error).__name__}: {error}\n"
+        Path(self.error_file).write_text(text)
+        Path(self.pickled_error_file).write_bytes(pickle.dumps(error))
         again = self.num_failures <= self.max_failures
         (events.on_trial_recover if again else events.on_trial_error)(0, [self], self)
         return again
-
-    def get_error(self):
-        return f"Failure # {self.num_failures}\nTraceback\n  line 1\n{type(self.error).__name__}: {self.error}\n"
-
-    def get_pickled_error(self):
-        return self.error
 
 
 class Heard(Listener):
@@ -71,7 +71,7 @@ def epoch(events, trial, number, **values):
 
 
 def test_the_third_attempt_without_progress_is_the_last(events, heard, tmp_path):
-    trial = TuneTrial()
+    trial = TuneTrial(tmp_path)
     epoch(events, trial, 1, history={"1": {"knn": 0.5}})
     assert [trial.fails(events, RuntimeError("out of memory")) for _ in range(3)] == [True, True, False]
     assert heard.told[:3] == [1.0, "RuntimeError: out of memory", "RuntimeError: out of memory"]
@@ -81,14 +81,14 @@ def test_the_third_attempt_without_progress_is_the_last(events, heard, tmp_path)
     assert "line 1" in (tmp_path / "trials" / TRIAL.id / ERROR).read_text()
 
 
-def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard):
-    trial = TuneTrial()
+def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard, tmp_path):
+    trial = TuneTrial(tmp_path)
     assert [trial.fails(events, ActorDiedError()) for _ in range(3)] == [True, True, False]
     assert heard.told[-1].error == "its process died (3 attempts)" and heard.told[-1].history == {}
 
 
-def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events):
-    trial = TuneTrial()
+def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events, tmp_path):
+    trial = TuneTrial(tmp_path)
     for number in (1, 2):
         epoch(events, trial, number)
         assert [trial.fails(events, ActorDiedError()) for _ in range(2)] == [True, True]
@@ -96,8 +96,8 @@ def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events):
     assert not trial.fails(events, ActorDiedError())
 
 
-def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(events, heard):
-    trial = TuneTrial()
+def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(events, heard, tmp_path):
+    trial = TuneTrial(tmp_path)
     events.on_trial_start(0, [trial], trial)
     epoch(events, trial, 1, wall_s=3.0, resumed_s=2.0)
     assert [record.epochs for record in events.unfinished()] == [1]
@@ -128,16 +128,16 @@ class TestFullDisk:
         monkeypatch.setattr(pool, "FULL_DISK_S", 0.01)
         return keeper
 
-    def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog):
-        trial = TuneTrial()
+    def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog, tmp_path):
+        trial = TuneTrial(tmp_path)
         trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
         assert caplog.text.count("cannot be written, to be tried again: [Errno 28] No space left") == 2
 
-    def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper):
+    def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper, tmp_path):
         events._signals.interruption = Interrupted(15)
-        trial = TuneTrial()
+        trial = TuneTrial(tmp_path)
         epoch(events, trial, 1)
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 1 and heard.told == [1.0] and len(events.unfinished()) == 1
