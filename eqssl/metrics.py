@@ -116,15 +116,17 @@ def is_accuracy(name: str) -> bool:
 
 def factor_of(name: str) -> str | None:
     """Return the factor that a metric of a family is about: `pose` of `inv/r2/pose`; None for other metrics."""
-    return name.rpartition("/")[2] if "/" in name and find_metric(name).per_factor else None
+    family, _, factor = name.removeprefix(f"{part_of(name)}/").rpartition("/")
+    return factor if family in METRICS and METRICS[family].per_factor else None
 
 
 def label_of(name: str) -> str:
-    """Return a metric's label: that of the registry, the factor's name for a member of a family, else the name."""
-    try:
-        return factor_of(name) or find_metric(name).label
-    except KeyError:
+    """Return a metric's label, which no other metric has: `linear (inv)` of `inv/linear`, the name if it has none."""
+    part = part_of(name)
+    metric = METRICS.get(name.removeprefix(f"{part}/"))
+    if metric is None:
         return name
+    return f"{metric.label} ({part})" if part else metric.label
 
 
 for _metric in (
@@ -192,7 +194,7 @@ for _metric in (
     *(Metric(name=name, label=name, level="cost") for name in ("epoch", "lr", "parameters")),
     Metric(name="requires_transform", label="conditioned on the transform", level="cost"),
     Metric(
-        name="sees_theta", label="conditioned on the transform", level="cost"
+        name="sees_theta", label="conditioned on the transform (former name)", level="cost"
     ),  # in results stored before its renaming
     *(Metric(name=name, label=name, direction="minimize", level="cost") for name in ("train_s", "evaluate_s")),
     Metric(name="recon/error", label="reconstruction error", direction="minimize", level="train"),

@@ -13,7 +13,7 @@ from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
 from eqssl.images import image_grid
-from eqssl.metrics import label_of
+from eqssl.metrics import factor_of
 from eqssl.report import selection
 from eqssl.report.selection import REFERENCES, Summary, bounds_of
 
@@ -133,7 +133,13 @@ def heatmap_picture(summary: Summary) -> Picture | None:
     for axes, (title, values) in zip(grid, maps.items(), strict=True):
         drawn = axes.imshow(values, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
         axes.set_title(title)
-        axes.set_xticks(range(len(factors)), map(label_of, factors), rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_xticks(
+            range(len(factors)),
+            [factor_of(metric) for metric in factors],
+            rotation=45,
+            ha="right",
+            rotation_mode="anchor",
+        )
         axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
         axes.set_facecolor("#eeeeee")  # where a configuration has no such part
         _hide_frame(axes)

@@ -10,7 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from eqssl.metrics import label_of
+from eqssl.metrics import factor_of, label_of
 from eqssl.report import selection
 from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
 from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
@@ -47,24 +47,33 @@ def response_pictures(summary: Summary) -> list[Picture]:
         figure = response_figure(summary, shown, 3, (4.4, 3.5))
         pictures.append(Picture(f"response_{name}", f"Response to {option}", CURVES, figure))
     if factors := selection.members_of("r2", known):
-        figure = response_figure(summary, factors, 4, (3.3, 2.8))
+        titles = [factor_of(metric) or metric for metric in factors]
+        figure = response_figure(summary, factors, 4, (3.3, 2.8), titles)
         pictures.append(Picture(f"factors_{name}", f"R² per factor against {option}", CURVES, figure))
     return pictures
 
 
-def response_figure(summary: Summary, metrics: Sequence[str], columns: int, size: tuple[float, float]) -> Figure:
+def response_figure(
+    summary: Summary,
+    metrics: Sequence[str],
+    columns: int,
+    size: tuple[float, float],
+    titles: Sequence[str] | None = None,
+) -> Figure:
     """Return a panel for every metric and option: curves where one option is varied at a time, else means.
 
     Args:
         summary: content of summary.json.
         metrics: their names.
         columns, size: as in `panel_grid`.
+        titles: of the metrics; default: their labels.
     """
     space, searched = summary["space"], selection.searched(summary)
+    title_of = dict(zip(metrics, titles or map(label_of, metrics), strict=True))
     figure, grid = panel_grid(len(metrics) * len(space), columns, size)
     handles: dict[str, Artist] = {}
     for axes, (metric, (option, values)) in zip(grid, product(metrics, space.items()), strict=True):
-        label_axes(axes, option, title=label_of(metric), log=values.get("log", False))
+        label_axes(axes, option, title=title_of[metric], log=values.get("log", False))
         known = [c for c in searched if metric in c["metrics"]]
         points = [c for c in known if option in c["params"]]
         if "low" in values and all(len(space.keys() & c["params"].keys()) == 1 for c in points):

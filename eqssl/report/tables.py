@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from eqssl.metrics import METRICS, PARTS, find_metric, label_of
+from eqssl.metrics import METRICS, PARTS, factor_of, find_metric, label_of
 from eqssl.report.render import MARK, Cell, Number, Table, terminal_table
 from eqssl.report.selection import Summary, in_order, members_of
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
@@ -53,7 +53,7 @@ def results_table(summary: Summary) -> Table:
     """Return the study's main table: metrics, and the probability of being on the front."""
     rows = [
         {"configuration": c["name"], "seeds": str(len(c["seeds"]))}
-        | _numbers(c["metrics"], main_metrics(summary))
+        | _numbers(c["metrics"], _labels(main_metrics(summary)))
         | {"on the front": _fixed(c["front_probability"], 2)}
         for c in in_order(summary["configurations"])
         if c["seeds"]
@@ -66,7 +66,7 @@ def gains_table(summary: Summary) -> Table:
     goal = list(summary["objectives"])[-1]
     rows = [
         {"configuration": c["name"]}
-        | _numbers(c["gains"], _gain_metrics(summary), prefix="Δ ", signed=True)
+        | _numbers(c["gains"], _labels(_gain_metrics(summary)), prefix="Δ ", signed=True)
         | {f"{label_of(goal)} beyond autoencode": _number(c["beyond_autoencode"].get(goal), signed=True)}
         | {"without loss": _verdict(c["equivariant_without_loss"])}
         for c in in_order(summary["configurations"])
@@ -92,7 +92,7 @@ def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:
     """
     known = summary["best"]  # by every metric
     titles = {"linear" if "inv/linear" in known else "knn": "accuracy", "r2_mean": label_of("r2_mean")}
-    titles |= {metric: label_of(metric) for metric in members_of("r2", known)}
+    titles |= _factors(members_of("r2", known))
     separated = [
         c
         for c in in_order(summary["configurations"])
@@ -112,9 +112,10 @@ def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:
 
 def beyond_table(summary: Summary) -> Table:
     """Return every configuration's difference from its auto-encoding control: the effect of cross-attention."""
-    metrics = [*main_metrics(summary), *members_of("r2", summary["minimum_detectable_difference"])]
+    factors = members_of("r2", summary["minimum_detectable_difference"])
+    titles = _labels(main_metrics(summary)) | _factors(factors)
     rows = [
-        {"configuration": c["name"]} | _numbers(c["beyond_autoencode"], metrics, signed=True)
+        {"configuration": c["name"]} | _numbers(c["beyond_autoencode"], titles, signed=True)
         for c in in_order(summary["configurations"])
         if c["beyond_autoencode"]
     ]
@@ -136,13 +137,14 @@ def configurations_table(summary: Summary) -> Table:
 def factors_table(summary: Summary, family: str) -> Table:
     """Return the gains in a family of metrics, factor by factor, and the minimum detectable differences."""
     detectable = summary["minimum_detectable_difference"]
-    metrics = members_of(family, detectable)
+    titles = _factors(members_of(family, detectable))
     rows: list[Row] = [
-        {"gain": c["name"]} | _numbers(c["gains"], metrics, signed=True)
+        {"gain": c["name"]} | _numbers(c["gains"], titles, signed=True)
         for c in in_order(summary["configurations"])
         if members_of(family, c["gains"])
     ]
-    if known := {label_of(metric): Number(detectable[metric]) for metric in metrics if detectable[metric] is not None}:
+    known = {title: Number(detectable[metric]) for metric, title in titles.items() if detectable[metric] is not None}
+    if known:
         rows.append({"gain": "minimum detectable"} | known)
     title = f"{find_metric(family).label}, paired difference from the best control"
     return _table(f"gains_{family}", title, rows, summary)
@@ -211,11 +213,21 @@ def _choice(summary: Summary) -> str | None:
     return summary["answer"]["configuration"]
 
 
+def _labels(metrics: Iterable[str]) -> dict[str, str]:
+    """Return metric -> column title in a table of several metrics."""
+    return {metric: label_of(metric) for metric in metrics}
+
+
+def _factors(metrics: Iterable[str]) -> dict[str, str]:
+    """Return metric -> column title in a table of one family, which needs the factor alone."""
+    return {metric: factor_of(metric) or metric for metric in metrics}
+
+
 def _numbers(
-    bounds: Mapping[str, Any], metrics: Iterable[str], *, prefix: str = "", signed: bool = False
+    bounds: Mapping[str, Any], titles: Mapping[str, str], *, prefix: str = "", signed: bool = False
 ) -> dict[str, Cell]:
     """Return title -> cell of metrics, from bounds by metric."""
-    return {prefix + label_of(metric): _number(bounds.get(metric), signed=signed) for metric in metrics}
+    return {prefix + title: _number(bounds.get(metric), signed=signed) for metric, title in titles.items()}
 
 
 def _number(bounds: Mapping[str, Any] | None, *, signed: bool = False, bounded: bool = True) -> Cell:

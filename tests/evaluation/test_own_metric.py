@@ -56,7 +56,8 @@ def test_a_metric_is_a_column_with_its_properties(flat_images):
     assert metrics["margin"] == pytest.approx(2**0.5 * metrics["inv/margin"])
     assert {name: metrics[name] for name in without} == without
     assert metrics.keys() - without.keys() == {"margin", "inv/margin", "equi/margin"}
-    assert label_of("inv/margin") == "margin of classes" and find_metric("equi/margin").in_main_table
+    assert label_of("margin") == "margin of classes" and label_of("inv/margin") == "margin of classes (inv)"
+    assert find_metric("equi/margin").in_main_table
 
 
 def test_a_family_has_a_member_for_each_factor(flat_images):

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from eqssl.metrics import METRICS, label_of
 from eqssl.report.render import Number
 from eqssl.report.selection import in_order
 from eqssl.report.tables import (
@@ -176,6 +177,21 @@ def test_an_objective_of_ones_own_has_its_columns_and_its_winner():
     assert label in head(results_table(summary)) and f"Δ {label}" in head(gains_table(summary))
     assert rows(winners_table(summary))[label][0] == "weight 1"
     assert f"better in kNN and {label} at once" in caption(summary)
+
+
+def test_metrics_of_a_part_and_of_a_family_have_columns_of_their_own():
+    objectives = ("linear", "inv/linear", "r2/pose", "inv/r2/pose", "mlp_r2/pose")
+    records = [
+        made_up.record(name, {}, seed, number, metrics={o: 0.1 * place for place, o in enumerate(objectives)})
+        for name, number in (("weight 1", 0), ("base", None))
+        for seed in (0, 1)
+    ]
+    study = replace(STUDY, objectives=dict.fromkeys(objectives, "maximize"))
+    table = results_table(summarise(study, records, made_up.ABOUT))
+    shown = dict(zip(head(table)[1:], rows(table)["weight 1"], strict=True))
+    titles = ("linear", "linear (inv)", "r2/pose", "inv/r2/pose", "mlp_r2/pose")
+    assert [shown[title].estimate for title in titles] == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+    assert len({label_of(name) for name in METRICS}) == len(METRICS)
 
 
 def test_the_caption_speaks_of_the_columns_that_are_there(summary, twin_summary):

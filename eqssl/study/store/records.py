@@ -92,7 +92,9 @@ class StudyFolder(Listener):
 
     @classmethod
     def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "StudyFolder":
-        """Return a new study or one to resume; nothing is written before `create`.
+        """Return a new study or one to resume, whose failed trials run again where that may help.
+
+        Nothing is written before `create`.
 
         Args:
             folder: OUTPUT/STUDY.
@@ -106,14 +108,16 @@ class StudyFolder(Listener):
         if text := read(folder / STUDY):
             known = parse_json(folder / STUDY, text)
             check_same(folder, known["identity"], identity, resume=resume)
-            return cls(folder, known["study_id"], identity)
+            study = cls(folder, known["study_id"], identity)
+            study._retried = {r.trial_id for r in study.records().values() if r.error and r.error.endswith(RETRYABLE)}
+            return study
         # A name with a dot is what a kill left of a file.
         if folder.exists() and any(path.name != RUNS and path.name[0] != "." for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
 
     def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
-        """Write study.json, and forget failed trials that may succeed now.
+        """Write study.json.
 
         Args:
             data: digest of the images.
@@ -130,7 +134,6 @@ class StudyFolder(Listener):
         try:
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
-            self._retried = {r.trial_id for r in self.records().values() if r.error and r.error.endswith(RETRYABLE)}
             values = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
             write_json(self.folder / STUDY, values)
         except OSError as error:

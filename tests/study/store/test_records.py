@@ -54,6 +54,7 @@ def test_a_retryable_failure_is_tried_again_on_resume_and_a_lasting_one_is_not(t
         record.trial_ended(trial, finished(trial, status="FAILED", error=error))
     assert record.records().keys() == {trial.id for trial in trials}  # by the same command it is not
     again = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
+    assert again.records().keys() == {trials[1].id}  # before `create` too: the forecast counts the trials to come
     again.create("data")
     assert again.records().keys() == {trials[1].id}
     again.trial_ended(TRIAL, finished(TRIAL))
