@@ -256,7 +256,7 @@ def check(config: RunConfig) -> None:
     """Refuse values that cannot work, before anything starts.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     for section in dataclasses.fields(config):
         values = getattr(config, section.name)
@@ -309,7 +309,7 @@ def check_effect(config: RunConfig, given: Collection[str]) -> None:
         given: the dotted options that were set, see `options_in`.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     recon = config.recon
     if "recon.query_gradient" in given and recon.attention not in WITH_QUERY_GRADIENT:

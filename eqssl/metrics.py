@@ -31,7 +31,7 @@ class Metric:
         in_main_table: whether tables of configurations have a column for it.
         is_compared: whether differences between configurations are tested.
         fn: of a user's metric: the `EncodedViews` of all features, or of the part inv or equi -> its value, or
-            factor -> value for a family; it is called at its level where the data have what the metric needs. Default:
+            factor -> value for a family; it is called at its level where the data meet `needs`. Default:
             the protocol computes the metric.
 
     Raises:

@@ -38,5 +38,5 @@ def bench(options: Options) -> None:
     for part in options.parts:
         print(f"measuring {part}", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"eqssl.bench.{part}").measure(options)
-        save(options.output, about, chosen, rows)  # what is measured stays, should a later part fail
+        save(options.output, about, chosen, rows)  # results stay if a later part fails
     print(markdown(about, chosen, rows))

@@ -68,7 +68,7 @@ class Predicting(Peer):
         return (self.criterion(self.predictor(z1), t2) + self.criterion(self.predictor(z2), t1)) / 2
 
     def target(self, images: Tensor, projection: Tensor) -> Tensor:
-        """Return what is predicted of one view: its own projection, without gradient."""
+        """Return the prediction target of one view: its own projection, without gradient."""
         return projection.detach()
 
 

@@ -42,7 +42,7 @@ def load_data(config: DataConfig) -> "Dataset":
         config: the source and its options.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed, for anything that cannot be loaded.
+        ValueError: naming the option, its value and the allowed values, for anything that cannot be loaded.
     """
     if config.source not in SOURCES:
         raise ValueError(f"--data.source is {config.source!r}; allowed: {', '.join(sorted(SOURCES))}")

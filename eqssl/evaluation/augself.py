@@ -1,7 +1,7 @@
 """The protocol of AugSelf: how crops, colours, blurs and flips of two augmented views of one image differ.
 
 Lee et al., Improving Transferability of Representations via Augmentation-Aware Self-Supervision (arXiv 2111.09613) and
-its code. The augmentations come from one fixed distribution, whatever an encoder was trained with. B images.
+its code. The augmentations come from one fixed distribution, independent of the training. B images.
 """
 
 import dataclasses

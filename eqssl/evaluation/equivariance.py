@@ -38,8 +38,8 @@ def principal_components(features: Tensor, whiten: bool = False) -> Projection:
     """Return the projection of features (N, D) to their first 64 principal components.
 
     Args:
-        whiten: scale the components to variance 1, and keep no more than hold 99 % of the variance: then all count
-            alike, whatever the scale of the channels, which weighs them in the features' own unit.
+        whiten: keep the components with 99 % of the variance at most and scale them to variance 1, so that a metric of
+            them does not depend on the scale of the channels.
     """
     mean, _, products, _, _ = moments(features, features[:, :0])
     spectrum, basis = torch.linalg.eigh(products)

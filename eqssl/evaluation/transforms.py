@@ -1,4 +1,4 @@
-"""The fixed distribution of evaluation transforms, whatever strengths an encoder was trained with.
+"""The distribution of evaluation transforms, the same for every encoder.
 
 The ranges are those of arXiv 2503.18753 (at 224 px, in proportion at other sizes); every draw comes from a stored seed.
 """

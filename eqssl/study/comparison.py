@@ -65,7 +65,7 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
         own: dotted options that the study sets itself.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     default = default_options(study)
     for name in SEARCH_OPTIONS:

@@ -122,7 +122,7 @@ class _StudyRun:
         `resolved` then has the options with all that is left to the data.
 
         Raises:
-            ValueError: for what they have found to be impossible.
+            ValueError: with the reason why the study cannot run.
         """
         from eqssl.study.execution import cluster
 

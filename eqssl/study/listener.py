@@ -1,4 +1,4 @@
-"""The interface of whatever follows a study: the record, the search, the progress, the tracking."""
+"""The interface of a study's listeners: records, search, progress and tracking."""
 
 from typing import TYPE_CHECKING
 

@@ -313,7 +313,7 @@ def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:
     """Refuse options that do not fit the data or the workers.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     batch, images, parts = config.train.batch_size, len(dataset.train), config.train.grad_accum_steps
     if batch > images:

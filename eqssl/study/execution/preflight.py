@@ -31,7 +31,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
     """Refuse what the options alone show to be impossible.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     check_space(study.space, options.run)
     if study.space and options.run.evaluate.split == "test":

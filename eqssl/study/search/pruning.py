@@ -37,7 +37,7 @@ def check_rungs(train: TrainConfig) -> None:
     """Refuse a training without a rung, or without an evaluation at its rungs.
 
     Raises:
-        ValueError: naming the option, its value and what is allowed.
+        ValueError: naming the option, its value and the allowed values.
     """
     rungs, every = rungs_of(train), train.eval_every
     if not rungs:

@@ -122,7 +122,7 @@ def check_space(space: Space, base: RunConfig) -> None:
     """Refuse a space with a name that is no option, or a value that the option cannot take or that has no effect.
 
     Raises:
-        ValueError: naming the option, the value and what is allowed.
+        ValueError: naming the option, the value and the allowed values.
     """
     conditions: dict[str, Params] = {}  # option -> values of earlier ones beside which it exists
     for option, parameter in space.items():

@@ -2,7 +2,7 @@
 
 A run of the command creates OUTPUT/STUDY/runs/NNNN.json, which fails where the file exists, and the highest number owns
 the folder. The file is lock, fence and ledger in one: its time, stamped by the storage, is the run's last heartbeat; a
-run that finds the next number has lost the folder; `wall_s` is what the run has taken.
+run that finds the next number has lost the folder; `wall_s` is the duration of the run.
 """
 
 import json

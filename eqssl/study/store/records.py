@@ -111,7 +111,7 @@ class StudyFolder(Listener):
             study = cls(folder, known["study_id"], identity)
             study._retried = {r.trial_id for r in study.records().values() if r.error and r.error.endswith(RETRYABLE)}
             return study
-        # A name with a dot is what a kill left of a file.
+        # A name with a dot is a temporary file of a killed process.
         if folder.exists() and any(path.name != RUNS and path.name[0] != "." for path in folder.iterdir()):
             raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
         return cls(folder, uuid.uuid4().hex, identity)
