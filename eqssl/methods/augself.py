@@ -8,10 +8,10 @@ from torch import Tensor
 
 from eqssl.augment import MAX_PROBABILITY
 from eqssl.config import PositiveInt
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
-from eqssl.training.distributed import all_reduce_mean
 
 
 class AugSelf(Auxiliary):

@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.config import Fraction, PositiveInt
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import all_reduce_mean
 
 
 class BYOL(Method):

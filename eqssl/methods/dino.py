@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import Fraction, Positive, PositiveInt
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import all_reduce_mean
 
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
 WARMUP = 0.1  # share of the training: 30 of 300 epochs, as published

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from eqssl.config import Positive, PositiveInt
+from eqssl.distributed import gather
 from eqssl.methods.base import Predictive, Sizes
 from eqssl.methods.conditioned import Auxiliary, join
 from eqssl.methods.heads import projector
 from eqssl.methods.simclr import nt_xent
-from eqssl.training.distributed import gather
 
 
 class EquiMod(Predictive, Auxiliary):

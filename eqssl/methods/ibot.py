@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import Fraction, Positive, PositiveInt
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
-from eqssl.training.distributed import all_reduce_mean
 
 
 class IBOT(DINO):

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.config import Fraction, Positive, PositiveInt
+from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import gather
 
 
 class MoCoV3(Method):

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
-from eqssl.training.distributed import all_reduce_mean
 
 
 class Supervised(Method):

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import PositiveInt
+from eqssl.distributed import gather
 from eqssl.methods.base import Pair, Predictive, Sizes
 from eqssl.methods.conditioned import choose_factors, join
 from eqssl.methods.heads import projector
 from eqssl.methods.vicreg import hinge, vicreg_loss
-from eqssl.training.distributed import gather
 
 
 class SIE(Predictive):

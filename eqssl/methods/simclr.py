@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.config import Positive, PositiveInt
+from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
-from eqssl.training.distributed import gather
 
 
 class SimCLR(Method):

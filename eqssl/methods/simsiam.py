@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from eqssl.config import PositiveInt
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
-from eqssl.training.distributed import all_reduce_mean
 
 
 class SimSiam(Method):

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
+from eqssl.distributed import all_reduce_mean
 from eqssl.methods import build_method
 from eqssl.methods.base import Pair, Sizes
 from eqssl.models.encoder import Encoder
 from eqssl.models.reconstruction import Inputs, Reconstruction
 from eqssl.models.teacher import Teacher
-from eqssl.training.distributed import all_reduce_mean
 from eqssl.views import Batch, Views
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eqssl.training.distributed import convert_sync_batch_norm, world_size
+from eqssl.distributed import convert_sync_batch_norm, world_size
 
 logger = logging.getLogger(__name__)
 

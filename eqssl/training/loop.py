@@ -24,6 +24,7 @@ from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import supports_bf16
+from eqssl.distributed import all_gather_object, all_reduce_sum, set_local_batch_sizes
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
 from eqssl.methods import find_method
@@ -33,7 +34,6 @@ from eqssl.models.model import Losses, Model
 from eqssl.models.reconstruction import Inputs, view_ablation
 from eqssl.random import permutation
 from eqssl.training.context import Context, LocalContext
-from eqssl.training.distributed import all_gather_object, all_reduce_sum, set_local_batch_sizes
 from eqssl.training.fsdp import full_model_state_dict, full_state_dict, load_full_state_dict, parallelize_model
 from eqssl.training.optim import learning_rate, make_optimizer
 from eqssl.views import Batch, Read, Views

@@ -173,7 +173,7 @@ def _serve_trials(config: dict[str, Any]) -> None:
     """Train one trial after another: the loop of every worker."""
     import ray.train
 
-    from eqssl.training.distributed import all_gather_object
+    from eqssl.distributed import all_gather_object
 
     broker: Any = config["broker"]
     setup: StudySetup = config["setup"]

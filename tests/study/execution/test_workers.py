@@ -7,6 +7,7 @@ import pytest
 
 from eqssl.config import TrainConfig, replace
 from eqssl.data import load_data
+from eqssl.distributed import rank
 from eqssl.evaluation.encoders import Pixels
 from eqssl.evaluation.protocol import evaluate
 from eqssl.methods import METHODS, register_method
@@ -14,7 +15,6 @@ from eqssl.methods.vicreg import VICReg
 from eqssl.metrics import metric_of
 from eqssl.study import Study, StudyOptions, choice, run_study
 from eqssl.study.execution.trial import EPOCHS
-from eqssl.training.distributed import rank
 from eqssl.training.loop import train
 
 ROWS = {  # the first five trials

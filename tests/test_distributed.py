@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from eqssl.config import ReconAttention, ReconView
+from eqssl.distributed import convert_sync_batch_norm, set_local_batch_sizes
 from eqssl.methods import METHODS
 from eqssl.models.model import Model
-from eqssl.training.distributed import convert_sync_batch_norm, set_local_batch_sizes
 from eqssl.views import Batch
 from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
