@@ -24,9 +24,10 @@ from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import supports_bf16
-from eqssl.distributed import all_gather_object, all_reduce_sum, set_local_batch_sizes
+from eqssl.distributed import all_reduce_sum, set_local_batch_sizes
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
+from eqssl.evaluation.transforms import SEED
 from eqssl.methods import find_method
 from eqssl.methods.base import Method
 from eqssl.models.encoder import Encoder
@@ -40,7 +41,15 @@ from eqssl.views import Batch, Read, Views
 
 ABLATION_IMAGES, ENCODED_AT_ONCE = 256, 64  # held-out images of `view_ablation`
 SHOWN_IMAGES = 8  # of a grid of reconstructions
-PROGRESS = ("epoch", "step", "totals", "unevaluated", "metrics", "autocast")  # attributes of `Run` in its state
+PROGRESS = (
+    "epoch",
+    "step",
+    "totals",
+    "train_s",
+    "unevaluated",
+    "metrics",
+    "autocast",
+)  # attributes of `Run` in its state
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,7 @@ class Run:
         self.measures_gradient_share = self.model.reconstruction is not None and not self.is_sharded
         self.epoch, self.step = 0, 0
         self.totals = torch.zeros(3, device=self.device)  # losses of this epoch's steps, summed
+        self.train_s = 0.0  # seconds of this epoch's steps, those before a stop included
         self.unevaluated: dict[str, float] = {}  # metrics of an epoch between its training and its evaluation
         self.metrics: dict[str, float] = {}  # of the last whole epoch
         self.predictions: list[Prediction] | None = None
@@ -123,10 +133,9 @@ class Run:
 
     def next_epoch(self) -> dict[str, float]:
         """Train the rest of an epoch (nothing, if zero are asked for) and return its metrics, evaluated where due."""
-        start, every = time.perf_counter(), self.config.train.eval_every
+        every = self.config.train.eval_every
         if self.config.train.epochs > 0 and not self.unevaluated:
             self.unevaluated = self._train_epoch()
-            self.unevaluated["train_s"] = time.perf_counter() - start
             self.epoch += 1
             if self.is_last:
                 self._save()  # a full evaluation may take as long as an epoch, or fail
@@ -140,6 +149,7 @@ class Run:
 
     def _train_epoch(self) -> dict[str, float]:
         config, steps = self.config.train, self.steps_per_epoch
+        start, gradient_share = time.perf_counter() - self.train_s, 0.0
         self.parallel.train()
         for micro_batches in self.batches(self.step):
             # Schedules are functions of the step alone, so that a resumed run needs no other state.
@@ -152,12 +162,13 @@ class Run:
             for batch in micro_batches:
                 losses: Losses = self.parallel(batch, self.autocast, compiled=not measures)
                 if measures:
-                    gradient_share = self._gradient_share(losses)
+                    gradient_share += self._gradient_share(losses) / len(micro_batches)
                 (losses.total / len(micro_batches)).backward()
                 self.totals += torch.stack(losses[:3]).detach() / len(micro_batches)
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
+            self.train_s = time.perf_counter() - start
             if self.step < steps and self._should_checkpoint():
                 self._save()
         loss, ssl, recon = (self.totals / steps).tolist()
@@ -165,8 +176,9 @@ class Run:
             raise FloatingPointError(
                 f"loss or weights are not finite in epoch {self.epoch + 1}: ssl {ssl}, reconstruction {recon}"
             )
-        self.step, self.totals = 0, torch.zeros_like(self.totals)
         metrics = {"loss": loss, "ssl": ssl, "recon": recon, "lr": self.optimizer.param_groups[0]["lr"]}
+        metrics["train_s"] = self.train_s
+        self.step, self.totals, self.train_s = 0, torch.zeros_like(self.totals), 0.0
         inv, equi = losses.representation.std(0).tensor_split([self.model.encoder.dim_inv])
         metrics |= {f"train_std/{part}": float(std.mean()) for part, std in (("inv", inv), ("equi", equi)) if len(std)}
         if self.model.reconstruction is not None:
@@ -207,7 +219,7 @@ class Run:
     def _should_checkpoint(self) -> bool:
         due = self.context.rank == 0 and self.context.should_checkpoint()
         if self.is_sharded:  # whose state is gathered from all workers
-            due = all_gather_object(due)[0]
+            due = bool(all_reduce_sum(torch.tensor(float(due), device=self.device)))
         return due and self._is_finite()  # else the last good state stays
 
     def _save(self) -> None:
@@ -285,7 +297,8 @@ class Run:
         """Return a batch of a held-out split and the inputs of the reconstruction branch for it."""
         model.eval()
         split = getattr(self.dataset, name)
-        batch = self.views.batch(split, one_image_per_object(split)[:count], 0)
+        objects = one_image_per_object(split)  # often stored class by class: a sample of all
+        batch = self.views.batch(split, objects[permutation(SEED, 0, len(objects))[:count]], 0)
         images = torch.cat([batch.first, batch.second])
         tokens = torch.cat([model.encoder.tokens(some) for some in images.split(ENCODED_AT_ONCE)])
         return batch, model.reconstruction_inputs(tokens, batch)

@@ -124,7 +124,12 @@ def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step):
     with pytest.raises(Stop):
         train(configuration(), StopWithin(tmp_path / "cut", step), toy())
     assert checkpoint.load(tmp_path / "cut")["step"] == 1
-    cut = train(configuration(), LocalContext(tmp_path / "cut"), toy())
+    checkpoint.save({**checkpoint.load(tmp_path / "cut"), "train_s": 1000.0}, tmp_path / "cut")
+    context = LocalContext(tmp_path / "cut")
+    epoch_s: list[float] = []
+    context.report = lambda metrics, state: epoch_s.append(metrics["train_s"])
+    cut = train(configuration(), context, toy())
+    assert epoch_s[0] > 1000 and all(seconds < 1000 for seconds in epoch_s[1:])
     assert all(torch.equal(a, b) for a, b in zip(whole.encoder.parameters(), cut.encoder.parameters(), strict=True))
     timeless = {name for name in whole.metrics if not name.endswith("_s")}
     assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
@@ -247,6 +252,35 @@ def test_accumulated_gradients_and_losses_are_the_means_of_the_parts():
     assert len(totals) == 3 and metrics["loss"] == pytest.approx(sum(totals).item() / 3, rel=1e-5)
     for gradient, mean in zip(seen, expected, strict=True):
         torch.testing.assert_close(gradient, mean, rtol=1e-4, atol=1e-6)
+
+
+def test_the_share_of_the_gradient_is_the_mean_of_the_micro_batches():
+    shares = iter([0.2, 0.4, 0.9])
+
+    class WithShares(Run):
+        def _gradient_share(self, losses) -> float:
+            return next(shares)
+
+    values = {"train.grad_accum_steps": 3, "train.batch_size": 48, "train.epochs": 1}
+    metrics = WithShares(configuration(**values), LocalContext(), toy()).next_epoch()
+    assert metrics["recon_share/gradient"] == pytest.approx(0.5)
+
+
+def test_use_of_views_is_measured_on_images_from_the_whole_split(monkeypatch):
+    monkeypatch.setattr("eqssl.training.loop.ABLATION_IMAGES", 8)
+    monkeypatch.setattr("eqssl.training.loop.SHOWN_IMAGES", 8)
+    data = toy()
+    order = data.val.labels.argsort(stable=True)  # class by class, as a folder of images is stored
+    val = Split(MemoryImages(data.val.images.take(order)), data.val.ids, data.val.labels[order])
+    run, seen = Run(configuration(), LocalContext(), dataclasses.replace(data, val=val)), []
+    batch_of = run.views.batch
+    run.views.batch = lambda split, indices, epoch: (seen.append(indices), batch_of(split, indices, epoch))[1]
+    while not run.is_last:
+        run.next_epoch()
+    run.reconstructions(run.model)
+    assert len(seen) == 2 and seen[0].tolist() == seen[1].tolist()
+    assert len(seen[0].unique()) == 8 and val.labels[seen[0]].bincount(minlength=4).max() <= 4 < len(seen[0])
+    assert len(val.labels[seen[0]].unique()) >= 3
 
 
 def test_only_the_last_evaluation_is_of_test():
