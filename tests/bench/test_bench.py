@@ -23,16 +23,36 @@ def options(**values) -> Options:
     return Options(**{**TINY, **values})
 
 
-def test_a_thing_against_itself_is_one_and_against_its_half_two():
-    one, two = partial(time.sleep, 0.02), partial(time.sleep, 0.04)
+class Clock:
+    """A clock that stands still but while it sleeps, so that no other process's load is in a time."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    for module in ("timing", "training"):
+        monkeypatch.setattr(f"eqssl.bench.{module}.time", clock)
+    return clock
+
+
+def test_a_thing_against_itself_is_one_and_against_its_half_two(clock):
+    one, two = partial(clock.sleep, 0.02), partial(clock.sleep, 0.04)
     seconds = interleave({"one": one, "again": one, "two": two}, 0.8)
     assert {len(s) for s in seconds.values()} == {len(seconds["one"])} and len(seconds["one"]) >= MIN_ROUNDS
     same = row("test", "one", seconds["one"], "again", seconds["again"])
     slower = row("test", "two", seconds["two"], "one", seconds["one"])
     faster = row("test", "one", seconds["one"], "two", seconds["two"], count=20, unit="things/s")
-    assert same.ratio == pytest.approx(1, rel=0.25)
-    assert slower.ratio == pytest.approx(2, rel=0.25)
-    assert faster.ratio == pytest.approx(2, rel=0.25)
+    assert same.ratio == pytest.approx(1)
+    assert slower.ratio == pytest.approx(2)
+    assert faster.ratio == pytest.approx(2)
     assert same.low <= same.ratio <= same.high and same.rounds == len(seconds["one"])
 
 
@@ -56,54 +76,42 @@ def test_an_aim_is_met_or_missed():
 def test_the_parts_of_a_step_are_the_step(recon):
     timed_steps = TimedSteps(options(), "resnet_tiny", recon)
     timed_steps.step()
-    whole = timed(timed_steps.step)
-    parts = timed_steps.rounds[-1]
     expected = {"data", "augmentation", "encoder", "method", "optimizer"} | ({"reconstruction"} if recon else set())
-    assert set(parts) == expected and all(seconds > 0 for seconds in parts.values())
-    assert sum(parts.values()) == pytest.approx(whole, rel=0.1)
+    for _ in range(10):  # a busy machine may take time between two parts
+        whole = timed(timed_steps.step)
+        parts = timed_steps.rounds[-1]
+        assert set(parts) == expected and all(seconds > 0 for seconds in parts.values())
+        assert sum(parts.values()) <= whole
+        if sum(parts.values()) >= 0.9 * whole:
+            break
+    else:
+        pytest.fail(f"the parts leave out more than a tenth of the step: {parts}, {whole}")
     assert "recon_share/gradient" not in timed_steps.run.metrics  # further backward passes
 
 
-def quickest(timed_steps: TimedSteps) -> dict[str, float]:
-    """Return the seconds of each part in the best of three steps, which other load seldom disturbs."""
-    for _ in range(3):
-        timed_steps.step()
-    return {part: min(a_round[part] for a_round in timed_steps.rounds[-3:]) for part in timed_steps.rounds[-1]}
-
-
-def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward():
+def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward(clock):
     class Slow(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):
-            time.sleep(0.05)
+            clock.sleep(1.0)
             return x.clone()
 
         @staticmethod
         def backward(ctx, gradient):
-            time.sleep(0.1)
+            clock.sleep(2.0)
             return gradient
 
     timed_steps = TimedSteps(options(), "resnet_tiny", recon=True)
+    model = timed_steps.run.model
+    decode, loss = model.reconstruction.forward, model.method.forward
+    model.reconstruction.forward = lambda first, *others: decode((Slow.apply(first[0]), first[1]), *others)
+    model.method.forward = lambda first, *others: Slow.apply(loss(first, *others))
     timed_steps.step()
-    before = quickest(timed_steps)
-    for module, part in (
-        (timed_steps.run.model.reconstruction, "reconstruction"),
-        (timed_steps.run.model.method, "method"),
-    ):
-        forward = module.forward
-
-        def slowed(first, *others, forward=forward, part=part):
-            if part == "reconstruction":
-                return forward(tuple(map(Slow.apply, first)), *others)
-            loss = forward(first, *others)
-            return Slow.apply(loss)
-
-        module.forward = slowed
-        after = quickest(timed_steps)
-        added = {name: after[name] - before[name] for name in after}
-        assert added.pop(part) > 0.12, part
-        assert all(seconds < 0.1 for seconds in added.values()), added
-        module.forward = forward
+    model.reconstruction.forward = decode
+    timed_steps.step()
+    both, method = timed_steps.rounds[-2:]
+    zero = dict.fromkeys(both, 0.0)
+    assert both == zero | {"reconstruction": 3.0, "method": 3.0} and method == zero | {"method": 3.0}
 
 
 def test_a_step_on_a_fixed_batch_is_the_trainings_own():
