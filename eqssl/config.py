@@ -169,6 +169,9 @@ class ReconConfig:
 
     weight: NonNegative = 1.0
     """Factor of the reconstruction's mean squared error (of standardised pixels) in the loss; 0: no branch."""
+    gradient_share: Annotated[float, Allowed("above 0 and below 1", lambda value: 0 < value < 1)] | None = None
+    """The reconstruction's share of the encoder's gradient: its norm over the sum of both terms' norms. The weight is
+    adapted to hold it, so that one value serves losses of very different sizes. Default: the weight is constant."""
     view: ReconView = "second"
     """The view that is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
     intermediate: two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
@@ -265,6 +268,8 @@ def check(config: RunConfig) -> None:
     train, recon, source = config.train, config.recon, config.data.source
     if train.compile and train.fsdp:
         raise ValueError("--train.compile needs a copy of the model on every worker; it excludes --train.fsdp")
+    if train.fsdp and recon.gradient_share:
+        raise ValueError("--recon.gradient-share needs gradients of whole parameters; it excludes --train.fsdp")
     if config.encoder.equi_fraction == 0 and recon.weight > 0:
         raise ValueError("--encoder.equi-fraction is 0, so there is no equivariant part to reconstruct from; "
                          "allowed: above 0, or --recon.weight 0")  # fmt: skip
@@ -317,6 +322,17 @@ def check_effect(config: RunConfig, given: Collection[str]) -> None:
             f"--recon.query-gradient is {recon.query_gradient:g}; allowed with --recon.attention "
             f"{', '.join(WITH_QUERY_GRADIENT)} alone, not with {recon.attention}"
         )
+    if "recon.gradient_share" in given and recon.gradient_share:
+        if "recon.weight" in given:
+            raise ValueError(
+                f"--recon.gradient-share is {recon.gradient_share:g} and --recon.weight {recon.weight:g}; allowed: one "
+                "of them, since the share adapts the weight"
+            )
+        if config.method.name == "none":
+            raise ValueError(
+                f"--recon.gradient-share is {recon.gradient_share:g}; allowed with a --method.name that has a loss, "
+                "not with none"
+            )
 
 
 def get(config: Any, option: str) -> Any:

@@ -200,6 +200,7 @@ for _metric in (
     Metric(name="recon/error", label="reconstruction error", direction="minimize", level="train"),
     Metric(name="recon/use_target", label="use of the target view", level="train"),
     Metric(name="recon/use_other", label="use of the other view", level="train"),
+    Metric(name="recon/weight", label="weight of the reconstruction", level="cost"),
     Metric(name="recon_share/loss", label="share of the loss", level="cost"),
     Metric(name="recon_share/gradient", label="share of the gradient", level="cost"),
     *(

@@ -31,6 +31,8 @@ from eqssl.config import (
         ({"data.pose": "free", "data.source": "parquet"}, r"--data.pose is 'free'; allowed with --data.source solids"),
         ({"data.classes": "fine", "data.source": "parquet"}, r"--data.classes is 'fine'; allowed with"),
         ({"recon.query_gradient": 1.5}, r"--recon.query-gradient is 1.5; allowed: 0 to 1"),
+        ({"recon.gradient_share": 1.0}, r"--recon.gradient-share is 1.0; allowed: above 0 and below 1"),
+        ({"recon.gradient_share": 0.2, "train.fsdp": True}, r"--recon.gradient-share .* excludes --train.fsdp"),
         ({"recon.tokens": "vector"}, r"--recon.tokens is 'vector'.*pooled-query: map"),
         ({"recon.attention": "all"}, r"--recon.attention is 'all'; allowed: pooled-query, target-queries"),
         ({"recon.tokens": "vectors"}, r"--recon.tokens is 'vectors'; allowed: map, vector"),
@@ -43,7 +45,7 @@ from eqssl.config import (
         ({"data.views_per_object": 1}, r"--data.views-per-object is 1; allowed: 2 or more"),
         ({"encoder.equi_fraction": 0.0}, r"--encoder.equi-fraction is 0, so there is no equivariant part"),
         ({"method.name": "none", "recon.weight": 0.0}, r"leaves no loss"),
-        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, view, attention, "),
+        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, gradient_share, view, "),
         ({"train.epochs": -1}, r"--train.epochs is -1; allowed: 0 or more"),
     ],
 )
@@ -77,6 +79,17 @@ def test_an_option_without_effect_is_refused_only_where_it_was_set():
     check_effect(config, {"recon.attention"})
     with pytest.raises(ValueError, match=r"--recon.query-gradient is 0.5; allowed with .* pooled-query alone"):
         check_effect(config, options_in(["--recon.attention", "concat", "--recon.query-gradient=0.5"]))
+
+
+def test_a_share_of_the_gradient_is_refused_beside_a_weight_and_without_a_loss():
+    config = replace(RunConfig(), {"recon.gradient_share": 0.2, "recon.weight": 3.0})
+    check_effect(config, {"recon.gradient_share"})
+    with pytest.raises(ValueError, match=r"--recon.gradient-share is 0.2 and --recon.weight 3; allowed: one"):
+        check_effect(config, {"recon.gradient_share", "recon.weight"})
+    with pytest.raises(
+        ValueError, match=r"--recon.gradient-share is 0.2; allowed with a --method.name that has a loss"
+    ):
+        check_effect(replace(config, {"method.name": "none"}), {"recon.gradient_share"})
 
 
 def test_the_facts_of_attentions_are_about_attentions():

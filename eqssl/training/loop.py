@@ -41,15 +41,10 @@ from eqssl.views import Batch, Read, Views
 
 ABLATION_IMAGES, ENCODED_AT_ONCE = 256, 64  # held-out images of `view_ablation`
 SHOWN_IMAGES = 8  # of a grid of reconstructions
-PROGRESS = (
-    "epoch",
-    "step",
-    "totals",
-    "train_s",
-    "unevaluated",
-    "metrics",
-    "autocast",
-)  # attributes of `Run` in its state
+# Under --recon.gradient-share: steps between changes of the weight, and the exponent of a change.
+ADAPT_EVERY, ADAPT_RATE = 10, 0.3
+# Attributes of `Run` in its state.
+PROGRESS = ("epoch", "step", "totals", "train_s", "weight", "unevaluated", "metrics", "autocast")
 
 
 @dataclass(frozen=True)
@@ -131,6 +126,15 @@ class Run:
     def is_last(self) -> bool:
         return self.epoch >= self.config.train.epochs
 
+    @property
+    def weight(self) -> float:
+        """Weight of the reconstruction, `--recon.weight` unless `--recon.gradient-share` adapts it."""
+        return self.model.weight
+
+    @weight.setter
+    def weight(self, value: float) -> None:
+        self.model.weight = value
+
     def next_epoch(self) -> dict[str, float]:
         """Train the rest of an epoch (nothing, if zero are asked for) and return its metrics, evaluated where due."""
         every = self.config.train.eval_every
@@ -149,7 +153,7 @@ class Run:
 
     def _train_epoch(self) -> dict[str, float]:
         config, steps = self.config.train, self.steps_per_epoch
-        start, gradient_share = time.perf_counter() - self.train_s, 0.0
+        start, share = time.perf_counter() - self.train_s, self.config.recon.gradient_share
         self.parallel.train()
         for micro_batches in self.batches(self.step):
             # Schedules are functions of the step alone, so that a resumed run needs no other state.
@@ -158,13 +162,17 @@ class Run:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(config, step, steps)
             self.optimizer.zero_grad(set_to_none=True)
-            measures = self.measures_gradient_share and self.step == steps - 1
+            adapts = share is not None and step % ADAPT_EVERY == 0
+            measures = self.measures_gradient_share and (adapts or self.step == steps - 1)
+            norms = torch.zeros(2)  # of the gradients of both terms
             for batch in micro_batches:
                 losses: Losses = self.parallel(batch, self.autocast, compiled=not measures)
                 if measures:
-                    gradient_share += self._gradient_share(losses) / len(micro_batches)
+                    norms += self._gradient_norms(losses) / len(micro_batches)
                 (losses.total / len(micro_batches)).backward()
                 self.totals += torch.stack(losses[:3]).detach() / len(micro_batches)
+            if adapts and share is not None:
+                self._adapt_weight(norms, share, first=step == 0)
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1
@@ -182,9 +190,10 @@ class Run:
         inv, equi = losses.representation.std(0).tensor_split([self.model.encoder.dim_inv])
         metrics |= {f"train_std/{part}": float(std.mean()) for part, std in (("inv", inv), ("equi", equi)) if len(std)}
         if self.model.reconstruction is not None:
-            metrics["recon_share/loss"] = self.model.weight * recon / (abs(ssl) + self.model.weight * recon)
+            metrics["recon_share/loss"] = self.weight * recon / (abs(ssl) + self.weight * recon)
+            metrics["recon/weight"] = self.weight
         if self.measures_gradient_share:
-            metrics["recon_share/gradient"] = gradient_share
+            metrics["recon_share/gradient"] = float(norms[1] / norms.sum().clamp(min=1e-30))
         return metrics
 
     def batches(self, first_step: int) -> Iterator[list[Batch]]:
@@ -203,18 +212,29 @@ class Run:
         for micro_batches in reads:
             yield [self.views.make(stored) for stored in micro_batches]
 
-    def _gradient_share(self, losses: Losses) -> float:
-        """Return the norm of the reconstruction's gradient of the encoder over the sum of both terms' norms."""
+    def _gradient_norms(self, losses: Losses) -> Tensor:
+        """Return the norms of the encoder's gradient of the SSL loss and of the weighted reconstruction, (2,)."""
         parameters = [p for p in self.model.encoder.parameters() if p.requires_grad]
-        norms = []
-        for term in (losses.ssl, self.model.weight * losses.recon):
-            if not term.requires_grad:
-                norms.append(0.0)
-                continue
-            grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-            flat = torch.cat([grad.flatten() for grad in grads if grad is not None])
-            norms.append(float(all_reduce_sum(flat).norm()))
-        return norms[1] / (sum(norms) or 1.0)
+        norms = torch.zeros(2)
+        for i, term in enumerate((losses.ssl, self.weight * losses.recon)):
+            if term.requires_grad:
+                grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+                flat = torch.cat([grad.flatten() for grad in grads if grad is not None])
+                norms[i] = float(all_reduce_sum(flat).norm())
+        return norms
+
+    def _adapt_weight(self, norms: Tensor, share: float, first: bool) -> None:
+        """Move the weight of the steps to come towards the one that gives the reconstruction its share of the gradient.
+
+        Args:
+            norms: see `_gradient_norms`; without a gradient of both terms the weight stays.
+            share: of the sum of both norms, 0 to 1.
+            first: whether to take the whole way at once, since the weight before has no meaning.
+        """
+        ssl, recon = norms.tolist()
+        if math.isfinite(ssl + recon) and ssl > 0 and recon > 0:
+            change = share / (1 - share) * ssl / recon
+            self.weight *= change if first else change**ADAPT_RATE
 
     def _should_checkpoint(self) -> bool:
         due = self.context.rank == 0 and self.context.should_checkpoint()

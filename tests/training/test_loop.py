@@ -55,9 +55,9 @@ def configuration(**values) -> RunConfig:
 class WithNorms(Run):
     """A run that keeps the norms of both terms' gradients of the encoder, each by a backward pass of its own."""
 
-    def _gradient_share(self, losses) -> float:
+    def _gradient_norms(self, losses) -> torch.Tensor:
         self.norms = [self._norm(term) for term in losses[1:3]]
-        return super()._gradient_share(losses)
+        return super()._gradient_norms(losses)
 
     def _norm(self, term: torch.Tensor) -> float:
         if not term.requires_grad:
@@ -118,19 +118,22 @@ class StopWithin(LocalContext):
         raise Stop
 
 
+@pytest.mark.parametrize("share", [None, 0.2])
 @pytest.mark.parametrize("step", [1, 3])  # of two an epoch that may be left after, so within the first and the second
-def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step):
-    whole = train(configuration(), LocalContext(tmp_path / "whole"), toy())
+def test_a_run_that_leaves_within_an_epoch_loses_no_step(tmp_path, step, share):
+    config = configuration(**{"recon.gradient_share": share})
+    whole = train(config, LocalContext(tmp_path / "whole"), toy())
     with pytest.raises(Stop):
-        train(configuration(), StopWithin(tmp_path / "cut", step), toy())
+        train(config, StopWithin(tmp_path / "cut", step), toy())
     assert checkpoint.load(tmp_path / "cut")["step"] == 1
     checkpoint.save({**checkpoint.load(tmp_path / "cut"), "train_s": 1000.0}, tmp_path / "cut")
     context = LocalContext(tmp_path / "cut")
     epoch_s: list[float] = []
     context.report = lambda metrics, state: epoch_s.append(metrics["train_s"])
-    cut = train(configuration(), context, toy())
+    cut = train(config, context, toy())
     assert epoch_s[0] > 1000 and all(seconds < 1000 for seconds in epoch_s[1:])
     assert all(torch.equal(a, b) for a, b in zip(whole.encoder.parameters(), cut.encoder.parameters(), strict=True))
+    assert (whole.metrics["recon/weight"] == 1.0) == (share is None)
     timeless = {name for name in whole.metrics if not name.endswith("_s")}
     assert {name: cut.metrics[name] for name in timeless} == {name: whole.metrics[name] for name in timeless}
 
@@ -255,15 +258,34 @@ def test_accumulated_gradients_and_losses_are_the_means_of_the_parts():
 
 
 def test_the_share_of_the_gradient_is_the_mean_of_the_micro_batches():
-    shares = iter([0.2, 0.4, 0.9])
+    norms = iter(torch.tensor([[1.0, 2.0], [3.0, 1.0], [2.0, 1.0]]))
 
-    class WithShares(Run):
-        def _gradient_share(self, losses) -> float:
-            return next(shares)
+    class WithNorms(Run):
+        def _gradient_norms(self, losses) -> torch.Tensor:
+            return next(norms)
 
     values = {"train.grad_accum_steps": 3, "train.batch_size": 48, "train.epochs": 1}
-    metrics = WithShares(configuration(**values), LocalContext(), toy()).next_epoch()
-    assert metrics["recon_share/gradient"] == pytest.approx(0.5)
+    metrics = WithNorms(configuration(**values), LocalContext(), toy()).next_epoch()
+    assert metrics["recon_share/gradient"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("method", ["vicreg", "simclr", "barlow_twins"])
+def test_a_share_of_the_gradient_is_held_by_methods_of_any_scale(method):
+    values = {"method.name": method, "train.epochs": 12, "recon.gradient_share": 0.2, "train.precision": "fp32"}
+    run, weights, shares = Run(configuration(**values), LocalContext(), toy()), [], []
+    run._evaluate = lambda model: {}
+    for _ in range(12):
+        metrics = run.next_epoch()
+        weights.append(metrics["recon/weight"])
+        shares.append(metrics["recon_share/gradient"])
+    assert sum(shares[4:]) / 8 == pytest.approx(0.2, abs=0.06), shares
+    assert len(set(weights)) > 2 and all(0.05 < share < 0.45 for share in shares), shares
+
+
+def test_without_a_share_the_weight_stays_and_a_method_without_loss_keeps_it():
+    assert train(configuration(), dataset=toy()).metrics["recon/weight"] == 1.0
+    values = {"method.name": "none", "method.options": {}, "recon.gradient_share": 0.2, "recon.weight": 3.0}
+    assert train(configuration(**values), dataset=toy()).metrics["recon/weight"] == 3.0
 
 
 def test_use_of_views_is_measured_on_images_from_the_whole_split(monkeypatch):
