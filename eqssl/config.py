@@ -156,6 +156,9 @@ class MethodConfig:
             f"transformation between the views); {', '.join(REFERENCE_METHODS)} (references of the tables)."
         ),
     ] = "vicreg"
+    preset: Literal["cifar", "imagenet", "3diebench"] | None = None
+    """Published settings of the whole training: encoder, scale, optimizer, rate, decay, warm-up, epochs, batch and
+    augmentation, wherever the command line does not set them; docs/recipes.md lists them. Default: none."""
     scale: Scale = "tiny"
     """Widths of the heads, with the loss factors and temperatures that depend on them: tiny for a CPU, small and
     imagenet as published for CIFAR and ImageNet."""
@@ -197,12 +200,16 @@ class TrainConfig:
     """Passes over the training images; 0 keeps the untrained encoder."""
     batch_size: Annotated[int, Allowed("2 or more", lambda value: value >= 2)] = 256
     """Images (pairs of views) a step, over all workers together."""
-    optimizer: Literal["adamw", "lars"] = "adamw"
-    """adamw or lars."""
+    optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
+    """adamw, sgd (momentum .9) or lars (momentum .9, trust coefficient .001)."""
     lr: Positive = 1e-3
     """Learning rate at the end of the warm-up for a batch of 256; scaled in proportion to the batch size."""
     weight_decay: NonNegative = 1e-4
     """Weight decay of all parameters but biases and normalisation."""
+    weight_decay_end: NonNegative | None = None
+    """Weight decay at the end, reached by a cosine; default: it is constant."""
+    clip_norm: Positive | None = None
+    """Largest norm of the gradient of all parameters, to which a larger one is scaled; default: no clipping."""
     warmup_epochs: NonNegative = 1.0
     """Epochs of linear warm-up before the cosine decay to zero."""
     grad_accum_steps: PositiveInt = 1

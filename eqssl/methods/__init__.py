@@ -3,10 +3,19 @@
 import importlib
 import inspect
 import math
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from eqssl.config import BASE_METHODS, CONDITIONED_METHODS, REFERENCE_METHODS, Allowed, MethodConfig
+from eqssl.config import (
+    BASE_METHODS,
+    CONDITIONED_METHODS,
+    REFERENCE_METHODS,
+    Allowed,
+    MethodConfig,
+    RunConfig,
+    replace,
+)
 from eqssl.methods.base import Method, Sizes
 
 METHODS: dict[str, str | type[Method]] = {**BASE_METHODS, **CONDITIONED_METHODS, **REFERENCE_METHODS}
@@ -30,6 +39,26 @@ def find_method(name: str) -> type[Method]:
         module, _, attribute = method.partition(":")
         method = getattr(importlib.import_module(module), attribute)
     return method
+
+
+def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
+    """Return a run with the published settings of its method, where `method.preset` names some.
+
+    Args:
+        config: the run.
+        given: dotted options that keep their values.
+
+    Raises:
+        ValueError: for a preset that the method does not have.
+    """
+    name = config.method.preset
+    if name is None:
+        return config
+    presets = find_method(config.method.name).presets
+    if name not in presets:
+        allowed = ", ".join(presets) or "none"
+        raise ValueError(f"--method.preset is {name!r}; allowed with --method.name {config.method.name}: {allowed}")
+    return replace(config, {option: value for option, value in presets[name].options.items() if option not in given})
 
 
 def build_method(config: MethodConfig, sizes: Sizes) -> Method:

@@ -9,6 +9,7 @@ from eqssl.config import PositiveInt
 from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import cifar, imagenet
 
 
 class BarlowTwins(Method):
@@ -26,6 +27,14 @@ class BarlowTwins(Method):
         "small": {"width": 2048, "off_diagonal": 0.005, "loss_scale": 0.1},
         "imagenet": {"width": 8192, "off_diagonal": 0.0051, "loss_scale": 1.0},
     }
+    presets: ClassVar = {
+        "cifar": cifar("kNN .842 after 200 epochs; .859 after 800 in batches of 512"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2103.03230), ResNet-50; here biases have the rate of matrices, not .0048",
+            "linear 73.2 % after 1,000 epochs",
+            optimizer="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10.0, epochs=1000, batch_size=2048,
+        ),
+    }  # fmt: skip
 
     def __init__(self, sizes: Sizes, *, width: PositiveInt = 512, off_diagonal: float = 0.005, loss_scale: float = 0.1):
         super().__init__()

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from eqssl.methods.presets import Preset
+
 ABSENT: Any = None  # a field that the method does not require
 
 
@@ -76,7 +78,8 @@ class Method(nn.Module):
         progress: share of the training that is done, in [0, 1), set before every step.
         init_args: arguments of `build_method` as plain data.
         scales: published settings of heads and loss, `small` (CIFAR) and `imagenet`, as options; the defaults are for a
-            CPU. Optimizer, rate, decay and batch of the published runs stand beside them and are set by no scale.
+            CPU.
+        presets: published settings of the whole training by name, see `--method.preset`.
     """
 
     requires_labels: ClassVar[bool] = False
@@ -84,6 +87,7 @@ class Method(nn.Module):
     requires_factors: ClassVar[bool] = False
     draw_masks: ClassVar[Callable[..., Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
+    presets: ClassVar[dict[str, Preset]] = {}
     momentum: float | None = None
     progress: float = 0.0
     init_args: dict[str, Any] | None = None

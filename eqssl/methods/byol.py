@@ -9,6 +9,7 @@ from eqssl.config import Fraction, PositiveInt
 from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import cifar, imagenet
 from eqssl.models.teacher import Teacher
 
 
@@ -23,12 +24,19 @@ class BYOL(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's on CIFAR (not set here: LARS 1.0, decay 1e-5); the authors' on ImageNet (not set here: LARS .2, decay
-    # 1.5e-6, batch 4096).
+    # solo-learn's on CIFAR; the authors' on ImageNet.
     scales: ClassVar = {
         "small": {"width": 4096, "embedding": 256, "momentum": 0.99},
         "imagenet": {"width": 4096, "embedding": 256, "momentum": 0.996},
     }
+    presets: ClassVar = {
+        "cifar": cifar("kNN .869 after 200 epochs; .910 after 800 in batches of 512"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2006.07733), ResNet-50; here both views have the same augmentations",
+            "linear 74.3 % after 1,000 epochs",
+            optimizer="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10.0, epochs=1000, batch_size=4096,
+        ),
+    }  # fmt: skip
 
     def __init__(
         self, sizes: Sizes, *, width: PositiveInt = 512, embedding: PositiveInt = 128, momentum: Fraction = 0.99

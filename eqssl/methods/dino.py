@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
+from eqssl.methods.presets import cifar, imagenet
 from eqssl.models.teacher import Teacher
 
 STUDENT_TEMPERATURE, WARMUP_TEMPERATURE = 0.1, 0.04
@@ -21,9 +22,9 @@ class DINO(Method):
     """Prototype head, its teacher, and the cross-entropy to the teacher's centred and sharpened assignment.
 
     Deliberate differences to the authors' code: two global views and no local crops; the representation is the mean
-    over patch tokens, not the class token; the student is exported and evaluated, not the teacher; gradients are not
-    clipped, and the weight decay is constant, where theirs rises by a cosine; the teacher's temperature warms up by
-    steps, not by epochs; and the prototypes are not frozen in the first epoch, where the learning rate warms up anyway.
+    over patch tokens, not the class token; the student is exported and evaluated, not the teacher; the teacher's
+    temperature warms up by steps, not by epochs; and the prototypes are not frozen in the first epoch, where the
+    learning rate warms up anyway.
 
     Args:
         width: of the head's hidden layers.
@@ -33,12 +34,20 @@ class DINO(Method):
         teacher_temperature: tau_t after its linear warm-up from .04; where a short run stays at ln K, .07 is too high.
     """
 
-    # solo-learn's heads on CIFAR (not set here: LARS .3, decay 1e-6); the authors' on ImageNet (not set here: ViT-S,
-    # AdamW 5e-4, decay .04 to .4).
+    # solo-learn's heads on CIFAR; the authors' on ImageNet.
     scales: ClassVar = {
         "small": PUBLISHED | {"prototypes": 4096, "momentum": 0.9995},
         "imagenet": PUBLISHED | {"prototypes": 65536, "momentum": 0.996},
     }
+    presets: ClassVar = {
+        "cifar": cifar("kNN .840 after 200 epochs; .848 after 800 in batches of 512"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2104.14294), ViT-S/16; here two global views alone, without their ten local crops",
+            "linear 77.0 % after 800 epochs, with local crops",
+            encoder="vit_small_patch16_224", optimizer="adamw", lr=5e-4, weight_decay=0.04, weight_decay_end=0.4,
+            clip_norm=3.0, warmup_epochs=10.0, epochs=800, batch_size=1024,
+        ),
+    }  # fmt: skip
 
     def __init__(
         self, sizes: Sizes, *,

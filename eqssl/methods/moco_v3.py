@@ -10,6 +10,7 @@ from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import cifar, imagenet
 from eqssl.models.teacher import Teacher
 
 
@@ -26,9 +27,17 @@ class MoCoV3(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-6); the authors' ViT on ImageNet (not set here: AdamW
-    # 1.5e-4, decay .1, batch 4096, patch embedding frozen), not their ResNet-50, with temperature 1.
+    # solo-learn's on CIFAR; the authors' ViT on ImageNet, not their ResNet-50, with temperature 1.
     scales: ClassVar = {"small": {"width": 4096, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 256}}
+    presets: ClassVar = {
+        "cifar": cifar("kNN .838 after 200 epochs; .899 after 800 in batches of 512 (MoCo v2's queue)"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2104.02057), ViT-S/16; here the patch embedding is trained, which may be less stable",
+            "linear 73.2 % after 300 epochs",
+            encoder="vit_small_patch16_224", optimizer="adamw", lr=1.5e-4, weight_decay=0.1, warmup_epochs=40.0,
+            epochs=300, batch_size=4096,
+        ),
+    }  # fmt: skip
 
     def __init__(
         self, sizes: Sizes, *,

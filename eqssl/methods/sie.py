@@ -11,6 +11,7 @@ from eqssl.distributed import gather
 from eqssl.methods.base import Pair, Predictive, Sizes
 from eqssl.methods.conditioned import choose_factors, join
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import Preset
 from eqssl.methods.vicreg import hinge, vicreg_loss
 
 
@@ -28,9 +29,18 @@ class SIE(Predictive):
     """
 
     parts: ClassVar = ("projector_equi", "predictor")
-    # The authors' on 3DIEBench, 2048 for both parts together (not set here: Adam 1e-3, decay 1e-6, batch 1024, 2000
-    # epochs).
+    # The authors' on 3DIEBench, 2048 for both parts together.
     scales: ClassVar = {"small": {"width": 1024}, "imagenet": {"width": 1024}}
+    presets: ClassVar = {
+        "3diebench": Preset(
+            options={
+                "data.image_size": 256, "encoder.name": "resnet18", "method.scale": "imagenet", "train.lr": 2.5e-4,
+                "train.weight_decay": 1e-6, "train.warmup_epochs": 0.0, "train.epochs": 2000, "train.batch_size": 1024,
+            },
+            source="the authors' (arXiv 2302.10283): Adam 1e-3; here AdamW with cosine decay of the rate",
+            expected="linear 82.9 %, R2 of the rotation .73 by their protocol",
+        ),
+    }  # fmt: skip
 
     def __init__(
         self, sizes: Sizes, *,

@@ -10,6 +10,7 @@ from eqssl.config import Positive, PositiveInt
 from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import cifar, imagenet
 
 
 class SimCLR(Method):
@@ -21,8 +22,16 @@ class SimCLR(Method):
         temperature: tau of Eq. 1.
     """
 
-    # solo-learn's on CIFAR (not set here: LARS .4, decay 1e-4) and ImageNet-100 (not set here: LARS .3).
+    # solo-learn's on CIFAR and ImageNet-100.
     scales: ClassVar = {"small": {"width": 2048, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 512}}
+    presets: ClassVar = {
+        "cifar": cifar("kNN .847 after 200 epochs; .879 after 800 in batches of 512"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2002.05709), ResNet-50; here heads and temperature are solo-learn's for ImageNet-100",
+            "linear 69.3 % after 1,000 epochs",
+            optimizer="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10.0, epochs=1000, batch_size=4096,
+        ),
+    }  # fmt: skip
 
     def __init__(
         self, sizes: Sizes, *, width: PositiveInt = 512, embedding: PositiveInt = 128, temperature: Positive = 0.2

@@ -9,6 +9,7 @@ from eqssl.config import PositiveInt
 from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
+from eqssl.methods.presets import cifar, imagenet
 
 
 class SimSiam(Method):
@@ -21,12 +22,19 @@ class SimSiam(Method):
         bottleneck: hidden width of the predictor.
     """
 
-    # solo-learn's on CIFAR (not set here: SGD .5, decay 1e-5); the authors' on ImageNet (not set here: SGD .05, decay
-    # 1e-4, batch 512).
+    # solo-learn's on CIFAR; the authors' on ImageNet.
     scales: ClassVar = {
         "small": {"width": 2048, "bottleneck": 512},
         "imagenet": {"width": 2048, "bottleneck": 512},
     }
+    presets: ClassVar = {
+        "cifar": cifar("kNN .819 after 200 epochs; .904 after 800 in batches of 512"),
+        "imagenet": imagenet(
+            "the authors' (arXiv 2011.10566), ResNet-50; here the predictor's rate decays too",
+            "linear 68.1 % after 100 epochs",
+            optimizer="sgd", lr=0.05, weight_decay=1e-4, warmup_epochs=0.0, epochs=100, batch_size=512,
+        ),
+    }  # fmt: skip
 
     def __init__(self, sizes: Sizes, *, width: PositiveInt = 512, bottleneck: PositiveInt = 128):
         super().__init__()

@@ -121,6 +121,11 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         prog=f"studies/{study.name}.py",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
+    if options.run.method.preset:
+        from eqssl.methods import with_preset  # torch takes seconds to import
+
+        kept = given | study.space.keys() | (study.smoke.keys() if options.smoke else set())
+        options = dataclasses.replace(options, run=with_preset(options.run, kept))
     fixed = {option: get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
     if ATTENTION not in space:

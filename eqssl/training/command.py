@@ -2,7 +2,7 @@
 
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
@@ -30,7 +30,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error on the way."""
     try:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
-        check_effect(options.run, options_in(sys.argv[1:] if arguments is None else arguments))
+        given = options_in(sys.argv[1:] if arguments is None else arguments)
+        check_effect(options.run, given)
+        if options.run.method.preset:
+            from eqssl.methods import with_preset
+
+            options = replace(options, run=with_preset(options.run, given))
         return _run(options)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)

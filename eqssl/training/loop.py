@@ -36,7 +36,7 @@ from eqssl.models.reconstruction import Inputs, view_ablation
 from eqssl.random import permutation
 from eqssl.training.context import Context, LocalContext
 from eqssl.training.fsdp import full_model_state_dict, full_state_dict, load_full_state_dict, parallelize_model
-from eqssl.training.optim import learning_rate, make_optimizer
+from eqssl.training.optim import make_optimizer, set_schedules, warn_of_small_rate
 from eqssl.views import Batch, Read, Views
 
 ABLATION_IMAGES, ENCODED_AT_ONCE = 256, 64  # held-out images of `view_ablation`
@@ -109,6 +109,7 @@ class Run:
         set_local_batch_sizes(config.train.batch_size // config.train.grad_accum_steps)
         self.parallel = parallelize_model(self.model, fsdp=config.train.fsdp)
         self.optimizer = make_optimizer(self.model, config.train)
+        warn_of_small_rate(config.train, self.steps_per_epoch)
         precision = config.train.precision
         self.autocast = precision == "bf16" or (precision == "auto" and supports_bf16(self.device))
         self.identity = f"{digest(config)}-{dataset.digest}"
@@ -159,8 +160,7 @@ class Run:
             # Schedules are functions of the step alone, so that a resumed run needs no other state.
             step = self.epoch * steps + self.step
             self.model.method.progress = step / (config.epochs * steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate(config, step, steps)
+            set_schedules(self.optimizer, config, step, steps)
             self.optimizer.zero_grad(set_to_none=True)
             adapts = share is not None and step % ADAPT_EVERY == 0
             measures = self.measures_gradient_share and (adapts or self.step == steps - 1)
@@ -173,6 +173,8 @@ class Run:
                 self.totals += torch.stack(losses[:3]).detach() / len(micro_batches)
             if adapts and share is not None:
                 self._adapt_weight(norms, share, first=step == 0)
+            if config.clip_norm:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
             self.optimizer.step()
             self.model.update_teachers()
             self.step += 1

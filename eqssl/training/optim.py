@@ -1,5 +1,6 @@
-"""Optimizer and learning rate: AdamW or LARS, linear warm-up and cosine decay."""
+"""Optimizer, learning rate and weight decay: AdamW, SGD or LARS, linear warm-up and cosine decay."""
 
+import logging
 import math
 
 import torch
@@ -7,9 +8,13 @@ from torch import nn
 
 from eqssl.config import TrainConfig
 
+LARS_TRUST = 1e-3  # of the authors of LARS, SimCLR and VICReg; solo-learn has .02 and clips, so its rates are others
+LARS_REACH = 0.1  # a rate that moves matrices by less of their norm in a whole training is too small
+
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Return the optimizer over all parameters; biases and normalisation get neither decay nor LARS' adaptation."""
+    """Return the optimizer over all parameters; biases and normalisation, the second group, are neither decayed nor
+    adapted by LARS."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [
@@ -18,17 +23,46 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     ]
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=config.lr)
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9)
     from timm.optim import Lars  # 10 s to import, so only where it is asked for
 
     # timm would otherwise leave every group without decay to plain SGD, the matrices at a decay of 0 among them.
     for group, adapts in zip(groups, (True, False), strict=True):
         group["always_adapt"] = adapts
-    # The coefficient of the authors of LARS, SimCLR and VICReg: solo-learn has .02 and clips, so its rates are others.
-    return Lars(groups, lr=config.lr, momentum=0.9, trust_coeff=1e-3)
+    return Lars(groups, lr=config.lr, momentum=0.9, trust_coeff=LARS_TRUST)
+
+
+def set_schedules(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps_per_epoch: int) -> None:
+    """Set rate and decay of a step, functions of nothing else, so that a resumed run needs no schedule's state.
+
+    Args:
+        optimizer: of `make_optimizer`.
+        config: rate, decay, epochs and warm-up.
+        step: from 0, over all epochs.
+        steps_per_epoch: steps of one pass.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step, steps_per_epoch)
+    if (end := config.weight_decay_end) is not None:
+        share = (1 - math.cos(math.pi * step / (config.epochs * steps_per_epoch))) / 2
+        optimizer.param_groups[0]["weight_decay"] = config.weight_decay + share * (end - config.weight_decay)
+
+
+def warn_of_small_rate(config: TrainConfig, steps_per_epoch: int) -> None:
+    """Warn of a rate at which LARS, whose steps are a share of a matrix' norm, cannot change the matrix."""
+    steps = config.epochs * steps_per_epoch
+    # Momentum .9 makes ten steps of one at most; the mean rate is half the peak.
+    reach = 10 * LARS_TRUST * 0.5 * config.lr * config.batch_size / 256 * steps
+    if config.optimizer == "lars" and 0 < reach < LARS_REACH:
+        logging.getLogger("eqssl").warning(
+            "--train.lr is %g: in %d steps --train.optimizer lars moves a matrix by %.2g of its norm at most; "
+            "published rates are .2 to 4.8", config.lr, steps, reach,
+        )  # fmt: skip
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
-    """Return the rate of a step, a function of nothing else, so that a resumed run needs no schedule's state.
+    """Return the rate of a step.
 
     Args:
         config: lr (for a batch of 256, scaled in proportion), epochs and warm-up.

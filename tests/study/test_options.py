@@ -129,3 +129,20 @@ def test_a_cluster_may_say_where_results_and_runs_go(monkeypatch):
     monkeypatch.setenv("EQSSL_OUTPUT", "s3://bucket/results")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:5000")
     assert (StudyOptions().output, StudyOptions().tracking_uri) == ("s3://bucket/results", "http://127.0.0.1:5000")
+
+
+def test_a_preset_keeps_what_the_command_line_the_space_and_smoke_set():
+    arguments = ["--method.preset", "cifar", "--train.batch-size", "32"]
+    run = parse(STUDY, arguments)[1].run
+    assert (run.encoder.name, run.train.optimizer, run.train.epochs, run.train.batch_size) == (
+        "resnet18",
+        "sgd",
+        200,
+        32,
+    )
+    smoke = dataclasses.replace(STUDY, smoke={"train.epochs": 1})
+    assert parse(smoke, [*arguments, "--smoke"])[1].run.train.epochs == 1
+    varied = dataclasses.replace(STUDY, space={"train.lr": log_uniform(1e-3, 1e-1)})
+    assert parse(varied, arguments)[1].run.train.lr == STUDY.base.train.lr
+    with pytest.raises(ValueError, match=r"--method.preset is '3diebench'; allowed with --method.name vicreg: cifar"):
+        parse(STUDY, ["--method.preset", "3diebench"])

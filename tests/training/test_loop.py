@@ -288,6 +288,14 @@ def test_without_a_share_the_weight_stays_and_a_method_without_loss_keeps_it():
     assert train(configuration(**values), dataset=toy()).metrics["recon/weight"] == 3.0
 
 
+def test_gradients_are_clipped_to_the_norm():
+    run, norms = Run(configuration(**{"train.clip_norm": 0.01, "train.epochs": 1}), LocalContext(), toy()), []
+    gradients = lambda: [p.grad for p in run.model.parameters() if p.grad is not None]  # noqa: E731
+    run.optimizer.step = lambda: norms.append(float(torch.nn.utils.get_total_norm(gradients())))
+    run.next_epoch()
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-3) and norms
+
+
 def test_use_of_views_is_measured_on_images_from_the_whole_split(monkeypatch):
     monkeypatch.setattr("eqssl.training.loop.ABLATION_IMAGES", 8)
     monkeypatch.setattr("eqssl.training.loop.SHOWN_IMAGES", 8)
