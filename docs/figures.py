@@ -1,6 +1,6 @@
 """Draw the pictures of README and docs as SVG, readable on a light and on a dark page.
 
-    python docs/figures.py            writes docs/method.svg, docs/loss_weight.svg, docs/metrics.svg, docs/architecture.svg
+    python docs/figures.py            writes docs/*.svg and docs/solids.png
 
 The numbers of loss_weight.svg are those of studies/measured/loss_weight/summary.json. Lengths are in pixels.
 """
@@ -307,7 +307,27 @@ def drawings() -> dict[str, str]:
     return {f"{draw.__name__}.svg": draw().svg() for draw in made}
 
 
+def solids(path: Path, size: int = 84) -> None:
+    """Write a PNG of the default images: for each family an object in two views, then one of the other proportion."""
+    import torch
+    from PIL import Image
+
+    from eqssl.config import DataConfig
+    from eqssl.data import load_data
+    from eqssl.data.synthetic.families import FAMILIES
+    from eqssl.images import image_grid
+
+    count = len(FAMILIES)
+    train = load_data(DataConfig(objects=4 * count, image_size=size)).train  # the two proportions take turns
+    assert train.objects is not None
+    first_views = torch.searchsorted(train.objects, torch.arange(2 * count))
+    rows = [first_views[:count], first_views[:count] + 1, first_views[count:]]
+    images = torch.stack([train.images.take(row) for row in rows])
+    Image.fromarray(image_grid(images.numpy())).save(path, optimize=True)
+
+
 if __name__ == "__main__":
+    solids(DOCS / "solids.png")
     for name, svg in drawings().items():
         (DOCS / name).write_text(svg)
         print(DOCS / name)
