@@ -24,7 +24,8 @@ svg { --page: #ffffff; --ink: #1f2328; --soft: #59636e; --line: #d1d9e0; --box: 
 text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif; fill: var(--ink); }
 .page { fill: var(--page); } .box { fill: var(--box); stroke: var(--line); } .line { stroke: var(--soft); fill: none; }
 .grid { stroke: var(--line); } .small { font-size: 12px; fill: var(--soft); } .title { font-weight: 600; }
-.blue { fill: var(--blue); } .orange { fill: var(--orange); } .green { fill: var(--green); } .soft { fill: var(--soft); }
+.blue { fill: var(--blue); } .orange { fill: var(--orange); } .green { fill: var(--green); }
+.soft { fill: var(--soft); }
 .blue-line { stroke: var(--blue); fill: none; } .orange-line { stroke: var(--orange); fill: none; }
 .green-line { stroke: var(--green); fill: none; } .blue-box { fill: var(--blue-fill); stroke: var(--blue); }
 .orange-box { fill: var(--orange-fill); stroke: var(--orange); } .band { fill: var(--soft); opacity: .18; }
@@ -112,7 +113,9 @@ def cube(drawing: Drawing, x: float, y: float, side: float, angle_deg: float, hu
         a = math.radians(angle_deg)
         right = corner[0] * math.cos(a) - corner[1] * math.sin(a)
         deep = corner[0] * math.sin(a) + corner[1] * math.cos(a)
-        return centre[0] + size * right, centre[1] + size * (deep * math.sin(STEEPNESS) - corner[2] * math.cos(STEEPNESS))
+        return centre[0] + size * right, centre[1] + size * (
+            deep * math.sin(STEEPNESS) - corner[2] * math.cos(STEEPNESS)
+        )
 
     sides = [((1, -1), (1, 1)), ((1, 1), (-1, 1)), ((-1, 1), (-1, -1)), ((-1, -1), (1, -1))]
     for (ax, ay), (bx, by) in sides:
@@ -166,7 +169,7 @@ def method() -> Drawing:
     d.path([(602, 96), (934, 96), (934, 212)], "blue-line")
     d.text(730, 88, "ssl(inv 1, inv 2)", "title blue")
     d.path([(866, 253), (884, 253)], "orange-line")
-    d.box(888, 216, 92, 74, ["loss", "ssl +", "weight × mse"])
+    d.box(888, 216, 92, 74, ["loss", "ssl +", "weight * mse"])
     d.text(202, 36, "At inference only the encoder is left.", "small")
     return d
 
@@ -180,7 +183,9 @@ def loss_weight() -> Drawing:
     rows = {row["name"]: row["metrics"] for row in json.loads(MEASURED.read_text())["configurations"]}
     weights, (low, high), (top, bottom) = (1, 10, 100), (0.2, 0.9), (48, 250)
     panels = {"linear": "linear accuracy", "r2_mean": "R² mean", "r2/pose": "pose R²"}
-    d = Drawing(1000, 320, "Linear accuracy, R² mean and pose R² against the weight, for cross-attention and auto-encoding")
+    d = Drawing(
+        1000, 320, "Linear accuracy, R² mean and pose R² against the weight, for cross-attention and auto-encoding"
+    )
     for place, (metric, title) in enumerate(panels.items()):
         left = 52 + 320 * place
         right = left + 270
@@ -261,7 +266,12 @@ def metrics() -> Drawing:
     d.text(800, 222, "first view", "small", "start")
     d.path([(872, 218), (896, 218)], "orange-line")
     d.text(902, 222, "rotated 30°", "small", "start")
-    formulas = ["correct / all", "1 - error / variance", "1 - within / total variance", "R² with transform - R² shuffled"]
+    formulas = [
+        "correct / all",
+        "1 - error / variance",
+        "1 - within / total variance",
+        "R² with transform - R² shuffled",
+    ]
     for place, formula in enumerate(formulas):
         d.text(131 + 246 * place, 276, formula)
     return d
@@ -269,32 +279,44 @@ def metrics() -> Drawing:
 
 def architecture() -> Drawing:
     """Return the map of the package: a layer imports from those below it."""
-    layers: list[tuple[str, list[tuple[str, str]]]] = [
-        ("user", [("cli.py", "the command eqssl"), ("studies/*.py", "a question each"), ("report/", "page, figures, tables")]),
-        (
-            "study",
-            [
-                ("flow.py", "options to results"),
-                ("search/", "space, designs, pruning"),
-                ("execution/", "Ray: trials, signals"),
-                ("store/", "lock, records"),
-                ("results.py", "choice, answer"),
-            ],
-        ),
-        ("one run", [("training/", "the loop"), ("evaluation/", "metrics of a frozen encoder"), ("tracking.py", "MLflow")]),
-        ("loss", [("models/", "encoder, reconstruction"), ("methods/", "a file each"), ("views.py, augment.py", "pairs")]),
-        ("images", [("data/", "Parquet, folders, 3DIEBench"), ("data/synthetic/", "rendered solids")]),
-        (
-            "base",
-            [("config.py", "options"), ("metrics.py", "registry"), ("stats.py", "intervals"), ("files.py", "disks, buckets"),
-             ("distributed.py", "collectives"), ("random.py", "by sample")],
-        ),
-    ]  # fmt: skip
+    layers: dict[str, dict[str, str]] = {
+        "user": {
+            "cli.py": "the command eqssl",
+            "studies/*.py": "a question each",
+            "report/": "page, figures, tables",
+        },
+        "study": {
+            "flow.py": "options to results",
+            "search/": "space, designs, pruning",
+            "execution/": "Ray: trials, signals",
+            "store/": "lock, records",
+            "results.py": "choice, answer",
+        },
+        "one run": {
+            "training/": "the loop",
+            "evaluation/": "metrics of a frozen encoder",
+            "tracking.py": "MLflow",
+        },
+        "loss": {
+            "models/": "encoder, reconstruction",
+            "methods/": "a file each",
+            "views.py, augment.py": "pairs",
+        },
+        "images": {"data/": "Parquet, folders, 3DIEBench", "data/synthetic/": "rendered solids"},
+        "base": {
+            "config.py": "options",
+            "metrics.py": "registry",
+            "stats.py": "intervals",
+            "files.py": "disks, buckets",
+            "distributed.py": "collectives",
+            "random.py": "by sample",
+        },
+    }
     d = Drawing(1000, 62 * len(layers) + 20, "The package in layers; imports go down")
-    for row, (name, boxes) in enumerate(layers):
+    for row, (name, boxes) in enumerate(layers.items()):
         y, width = 12 + 62 * row, 836 / len(boxes)
         d.text(24, y + 30, name, "title", "start")
-        for i, (title, words) in enumerate(boxes):
+        for i, (title, words) in enumerate(boxes.items()):
             d.box(100 + i * width, y, width - 8, 50, [title, words], "blue-box" if row == 1 else "box")
     d.path([(968, 20), (968, 62 * len(layers))], "line")
     d.text(968, 14, "imports", "small")
