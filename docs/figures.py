@@ -34,6 +34,40 @@ text { font: 14px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-s
 HUES = {"first": 205, "second": 28}  # light on the two views, degrees
 STEEPNESS = math.radians(28)  # of the camera over the turntable
 Point = tuple[float, float]
+# Layer -> files or folders and what they are; a layer imports from those below it.
+LAYERS: dict[str, dict[str, str]] = {
+    "user": {
+        "cli.py": "the command eqssl",
+        "studies/*.py": "a question each",
+        "report/": "page, figures, tables",
+    },
+    "study": {
+        "flow.py": "options to results",
+        "search/": "designs, pruning",
+        "execution/": "Ray: trials",
+        "store/": "lock, records",
+        "results.py": "choice, answer",
+        "tracking.py": "MLflow",
+    },
+    "one run": {
+        "training/": "the loop",
+        "evaluation/": "metrics of a frozen encoder",
+    },
+    "loss": {
+        "models/": "encoder, reconstruction",
+        "methods/": "a file each",
+        "views.py, augment.py": "pairs",
+    },
+    "images": {"data/": "Parquet, folders, 3DIEBench", "data/synthetic/": "rendered solids"},
+    "base": {
+        "config.py": "options",
+        "metrics.py": "registry",
+        "stats.py": "intervals",
+        "files.py": "disks, buckets",
+        "distributed.py": "collectives",
+        "random.py": "by sample",
+    },
+}
 
 
 class Drawing:
@@ -279,46 +313,13 @@ def metrics() -> Drawing:
 
 def architecture() -> Drawing:
     """Return the map of the package: a layer imports from those below it."""
-    layers: dict[str, dict[str, str]] = {
-        "user": {
-            "cli.py": "the command eqssl",
-            "studies/*.py": "a question each",
-            "report/": "page, figures, tables",
-        },
-        "study": {
-            "flow.py": "options to results",
-            "search/": "space, designs, pruning",
-            "execution/": "Ray: trials, signals",
-            "store/": "lock, records",
-            "results.py": "choice, answer",
-        },
-        "one run": {
-            "training/": "the loop",
-            "evaluation/": "metrics of a frozen encoder",
-            "tracking.py": "MLflow",
-        },
-        "loss": {
-            "models/": "encoder, reconstruction",
-            "methods/": "a file each",
-            "views.py, augment.py": "pairs",
-        },
-        "images": {"data/": "Parquet, folders, 3DIEBench", "data/synthetic/": "rendered solids"},
-        "base": {
-            "config.py": "options",
-            "metrics.py": "registry",
-            "stats.py": "intervals",
-            "files.py": "disks, buckets",
-            "distributed.py": "collectives",
-            "random.py": "by sample",
-        },
-    }
-    d = Drawing(1000, 62 * len(layers) + 20, "The package in layers; imports go down")
-    for row, (name, boxes) in enumerate(layers.items()):
+    d = Drawing(1000, 62 * len(LAYERS) + 20, "The package in layers; imports go down")
+    for row, (name, boxes) in enumerate(LAYERS.items()):
         y, width = 12 + 62 * row, 836 / len(boxes)
         d.text(24, y + 30, name, "title", "start")
         for i, (title, words) in enumerate(boxes.items()):
             d.box(100 + i * width, y, width - 8, 50, [title, words], "blue-box" if row == 1 else "box")
-    d.path([(968, 20), (968, 62 * len(layers))], "line")
+    d.path([(968, 20), (968, 62 * len(LAYERS))], "line")
     d.text(968, 14, "imports", "small")
     return d
 

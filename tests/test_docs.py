@@ -260,6 +260,22 @@ def test_pictures_are_those_of_the_script():
         assert not re.search(r"(href|src)=|url\((?!#)", svg), "a file or a page of others"
 
 
+def test_the_map_of_the_package_is_true():
+    layers = module_at(ROOT / "docs" / "figures.py").LAYERS
+    rows = {part: row for row, parts in enumerate(layers.values()) for names in parts for part in names.split(", ")}
+    rows["study/"] = list(layers).index("study")  # as its parts, which are named alone
+
+    def row_of(path: str) -> int | None:
+        return next((row for part, row in rows.items() if path.startswith(part)), None)
+
+    for path in ROOT.glob("eqssl/**/*.py"):
+        own = row_of(path.relative_to(ROOT / "eqssl").as_posix())
+        for name in re.findall(r"^(?:from|import) eqssl\.([\w.]+)", path.read_text(), re.MULTILINE):
+            others = [row_of(name.replace(".", "/") + end) for end in (".py", "/")]
+            above = [row for row in others if row is not None and own is not None and row < own]
+            assert not above, f"{path} imports {name}"
+
+
 def test_every_key_of_a_summary_is_described():
     text = PAGES["docs/results.md"]
     typed = [f.name for kind in (StudySummary, ConfigResult, TrialRecord) for f in fields(kind)]
