@@ -67,7 +67,7 @@ def pooled_query(own: Tensor, other: Tensor, place: Tensor, query_gradient: floa
     softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the
     positions, w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees tokens of the other view alone, and
     the target gives one vector in place of T x T weights, which can encode an image by themselves. The formula of
-    arXiv 2412.03314 is unknown; this one was chosen among parameter-free ones by measurements, see README.
+    arXiv 2412.03314 is unknown; this one was chosen among parameter-free ones by measurements, see docs/method.md.
 
     Args:
         own: equivariant tokens of the target view, (B, T, D).
