@@ -45,7 +45,7 @@ OURS = re.compile(
     r"(?<![\w/])((?:python -m )?eqssl [a-z]+\b|python -m eqssl\.\w[\w.]*|python studies/\w+\.py)([^`|&;#\n]*)"
 )
 # Options of other programs and of tools of this repository.
-FOREIGN = {"--help", "--working-dir", "--exclusive"}
+FOREIGN = {"--help", "--working-dir", "--exclusive", "--temp-dir"}
 
 
 @dataclass(frozen=True)
