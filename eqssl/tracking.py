@@ -22,10 +22,9 @@ import numpy as np
 from eqssl.config import RunConfig, digest, get, identity, to_dict
 from eqssl.files import on_disk, read
 from eqssl.images import image_grid
-from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import TrialRecord
+from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -1,4 +1,4 @@
-"""What a user sees while a study runs: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a study: live bars on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -7,24 +7,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from eqssl.config import RunConfig
-from eqssl.study.execution.forecast import duration
+from eqssl.study.execution.preflight import duration
 from eqssl.study.listener import Listener
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
-WAITING_S, QUIET_S = 60.0, 600.0  # without a line, after which one says what is waited for, or that something trains
+WAITING_S, QUIET_S = 60.0, 600.0  # without a line, until one about waiting trials, or about running ones
 
 
 class StudyProgress(Listener):
-    """Counts trials and estimates how long the rest will take.
+    """Counts trials and estimates the time left.
 
     Args:
-        console: where to show it.
-        base: of the study; the work of a trial is its epochs and one evaluation.
+        console: of the study.
+        base: run of the study; the work of a trial is its epochs and one evaluation.
         suggestions: the trials to come.
-        metrics: that a finished trial is shown with.
-        why_waiting: returns in words what is done about trials that wait for a node.
+        metrics: shown of a finished trial.
+        why_waiting: returns the reason why trials wait, in words.
     """
 
     def __init__(
@@ -37,8 +37,8 @@ class StudyProgress(Listener):
     ):
         self._console, self._base, self._metrics, self._why_waiting = console, base, metrics, why_waiting
         self._total, self._ended = suggestions.total, suggestions.ended
-        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # what is left
-        self._first_s, self._events = 0.0, 0  # of epochs and evaluations: a start is no part of their pace
+        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left of all trials, and of each
+        self._first_s, self._events = 0.0, 0  # of epochs and evaluations: the start is no part of their pace
         self._said_s = time.perf_counter()
         self._bars: dict[str, TaskID] = {}
         self._live: Progress | None = None
@@ -77,31 +77,34 @@ class StudyProgress(Listener):
         self._ended += 1
         self._advance(trial, 0)
         if self._live:
-            self._live.remove_task(self._bars.pop(trial.id))
+            if trial.id in self._bars:  # else its process has never started
+                self._live.remove_task(self._bars.pop(trial.id))
             self._live.update(self._overall, completed=self._ended, note=self._time_left())
         outcome = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._metrics if name in record.metrics)
         if record.status == "STOPPED":
             outcome = f"stopped after epoch {record.epochs}: {outcome}"
         elif record.status == "FAILED":
             outcome = f"FAILED: {record.error}"
-        self._say(f"[{self._ended}/{self._total}] {trial.name}: {outcome} ({record.wall_s:.1f} s); {self._time_left()}")
+        self._say_count(f"{trial.name}: {outcome} ({record.wall_s:.1f} s)")
 
     def time_passed(self, running: int, waiting: int) -> None:
         quiet_s = time.perf_counter() - self._said_s
-        if quiet_s < WAITING_S or (self._live and not waiting):
-            return
-        if waiting:
-            self._say(f"{running} trials run, {waiting} wait for a node: {self._why_waiting()}")
-        elif quiet_s > QUIET_S:
-            self._say(f"[{self._ended}/{self._total}] {running} trials run; {self._time_left()}")
+        if waiting and quiet_s > WAITING_S:
+            self._say(f"trials: {running} running, {waiting} waiting for a node: {self._why_waiting()}")
+        elif quiet_s > QUIET_S and not self._live:
+            self._say_count(f"{running} running")
 
     def _advance(self, trial: Trial, work: int) -> None:
-        """Note how much of a trial's work is left."""
+        """Set the work that is left of a trial."""
         self._work += work - self._work_of.get(trial.id, 0)
         self._work_of[trial.id] = work
         self._events += 1
         if self._events == 1:
             self._first_s = time.perf_counter()
+
+    def _say_count(self, text: str) -> None:
+        left = self._time_left()
+        self._say(f"[{self._ended}/{self._total}] {text}" + (f"; {left}" if left else ""))
 
     def _say(self, text: str) -> None:
         self._said_s = time.perf_counter()

@@ -64,15 +64,15 @@ def test_trials_that_wait_are_told_of_and_long_trainings_too(monkeypatch, termin
     console = Console(file=io.StringIO(), width=60, force_terminal=terminal)
     with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
         progress.time_passed(2, 6)
-        assert "trials run" not in console.file.getvalue()
+        assert "running" not in console.file.getvalue()
         monkeypatch.setattr(module, "WAITING_S", 0.0)
         progress.time_passed(2, 0)
-        assert "trials run" not in console.file.getvalue()
+        assert "running" not in console.file.getvalue()
         progress.time_passed(2, 6)
-        assert "2 trials run, 6 wait for a node: none comes\n" in console.file.getvalue()
+        assert "trials: 2 running, 6 waiting for a node: none comes\n" in console.file.getvalue()
         monkeypatch.setattr(module, "QUIET_S", 0.0)
         progress.time_passed(2, 0)
-        assert ("[1/3] 2 trials run" in console.file.getvalue()) is not terminal  # where a bar shows it
+        assert ("[1/3] 2 running\n" in console.file.getvalue()) is not terminal  # where a bar shows it
 
 
 def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(monkeypatch):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM: a study stops cleanly, with all that has ended on record."""
+"""SIGINT and SIGTERM: a study stops cleanly, with all finished trials on record."""
 
 import os
 import signal
@@ -11,13 +11,13 @@ STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """The study was stopped by a signal; what has ended is on record, the rest goes on with `--resume`.
+    """The stop of a study by a signal; `--resume` continues it.
 
-    It may come amid a request to a bucket or in Tune, and is none of the errors that these make good or translate.
+    It may interrupt a request to a bucket or Tune, and is no `Exception`, which these would handle.
 
     Args:
         number: of the signal.
-        reason: who stopped it, if this process itself; default: the signal's name.
+        reason: of a stop by this process itself; default: the signal's name.
     """
 
     def __init__(self, number: int, reason: str | None = None):
@@ -29,8 +29,8 @@ class StopSignals:
     """While entered, the first SIGINT or SIGTERM stops Tune cleanly if it runs; any other raises `Interrupted`.
 
     Attributes:
-        interruption: of the signal that came, if one did.
-        before_stop: called in a thread before Tune is stopped.
+        interruption: by the last signal, if there was one.
+        before_stop: called in a thread before Tune stops.
     """
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class StopSignals:
         self._reason: str | None = None
 
     def __enter__(self) -> "StopSignals":
-        # SIGUSR1 too, which Tune keeps after its run: the next study would be stopped in a Tune that has ended.
+        # SIGUSR1 too: Tune leaves its handler behind, by which the next study would stop a Tune that has ended.
         self._before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
         self.arm()
         return self
 
     def arm(self) -> None:
-        """Take the signals over; to be called again after `ray.init`, which takes SIGTERM for itself."""
+        """Take over the signals; to be called again after `ray.init`, which takes over SIGTERM."""
         for number in STOPPING:
             signal.signal(number, self._handle)
 
@@ -54,7 +54,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def stop(self, reason: str) -> None:
-        """Stop as SIGTERM would, from any thread, unless it has come already."""
+        """Stop as by SIGTERM, from any thread, unless a signal has come already."""
         if self.interruption is None:
             self._reason = reason
             os.kill(os.getpid(), signal.SIGTERM)
@@ -79,6 +79,6 @@ class StopSignals:
 
     def _stop_tune(self) -> None:
         if self.before_stop:
-            with suppress(Exception):  # as of a trial that does not answer
+            with suppress(Exception):  # as if a trial does not answer
                 self.before_stop()
-        os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune heeds whatever took the others over
+        os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune handles here

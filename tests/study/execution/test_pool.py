@@ -133,7 +133,7 @@ class TestFullDisk:
         trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
-        assert caplog.text.count("cannot be written, to be tried again: [Errno 28] No space left") == 2
+        assert caplog.text.count("cannot be written and will be tried again: [Errno 28] No space left") == 2
 
     def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper, tmp_path):
         events._signals.interruption = Interrupted(15)
