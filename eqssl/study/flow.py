@@ -12,7 +12,7 @@ from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import Study, count_trials, seed_stages
-from eqssl.study.execution.preflight import approve, check_node, check_options, try_run
+from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
 from eqssl.study.options import StudyOptions, default_options
@@ -81,7 +81,6 @@ class _StudyRun:
         self._say(self.study.question)
         with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
             with signals.after(self.options.max_hours), cluster.ray_running():
-                signals.arm()
                 suggestions = self._suggestions()
                 left = suggestions.total - suggestions.ended
                 epochs = suggestions.work(self.options.run) - left  # without evaluations
@@ -111,6 +110,10 @@ class _StudyRun:
         suggestions.restore(self.record.suggested_trials(), self.record.records())
         return suggestions
 
+    def _is_incomplete(self) -> bool:
+        suggestions = self._suggestions()
+        return suggestions.next() is not None or not suggestions.finished
+
     def _setup(self, capacity: "Capacity") -> StudySetup:
         folder, objectives = str(self.folder.absolute()), tuple(self.study.objectives)
         return StudySetup(folder, objectives, workers=self.options.workers, worker=capacity.worker)
@@ -126,7 +129,7 @@ class _StudyRun:
         from eqssl.study.execution import cluster
 
         setup, token = self._setup(capacity), self.lock.run.token
-        cluster.on_every_node(check_node, setup.folder, token)
+        cluster.on_every_node(check_worker, setup, token)
         arguments = self.options.run, token, capacity.workers, self.options.pruner, timed
         task = cluster.start_in_worker(setup.worker, try_run, setup, *arguments)
         import eqssl.study.execution.pool  # noqa: F401 (Tune takes seconds to import: meanwhile)
@@ -166,7 +169,8 @@ class _StudyRun:
             pruned = halving is not None and trial.configuration.number is not None
             return replace(run, {"train.eval_every": evaluated_every(run.train)}) if pruned else run
 
-        progress = StudyProgress(self.console, base, suggestions, list(self.study.objectives), autoscaler_status)
+        objectives, behind = list(self.study.objectives), self.tracker.behind
+        progress = StudyProgress(self.console, base, suggestions, objectives, autoscaler_status, behind)
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
             return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, signals, halving)
@@ -177,9 +181,9 @@ class _StudyRun:
         from eqssl.study.results import summarise, write_results
         from eqssl.study.search.sampler import write_journal
 
-        stopped = signals.interruption
-        if stopped and self.lock.lost:  # another process owns the folder
-            raise stopped
+        stopped = signals.interruption if signals.interruption and self._is_incomplete() else None
+        if signals.interruption and self.lock.lost:  # another process owns the folder
+            raise signals.interruption
         self.lock.renew()
         records = list(self.record.records().values())
         about = self.about | {
@@ -202,6 +206,5 @@ class _StudyRun:
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")
         self._say(summary["sentence"])
-        if signals.interruption:  # a signal since: no further study of this command starts
-            raise signals.interruption
+        signals.postpone()
         return summary

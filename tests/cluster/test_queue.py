@@ -1,4 +1,4 @@
-"""Trials of several workers that wait for nodes which an autoscaler never adds: none holds for good what another needs."""
+"""Trials of several workers that wait for nodes that no autoscaler adds: none holds for good what another needs."""
 
 import json
 

@@ -1,5 +1,6 @@
 """A study that is killed and stopped on the way ends like one that was not."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import torch
 from eqssl.config import RunConfig, from_dict, replace
 from eqssl.training import checkpoint
 from eqssl.training.loop import train
+from tests.head import session
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -69,6 +71,7 @@ class Process:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=environment | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
         )
 
     def wait_for(self, pattern: str, folder: Path, count: int) -> None:
@@ -80,7 +83,12 @@ class Process:
             time.sleep(0.05)
 
     def end(self, number: int | None = None) -> int:
-        if number is not None:
+        """Send a signal, SIGTERM to all of Ray's processes too, and wait for the exit code."""
+        if number == signal.SIGTERM:  # systemd and Slurm signal a control group, GNU timeout a group, the child twice
+            for pid in [self.process.pid, *session(self.process)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        elif number is not None:
             self.process.send_signal(number)
         return self.process.wait(240)
 

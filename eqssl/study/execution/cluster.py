@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eqssl.study.definition import LEARNING
+from eqssl.study.execution.signals import hold_sigterm
 from eqssl.study.options import StudyOptions
 from eqssl.training.memory import children_keep_freed
 
@@ -21,7 +22,8 @@ NODE_GROUP = "ray.io/node-group"  # a label of the nodes of a cluster with an au
 GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose autoscaler adds nodes with GPUs
 QUEUED = 200  # trials at a time, running or waiting for an autoscaler's nodes
 QUEUED_LEARNING = 8  # the same if later trials depend on earlier ones, or each has a driver in the head's memory
-ANSWER_S, WAIT_S = 10.0, 60.0
+ANSWER_S, WAIT_S = 180.0, 60.0  # of nodes, which import torch from a cold disk; between two lines
+CONNECT_S = 25.0  # for the head of RAY_ADDRESS; Ray itself tries for 14 minutes
 MAX_STARTS = 3  # of Ray on this machine: a loaded one exceeds Ray's fixed 30 s
 Resources = Mapping[str, float]
 
@@ -77,9 +79,10 @@ def ray_running() -> Iterator[None]:
 
 def _start_or_connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
+    _check_answers(address)
     for attempt in range(1, MAX_STARTS + 1):
         try:
-            with children_keep_freed():
+            with hold_sigterm(), children_keep_freed():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
@@ -88,6 +91,27 @@ def _start_or_connect() -> None:
                 where = f"RAY_ADDRESS is {address or 'not given'}"
                 raise ValueError(f"Ray {ray.__version__} cannot be started ({where}): {error}") from error
             logger.warning("Ray did not start within 30 s: attempt %d of %d", attempt + 1, MAX_STARTS)
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address HOST:PORT at which no gRPC server answers; other forms, and TLS, are left to Ray.
+
+    Raises:
+        ValueError: after `CONNECT_S`.
+    """
+    if not address or "://" in address or ":" not in address or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    import grpc  # of ray[default]
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError:
+            raise ValueError(
+                f"RAY_ADDRESS is {address}, and no Ray answers there within {CONNECT_S:g} s; allowed: HOST:PORT of a "
+                "head's `ray start --head --port PORT` (6379; the dashboard's 8265 is for `ray job submit` alone), or "
+                "no RAY_ADDRESS, which starts Ray on this machine"
+            ) from None
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -176,13 +200,22 @@ def start_in_worker(worker: Resources, function: Callable[..., Any], *arguments:
 
 
 def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]) -> Any:
-    """Return a task's result; while no node is large enough, say so every minute, with the autoscaler's status."""
+    """Return the result of the checks in a worker; say every minute that they run, or which node they wait for."""
+    minutes = 0
     while True:
         try:
             return ray.get(task, timeout=WAIT_S)
         except ray.exceptions.GetTimeoutError:
-            if not _fitting([node["Resources"] for node in alive_nodes()], worker):
+            minutes += 1
+            if _fitting([node["Resources"] for node in alive_nodes()], worker):
+                say(f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch")
+            else:
                 say(f"waiting for a node with {_text(worker)}: {autoscaler_status()}")
+        except ray.exceptions.WorkerCrashedError as error:
+            raise ValueError(
+                "the process that checked data and options died, perhaps for lack of memory; allowed: smaller "
+                "--train.batch-size or data, or more memory"
+            ) from error
 
 
 def autoscaler_status() -> str:
@@ -213,7 +246,7 @@ def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
         check: with its arguments; returns an error, or None.
 
     Raises:
-        ValueError: with the first error, or for a node that does not answer within ten seconds.
+        ValueError: with the first error, or for a node that does not answer within three minutes.
     """
     own = ray.get_runtime_context().get_node_id()
     task = ray.remote(num_cpus=0, max_retries=0)(check)
@@ -223,7 +256,10 @@ def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
     for node, answer in zip(others, answers, strict=True):
         try:
             wrong = ray.get(answer, timeout=ANSWER_S)
-        except ray.exceptions.RayError as error:  # as without the package, or if the node has just left
-            wrong = f"node {node} cannot run eqssl, or does not answer in {ANSWER_S:g} s: {error}"
+        except ray.exceptions.RayError as error:  # as without the package or a module of the user
+            if node not in {alive["NodeID"] for alive in alive_nodes()}:  # it has just left
+                continue
+            last = str(error).strip().rpartition("\n")[2]
+            wrong = f"node {node} cannot run trials, or does not answer in {ANSWER_S:g} s: {last}"
         if wrong:
             raise ValueError(wrong)

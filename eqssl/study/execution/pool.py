@@ -1,11 +1,12 @@
 """All trials of a study as one run of Ray Tune, which keeps its processes from one trial to the next.
 
-Tune tries a trial again after the loss of its process, or an error that another attempt may mend; it continues from its
-checkpoint. After three attempts without a further epoch the trial has failed.
+Tune tries a trial again after any failure of its process, its node or its code; it continues from its checkpoint. After
+three attempts without a further epoch the trial has failed. The count is the driver's, so it includes attempts that end
+before their first line, such as by an import. An announced departure of a node is no failure.
 """
 
 import logging
-import pickle
+import re
 import shutil
 import tempfile
 import time
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
+DIED = ("The actor died", "The actor is temporarily unavailable")  # begin Ray's text of the loss of a process
+NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 FULL_DISK_S = 5.0  # between two attempts to write a record
 
@@ -198,15 +201,15 @@ class _Events(_Unsaved, tune.Callback):
             listener.time_passed(states.count(TuneTrial.RUNNING), states.count(TuneTrial.PENDING))
 
     def _error(self, tune_trial: TuneTrial) -> str:
-        """Return the last line of an attempt's error; the trial's folder gets the whole."""
+        """Return the last line of an attempt's error, and its node; the trial's folder gets the whole."""
         text = Path(tune_trial.error_file).read_text()
-        pickled = tune_trial.pickled_error_file
-        error = pickle.loads(Path(pickled).read_bytes()) if pickled else None
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
             write_atomically(path, lambda temporary: temporary.write_text(text))
-        died = isinstance(error, ray.exceptions.RayActorError)
-        return "its process died" if died else text.strip().rpartition("\n")[2]
+        last = text.rpartition("Failure # ")[2].strip()
+        lines, node = last.splitlines()[1:], NODE.search(last)
+        died = lines[0].startswith(DIED) and "creation task" not in lines[0]  # with no error of its own
+        return ("its process died" if died else lines[-1]) + (f" (on {node[1]})" if node else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)

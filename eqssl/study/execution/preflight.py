@@ -1,5 +1,6 @@
 """Before the trials of a study: checks of its options, of its nodes and of its data, and a forecast of its duration."""
 
+import importlib
 import logging
 import os
 import socket
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 500  # of the eval split, below which their sampling alone hides differences of some hundredths
+OF_TRIALS = ("ray.tune", "ray.train.torch", "eqssl.training.loop", "eqssl.evaluation.protocol", "eqssl.models.export")
 STEPS_S = 5.0  # of timed steps, about
 ASK_ABOVE_S = 1800.0
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
@@ -94,13 +96,29 @@ def check_node(folder: str, token: str) -> str | None:
     return None
 
 
+def check_worker(setup: StudySetup, token: str) -> str | None:
+    """Return the reason why this node cannot run the study's trials, or None: imports, user's own code, --output.
+
+    Args:
+        setup: of the study; its registered functions and classes have been imported to get here.
+        token: see `check_node`.
+    """
+    try:
+        for module in OF_TRIALS:
+            importlib.import_module(module)
+        setup.apply()
+    except Exception as error:  # of any type, by any package
+        return f"{socket.gethostname()} cannot run trials: {type(error).__name__}: {error}"
+    return check_node(setup.folder, token)
+
+
 def try_run(
     setup: StudySetup, run: RunConfig, token: str, workers: int, pruner: Pruner = "none", timed: bool = False
 ) -> dict[str, Any]:
     """Load the data, set up a run and time an epoch in a worker, before any trial.
 
     Args:
-        setup: of the study, applied to this process.
+        setup: of the study; applied to this process.
         run: of the base configuration.
         token: see `check_node`.
         workers: of a trial.
@@ -111,9 +129,8 @@ def try_run(
         A description of the data, the `strengths` of augmentations on them, `warnings`, and the seconds of an epoch,
         `epoch_s`, None if not timed; or only an `error`.
     """
-    if error := check_node(setup.folder, token):
+    if error := check_worker(setup, token):
         return {"error": error}
-    setup.apply()
     from eqssl.data import load_data
     from eqssl.data.pairs import is_known
     from eqssl.evaluation.transforms import digest

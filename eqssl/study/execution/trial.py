@@ -16,6 +16,7 @@ import ray
 
 from eqssl.config import DataConfig, RunConfig
 from eqssl.files import as_path, finite, parse_json, read, write_atomically, write_json
+from eqssl.study.execution.environment import worker_environment
 from eqssl.study.execution.preemption import this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
@@ -51,7 +52,8 @@ def record_of(trial: Trial, status: Status, **values: Any) -> TrialRecord:
 class TrialContext:
     """The context of `train` inside a study: state goes to the trial's folder, the record so far to Ray.
 
-    While entered, state is saved every five minutes within an epoch, and at once after a notice.
+    While entered, state is saved every five minutes within an epoch, and at once after a notice, which is answered once
+    the state is saved.
 
     Args:
         trial: of the study.
@@ -81,6 +83,7 @@ class TrialContext:
         self._trial, self._objectives, self._tell, self._nodes, self._warm = trial, setup.objectives, tell, nodes, warm
         self._notice = setup.save_notice if rank == 0 else None  # rank 0 alone saves the state
         self._saved_s, self._leaving, self._ended = time.monotonic(), False, False
+        self._unsaved = False  # whether steps have been trained since the last checkpoint
         self._earlier_s = 0.0
         self._epochs: list[dict[str, float]] = []  # their metrics
         self.start_clock()
@@ -93,6 +96,9 @@ class TrialContext:
 
     def __exit__(self, *raised: object) -> None:
         self._ended = True
+        self._answer()
+
+    def _answer(self) -> None:
         if self._notice:
             self._notice.saved.remote(self._trial.id)
 
@@ -101,6 +107,8 @@ class TrialContext:
             ray.get(notice)
         if not self._ended:
             self._saved_s, self._leaving = float("-inf"), True
+            if not self._unsaved:  # before the first step, or in an evaluation
+                self._answer()
 
     def start_clock(self) -> None:
         """Start to count the seconds of training, after the data are loaded."""
@@ -134,6 +142,7 @@ class TrialContext:
             error=error,
             history={str(e): {name: of[name] for name in self._objectives if name in of} for e, of in earlier.items()},
             collapsed=collapsed_parts(metrics),
+            environment=worker_environment(),
         )
 
     def load(self) -> dict[str, Any] | None:
@@ -151,11 +160,13 @@ class TrialContext:
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
+        self._unsaved = True
         if state is not None:
             self.save(state)
         self._tell(self.record("STOPPED", metrics))
 
     def should_checkpoint(self) -> bool:
+        self._unsaved = True
         if time.monotonic() - self._saved_s < (SAVE_EVERY_LEAVING_S if self._leaving else SAVE_EVERY_S):
             return False
         self._saved_s = time.monotonic()
@@ -166,8 +177,9 @@ class TrialContext:
 
         write_json(self.folder / EPOCHS, self._epochs)  # first, so that no epoch of the checkpoint is missing
         checkpoint.save({"run": state, "wall_s": self.seconds()}, self.folder / CHECKPOINT)
-        if self._notice and self._leaving:
-            self._notice.saved.remote(self._trial.id)
+        self._unsaved = False
+        if self._leaving:
+            self._answer()
 
 
 @functools.lru_cache(maxsize=1)
@@ -210,16 +222,16 @@ def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:
         context: of one of its processes.
 
     Raises:
-        Exception: for an error that another attempt may mend, or that other workers may not have met.
+        Exception: for an error that another attempt may mend, such as what one node alone refuses, or that other
+            workers may not have met.
     """
-    final = (FloatingPointError, ValueError) if context.world_size == 1 else FloatingPointError
     try:
         data = cached_data(run.data)
         context.start_clock()
         if trial.configuration.overrides is None:
             return _evaluate_row(trial.configuration.name, run, context, data)
         return _train(run, context, data)
-    except final as error:
+    except FloatingPointError as error:
         return context.record("FAILED", {}, f"{type(error).__name__}: {error}")
 
 

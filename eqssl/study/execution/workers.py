@@ -22,7 +22,9 @@ from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
 RESIZE_S = 20.0  # between two attempts to grow an elastic trial; a restart loses little, see `preemption`
+NODES_S = str(7 * 24 * 3600)  # for workers of a fixed number to find room: a queue, which is no failure
 IDLE_S = 60.0  # without a trial, after which workers leave their place to those of another driver: no deadlock
+STARTS = 3  # of elastic workers that find no room
 COLLECTIVE_S = 4 * 3600  # for other ranks while rank 0 evaluates; Ray finds a dead process without a timeout
 Job = tuple[Trial, RunConfig]
 
@@ -122,14 +124,19 @@ class WorkerGroup:
             "resources_per_worker": dict(setup.worker),
             "elastic_resize_monitor_interval_s": RESIZE_S,
         }
-        # Tune alone counts failures; after a node's notice Ray Train restarts the workers by itself.
+        # Tune alone counts failures, those of imports and of the process group too, which Ray Train would retry without
+        # end and without a word. It still restarts workers by itself after a node's notice, and elastic ones whose room
+        # has gone before they have started.
+        if least == most:
+            os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = NODES_S
+        retries: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0 if least == most else STARTS}
         storage = ray_storage(as_path(setup.folder) / ".ray")
         trainer = TorchTrainer(
             _serve_trials,
             train_loop_config={"broker": self.broker, "setup": setup},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_S),
             scaling_config=ScalingConfig(**scaling),
-            run_config=RunConfig(name=name, **storage, failure_config=FailureConfig(max_failures=0)),
+            run_config=RunConfig(name=name, **storage, failure_config=FailureConfig(**retries)),
         )
         try:
             trainer.fit()

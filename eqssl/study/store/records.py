@@ -51,6 +51,7 @@ class TrialRecord:
         error: of a trial that failed.
         history: epoch -> objectives, of evaluated epochs before the last.
         collapsed: parts of the features (all, inv, equi) that have collapsed; such a trial is never chosen.
+        environment: versions and commit of the worker of the last attempt.
     """
 
     trial_id: str
@@ -68,6 +69,11 @@ class TrialRecord:
     error: str | None = None
     history: dict[str, dict[str, float]] = field(default_factory=dict)
     collapsed: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values of the record in summary.json; those of earlier versions have no environment."""
+        return {name: value for name, value in vars(self).items() if value or name != "environment"}
 
 
 def collapsed_parts(metrics: dict[str, float]) -> list[str]:

@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -159,7 +160,10 @@ def test_what_waits_for_a_node_says_what_the_autoscaler_does(monkeypatch, pendin
     monkeypatch.setattr(ray, "get", Task(minutes=2).get)
     monkeypatch.setattr(cluster, "alive_nodes", lambda: [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)])
     assert cluster.result_of(None, {"CPU": 1, "GPU": 1}, said.append) == "done"
-    assert len(said) == 2  # it loads the data there
+    assert said[2:] == [
+        f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch"
+        for minutes in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +180,21 @@ def test_what_is_met_at_the_start_is_told_and_a_stop_is_a_stop(monkeypatch, met,
     monkeypatch.setattr(ray, "init", start)
     with pytest.raises(told, match=match), ray_running():
         pass
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_an_address_without_a_ray_is_refused_soon(monkeypatch, listening):
+    """An HTTP server such as the dashboard's speaks no gRPC."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listening:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setattr(cluster, "CONNECT_S", 1.0)
+        monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray would try for 14 minutes"))
+        with pytest.raises(ValueError, match=f"RAY_ADDRESS is {address}, and no Ray answers there"), ray_running():
+            pass
 
 
 def test_a_late_start_of_ray_is_tried_again(monkeypatch):

@@ -1,13 +1,12 @@
 """What Tune's events become, without Ray: progress, attempts, records."""
 
 import errno
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from eqssl.study.execution import pool
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events
@@ -27,14 +26,16 @@ class TuneTrial:
 
     def __init__(self, folder):
         self.max_failures, self.num_failures, self.last_result = MAX_ATTEMPTS - 1, 0, {}
-        self.error_file, self.pickled_error_file = str(folder / "error.txt"), str(folder / "error.pkl")
+        self.error_file = str(folder / "error.txt")
 
     def fails(self, events, error):
         """Fail as in Tune; return whether it is tried again."""
         self.num_failures += 1
-        text = f"Failure # {self.num_failures}\nTraceback\n  line 1\n{type(error).__name__}: {error}\n"
-        Path(self.error_file).write_text(text)
-        Path(self.pickled_error_file).write_bytes(pickle.dumps(error))
+        own = (
+            str(error) if isinstance(error, RayActorError) else f"Traceback\n  line 1\n{type(error).__name__}: {error}"
+        )
+        with Path(self.error_file).open("a") as file:
+            file.write(f"Failure # {self.num_failures} (occurred at 2030-01-01_00-00-00)\n{own}\n")
         again = self.num_failures <= self.max_failures
         (events.on_trial_recover if again else events.on_trial_error)(0, [self], self)
         return again
@@ -85,6 +86,15 @@ def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard,
     trial = TuneTrial(tmp_path)
     assert [trial.fails(events, ActorDiedError()) for _ in range(3)] == [True, True, False]
     assert heard.told[-1].error == "its process died (3 attempts)" and heard.told[-1].history == {}
+
+
+def test_an_import_that_fails_on_a_bad_node_is_shown_with_the_node_and_given_up_after_three(events, heard, tmp_path):
+    trial, missing = TuneTrial(tmp_path), ModuleNotFoundError("No module named 'timm'")
+    text = "ray::A.__init__() (pid=7, ip=10.0.0.7, actor_id=1)\nModuleNotFoundError: No module named 'timm'"
+    error = ActorDiedError(RayTaskError("A.__init__", text, missing, ip="10.0.0.7", pid=7, actor_id="1"))
+    assert [trial.fails(events, error) for _ in range(3)] == [True, True, False]
+    assert heard.told[0] == "ModuleNotFoundError: No module named 'timm' (on 10.0.0.7)"
+    assert heard.told[-1].error == "ModuleNotFoundError: No module named 'timm' (on 10.0.0.7) (3 attempts)"
 
 
 def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events, tmp_path):

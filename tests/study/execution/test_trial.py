@@ -1,6 +1,7 @@
 """What a trial leaves in its folder, without Ray."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -91,9 +92,12 @@ class Handle:
 
 
 def test_at_a_notice_a_trial_saves_at_once_and_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.ray, "get", lambda reference: None)
+    came = threading.Event()
+    monkeypatch.setattr(module.ray, "get", lambda reference: came.wait())
     notice = Handle()
     with context(tmp_path, notice=notice) as begun:
+        begun.should_checkpoint()  # after a step
+        came.set()
         deadline = time.monotonic() + 5
         while not begun.should_checkpoint():
             assert time.monotonic() < deadline
@@ -105,6 +109,22 @@ def test_at_a_notice_a_trial_saves_at_once_and_says_so(tmp_path, monkeypatch):
     with context(tmp_path, notice=notice, rank=1, world_size=2):  # which saves nothing
         pass
     assert len(notice.told) == 3
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_notice_is_answered_at_once_where_nothing_is_unsaved(tmp_path, monkeypatch, epochs):
+    came = threading.Event()
+    monkeypatch.setattr(module.ray, "get", lambda reference: came.wait())
+    notice, deadline = Handle(), time.monotonic() + 5
+    with context(tmp_path, notice=notice) as begun:
+        if epochs:
+            begun.should_checkpoint()
+            begun.report({"epoch": 1.0}, {"epoch": 1, "step": 0, "metrics": {}})
+        came.set()
+        while len(notice.told) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notice.told[1:] == [(TRIAL.id,)]
 
 
 def test_the_record_of_a_trial_that_goes_on_has_the_evaluation_of_its_last_epoch_in_its_history(tmp_path):
@@ -136,8 +156,8 @@ def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(base, tmp_path, m
     [
         (FloatingPointError, 1, True),
         (FloatingPointError, 2, True),  # of all workers together
-        (ValueError, 1, True),
-        (ValueError, 2, False),  # perhaps of one alone, while others wait for it in a collective
+        (ValueError, 1, False),  # perhaps of one node, such as a missing compiler or file
+        (ValueError, 2, False),
         (RuntimeError, 1, False),  # perhaps of the machine: another attempt may mend it
     ],
 )
