@@ -53,7 +53,7 @@ class Interrupted(BaseException):
 def hold_sigterm() -> Iterator[None]:
     """Start processes that SIGTERM does not reach; this process hears it at the end of the context, by its own handler.
 
-    `ray.init`, for which this is made, replaces that handler by one that exits.
+    `ray.init`, for which this is made, takes 5 to 30 s, and replaces the handler by one that exits.
     """
     handler = signal.getsignal(signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which new processes inherit
