@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ import torch
 from eqssl.config import RunConfig, from_dict, replace
 from eqssl.training import checkpoint
 from eqssl.training.loop import train
-from tests.head import session
+from tests.head import kill_session, session
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -54,7 +55,9 @@ if __name__ == "__main__":
 
 
 class Process:
-    """The study as a command of its own."""
+    """The study as a command of its own, in a session of its own."""
+
+    started: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self, folder: Path, cache: str, *more: str, study: str = STUDY, **values: str):
         script = folder / "toy.py"
@@ -73,6 +76,7 @@ class Process:
             env=environment | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
+        self.started.append(self.process)
 
     def wait_for(self, pattern: str, folder: Path, count: int) -> None:
         """Wait until the study's folder has so many files of a pattern."""
@@ -95,6 +99,13 @@ class Process:
     def text(self) -> str:
         self.log.seek(0)
         return self.log.read()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left():
+    yield
+    for process in Process.started:
+        kill_session(process)
 
 
 @pytest.fixture(scope="module")

@@ -3,23 +3,22 @@
 import functools
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
 OF_WORKERS = ("eqssl", "commit", "python", "torch", "ray")  # in the record of a trial
 
 
 def environment() -> dict[str, str]:
     """Return versions by package, and the commit if this package is a checkout."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            from eqssl import __version__  # a checkout that is not installed
+    from eqssl import __version__
 
-            versions[name] = __version__
+    versions = {"eqssl": __version__}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     versions |= {"python": platform.python_version(), "platform": platform.platform()}
     return versions | ({"commit": found} if (found := commit(Path(__file__).parent)) else {})
 

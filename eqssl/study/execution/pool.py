@@ -207,9 +207,11 @@ class _Events(_Unsaved, tune.Callback):
         with suppress(OSError):
             write_atomically(path, lambda temporary: temporary.write_text(text))
         last = text.rpartition("Failure # ")[2].strip()
-        lines, node = last.splitlines()[1:], NODE.search(last)
-        died = lines[0].startswith(DIED) and "creation task" not in lines[0]  # with no error of its own
-        return ("its process died" if died else lines[-1]) + (f" (on {node[1]})" if node else "")
+        lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
+        error = lines[-1]
+        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # else it has an error of its own
+            error = "its node died" if "its node" in lines[0] else "its process died"
+        return error + (f" (on {node[1]})" if node else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)

@@ -88,6 +88,20 @@ def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard,
     assert heard.told[-1].error == "its process died (3 attempts)" and heard.told[-1].history == {}
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (ActorDiedError("The actor died because its node has died. Node Id: 1\n\tip: 10.0.0.7"), "its node died"),
+        (RuntimeError("first\nThe actor died"), "The actor died"),
+        (RuntimeError(""), "RuntimeError: "),
+    ],
+)
+def test_the_last_line_of_an_error_is_shown(events, heard, tmp_path, error, shown):
+    trial = TuneTrial(tmp_path)
+    trial.fails(events, error)
+    assert heard.told == [shown.strip() + " (on 10.0.0.7)" * ("node" in shown)]
+
+
 def test_an_import_that_fails_on_a_bad_node_is_shown_with_the_node_and_given_up_after_three(events, heard, tmp_path):
     trial, missing = TuneTrial(tmp_path), ModuleNotFoundError("No module named 'timm'")
     text = "ray::A.__init__() (pid=7, ip=10.0.0.7, actor_id=1)\nModuleNotFoundError: No module named 'timm'"
