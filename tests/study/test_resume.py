@@ -80,7 +80,7 @@ class Process:
 
     def wait_for(self, pattern: str, folder: Path, count: int) -> None:
         """Wait until the study's folder has so many files of a pattern."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400  # of a busy machine
         while len(list((folder / "results" / "toy").glob(pattern))) < count:
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.text()

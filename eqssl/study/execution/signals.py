@@ -51,18 +51,26 @@ class Interrupted(BaseException):
 
 @contextmanager
 def hold_sigterm() -> Iterator[None]:
-    """Start processes that SIGTERM does not reach; this process hears it at the end of the context, by its own handler.
+    """Start processes that SIGTERM does not reach; this process hears it by its own handler, which is put back.
 
-    `ray.init`, for which this is made, takes 5 to 30 s, and replaces the handler by one that exits.
+    `ray.init`, for which this is made, replaces the handler by one that raises SystemExit. That ends the context early
+    if another thread takes the signal; else the signal waits for the end of the context, 5 to 30 s.
     """
+    heard = False
     handler = signal.getsignal(signal.SIGTERM)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which new processes inherit
     try:
         yield
+    except SystemExit as stop:
+        heard = stop.code == signal.SIGTERM
+        if not heard:
+            raise
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if heard:
+        signal.raise_signal(signal.SIGTERM)
 
 
 class StopSignals:

@@ -91,7 +91,10 @@ def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard,
 @pytest.mark.parametrize(
     ("error", "shown"),
     [
-        (ActorDiedError("The actor died because its node has died. Node Id: 1\n\tip: 10.0.0.7"), "its node died"),
+        (
+            RayActorError(error_msg="The actor died because its node has died. Node Id: 1\n\tip: 10.0.0.7"),
+            "its node died",
+        ),
         (RuntimeError("first\nThe actor died"), "The actor died"),
         (RuntimeError(""), "RuntimeError: "),
     ],

@@ -68,6 +68,13 @@ def test_sigterm_does_not_reach_processes_that_were_started_meanwhile_but_this_o
     assert child.returncode == 0
 
 
+def test_the_exit_of_rays_own_handler_is_a_stop():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals(), hold_sigterm():
+        sys.exit(signal.SIGTERM)
+    with pytest.raises(SystemExit), StopSignals(), hold_sigterm():
+        sys.exit(2)
+
+
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGINT)
     with StopSignals():
