@@ -22,10 +22,9 @@ import numpy as np
 from eqssl.config import RunConfig, digest, get, identity, to_dict
 from eqssl.files import on_disk, read
 from eqssl.images import image_grid
-from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import TrialRecord
+from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,6 +106,7 @@ class StudyTracker(Listener):
         self._uri, self._name, self._varied, self._folder = uri, name, varied, folder
         self._objectives = objectives
         self.dropped = 0  # entries that were given up
+        self._is_away = False  # whether the last entry has not reached the server yet
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
         self._closing = threading.Event()
@@ -170,6 +170,10 @@ class StudyTracker(Listener):
         if self._worker.is_alive():
             self.dropped += 1 + self._jobs.qsize()
 
+    def behind(self) -> str:
+        """Return in words what waits for a server that is away; nothing if it is there."""
+        return f"{self._jobs.qsize() + 1} entries waiting for {self._uri}" if self._is_away else ""
+
     def _put(self, job: Callable[[], object]) -> None:
         if self._jobs.qsize() < MAX_QUEUE:
             self._jobs.put(job)
@@ -187,12 +191,14 @@ class StudyTracker(Listener):
         while (job := self._jobs.get()) is not None:
             wait_s = 1.0
             while not self._is_done(job):
+                self._is_away = True
                 if time.monotonic() > self._last_success + self._patience_s:
                     self.dropped += 1
                     break
                 if self._closing.wait(wait_s):
                     time.sleep(0.5)
                 wait_s = min(2 * wait_s, 30.0)
+            self._is_away = False
 
     def _is_done(self, job: Callable[[], object]) -> bool:
         """Try a job once; return whether another attempt is useless."""
@@ -340,6 +346,9 @@ def track_run(
     try:
         yield log
         status = "FINISHED"
+    except SystemExit:  # a signal
+        status = "KILLED"
+        raise
     finally:
         with suppress(Exception):
             client.set_terminated(run_id, status)

@@ -9,9 +9,8 @@ from mlflow import MlflowClient
 
 from eqssl.config import RunConfig, from_dict, replace
 from eqssl.files import write_json
-from eqssl.study.execution.trial import ENDED, EPOCHS
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import TrialRecord
+from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
 from eqssl.tracking import StudyTracker, connect, track_run
 
 BASE = RunConfig()

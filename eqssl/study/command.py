@@ -75,7 +75,8 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
 
     Returns:
         0; 1 if no searched configuration was completed; 2 for options that cannot work, a folder in use or a forecast
-        that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder.
+        that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder. A signal after
+        the last trial changes none of this, unless the command has another study to start.
     """
     try:
         study, options = parse(study, sys.argv[1:] if arguments is None else arguments)

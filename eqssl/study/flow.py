@@ -12,8 +12,7 @@ from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import Study, count_trials, seed_stages
-from eqssl.study.execution.forecast import approve
-from eqssl.study.execution.preflight import check_node, check_options, try_run
+from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
 from eqssl.study.options import StudyOptions, default_options
@@ -28,16 +27,16 @@ if TYPE_CHECKING:
 
 
 def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
-    """Run a study, or go on with it, and return what its summary.json holds.
+    """Run or resume a study and return its summary, as in summary.json.
 
     Args:
         study: the question.
-        options: how it is run; default: the study's own.
-        console: where progress and the final table are shown; default: nowhere.
+        options: of the run; default: the study's own.
+        console: for progress and the final table; default: none.
 
     Raises:
         ValueError: for options that cannot work, before anything is trained or written.
-        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
+        Interrupted: after SIGINT, SIGTERM or --max-hours, with all finished trials on record.
     """
     options = options or default_options(study)
     check_options(study, options)
@@ -47,7 +46,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
 
 
 class _StudyRun:
-    """One process's part in a study, step by step."""
+    """One run of a study's command, step by step."""
 
     def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock):
         from eqssl.tracking import StudyTracker
@@ -62,7 +61,7 @@ class _StudyRun:
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
 
     def _identity(self) -> dict[str, Any]:
-        """Return everything that must be equal for two runs of a study to be parts of one."""
+        """Return all values that a resumed study must share with the earlier one."""
         return {
             "study": self.study.name,
             "results_schema": RESULTS_SCHEMA,
@@ -82,10 +81,9 @@ class _StudyRun:
         self._say(self.study.question)
         with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
             with signals.after(self.options.max_hours), cluster.ray_running():
-                signals.arm()
                 suggestions = self._suggestions()
                 left = suggestions.total - suggestions.ended
-                epochs = suggestions.work(self.options.run) - left  # without the evaluations
+                epochs = suggestions.work(self.options.run) - left  # without evaluations
                 capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
                 self._say(capacity.text)
                 data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
@@ -104,7 +102,7 @@ class _StudyRun:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def _suggestions(self) -> "Suggestions":
-        """Return the trials to come, after those that earlier commands have run."""
+        """Return the trials to come, after those of earlier runs of the command."""
         from eqssl.study.search.schedule import Suggestions
 
         suggestions = Suggestions(self.study, self.options)
@@ -112,14 +110,18 @@ class _StudyRun:
         suggestions.restore(self.record.suggested_trials(), self.record.records())
         return suggestions
 
+    def _is_incomplete(self) -> bool:
+        suggestions = self._suggestions()
+        return suggestions.next() is not None or not suggestions.finished
+
     def _setup(self, capacity: "Capacity") -> StudySetup:
         folder, objectives = str(self.folder.absolute()), tuple(self.study.objectives)
         return StudySetup(folder, objectives, workers=self.options.workers, worker=capacity.worker)
 
     def _preflight(self, capacity: "Capacity", *, timed: bool) -> dict[str, Any]:
-        """Return a description of the data, once every node and a worker have found that the study can run.
+        """Check the study on every node and in a worker, and return a description of its data.
 
-        `resolved` then has the options with all that is left to the data.
+        `resolved` becomes the run with the defaults that depend on the data.
 
         Raises:
             ValueError: with the reason why the study cannot run.
@@ -127,12 +129,12 @@ class _StudyRun:
         from eqssl.study.execution import cluster
 
         setup, token = self._setup(capacity), self.lock.run.token
-        cluster.on_every_node(check_node, setup.folder, token)
+        cluster.on_every_node(check_worker, setup, token)
         arguments = self.options.run, token, capacity.workers, self.options.pruner, timed
-        task = cluster.start_in_worker(try_run, setup, *arguments)
+        task = cluster.start_in_worker(setup.worker, try_run, setup, *arguments)
         import eqssl.study.execution.pool  # noqa: F401 (Tune takes seconds to import: meanwhile)
 
-        found = cluster.result_of(task, setup, self._say)
+        found = cluster.result_of(task, setup.worker, self._say)
         if "error" in found:
             raise ValueError(found["error"])
         for warning in found["warnings"]:
@@ -142,7 +144,7 @@ class _StudyRun:
         return found
 
     def _run_trials(self, capacity: "Capacity", signals: StopSignals) -> list[TrialRecord]:
-        """Run the trials and return records of those that a stop has cut off."""
+        """Run the trials, and return records of those that a stop has cut off."""
         from eqssl.study.execution.cluster import autoscaler_status
         from eqssl.study.execution.pool import run_trials
         from eqssl.study.progress import StudyProgress
@@ -167,20 +169,21 @@ class _StudyRun:
             pruned = halving is not None and trial.configuration.number is not None
             return replace(run, {"train.eval_every": evaluated_every(run.train)}) if pruned else run
 
-        progress = StudyProgress(self.console, base, suggestions, list(self.study.objectives), autoscaler_status)
+        objectives, behind = list(self.study.objectives), self.tracker.behind
+        progress = StudyProgress(self.console, base, suggestions, objectives, autoscaler_status, behind)
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
             return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, signals, halving)
 
     def _finish(self, capacity: "Capacity", signals: StopSignals, unfinished: list[TrialRecord]) -> dict[str, Any]:
-        """Write the summary and the report of all trials that have ended, and return the summary."""
+        """Write the summary and the report, and return the summary."""
         from eqssl.report.tables import result_table
         from eqssl.study.results import summarise, write_results
         from eqssl.study.search.sampler import write_journal
 
-        stopped = signals.interruption
-        if stopped and self.lock.lost:  # the folder is another process's now
-            raise stopped
+        stopped = signals.interruption if signals.interruption and self._is_incomplete() else None
+        if signals.interruption and self.lock.lost:  # another process owns the folder
+            raise signals.interruption
         self.lock.renew()
         records = list(self.record.records().values())
         about = self.about | {
@@ -203,6 +206,5 @@ class _StudyRun:
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")
         self._say(summary["sentence"])
-        if signals.interruption:  # it came meanwhile, and no further study of this command should start
-            raise signals.interruption
+        signals.postpone()
         return summary

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Receives the events of a study in its own process, in their order; each method may be left as it is."""
+    """Receives the events of a study in its own process, in their order."""
 
     def trial_started(self, trial: Trial) -> None:
         """A process begins with the trial, for the first time or again."""
@@ -24,4 +24,4 @@ class Listener:
         """The trial is complete, was stopped early or has failed for good."""
 
     def time_passed(self, running: int, waiting: int) -> None:
-        """Some tenths of a second have passed, with so many trials that run or wait for a node."""
+        """A moment has passed; numbers of trials that run, and that wait for a node."""

@@ -1,4 +1,4 @@
-"""What a user sees while a study runs: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a study: live bars on a terminal, elsewhere plain lines, one a minute or more."""
 
 import time
 from collections.abc import Callable
@@ -7,24 +7,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from eqssl.config import RunConfig
-from eqssl.study.execution.forecast import duration
+from eqssl.study.execution.environment import worker_environment
+from eqssl.study.execution.preflight import duration
 from eqssl.study.listener import Listener
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
-WAITING_S, QUIET_S = 60.0, 600.0  # without a line, after which one says what is waited for, or that something trains
+QUIET_S = 60.0  # without a line, until one that says what runs and what is waited for
+SHOWN = 3  # running trials of such a line
 
 
 class StudyProgress(Listener):
-    """Counts trials and estimates how long the rest will take.
+    """Counts trials and estimates the time left.
 
     Args:
-        console: where to show it.
-        base: of the study; the work of a trial is its epochs and one evaluation.
+        console: of the study.
+        base: run of the study; the work of a trial is its epochs and one evaluation.
         suggestions: the trials to come.
-        metrics: that a finished trial is shown with.
-        why_waiting: returns in words what is done about trials that wait for a node.
+        metrics: shown of a finished trial.
+        why_waiting: returns the reason why trials wait, in words.
+        tracking: returns in words what waits for the tracking server, or nothing.
     """
 
     def __init__(
@@ -34,12 +37,16 @@ class StudyProgress(Listener):
         suggestions: Suggestions,
         metrics: list[str],
         why_waiting: Callable[[], str],
+        tracking: Callable[[], str] = str,
     ):
-        self._console, self._base, self._metrics, self._why_waiting = console, base, metrics, why_waiting
+        self._console, self._base, self._metrics = console, base, metrics
+        self._why_waiting, self._tracking = why_waiting, tracking
         self._total, self._ended = suggestions.total, suggestions.ended
-        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # what is left
-        self._first_s, self._events = 0.0, 0  # of epochs and evaluations: a start is no part of their pace
-        self._said_s = time.perf_counter()
+        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left of all trials, and of each
+        self._first_s, self._events = 0.0, 0  # of epochs and evaluations: the start is no part of their pace
+        self._start_s = self._said_s = time.perf_counter()
+        self._running: dict[str, tuple[Trial, int, float]] = {}  # trial id -> trial, epochs, time of the last one
+        self._environments = [worker_environment()]  # of this process and of workers, without repetition
         self._bars: dict[str, TaskID] = {}
         self._live: Progress | None = None
 
@@ -57,6 +64,8 @@ class StudyProgress(Listener):
             self._live.stop()
 
     def trial_started(self, trial: Trial) -> None:
+        _, epochs, _ = self._running.get(trial.id, (trial, 0, 0.0))
+        self._running[trial.id] = trial, epochs, time.perf_counter()
         if trial.id not in self._work_of:
             self._work_of[trial.id] = trial.work(self._base)
             if self._live:
@@ -64,6 +73,7 @@ class StudyProgress(Listener):
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         epoch = int(metrics["epoch"])
+        self._running[trial.id] = trial, epoch, time.perf_counter()
         self._advance(trial, trial.work(self._base) - epoch)
         if self._live:
             note = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
@@ -71,37 +81,63 @@ class StudyProgress(Listener):
             self._live.update(self._overall, note=self._time_left())
 
     def trial_retried(self, trial: Trial, error: str) -> None:
+        self._running.pop(trial.id, None)
         self._say(f"{trial.name}: {error}; tried again")
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         self._ended += 1
+        self._running.pop(trial.id, None)
         self._advance(trial, 0)
         if self._live:
-            self._live.remove_task(self._bars.pop(trial.id))
+            if trial.id in self._bars:  # else its process has never started
+                self._live.remove_task(self._bars.pop(trial.id))
             self._live.update(self._overall, completed=self._ended, note=self._time_left())
         outcome = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._metrics if name in record.metrics)
         if record.status == "STOPPED":
             outcome = f"stopped after epoch {record.epochs}: {outcome}"
         elif record.status == "FAILED":
             outcome = f"FAILED: {record.error}"
-        self._say(f"[{self._ended}/{self._total}] {trial.name}: {outcome} ({record.wall_s:.1f} s); {self._time_left()}")
+        self._say_count(f"{trial.name}: {outcome} ({record.wall_s:.1f} s)")
+        self._compare_environment(trial, record.environment)
 
     def time_passed(self, running: int, waiting: int) -> None:
-        quiet_s = time.perf_counter() - self._said_s
-        if quiet_s < WAITING_S or (self._live and not waiting):
+        tracking, now = self._tracking(), time.perf_counter()
+        if now - self._said_s < QUIET_S or (self._live and not (waiting or tracking)):
             return
+        places = [self._place(*of, now) for of in list(self._running.values())[:SHOWN]]
+        places += [f"{running - SHOWN} others"] * (running > SHOWN)
+        parts = [f"{running} running" + (f" ({'; '.join(places)})" if places else "")]
         if waiting:
-            self._say(f"{running} trials run, {waiting} wait for a node: {self._why_waiting()}")
-        elif quiet_s > QUIET_S:
-            self._say(f"[{self._ended}/{self._total}] {running} trials run; {self._time_left()}")
+            parts.append(f"{waiting} waiting for a node: {self._why_waiting()}")
+        self._say_count(f"after {duration(now - self._start_s)}: " + ", ".join([*parts, *filter(None, [tracking])]))
+
+    def _place(self, trial: Trial, epochs: int, since_s: float, now: float) -> str:
+        """Return how far a running trial has come; its start is part of its first epoch."""
+        every = trial.work(self._base) - 1
+        doing = f"epoch {epochs + 1} of {every}" if epochs < every else "evaluation"
+        return f"{trial.name}: {doing} for {duration(now - since_s)}"
+
+    def _compare_environment(self, trial: Trial, environment: dict[str, str]) -> None:
+        """Say once for each environment of workers how it differs from that of this process."""
+        if not environment or environment in self._environments:
+            return
+        own = self._environments[0]
+        self._environments.append(environment)
+        pairs = {name: (environment.get(name), own.get(name)) for name in sorted(own | environment)}
+        different = ", ".join(f"{name} {there} (here {here})" for name, (there, here) in pairs.items() if there != here)
+        self._say(f"warning: {trial.name} ran with other versions than the study's own process: {different}")
 
     def _advance(self, trial: Trial, work: int) -> None:
-        """Note how much of a trial's work is left."""
+        """Set the work that is left of a trial."""
         self._work += work - self._work_of.get(trial.id, 0)
         self._work_of[trial.id] = work
         self._events += 1
         if self._events == 1:
             self._first_s = time.perf_counter()
+
+    def _say_count(self, text: str) -> None:
+        left = self._time_left()
+        self._say(f"[{self._ended}/{self._total}] {text}" + (f"; {left}" if left else ""))
 
     def _say(self, text: str) -> None:
         self._said_s = time.perf_counter()

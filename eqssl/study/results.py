@@ -293,7 +293,8 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
     columns = {name: [getattr(record, name) for record in records] for name in COLUMNS}
     for option in sorted({option for record in records for option in record.params}):
         columns[option] = [_cell(record.params.get(option)) for record in records]
-    table = pa.table(columns).take([row for row, record in enumerate(records) for _ in record.metrics])
+    rows = pa.array([row for row, record in enumerate(records) for _ in record.metrics], pa.int64())
+    table = pa.table(columns).take(rows)
     metrics = [item for record in records for item in record.metrics.items()]
     table = table.append_column("metric", pa.array([name for name, _ in metrics], pa.string()))
     table = table.append_column("value", pa.array([value for _, value in metrics], pa.float64()))

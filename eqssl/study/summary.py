@@ -145,7 +145,7 @@ class StudySummary:
         """Return the plain values of summary.json."""
         names = [f.name for f in fields(self) if f.name not in ("about", "records", "folder")]
         values = {name: _plain(getattr(self, name)) for name in names}
-        return self.about | values | {"trials": [dict(vars(record)) for record in self.records]}
+        return self.about | values | {"trials": [record.to_dict() for record in self.records]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StudySummary":

@@ -1,5 +1,6 @@
 """`eqssl train`: one training run from the command line, without Ray."""
 
+import signal
 import sys
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,10 @@ class TrainOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error on the way."""
+    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error on the way.
+
+    After SIGINT or SIGTERM the state is saved, and the code is 130 or 143.
+    """
     try:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         given = options_in(sys.argv[1:] if arguments is None else arguments)
@@ -52,13 +56,18 @@ def _run(options: TrainOptions) -> int:
     from eqssl.images import save_reconstructions
     from eqssl.models.export import export_encoder
     from eqssl.tracking import track_run
-    from eqssl.training.context import PrintingContext
+    from eqssl.training.context import PrintingContext, Terminated
     from eqssl.training.loop import train
 
     uri = options.tracking_uri
     tracked = track_run(uri, "train", options.run, resume=options.resume) if uri else nullcontext(lambda metrics: None)
-    with tracked as log:
-        result = train(options.run, PrintingContext(output / "checkpoint", log))
+    try:
+        with tracked as log, PrintingContext(output / "checkpoint", log) as context:
+            result = train(options.run, context)
+    except Terminated as stop:
+        name = signal.Signals(stop.number).name
+        print(f"stopped by {name}: the same command with --resume goes on", file=sys.stderr)
+        return 128 + stop.number
     write_json(output / "metrics.json", finite(result.metrics))
     export_encoder(result.encoder, output / "encoder", result.method)
     if result.reconstructions is not None:

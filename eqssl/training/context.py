@@ -1,12 +1,17 @@
 """The surroundings of a run: its place among the workers, and the destination of its checkpoints and metrics."""
 
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
 from eqssl.training import checkpoint
+
+REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
 
 
 class Context(Protocol):
@@ -61,19 +66,72 @@ class LocalContext:
             checkpoint.save(state, self.folder)
 
 
+class Terminated(SystemExit):
+    """The end of a run by a signal, after its state was saved.
+
+    Args:
+        number: of the signal; 128 more is the exit code.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+
+
 class PrintingContext(LocalContext):
-    """A single process that prints every epoch's metrics and passes them on.
+    """A single process that prints every epoch's metrics and passes them on; a signal ends it with its state saved.
+
+    While entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved, as in the last
+    evaluation, it ends the run at once, and so does a second signal.
 
     Args:
         folder: of the checkpoints.
         log: takes every epoch's metrics.
+
+    Raises:
+        Terminated: after a signal.
     """
 
     def __init__(self, folder: Path, log: Callable[[dict[str, float]], object]):
         super().__init__(folder)
         self.log = log
+        self._signal, self._heard_s, self._unsaved = 0, 0.0, False
+
+    def __enter__(self) -> "PrintingContext":
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._handlers = {number: signal.signal(number, self._handle) for number in numbers}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, now = not self._signal, time.monotonic()
+        if not first and now - self._heard_s < REPEAT_S:
+            return
+        self._signal, self._heard_s = number, now
+        if not first or not self._unsaved:
+            raise Terminated(number)
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
+        self._unsaved = True
         super().report(metrics, state)
         self.log(metrics)
         print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+        if state is not None:
+            self._saved()
+
+    def should_checkpoint(self) -> bool:
+        self._unsaved = True
+        return self._signal > 0
+
+    def save(self, state: dict[str, Any]) -> None:
+        self._unsaved = True
+        super().save(state)
+        self._saved()
+
+    def _saved(self) -> None:
+        self._unsaved = False
+        if self._signal:
+            raise Terminated(self._signal)

@@ -130,7 +130,7 @@ def test_a_study_grows_the_cluster_to_its_maximum_and_back_to_nothing(head, tmp_
     assert counts[0] == counts[-1] == 0 and max(counts) == MOST
     assert watch.changes[-1][0] - done_s > 0  # none is taken from a study that runs
     assert watch.markets == {"spot"}
-    assert "and what the autoscaler adds; a trial takes 1 CPU: up to 14 at a time" in result.stdout
+    assert "and more from the autoscaler; a trial takes 1 CPU: up to 14 at a time" in result.stdout
     check_complete(tmp_path / "results" / "loss_weight_smoke")
 
 

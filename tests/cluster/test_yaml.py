@@ -1,5 +1,6 @@
 """What is shipped for clusters: valid by Ray's own schema, and by what no schema asks."""
 
+import json
 import re
 import subprocess
 import threading
@@ -86,6 +87,25 @@ def test_one_version_of_ray_everywhere():
     installed = re.findall(r"\"ray\[default,train,tune\]==([\d.]+)\"", FILES["ray_cluster.yaml"])
     images = re.findall(r"(?:rayproject/ray:|:ray-)([\d.]+\d)", FILES["ray_job.yaml"])
     assert installed == [RAY_VERSION] and set(images) == {JOB["rayClusterSpec"]["rayVersion"]} == {RAY_VERSION}
+
+
+def test_a_worker_that_comes_later_installs_what_the_head_has():
+    assert re.search(r"export UV_EXCLUDE_NEWER=20\d\d-\d\d-\d\d ", COMMANDS["setup_commands"][0])
+    assert "uv pip install" in COMMANDS["setup_commands"][1]
+
+
+def test_the_head_may_only_start_and_end_instances_of_its_cluster():
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (policy,) = re.findall(r"--policy-name nodes --policy-document '(\{.*?\})'", text, re.DOTALL)
+    cluster = CONFIG["cluster_name"]
+    limited = {"ec2:RunInstances": "aws:RequestTag", "ec2:TerminateInstances": "aws:ResourceTag"}
+    for statement in json.loads(policy)["Statement"]:
+        for action in {statement["Action"]} if isinstance(statement["Action"], str) else set(statement["Action"]):
+            resources = statement["Resource"]
+            if action in limited and "instance/" in str(resources):
+                tag = f"{limited[action]}/ray-cluster-name"
+                assert statement["Condition"] == {"StringEquals": {tag: cluster}}
+            assert resources != "*" or action in ("ec2:Describe*", "ssm:GetParameters")
 
 
 def test_the_python_of_the_nodes_is_one_that_the_package_runs_on():

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, replace
 from eqssl.study import progress as module
 from eqssl.study.progress import StudyProgress
 from eqssl.study.search.space import Configuration, Trial
@@ -59,25 +59,62 @@ def test_a_failed_attempt_is_told_when_it_happens():
     assert console.file.getvalue() == "weight 0.5 / seed 1: RuntimeError: out of memory [0]; tried again\n"
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """Return a list with the time, in seconds."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_every_minute_a_line_says_what_runs_how_far_how_long_and_what_is_waited_for(clock):
+    console = Console(file=io.StringIO(), width=140)
+    away = []
+    base = replace(RunConfig(), {"train.epochs": 12})
+    with StudyProgress(console, base, SUGGESTIONS, ["knn"], lambda: "none comes", lambda: "".join(away)) as progress:
+        for seed in range(5):
+            progress.trial_started(Trial(TRIAL.configuration, seed))
+        clock[0] += 20
+        progress.epoch_ended(TRIAL, {"epoch": 1.0, "loss": 0.5})
+        clock[0] += 39
+        progress.time_passed(5, 0)
+        assert console.file.getvalue() == ""
+        clock[0] += 1
+        progress.time_passed(5, 0)
+        waited, began = "weight 0.5 / seed 1: epoch 2 of 12 for 40 s", "weight 0.5 / seed 0: epoch 1 of 12 for 60 s"
+        third = "weight 0.5 / seed 2: epoch 1 of 12 for 60 s"
+        assert console.file.getvalue() == f"[1/3] after 60 s: 5 running ({began}; {waited}; {third}; 2 others)\n"
+        away.append("7 entries waiting for http://tracking")
+        clock[0] += 60
+        progress.time_passed(0, 3)
+        line = console.file.getvalue().splitlines()[1]
+        assert line.endswith("3 waiting for a node: none comes, 7 entries waiting for http://tracking")
+
+
+def test_workers_with_other_versions_are_named_once(monkeypatch):
+    monkeypatch.setattr(module, "worker_environment", lambda: {"torch": "2.13", "ray": "2.60"})
+    console = Console(file=io.StringIO(), width=140)
+    text = run(console, environment={"torch": "2.13", "ray": "2.60"})
+    assert "warning" not in text
+    text = run(console, environment={"torch": "2.15", "ray": "2.60"})
+    assert text.count("warning: weight 0.5 / seed 1 ran with other versions") == 1
+    assert "the study's own process: torch 2.15 (here 2.13)\n" in text
+
+
 @pytest.mark.parametrize("terminal", [False, True])
 def test_trials_that_wait_are_told_of_and_long_trainings_too(monkeypatch, terminal):
     console = Console(file=io.StringIO(), width=60, force_terminal=terminal)
     with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
         progress.time_passed(2, 6)
-        assert "trials run" not in console.file.getvalue()
-        monkeypatch.setattr(module, "WAITING_S", 0.0)
-        progress.time_passed(2, 0)
-        assert "trials run" not in console.file.getvalue()
-        progress.time_passed(2, 6)
-        assert "2 trials run, 6 wait for a node: none comes\n" in console.file.getvalue()
+        assert "running" not in console.file.getvalue()
         monkeypatch.setattr(module, "QUIET_S", 0.0)
+        progress.time_passed(2, 6)
+        assert "[1/3] after 0 s: 2 running, 6 waiting for a node: none comes\n" in console.file.getvalue()
         progress.time_passed(2, 0)
-        assert ("[1/3] 2 trials run" in console.file.getvalue()) is not terminal  # where a bar shows it
+        assert ("2 running\n" in console.file.getvalue()) is not terminal  # where a bar shows it
 
 
-def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock[0])
+def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(clock):
     console = Console(file=io.StringIO(), width=140)
     epochs, trials = RunConfig().train.epochs, [Trial(TRIAL.configuration, seed) for seed in (1, 2)]
     two = SimpleNamespace(total=2, ended=0, work=lambda base: 2 * (epochs + 1))

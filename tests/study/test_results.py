@@ -306,6 +306,11 @@ def test_failed_trials_are_in_the_summary_and_in_no_mean():
     assert summary["overhead_s"] == {"median_warm": pytest.approx(0.2), "warm_trials": 7}
 
 
+def test_a_study_that_is_stopped_before_any_trial_has_ended_has_an_empty_table(tmp_path):
+    write_parquet([], tmp_path / "trials.parquet")
+    assert pq.read_table(tmp_path / "trials.parquet").num_rows == 0
+
+
 def test_parquet_has_a_row_for_every_trial_and_metric(tmp_path):
     write_parquet(rows({"base": (0.8, 0.3), "weight 1": (0.75, 0.5)}, seeds=2), tmp_path / "trials.parquet")
     table = pq.read_table(tmp_path / "trials.parquet").to_pylist()

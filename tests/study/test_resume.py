@@ -1,5 +1,6 @@
 """A study that is killed and stopped on the way ends like one that was not."""
 
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ import torch
 from eqssl.config import RunConfig, from_dict, replace
 from eqssl.training import checkpoint
 from eqssl.training.loop import train
+from tests.head import kill_session, session
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -52,7 +55,9 @@ if __name__ == "__main__":
 
 
 class Process:
-    """The study as a command of its own."""
+    """The study as a command of its own, in a session of its own."""
+
+    started: ClassVar[list[subprocess.Popen]] = []
 
     def __init__(self, folder: Path, cache: str, *more: str, study: str = STUDY, **values: str):
         script = folder / "toy.py"
@@ -69,24 +74,38 @@ class Process:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             env=environment | {"OMP_NUM_THREADS": "1"},
+            start_new_session=True,
         )
+        self.started.append(self.process)
 
     def wait_for(self, pattern: str, folder: Path, count: int) -> None:
         """Wait until the study's folder has so many files of a pattern."""
-        deadline = time.monotonic() + 180
+        deadline = time.monotonic() + 400  # of a busy machine
         while len(list((folder / "results" / "toy").glob(pattern))) < count:
             assert time.monotonic() < deadline
             assert self.process.poll() is None, self.text()
             time.sleep(0.05)
 
     def end(self, number: int | None = None) -> int:
-        if number is not None:
+        """Send a signal, SIGTERM to all of Ray's processes too, and wait for the exit code."""
+        if number == signal.SIGTERM:  # systemd and Slurm signal a control group, GNU timeout a group, the child twice
+            for pid in [self.process.pid, *session(self.process)]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
+        elif number is not None:
             self.process.send_signal(number)
         return self.process.wait(240)
 
     def text(self) -> str:
         self.log.seek(0)
         return self.log.read()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left():
+    yield
+    for process in Process.started:
+        kill_session(process)
 
 
 @pytest.fixture(scope="module")

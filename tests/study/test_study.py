@@ -192,7 +192,9 @@ def test_a_process_that_is_killed_costs_an_epoch_and_no_trial(tmp_path, base, tr
     assert [metric.step for metric in client.get_metric_history(tracked.info.run_id, "loss")] == [1, 2]
 
 
-def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path, base, tracking, monkeypatch):
+def test_a_stop_after_the_last_trial_leaves_a_complete_study_and_the_next_one_does_not_start(
+    tmp_path, base, tracking, monkeypatch
+):
     from eqssl.study.results import write_results
 
     def write(*arguments):
@@ -203,8 +205,10 @@ def test_a_stop_while_results_are_written_is_heeded_once_they_are_there(tmp_path
     study = Study(name="late", question="?", space={"recon.view": choice("second", "both")}, rows={"pixels": None})
     options = StudyOptions(run=base, seeds=1, configs=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
     said = Console(file=io.StringIO(), width=200)
+    assert run_study(study, options, console=said)["status"] == "complete"
     with pytest.raises(Interrupted, match="SIGTERM"):
-        run_study(study, options, console=said)
+        run_study(dataclasses.replace(study, name="next"), options)
+    assert not (tmp_path / "next").exists()
     assert json.loads((tmp_path / "late" / "summary.json").read_text())["status"] == "complete"
     text = said.file.getvalue()
     assert "warning: 1 of the 2 configurations of grid are left out; all of them take --configs 2\n" in text

@@ -45,7 +45,7 @@ def test_summarise_returns_the_plain_values(summary):
     }  # fmt: skip
     assert row["metrics"]["linear"].keys() == {"estimate", "low", "high"}
     assert row["gains"]["linear"].keys() == {"estimate", "low", "high", "significant"}
-    assert plain["trials"] == [dataclasses.asdict(record) for record in summary.records]
+    assert plain["trials"] == [record.to_dict() for record in summary.records]
 
 
 @pytest.mark.parametrize("study", [path.parent for path in MEASURED.glob("*/summary.json")], ids=lambda path: path.name)

@@ -1,13 +1,16 @@
 """`eqssl train`, and what it writes into a bucket read by `eqssl evaluate`."""
 
 import json
+import signal
 
 import pytest
 
 from eqssl.evaluation.command import main as evaluate
 from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.files import as_path, read
+from eqssl.training import checkpoint
 from eqssl.training.command import main as train
+from eqssl.training.context import PrintingContext
 
 BUCKET = "s3://studies/train"
 
@@ -57,3 +60,39 @@ def test_an_option_without_effect_is_refused(command, tmp_path, capsys):
     assert train([*command(tmp_path / "run", 1), *given]) == 2
     assert "--recon.query-gradient is 0.5; allowed with --recon.attention pooled-query" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("moment", "saved"), [("start", None), ("epoch", (1, 1)), ("evaluation", (2, 0))])
+def test_a_signal_ends_a_run_with_its_state_saved_and_resume_ends_as_an_uninterrupted_one(
+    command, tmp_path, monkeypatch, capsys, moment, saved
+):
+    stopped, whole = ([*command(tmp_path / run, 2), "--data.objects", "24"] for run in ("stopped", "whole"))
+    should_checkpoint = PrintingContext.should_checkpoint
+
+    def stop(*arguments, **values):
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # as GNU timeout does
+
+    def stop_in_the_second_epoch(context):
+        due = should_checkpoint(context)
+        if not due and (tmp_path / "stopped" / "checkpoint").exists():
+            stop()
+            return should_checkpoint(context)
+        return due
+
+    with monkeypatch.context() as patch:
+        if moment == "start":
+            patch.setattr(PrintingContext, "load", stop)
+        elif moment == "epoch":
+            patch.setattr(PrintingContext, "should_checkpoint", stop_in_the_second_epoch)
+        else:
+            patch.setattr("eqssl.training.loop.evaluate", stop)
+        assert train(stopped) == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM: the same command with --resume goes on" in capsys.readouterr().err
+    state = checkpoint.load(tmp_path / "stopped" / "checkpoint")
+    assert (state and (state["epoch"], state["step"])) == saved
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert train([*stopped, "--resume"]) == train(whole) == 0
+    found, expected = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("stopped", "whole"))
+    timeless = {name: value for name, value in expected.items() if not name.endswith("_s")}
+    assert {name: found[name] for name in timeless} == timeless

@@ -1,4 +1,4 @@
-"""Ray, started or joined: how many trials run at a time, and functions that run on its nodes."""
+"""Ray: start or connection, the number of trials at a time, and functions on its nodes."""
 
 import logging
 import os
@@ -12,19 +12,21 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eqssl.study.definition import LEARNING
-from eqssl.study.execution.setup import StudySetup
+from eqssl.study.execution.signals import hold_sigterm
 from eqssl.study.options import StudyOptions
 from eqssl.training.memory import children_keep_freed
 
-RAY_VERSION = "2.60.0"  # what the tests ran with and ray_cluster.yaml installs
-HEAD = "node:__internal_head__"  # a resource that Ray gives the head alone
-NODE_GROUP = "ray.io/node-group"  # a label that Ray gives the nodes of a cluster with an autoscaler
-GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose nodes with GPUs may still have to be added
-QUEUED = 200  # trials at a time, running or waiting for nodes that an autoscaler adds
-QUEUED_LEARNING = 8  # where earlier trials decide about later ones, or each has a driver that takes the head's memory
-ANSWER_S, WAIT_S = 10.0, 60.0
-STARTS = 3  # attempts to start Ray on this machine
+RAY_VERSION = "2.60.0"  # of the tests and of ray_cluster.yaml
+HEAD = "node:__internal_head__"  # a resource of the head alone
+NODE_GROUP = "ray.io/node-group"  # a label of the nodes of a cluster with an autoscaler
+GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose autoscaler adds nodes with GPUs
+QUEUED = 200  # trials at a time, running or waiting for an autoscaler's nodes
+QUEUED_LEARNING = 8  # the same if later trials depend on earlier ones, or each has a driver in the head's memory
+ANSWER_S, WAIT_S = 180.0, 60.0  # of nodes, which import torch from a cold disk; between two lines
+CONNECT_S = 25.0  # for the head of RAY_ADDRESS; Ray itself tries for 14 minutes
+MAX_STARTS = 3  # of Ray on this machine: a loaded one exceeds Ray's fixed 30 s
 Resources = Mapping[str, float]
+
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +38,7 @@ class Capacity:
         trials: at a time.
         worker: resources of one worker, in Ray's names.
         workers: of each trial, at most.
-        driver: resources of a trial's own process where it has workers beside it.
+        driver: resources of the process beside several workers.
         text: the arithmetic in words.
     """
 
@@ -55,19 +57,19 @@ class Capacity:
 
 @contextmanager
 def ray_running() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine.
+    """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine.
 
     Raises:
-        ValueError: for a cluster that cannot be joined.
+        ValueError: for a cluster without a connection.
     """
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own record is the only one
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even if told to be silent
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # signals are ours, see `StopSignals`
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the study has its own records
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at any verbosity
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # see `StopSignals`
     ours = not ray.is_initialized()
     if ours:
-        _start_or_join()
+        _start_or_connect()
     for name in ("ray.tune", "ray.train"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress shows a failed trial, once
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the progress shows failures
     try:
         yield
     finally:
@@ -75,26 +77,41 @@ def ray_running() -> Iterator[None]:
             ray.shutdown()
 
 
-def _start_or_join() -> None:
-    """Start Ray or join its cluster.
-
-    A new node has 30 s, which Ray fixes and a machine under load exceeds, so that a late start is tried again.
-
-    Raises:
-        ValueError: with Ray's own error.
-    """
+def _start_or_connect() -> None:
     address = os.environ.get("RAY_ADDRESS")
-    for attempt in range(1, STARTS + 1):
+    _check_answers(address)
+    for attempt in range(1, MAX_STARTS + 1):
         try:
-            with children_keep_freed():  # trials, where Ray is started here
+            with hold_sigterm(), children_keep_freed():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
             return
         except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
             ray.shutdown()
-            if address or "timed out" not in str(error) or attempt == STARTS:
+            if address or "timed out" not in str(error) or attempt == MAX_STARTS:
                 where = f"RAY_ADDRESS is {address or 'not given'}"
                 raise ValueError(f"Ray {ray.__version__} cannot be started ({where}): {error}") from error
-            logger.warning("Ray did not start within its 30 s; next attempt %d of %d", attempt + 1, STARTS)
+            logger.warning("Ray did not start within 30 s: attempt %d of %d", attempt + 1, MAX_STARTS)
+
+
+def _check_answers(address: str | None) -> None:
+    """Refuse an address HOST:PORT at which no gRPC server answers; other forms, and TLS, are left to Ray.
+
+    Raises:
+        ValueError: after `CONNECT_S`.
+    """
+    if not address or "://" in address or ":" not in address or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    import grpc  # of ray[default]
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=CONNECT_S)
+        except grpc.FutureTimeoutError:
+            raise ValueError(
+                f"RAY_ADDRESS is {address}, and no Ray answers there within {CONNECT_S:g} s; allowed: HOST:PORT of a "
+                "head's `ray start --head --port PORT` (6379; the dashboard's 8265 is for `ray job submit` alone), or "
+                "no RAY_ADDRESS, which starts Ray on this machine"
+            ) from None
 
 
 def alive_nodes() -> list[dict[str, Any]]:
@@ -103,18 +120,18 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: int) -> Capacity:
-    """Return how many trials run at a time: as many as the nodes hold, or as many as may wait for an autoscaler's.
+    """Return the number of trials at a time: all that fit on the nodes, or a queue if an autoscaler adds nodes to them.
 
-    An autoscaler adds nodes for what waits in Ray's queue, so there trials are started without regard to the nodes. A
-    trial of several workers has a driver beside them that reserves no CPU or GPU: it never holds what workers wait for.
+    An autoscaler adds nodes only for trials that wait in Ray's queue. A trial of several workers has a driver beside
+    them, which reserves no CPU or GPU: it never holds the resources for which workers wait.
 
     Args:
         options: workers, resources and concurrency asked for.
-        nodes: `Resources` and `Labels` of each that is alive.
+        nodes: `Resources` and `Labels` of each live node.
         left: trials to come.
 
     Raises:
-        ValueError: for a trial that the nodes cannot hold.
+        ValueError: for a trial that does not fit, on nodes without an autoscaler.
     """
     grows = any(NODE_GROUP in node["Labels"] for node in nodes)
     there = [node["Resources"] for node in nodes]
@@ -127,7 +144,7 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
         few = options.sampler in LEARNING or HEAD in driver
         trials = min(options.concurrency or (QUEUED_LEARNING if few else QUEUED), max(left, 1))
     else:
-        fits = max(fitting // most, int(fitting >= least))  # where none can grow to its most, one runs at a time
+        fits = max(fitting // most, int(fitting >= least))  # one elastic trial may be smaller than its most
         trials = min(options.concurrency or fits, fits)
     if driver:
         trials = min(trials, _fitting(there, driver))
@@ -141,13 +158,13 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
             f"--workers-per-trial is {asked}, --gpus-per-trial {worker.get('GPU', 0) * most:g}: a trial takes {needs}, "
             f"and the nodes of the cluster ({text}) have room for {fitting} of its workers"
         )
-    text += ", and what the autoscaler adds" if grows else ""
+    text += ", and more from the autoscaler" if grows else ""
     text = f"nodes: {text}; a trial takes {needs}: {'up to ' * grows}{trials} at a time"
     return Capacity(trials, worker, most if grows else min(most, fitting), driver, text)
 
 
 def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> dict[str, float]:
-    """Return the resources of a worker, by default with a GPU where there are any or the cluster says it adds them."""
+    """Return the resources of a worker, by default with a GPU if there are any or the autoscaler adds them."""
     (least, most), gpus = options.workers, options.gpus_per_trial
     if gpus is None and _fitting(nodes, {"GPU": 1}) >= (1 if grows else least):
         gpus = float(most)
@@ -158,7 +175,7 @@ def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> d
 
 
 def _fitting(nodes: Sequence[Resources], need: Resources) -> int:
-    """Return how many workers with these resources fit on the nodes."""
+    """Return the number of workers with these resources on all nodes."""
 
     def share(node: Resources, name: str) -> int:
         total, amount = node.get(name, 0), need[name]
@@ -175,31 +192,36 @@ def _text(resources: Resources) -> str:
     return " + ".join(there) or f"0 {next(iter(resources))}"
 
 
-def start_in_worker(function: Callable[..., Any], setup: StudySetup, *arguments: Any) -> ray.ObjectRef:
-    """Start a function of the setup and arguments in a worker's process; `result_of` waits for its result."""
-    cpus, gpus = setup.worker["CPU"], setup.worker.get("GPU", 0.0)
-    others = {name: amount for name, amount in setup.worker.items() if name not in ("CPU", "GPU")}
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, resources=others, max_retries=0)(_call)
-    return task.remote(function, setup, *arguments)
+def start_in_worker(worker: Resources, function: Callable[..., Any], *arguments: Any) -> ray.ObjectRef:
+    """Start a function with the resources of a worker; `result_of` waits for its result."""
+    others = {name: amount for name, amount in worker.items() if name not in ("CPU", "GPU")}
+    task = ray.remote(num_cpus=worker["CPU"], num_gpus=worker.get("GPU", 0), resources=others, max_retries=0)(function)
+    return task.remote(*arguments)
 
 
-def _call(function: Callable[..., Any], setup: StudySetup, *arguments: Any) -> Any:
-    setup.apply()
-    return function(setup, *arguments)
-
-
-def result_of(task: ray.ObjectRef, setup: StudySetup, say: Callable[[str], None]) -> Any:
-    """Return a task's result; each minute in which no node has room for it, say what the autoscaler does about that."""
+def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]) -> Any:
+    """Return the result of the checks in a worker; say every minute that they run, or which node they wait for."""
+    minutes = 0
     while True:
         try:
             return ray.get(task, timeout=WAIT_S)
         except ray.exceptions.GetTimeoutError:
-            if not _fitting([node["Resources"] for node in alive_nodes()], setup.worker):
-                say(f"waiting for a node with {_text(setup.worker)}: {autoscaler_status()}")
+            minutes += 1
+            if _fitting([node["Resources"] for node in alive_nodes()], worker):
+                say(f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch")
+            else:
+                say(f"waiting for a node with {_text(worker)}: {autoscaler_status()}")
+        except ray.exceptions.WorkerCrashedError as error:
+            raise ValueError(
+                "the process that checked data and options died, perhaps for lack of memory; allowed: smaller "
+                "--train.batch-size or data, or more memory"
+            ) from error
 
 
 def autoscaler_status() -> str:
-    """Return in words which nodes the autoscaler is starting."""
+    """Return the reason why work waits for a node, in words."""
+    if not any(NODE_GROUP in node["Labels"] for node in alive_nodes()):
+        return "all are in use"
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     try:
@@ -214,17 +236,17 @@ def autoscaler_status() -> str:
     if status.failed_launches:
         failed = status.failed_launches[-1]
         return f"the autoscaler cannot start {failed.ray_node_type_name}: {failed.details}"
-    return "the autoscaler starts none: no type of node has as much, or as many as may be are in use"
+    return "the autoscaler starts none: no node type is large enough, or the maximum of nodes is in use"
 
 
 def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
-    """Call a function on every other node that is there.
+    """Call a function on every other node.
 
     Args:
-        check: with its arguments; returns what is wrong.
+        check: with its arguments; returns an error, or None.
 
     Raises:
-        ValueError: with what is wrong on a node, or for one that does not answer within ten seconds.
+        ValueError: with the first error, or for a node that does not answer within three minutes.
     """
     own = ray.get_runtime_context().get_node_id()
     task = ray.remote(num_cpus=0, max_retries=0)(check)
@@ -234,7 +256,10 @@ def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
     for node, answer in zip(others, answers, strict=True):
         try:
             wrong = ray.get(answer, timeout=ANSWER_S)
-        except ray.exceptions.RayError as error:  # the package is not installed there, or the node has just gone
-            wrong = f"node {node} cannot run eqssl, or does not answer in {ANSWER_S:g} s: {error}"
+        except ray.exceptions.RayError as error:  # as without the package or a module of the user
+            if node not in {alive["NodeID"] for alive in alive_nodes()}:  # it has just left
+                continue
+            last = str(error).strip().rpartition("\n")[2]
+            wrong = f"node {node} cannot run trials, or does not answer in {ANSWER_S:g} s: {last}"
         if wrong:
             raise ValueError(wrong)

@@ -1,27 +1,33 @@
-"""What results rest on: versions of packages, the commit of a checkout, and the folder of the command."""
+"""The environment of results: versions of packages, and the commit of a checkout."""
 
-import contextlib
-import os
+import functools
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("eqssl", "torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "ray", "optuna", "mlflow", "pyarrow", "numpy")
+OF_WORKERS = ("eqssl", "commit", "python", "torch", "ray")  # in the record of a trial
 
 
 def environment() -> dict[str, str]:
-    """Return the versions that the results rest on, and the commit where the package is a checkout."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            from eqssl import __version__  # a checkout that is not installed
+    """Return versions by package, and the commit if this package is a checkout."""
+    from eqssl import __version__
 
-            versions[name] = __version__
+    versions = {"eqssl": __version__}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     versions |= {"python": platform.python_version(), "platform": platform.platform()}
     return versions | ({"commit": found} if (found := commit(Path(__file__).parent)) else {})
+
+
+@functools.cache
+def worker_environment() -> dict[str, str]:
+    """Return the part of `environment` that may change a trial's metrics, once per process."""
+    known = environment()
+    return {name: known[name] for name in OF_WORKERS if name in known}
 
 
 def commit(folder: Path) -> str | None:
@@ -34,11 +40,3 @@ def commit(folder: Path) -> str | None:
         return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def go_to(folder: str) -> None:
-    """Work where the command was given, on a node that has this folder: Ray starts and moves its processes as it likes,
-    and a relative --data.path is the command's.
-    """
-    with contextlib.suppress(OSError):
-        os.chdir(folder)

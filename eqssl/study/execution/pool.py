@@ -1,11 +1,12 @@
-"""All trials of a study as one Tune run, whose processes are kept from one trial to the next.
+"""All trials of a study as one run of Ray Tune, which keeps its processes from one trial to the next.
 
-A trial whose process is lost, or ends with an error that another attempt might mend, is tried again by Tune and goes on
-from its checkpoint. It is given up after three attempts without a further epoch.
+Tune tries a trial again after any failure of its process, its node or its code; it continues from its checkpoint. After
+three attempts without a further epoch the trial has failed. The count is the driver's, so it includes attempts that end
+before their first line, such as by an import. An announced departure of a node is no failure.
 """
 
 import logging
-import pickle
+import re
 import shutil
 import tempfile
 import time
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
+DIED = ("The actor died", "The actor is temporarily unavailable")  # begin Ray's text of the loss of a process
+NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 FULL_DISK_S = 5.0  # between two attempts to write a record
 
@@ -52,16 +55,16 @@ def run_trials(
     signals: StopSignals,
     halving: Halving | None = None,
 ) -> list[TrialRecord]:
-    """Run all trials to their ends, or until the study is stopped; return records of those that have not ended.
+    """Run all trials to their ends, or until the study is stopped; return records of those that a stop has cut off.
 
     Args:
-        suggestions: which trials.
-        run_of: trial -> its configuration; called once before the trial starts.
+        suggestions: the trials, in their order.
+        run_of: trial -> its run; called once, before the trial starts.
         setup: of the trials' processes.
-        capacity: how many at a time, and what each reserves.
-        listeners: told of every start, epoch and end; the first one keeps the records.
-        signals: of the study, whose stop waits until trials have saved their state.
-        halving: ends trials that are behind; None: all are trained to their ends.
+        capacity: number of trials at a time, and the resources of each.
+        listeners: of all events; the first one keeps the records.
+        signals: of the study; a stop first waits until trials have saved their state.
+        halving: the pruner, if there is one.
     """
     notice = start_here(SaveNotice)
     notice.watch_nodes.remote()
@@ -70,7 +73,7 @@ def run_trials(
     events = _Events(searcher, setup, listeners, signals)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
     trainable = tune.with_parameters(run, setup=replace(setup, save_notice=notice))
-    staging = tempfile.mkdtemp()  # what Tune itself keeps is read by nobody, so it needs no storage that is shared
+    staging = tempfile.mkdtemp()  # nobody reads Tune's own files, so they need no shared storage
     tune_names = {"CPU": "cpu", "GPU": "gpu"}
     reserved = {tune_names.get(name, name): of for name, of in (capacity.driver or capacity.worker).items()}
     tuner = tune.Tuner(
@@ -96,19 +99,19 @@ def run_trials(
     finally:
         signals.before_stop = None
         shutil.rmtree(staging, ignore_errors=True)
-        remove(as_path(setup.folder) / ".ray")  # what Ray Train wrote
+        remove(as_path(setup.folder) / ".ray")  # Ray Train's own files
     return events.unfinished()
 
 
 class _Unsaved:
-    """What Tune pickles for a restore of its own, which a study never uses: it is resumed from its folder."""
+    """An object without state for Tune's own restore: a study resumes from its folder."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Searcher(_Unsaved, Searcher):
-    """Suggestions, as Tune asks for them."""
+    """The study's suggestions, in Tune's interface."""
 
     def __init__(self, suggestions: Suggestions, run_of: Callable[[Trial], RunConfig]):
         super().__init__()
@@ -123,17 +126,17 @@ class _Searcher(_Unsaved, Searcher):
         return {"trial": trial, "run": self._run_of(trial)}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Nothing: Optuna learns from the record, see `_Events`."""
+        """Do nothing: the suggestions are a listener of `_Events`."""
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, see `_Unsaved`."""
+        """Do nothing, see `_Unsaved`."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing, see `_Unsaved`."""
+        """Do nothing, see `_Unsaved`."""
 
 
 class _Scheduler(_Unsaved, FIFOScheduler):
-    """Ends trials that are behind; reference rows are never ended."""
+    """The pruner, in Tune's interface; reference rows are never pruned."""
 
     def __init__(self, searcher: _Searcher, halving: Halving):
         super().__init__()
@@ -149,15 +152,15 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 
 
 class _Events(_Unsaved, tune.Callback):
-    """Tune's events, for the listeners."""
+    """Passes Tune's events on to the listeners."""
 
     def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
         self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
         self._started_s: dict[str, float] = {}
-        self._last: dict[str, TrialRecord] = {}  # of trials that have begun and not ended
+        self._last: dict[str, TrialRecord] = {}  # of running trials
 
     def unfinished(self) -> list[TrialRecord]:
-        """Return how far the trials have come that have not ended."""
+        """Return the last records of the trials that have not ended."""
         return [self._with_overhead(trial_id, record) for trial_id, record in self._last.items()]
 
     def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
@@ -190,7 +193,7 @@ class _Events(_Unsaved, tune.Callback):
         self._end(trial, record_of(self._searcher.trials[trial.trial_id], "FAILED", error=error, history=history))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._end(trial, trial.last_result[RECORD])  # STOPPED where the scheduler has ended it
+        self._end(trial, trial.last_result[RECORD])  # STOPPED if the scheduler has pruned it
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         states = [trial.status for trial in trials]
@@ -198,25 +201,27 @@ class _Events(_Unsaved, tune.Callback):
             listener.time_passed(states.count(TuneTrial.RUNNING), states.count(TuneTrial.PENDING))
 
     def _error(self, tune_trial: TuneTrial) -> str:
-        """Return the last line of the error of an attempt, and keep all of it in the trial's folder."""
+        """Return the last line of an attempt's error, and its node; the trial's folder gets the whole."""
         text = Path(tune_trial.error_file).read_text()
-        pickled = tune_trial.pickled_error_file
-        error = pickle.loads(Path(pickled).read_bytes()) if pickled else None
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
             write_atomically(path, lambda temporary: temporary.write_text(text))
-        died = isinstance(error, ray.exceptions.RayActorError)
-        return "its process died" if died else text.strip().rpartition("\n")[2]
+        last = text.rpartition("Failure # ")[2].strip()
+        lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
+        error = lines[-1]
+        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # else it has an error of its own
+            error = "its node died" if "its node" in lines[0] else "its process died"
+        return error + (f" (on {node[1]})" if node else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
         first, *others = self._listeners
-        while True:  # it has ended once it is on record, and for an exception Tune would train it once more
+        while True:  # after an exception Tune would train it again
             try:
                 first.trial_ended(trial, record)
                 break
             except OSError as error:
-                logger.warning("the end of %s cannot be written, to be tried again: %s", trial.name, error)
+                logger.warning("the record of %s cannot be written and will be tried again: %s", trial.name, error)
                 if self._signals.interruption:
                     return
                 time.sleep(FULL_DISK_S)
@@ -226,6 +231,6 @@ class _Events(_Unsaved, tune.Callback):
                 listener.trial_ended(trial, record)
 
     def _with_overhead(self, tune_id: str, record: TrialRecord) -> TrialRecord:
-        """Return the record with the seconds that the last attempt held its process beyond training."""
+        """Return the record with the seconds beyond training for which the last attempt reserved its process."""
         held_s = time.perf_counter() - self._started_s.get(tune_id, time.perf_counter())
         return replace(record, overhead_s=max(0.0, held_s - (record.wall_s - record.resumed_s)))

@@ -1,18 +1,21 @@
-"""What can be found wrong before anything is started, and what a worker finds wrong before anything is trained."""
+"""Before the trials of a study: checks of its options, of its nodes and of its data, and a forecast of its duration."""
 
+import importlib
 import logging
 import os
 import socket
-from dataclasses import replace
+import sys
+from dataclasses import replace as change
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import EvaluateConfig, RunConfig
+from rich.console import Console
+
+from eqssl.config import EvaluateConfig, RunConfig, replace
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
 from eqssl.study.definition import LEARNING, Pruner, Study, lacking
-from eqssl.study.execution.forecast import time_epoch
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
@@ -24,11 +27,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 500  # of the eval split, below which their sampling alone hides differences of some hundredths
+OF_TRIALS = ("ray.tune", "ray.train.torch", "eqssl.training.loop", "eqssl.evaluation.protocol", "eqssl.models.export")
+STEPS_S = 5.0  # of timed steps, about
+ASK_ABOVE_S = 1800.0
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
 
 def check_options(study: Study, options: StudyOptions) -> None:
-    """Refuse what the options alone show to be impossible.
+    """Refuse options that cannot work.
 
     Raises:
         ValueError: naming the option, its value and the allowed values.
@@ -39,7 +45,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
             f"--evaluate.split is test; allowed in {study.name}, which chooses: val; "
             "--final-test 5 reports the choice on test"
         )
-    if options.pruner == "halving" and not options.smoke:  # whose epochs are too few for any rung
+    if options.pruner == "halving" and not options.smoke:  # which has too few epochs for a rung
         from eqssl.study.search.pruning import check_rungs
 
         check_rungs(options.run.train)
@@ -62,7 +68,7 @@ def check_output(text: str) -> None:
     """Refuse an --output that cannot be written.
 
     Raises:
-        ValueError: naming the option, its value and what is wrong.
+        ValueError: naming the option, its value and the reason.
     """
     output = as_path(text, "--output").absolute()
     if not isinstance(output, Path):
@@ -73,7 +79,7 @@ def check_output(text: str) -> None:
 
 
 def check_node(folder: str, token: str) -> str | None:
-    """Return why a node of the cluster cannot keep a study's results; None where it can.
+    """Return the reason why this node cannot write a study's results, or None.
 
     Args:
         folder: OUTPUT/STUDY.
@@ -90,24 +96,40 @@ def check_node(folder: str, token: str) -> str | None:
     return None
 
 
+def check_worker(setup: StudySetup, token: str) -> str | None:
+    """Return the reason why this node cannot run the study's trials, or None: imports, user's own code, --output.
+
+    Args:
+        setup: of the study; its registered functions and classes have been imported to get here.
+        token: see `check_node`.
+    """
+    try:
+        for module in OF_TRIALS:
+            importlib.import_module(module)
+        setup.apply()
+    except Exception as error:  # of any type, by any package
+        return f"{socket.gethostname()} cannot run trials: {type(error).__name__}: {error}"
+    return check_node(setup.folder, token)
+
+
 def try_run(
     setup: StudySetup, run: RunConfig, token: str, workers: int, pruner: Pruner = "none", timed: bool = False
 ) -> dict[str, Any]:
-    """Load the data, set up a run and train a few steps in a worker, to know beforehand what cannot work.
+    """Load the data, set up a run and time an epoch in a worker, before any trial.
 
     Args:
-        setup: of the study, with its objectives.
-        run: the base configuration.
-        token: as `check_node` takes it.
+        setup: of the study; applied to this process.
+        run: of the base configuration.
+        token: see `check_node`.
         workers: of a trial.
-        pruner: whether the objectives also decide about trials on their way.
-        timed: whether to train steps.
+        pruner: of the study; it compares the objectives within a training.
+        timed: whether to time an epoch.
 
     Returns:
-        A description of the data, `strengths` of the augmentations on them, `warnings`, and `epoch_s`, the seconds of
-        an epoch, None where nothing was timed; or only `error`.
+        A description of the data, the `strengths` of augmentations on them, `warnings`, and the seconds of an epoch,
+        `epoch_s`, None if not timed; or only an `error`.
     """
-    if error := check_node(setup.folder, token):
+    if error := check_worker(setup, token):
         return {"error": error}
     from eqssl.data import load_data
     from eqssl.data.pairs import is_known
@@ -129,7 +151,7 @@ def try_run(
         if timed:
             try:
                 epoch_s = time_epoch(run, data, workers=workers, gpu=setup.gpu)
-            except Exception as error:  # the trials meet it too and report it
+            except Exception as error:  # which the trials will meet and report
                 logger.warning("no forecast, since a step of the base failed: %s: %s", type(error).__name__, error)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
@@ -151,7 +173,7 @@ def _warn_of_few_images(config: EvaluateConfig, data: "Dataset") -> None:
 
 
 def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data: "Dataset", pruner: Pruner) -> None:
-    """Refuse a metric that the evaluation does not give on these data, at this level."""
+    """Refuse an objective that the evaluation does not have on these data, at this level."""
     from eqssl.data.pairs import KNOWN, is_known
 
     labelled, known = data.num_classes > 0, is_known(data)
@@ -160,15 +182,13 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
             f"--data.source {data.name} has neither labels nor a factor between the views of an object "
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
-    if not {*objectives} - {
-        *lacking(labelled=False, known=False)
-    }:  # the study leaves out those that the data do not have
+    if set(objectives) <= set(lacking(labelled=False, known=False)):  # the study drops those without data
         return
     from eqssl.evaluation.encoders import Constant
     from eqssl.evaluation.protocol import evaluate
 
     level = "quick" if pruner == "halving" else config.level
-    given = evaluate(Constant(), data, config=replace(config, level=level, train_images=256, images=128))
+    given = evaluate(Constant(), data, config=change(config, level=level, train_images=256, images=128))
     allowed = {part + metric for metric in given for part in ("", "inv/", "equi/")}
     allowed |= {metric.name for metric in METRICS.values() if metric.level == "train"}
     if wrong := sorted({*objectives} - allowed - {*lacking(labelled=labelled, known=known)}):
@@ -177,3 +197,73 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
             f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "
             f"inv/ and equi/: {', '.join(sorted(given))}"
         )
+
+
+def time_epoch(config: RunConfig, dataset: "Dataset", *, workers: int, gpu: bool) -> float:
+    """Return the seconds of an epoch, from a few real steps.
+
+    Of several workers one is timed, with its share of a batch and without communication.
+
+    Args:
+        config: of the run.
+        dataset: its data.
+        workers: of a trial.
+        gpu: whether a worker has one.
+    """
+    import torch
+
+    from eqssl.training.context import LocalContext
+    from eqssl.training.loop import Run
+
+    context = LocalContext()
+    context.device = torch.device("cuda" if gpu else "cpu")
+    parts = config.train.grad_accum_steps
+    batch = config.train.batch_size // workers // parts * parts
+    run = Run(replace(config, {"train.batch_size": batch, "train.epochs": 4, "train.eval_every": 0}), context, dataset)
+    available = run.steps_per_epoch
+    run.steps_per_epoch = min(2, available)  # the last step of an epoch may not be compiled
+    run.next_epoch()
+    run.steps_per_epoch = 1
+    one_s = run.next_epoch()["train_s"]
+    run.steps_per_epoch = timed = min(max(2, int(STEPS_S / one_s)), available)
+    more_s = run.next_epoch()["train_s"] - one_s  # without the costs of an epoch's end
+    return one_s + (available // workers - 1) * max(0.0, more_s) / max(1, timed - 1)
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in a readable unit."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.3g} hours"
+
+
+def approve(epochs: int, epoch_s: float, at_once: int, options: StudyOptions, console: Console) -> None:
+    """Show the forecast; refuse it above --max-hours; above half an hour ask the user at a terminal.
+
+    Args:
+        epochs: of all trials to come.
+        epoch_s: seconds of an epoch of the base configuration.
+        at_once: trials at a time.
+        options: of the study.
+        console: of the study.
+
+    Raises:
+        ValueError: for a forecast above the limit, or a declined one.
+    """
+    wall_s = epochs * epoch_s / at_once
+    arithmetic = f"{epochs} epochs x {epoch_s:.3g} s / {at_once} at a time = {duration(wall_s)}"
+    console.print(f"forecast: {arithmetic}, starts and evaluations not counted", soft_wrap=True)
+    if options.max_hours is not None and wall_s > options.max_hours * 3600:
+        raise ValueError(
+            f"--max-hours is {options.max_hours:g}, and the forecast is {duration(wall_s)}; "
+            "allowed: more hours, or fewer --configs, --seeds or --train.epochs"
+        )
+    can_answer = console.is_terminal and not console.quiet and sys.stdin.isatty()
+    if wall_s <= ASK_ABOVE_S or options.yes or not can_answer:
+        return
+    try:
+        answer = console.input("go on? [y/N] ", markup=False)
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise ValueError("not started; --yes starts without a question")

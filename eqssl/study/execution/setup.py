@@ -1,4 +1,4 @@
-"""What the study's own process gives the processes of its trials."""
+"""The setup of the processes of trials, made by the study's own process."""
 
 import os
 import sys
@@ -28,16 +28,16 @@ def registered() -> Registered:
 
 @dataclass(frozen=True)
 class StudySetup:
-    """What the processes of all trials of a study share.
+    """The common setup of the processes of all trials of a study.
 
     Args:
         folder: of the study, OUTPUT/STUDY: an absolute path or a URI.
-        objectives: metrics that a trial's record keeps of earlier epochs.
+        objectives: metrics of earlier epochs that a trial's record keeps.
         workers: the least and the most of a trial.
         worker: resources of each, in Ray's names.
-        cwd: folder of the command: a relative `--data.path` starts there, while Ray moves its processes as it likes.
+        cwd: folder of the command, where a relative `--data.path` starts; Ray moves its processes.
         registered: as `registered` returns it.
-        save_notice: handle of a `SaveNotice`; None: trials are not told to save.
+        save_notice: handle of a `SaveNotice`; None: there are no notices.
     """
 
     folder: str
@@ -50,11 +50,11 @@ class StudySetup:
 
     @property
     def gpu(self) -> bool:
-        """Whether a worker has a GPU; Ray hides none from one that was not given any."""
+        """Whether a worker has a GPU; Ray hides none from a worker without."""
         return "GPU" in self.worker
 
     def apply(self) -> None:
-        """Set this process up: its folder, where this node has it, its threads and everything that was registered."""
+        """Set this process up: its folder, if this node has it, its threads and all that was registered."""
         import torch
 
         from eqssl.data import register_source

@@ -1,23 +1,47 @@
-"""SIGINT and SIGTERM: a study stops cleanly, with all that has ended on record."""
+"""A stop by SIGINT, SIGTERM or --max-hours: trials save their state, and all finished trials are on record.
+
+The way of a SIGTERM, from whoever sends it:
+
+1. It reaches the study's own process alone. GNU timeout and a terminal's Ctrl-C signal a whole process group, systemd
+   and Slurm a control group, and Ray's processes, started by the study, are in both: they block SIGTERM
+   (`hold_sigterm`), as Ray makes them block SIGINT. `ray job stop` signals the group of the study's process, and kills
+   it after RAY_JOB_STOP_WAIT_TIME_S (docs/cluster.md). --max-hours and the loss of the folder to another run of the
+   command send SIGTERM to this process (`StopSignals.stop`).
+2. `StopSignals` hears it. Before and after the trials it raises `Interrupted`. While Tune runs, a thread calls
+   `before_stop`: the actor `SaveNotice` (preemption.py) wakes the `TrialContext` of every running trial (trial.py).
+3. The training loop asks its context after every step whether to save, and does so; the context answers the notice. The
+   study waits for all answers, `pool.SAVING_S` at most. A state that is saved already, as in the last evaluation, is
+   answered for at once.
+4. The thread sends SIGUSR1 to Tune, which returns. Ray ends, the summary is written with the status `stopped`, and
+   `Interrupted` is raised: the command exits with 128 + the signal's number, and `--resume` continues.
+
+A node that leaves takes the same way from `SaveNotice` on, for its own trials, which continue elsewhere. A signal after
+the last trial lets the study end as complete; the command's next study does not start. A repeated signal within two
+seconds is the same stop (GNU timeout sends two); a later one ends the study at once. `eqssl train` has no Ray: its
+context (training/command.py) hears the signals itself.
+"""
 
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import ClassVar
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
 
 
 class Interrupted(BaseException):
-    """The study was stopped by a signal; what has ended is on record, the rest goes on with `--resume`.
+    """The stop of a study by a signal; `--resume` continues it.
 
-    It may come amid a request to a bucket or in Tune, and is none of the errors that these make good or translate.
+    It may interrupt a request to a bucket or Tune, and is no `Exception`, which these would handle.
 
     Args:
         number: of the signal.
-        reason: who stopped it, if this process itself; default: the signal's name.
+        reason: of a stop by this process itself; default: the signal's name.
     """
 
     def __init__(self, number: int, reason: str | None = None):
@@ -25,36 +49,69 @@ class Interrupted(BaseException):
         self.number = number
 
 
+@contextmanager
+def hold_sigterm() -> Iterator[None]:
+    """Start processes that SIGTERM does not reach; this process hears it by its own handler, which is put back.
+
+    `ray.init`, for which this is made, replaces the handler by one that raises SystemExit. That ends the context early
+    if another thread takes the signal; else the signal waits for the end of the context, 5 to 30 s.
+    """
+    heard = False
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which new processes inherit
+    try:
+        yield
+    except SystemExit as stop:
+        heard = stop.code == signal.SIGTERM
+        if not heard:
+            raise
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if heard:
+        signal.raise_signal(signal.SIGTERM)
+
+
 class StopSignals:
     """While entered, the first SIGINT or SIGTERM stops Tune cleanly if it runs; any other raises `Interrupted`.
 
     Attributes:
-        interruption: of the signal that came, if one did.
-        before_stop: called in a thread before Tune is stopped.
+        interruption: by the last signal, if there was one.
+        before_stop: called in a thread before Tune stops.
+
+    Raises:
+        Interrupted: on entering, after a signal at the end of the process's last study.
     """
+
+    _postponed: ClassVar[Interrupted | None] = None
 
     def __init__(self) -> None:
         self.interruption: Interrupted | None = None
         self.before_stop: Callable[[], None] | None = None
         self._reason: str | None = None
+        self._heard_s = 0.0
 
     def __enter__(self) -> "StopSignals":
-        # SIGUSR1 too, which Tune keeps after its run: the next study would be stopped in a Tune that has ended.
+        if postponed := StopSignals._postponed:
+            StopSignals._postponed = None
+            raise postponed
+        # SIGUSR1 too: Tune leaves its handler behind, by which the next study would stop a Tune that has ended.
         self._before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
-        self.arm()
-        return self
-
-    def arm(self) -> None:
-        """Take the signals over; to be called again after `ray.init`, which takes SIGTERM for itself."""
         for number in STOPPING:
             signal.signal(number, self._handle)
+        return self
 
     def __exit__(self, *raised: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def postpone(self) -> None:
+        """Let a study end that a signal found complete, and the next one of this process not start."""
+        StopSignals._postponed = self.interruption
+
     def stop(self, reason: str) -> None:
-        """Stop as SIGTERM would, from any thread, unless it has come already."""
+        """Stop as by SIGTERM, from any thread, unless a signal has come already."""
         if self.interruption is None:
             self._reason = reason
             os.kill(os.getpid(), signal.SIGTERM)
@@ -72,13 +129,16 @@ class StopSignals:
             timer.cancel()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, self.interruption = self.interruption is None, Interrupted(number, self._reason)
+        first = self.interruption is None
+        if not first and time.monotonic() - self._heard_s < REPEAT_S:
+            return
+        self._heard_s, self.interruption = time.monotonic(), Interrupted(number, self._reason)
         if not first or not callable(signal.getsignal(signal.SIGUSR1)):
             raise self.interruption
         threading.Thread(target=self._stop_tune, daemon=True).start()
 
     def _stop_tune(self) -> None:
         if self.before_stop:
-            with suppress(Exception):  # as of a trial that does not answer
+            with suppress(Exception):  # as if a trial does not answer
                 self.before_stop()
-        os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune heeds whatever took the others over
+        os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune handles here

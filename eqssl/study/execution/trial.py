@@ -1,34 +1,36 @@
 """The process of a trial: one call of `train`, alone in Tune's actor or in one of several workers.
 
-Checkpoints go to the study's folder in both cases, never through Ray, so there is one truth to resume from. Torch is
-imported inside the functions: the thin driver of several workers, and the study itself, do without.
+Checkpoints go to the study's folder in both cases, never through Ray, so that there is one truth to resume from.
+Torch is imported in functions: neither the study's process nor the driver of several workers needs it.
 """
 
 import functools
-import json
 import os
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import ray
+
 from eqssl.config import DataConfig, RunConfig
-from eqssl.files import as_path, finite, read, write_atomically, write_json
-from eqssl.study.execution.preemption import SaveSchedule, this_node
+from eqssl.files import as_path, finite, parse_json, read, write_atomically, write_json
+from eqssl.study.execution.environment import worker_environment
+from eqssl.study.execution.preemption import this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, PREDICTIONS, Status, TrialRecord, collapsed_parts
+from eqssl.study.store.records import CONTRIBUTIONS, ENDED, EPOCHS, PREDICTIONS, Status, TrialRecord, collapsed_parts
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
     from eqssl.evaluation.predictions import Prediction
 
-# In the trial's folder.
-CHECKPOINT = "checkpoint"
-EPOCHS = "epochs.json"  # the metrics of all epochs that were trained, and when each ended
-ENDED = "ended_ms"
-
-RECORD = "record"  # the one key of what Tune gets: an object, since Tune keeps statistics of every number that it sees
-RESET_S = "60"  # for a trial that is ended early to leave its process; later, Tune loses the next one
+CHECKPOINT = "checkpoint"  # in the trial's folder
+RECORD = "record"  # the one key of a report to Tune, which keeps statistics of all numbers outside of an object
+SAVE_EVERY_S = 300.0  # the cost of a fault, at most, for any length of an epoch
+SAVE_EVERY_LEAVING_S = 10.0  # after a notice
+RESET_S = "60"  # for a pruned trial to leave its process; after that Tune loses the next trial
 
 _trials_in_this_process = 0
 
@@ -48,13 +50,16 @@ def record_of(trial: Trial, status: Status, **values: Any) -> TrialRecord:
 
 
 class TrialContext:
-    """The context of `train` inside a study: state into the trial's folder, the trial's record so far to Ray.
+    """The context of `train` inside a study: state goes to the trial's folder, the record so far to Ray.
+
+    While entered, state is saved every five minutes within an epoch, and at once after a notice, which is answered once
+    the state is saved.
 
     Args:
         trial: of the study.
         setup: of its processes.
         tell: takes the record after every epoch.
-        schedule: tells when to save within an epoch.
+        nodes: ids of the trial's nodes.
         rank, world_size: place among the workers.
         warm: whether the process had run a trial before.
     """
@@ -64,7 +69,7 @@ class TrialContext:
         trial: Trial,
         setup: StudySetup,
         tell: Callable[[TrialRecord], None],
-        schedule: SaveSchedule,
+        nodes: set[str],
         *,
         rank: int = 0,
         world_size: int = 1,
@@ -75,17 +80,42 @@ class TrialContext:
         self.folder = as_path(setup.folder) / "trials" / trial.id
         self.device = torch.device("cuda" if setup.gpu else "cpu")
         self.rank, self.world_size = rank, world_size
-        self._trial, self._objectives, self._tell, self._schedule = trial, setup.objectives, tell, schedule
-        self._warm, self._earlier_s = warm, 0.0
-        self._epochs: list[dict[str, float]] = []  # metrics of all that were trained
+        self._trial, self._objectives, self._tell, self._nodes, self._warm = trial, setup.objectives, tell, nodes, warm
+        self._notice = setup.save_notice if rank == 0 else None  # rank 0 alone saves the state
+        self._saved_s, self._leaving, self._ended = time.monotonic(), False, False
+        self._unsaved = False  # whether steps have been trained since the last checkpoint
+        self._earlier_s = 0.0
+        self._epochs: list[dict[str, float]] = []  # their metrics
         self.start_clock()
 
+    def __enter__(self) -> "TrialContext":
+        if self._notice:
+            notice: ray.ObjectRef = self._notice.wait.remote(self._trial.id, self._nodes)
+            threading.Thread(target=self._wait_for, args=(notice,), daemon=True).start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._ended = True
+        self._answer()
+
+    def _answer(self) -> None:
+        if self._notice:
+            self._notice.saved.remote(self._trial.id)
+
+    def _wait_for(self, notice: ray.ObjectRef) -> None:
+        with suppress(ray.exceptions.RayError):  # without the study
+            ray.get(notice)
+        if not self._ended:
+            self._saved_s, self._leaving = float("-inf"), True
+            if not self._unsaved:  # before the first step, or in an evaluation
+                self._answer()
+
     def start_clock(self) -> None:
-        """Begin to count, now that the data are there."""
+        """Start to count the seconds of training, after the data are loaded."""
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Return the seconds of training, with those before a resume."""
+        """Return the seconds of training, those before a resume included."""
         return self._earlier_s + time.perf_counter() - self._start
 
     def record(self, status: Status, metrics: dict[str, float], error: str | None = None) -> TrialRecord:
@@ -112,6 +142,7 @@ class TrialContext:
             error=error,
             history={str(e): {name: of[name] for name in self._objectives if name in of} for e, of in earlier.items()},
             collapsed=collapsed_parts(metrics),
+            environment=worker_environment(),
         )
 
     def load(self) -> dict[str, Any] | None:
@@ -121,32 +152,39 @@ class TrialContext:
         if state is None:
             return None
         self._earlier_s = state["wall_s"]
-        known = json.loads(read(self.folder / EPOCHS) or "[]")
+        known = parse_json(self.folder / EPOCHS, read(self.folder / EPOCHS) or b"[]")
         self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
         if metrics := state["run"]["metrics"]:
-            self._tell(self.record("STOPPED", metrics))  # a kill may have come between saving and telling
+            self._tell(self.record("STOPPED", metrics))  # a kill may have come between the checkpoint and the report
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
+        self._unsaved = True
         if state is not None:
             self.save(state)
         self._tell(self.record("STOPPED", metrics))
 
     def should_checkpoint(self) -> bool:
-        return self._schedule.is_due()
+        self._unsaved = True
+        if time.monotonic() - self._saved_s < (SAVE_EVERY_LEAVING_S if self._leaving else SAVE_EVERY_S):
+            return False
+        self._saved_s = time.monotonic()
+        return True
 
     def save(self, state: dict[str, Any]) -> None:
         from eqssl.training import checkpoint
 
-        write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
+        write_json(self.folder / EPOCHS, self._epochs)  # first, so that no epoch of the checkpoint is missing
         checkpoint.save({"run": state, "wall_s": self.seconds()}, self.folder / CHECKPOINT)
-        self._schedule.saved()
+        self._unsaved = False
+        if self._leaving:
+            self._answer()
 
 
 @functools.lru_cache(maxsize=1)
 def cached_data(config: DataConfig) -> "Dataset":
-    """Return the data, loaded once for all trials of a process."""
+    """Return the data, loaded once for successive trials of a process."""
     from eqssl.data import load_data
 
     return load_data(config)
@@ -164,19 +202,19 @@ def run_trial(config: dict[str, Any], setup: StudySetup) -> None:
     trial, run = config["trial"], config["run"]
     warm, _trials_in_this_process = _trials_in_this_process > 0, _trials_in_this_process + 1
     setup.apply()
-    with SaveSchedule(trial.id, {this_node()}, setup.save_notice) as schedule:
-        report_to_tune(attempt(trial, run, TrialContext(trial, setup, report_to_tune, schedule, warm=warm)))
+    with TrialContext(trial, setup, report_to_tune, {this_node()}, warm=warm) as context:
+        report_to_tune(attempt(trial, run, context))
 
 
 def report_to_tune(record: TrialRecord) -> None:
-    """Give Tune a trial's record; where Tune ends the trial, this does not return."""
+    """Give Tune a trial's record; this does not return if Tune ends the trial."""
     from ray import tune
 
     tune.report({RECORD: record})
 
 
 def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:
-    """Run a trial, from its last checkpoint where it has one, and return its record.
+    """Run a trial from its last checkpoint, if there is one, and return its record.
 
     Args:
         trial: of the study.
@@ -184,16 +222,16 @@ def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:
         context: of one of its processes.
 
     Raises:
-        Exception: for an error that another attempt might mend, and one that not all workers may have met.
+        Exception: for an error that another attempt may mend, such as what one node alone refuses, or that other
+            workers may not have met.
     """
-    final = (FloatingPointError, ValueError) if context.world_size == 1 else FloatingPointError
     try:
         data = cached_data(run.data)
         context.start_clock()
         if trial.configuration.overrides is None:
             return _evaluate_row(trial.configuration.name, run, context, data)
         return _train(run, context, data)
-    except final as error:
+    except FloatingPointError as error:
         return context.record("FAILED", {}, f"{type(error).__name__}: {error}")
 
 
@@ -212,7 +250,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
             images = result.reconstructions.numpy()
             write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
         predictions = result.predictions
-        if predictions is None:  # a kill came after the last checkpoint
+        if predictions is None:  # after a kill between the last checkpoint and the record
             predictions = []
             evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
         _save_predictions(predictions, run, context, data)
@@ -220,7 +258,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
 
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
-    """Evaluate a row that has no encoder to train, by one worker; the others have the data for the next trial."""
+    """Evaluate a row without a trained encoder by one worker; the others only load the data, for the next trial."""
     from eqssl.evaluation.encoders import Constant, Pixels
     from eqssl.evaluation.protocol import evaluate
 
@@ -234,9 +272,9 @@ def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Datas
 
 
 def _save_predictions(predictions: "list[Prediction]", run: RunConfig, context: TrialContext, data: "Dataset") -> None:
-    """Write what every image or object of the eval split adds to the metrics, and at level full all predictions.
+    """Write the contribution of every image or object of the eval split to the metrics; at level full all predictions.
 
-    Views of one object are no independent sample, so that the object is the unit wherever it is known.
+    Views of one object are no independent sample: where objects are known, they are the unit.
     """
     from eqssl.evaluation.predictions import save_contributions, save_predictions
 

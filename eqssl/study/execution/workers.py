@@ -1,8 +1,8 @@
-"""A trial by several workers of Ray Train, which outlive it: processes, process group and data serve the next one too.
+"""Several workers for a trial, by Ray Train; their processes, process group and data serve the next trial too.
 
-Started anew for every trial they cost it the imports of all their processes. The trial's own process, its driver, runs
-in Tune's actor. It hands the trial out through a broker, takes its records from there, passes them on to Tune and
-answers whether the trial goes on. Of the workers rank 0 alone talks to the broker, and tells the others.
+New workers for every trial would cost it the imports of all processes, some 30 s. The trial's own process, its driver,
+is Tune's actor. It hands the trial out through a broker, passes each record on to Tune and answers whether the trial
+continues. Rank 0 alone talks to the broker, and broadcasts the answers to the other workers.
 """
 
 import asyncio
@@ -15,20 +15,22 @@ import ray
 
 from eqssl.config import RunConfig
 from eqssl.files import as_path, ray_storage
-from eqssl.study.execution.preemption import SaveSchedule, start_here, this_node
+from eqssl.study.execution.preemption import start_here, this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.trial import RESET_S, TrialContext, attempt, report_to_tune
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
-RESIZE_S = 20.0  # between two looks for more room; workers that start again lose little, see `preemption`
-IDLE_S = 60.0  # without a trial, after which workers end: those of another driver may wait for their place
-COLLECTIVE_S = 4 * 3600  # for the others while rank 0 evaluates; a process that dies is found out without
+RESIZE_S = 20.0  # between two attempts to grow an elastic trial; a restart loses little, see `preemption`
+NODES_S = str(7 * 24 * 3600)  # for workers of a fixed number to find room: a queue, which is no failure
+IDLE_S = 60.0  # without a trial, after which workers leave their place to those of another driver: no deadlock
+STARTS = 3  # of elastic workers that find no room
+COLLECTIVE_S = 4 * 3600  # for other ranks while rank 0 evaluates; Ray finds a dead process without a timeout
 Job = tuple[Trial, RunConfig]
 
 
 class Stopped(BaseException):
-    """The trial does not go on, which is no error."""
+    """The trial does not continue, which is no error."""
 
 
 class TrialBroker:
@@ -36,14 +38,14 @@ class TrialBroker:
 
     def __init__(self) -> None:
         self._number = 0
-        self._job: Job | None = None  # the trial that is on
+        self._job: Job | None = None  # the running trial
         self._closed = False
         self._changed = asyncio.Condition()
         self._records: asyncio.Queue[tuple[TrialRecord, asyncio.Future[bool]] | None] = asyncio.Queue()
         self._answer: asyncio.Future[bool]  # to the record that was taken
 
     async def hand_out(self, job: Job) -> bool:
-        """Give the workers a trial; return whether there still are any."""
+        """Give the workers a trial; return False if they have ended."""
         async with self._changed:
             if not self._closed:
                 self._number, self._job = self._number + 1, job
@@ -51,7 +53,7 @@ class TrialBroker:
             return not self._closed
 
     async def next_trial(self, after: int) -> tuple[int, Job | None]:
-        """Wait for a trial that is on and has a higher number, and return both; no trial: there was none for long."""
+        """Wait for a running trial with a higher number and return both; without a trial: the workers shall end."""
         async with self._changed:
             while self._job is None or self._number <= after:
                 try:
@@ -62,36 +64,41 @@ class TrialBroker:
             return self._number, None if self._closed else self._job
 
     async def report(self, number: int, record: TrialRecord) -> bool:
-        """Return whether the trial of that number goes on, once its driver knows."""
-        if self._job is None or number != self._number:  # as from workers that were started again since
+        """Return whether the trial of that number continues, once its driver has answered."""
+        if self._job is None or number != self._number:  # from workers that have been restarted since
             return False
         answer = asyncio.get_running_loop().create_future()
         self._records.put_nowait((record, answer))
         return await answer
 
     async def take(self) -> TrialRecord | None:
-        """Wait for a record, which stays without an answer until `answer`; None: there are no workers any more."""
+        """Wait for a record, to be answered by `answer`; None: the workers have ended."""
         taken = await self._records.get()
         if taken is None:
             return None
         record, self._answer = taken
         return record
 
-    async def answer(self, goes_on: bool) -> None:
-        """Answer the record that was taken; a trial that does not go on is nobody's any more."""
+    async def answer(self, continues: bool) -> None:
+        """Answer the last record; a trial that does not continue is handed to nobody else."""
         if not self._answer.done():
-            self._answer.set_result(goes_on)
-        if not goes_on:
+            self._answer.set_result(continues)
+        if not continues:
             self._job = None
 
     async def close(self) -> None:
-        """Take note that there are no workers any more."""
+        """Take note that the workers have ended."""
         self._closed = True
         self._records.put_nowait(None)
 
 
 class WorkerGroup:
-    """Workers that serve one trial after another, until one fails, there is none for long, or this process ends."""
+    """Workers for one trial after another, until a failure, a minute without a trial, or the end of this process.
+
+    Args:
+        name: of the run of Ray Train.
+        setup: of the study.
+    """
 
     def __init__(self, name: str, setup: StudySetup):
         self.broker = start_here(TrialBroker)
@@ -100,7 +107,7 @@ class WorkerGroup:
         self._thread.start()
 
     def hand_out(self, job: Job) -> bool:
-        """Give the workers a trial; return whether there still are any, and if not, when they have left their place."""
+        """Give the workers a trial; return False if they have ended, once they have left their place."""
         taken: bool = ray.get(self.broker.hand_out.remote(job))
         if not taken:
             self._thread.join()
@@ -117,14 +124,19 @@ class WorkerGroup:
             "resources_per_worker": dict(setup.worker),
             "elastic_resize_monitor_interval_s": RESIZE_S,
         }
-        # Failures are counted in one place, by Tune; a node that leaves after a notice is none.
+        # Tune alone counts failures, those of imports and of the process group too, which Ray Train would retry without
+        # end and without a word. It still restarts workers by itself after a node's notice, and elastic ones whose room
+        # has gone before they have started.
+        if least == most:
+            os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = NODES_S
+        retries: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0 if least == most else STARTS}
         storage = ray_storage(as_path(setup.folder) / ".ray")
         trainer = TorchTrainer(
             _serve_trials,
             train_loop_config={"broker": self.broker, "setup": setup},
             torch_config=TorchConfig(timeout_s=COLLECTIVE_S),
             scaling_config=ScalingConfig(**scaling),
-            run_config=RunConfig(name=name, **storage, failure_config=FailureConfig(max_failures=0)),
+            run_config=RunConfig(name=name, **storage, failure_config=FailureConfig(**retries)),
         )
         try:
             trainer.fit()
@@ -148,7 +160,7 @@ def run_with_workers(config: dict[str, Any], setup: StudySetup) -> None:
         setup: of the study.
 
     Raises:
-        RuntimeError: for workers that have ended.
+        RuntimeError: for a failure of the workers.
     """
     global _group
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
@@ -156,21 +168,21 @@ def run_with_workers(config: dict[str, Any], setup: StudySetup) -> None:
     if _group is None or not _group.hand_out(job):
         _group = WorkerGroup(f"train-{config['trial'].id}", setup)
         _group.hand_out(job)
-    broker, goes_on = _group.broker, True
-    while goes_on:
+    broker, continues = _group.broker, True
+    while continues:
         record: TrialRecord | None = ray.get(broker.take.remote())
         if record is None:
             raise RuntimeError(_group.error)
-        goes_on = False
+        continues = False
         try:
             report_to_tune(record)
-            goes_on = record.status == "STOPPED"
+            continues = record.status == "STOPPED"
         finally:
-            ray.get(broker.answer.remote(goes_on))  # before another trial is handed out
+            ray.get(broker.answer.remote(continues))  # before another trial is handed out
 
 
 def _serve_trials(config: dict[str, Any]) -> None:
-    """Train one trial after another: the loop of every worker."""
+    """Train one trial after another: the function of every worker."""
     import ray.train
 
     from eqssl.distributed import all_gather_object
@@ -183,8 +195,8 @@ def _serve_trials(config: dict[str, Any]) -> None:
     number, warm = 0, False
 
     def tell(record: TrialRecord) -> None:
-        goes_on: Any = ray.get(broker.report.remote(number, record)) if rank == 0 else None
-        if not all_gather_object(goes_on)[0]:
+        continues: Any = ray.get(broker.report.remote(number, record)) if rank == 0 else None
+        if not all_gather_object(continues)[0]:
             raise Stopped
 
     while True:
@@ -194,8 +206,7 @@ def _serve_trials(config: dict[str, Any]) -> None:
             return
         setup.apply()
         trial, run = job
-        # Rank 0 alone saves the state.
-        with suppress(Stopped), SaveSchedule(trial.id, nodes, setup.save_notice if rank == 0 else None) as schedule:
-            context = TrialContext(trial, setup, tell, schedule, rank=rank, world_size=world_size, warm=warm)
+        context = TrialContext(trial, setup, tell, nodes, rank=rank, world_size=world_size, warm=warm)
+        with suppress(Stopped), context:
             tell(attempt(trial, run, context))
         warm = True

@@ -27,6 +27,8 @@ RESULTS_SCHEMA = 1  # of the files above, part of a study's identity
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
 PREDICTIONS = "predictions.parquet"
+EPOCHS = "epochs.json"
+ENDED = "ended_ms"  # the key there of the end of an epoch, ms since 1970
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 RETRYABLE = " attempts)"  # ends the error of a trial that may succeed elsewhere, such as on another node
@@ -49,6 +51,7 @@ class TrialRecord:
         error: of a trial that failed.
         history: epoch -> objectives, of evaluated epochs before the last.
         collapsed: parts of the features (all, inv, equi) that have collapsed; such a trial is never chosen.
+        environment: versions and commit of the worker of the last attempt.
     """
 
     trial_id: str
@@ -66,6 +69,11 @@ class TrialRecord:
     error: str | None = None
     history: dict[str, dict[str, float]] = field(default_factory=dict)
     collapsed: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the plain values of the record in summary.json; those of earlier versions have no environment."""
+        return {name: value for name, value in vars(self).items() if value or name != "environment"}
 
 
 def collapsed_parts(metrics: dict[str, float]) -> list[str]:

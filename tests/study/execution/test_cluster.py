@@ -1,5 +1,6 @@
 import os
 import signal
+import socket
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -19,7 +20,6 @@ from eqssl.study.execution.cluster import (
     capacity,
     ray_running,
 )
-from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import Interrupted
 from eqssl.training.memory import KEEP
 
@@ -64,7 +64,7 @@ def test_drivers_of_several_workers_take_no_cpu():
 def test_an_autoscaler_adds_nodes_for_all_trials_that_are_left():
     found = capacity(StudyOptions(), growing(CPU=0.0), 14)
     assert (found.trials, found.worker) == (14, {"CPU": 1})
-    assert found.text == "nodes: 1 x 0 CPU, and what the autoscaler adds; a trial takes 1 CPU: up to 14 at a time"
+    assert found.text == "nodes: 1 x 0 CPU, and more from the autoscaler; a trial takes 1 CPU: up to 14 at a time"
     assert capacity(StudyOptions(), growing(CPU=0.0), 10_000).trials == QUEUED
     assert capacity(StudyOptions(concurrency=300), growing(CPU=0.0), 10_000).trials == 300
 
@@ -145,7 +145,7 @@ class Task:
     [
         ([SimpleNamespace(ray_node_type_name="gpu_spot", count=2)], [], "the autoscaler starts 3 x gpu_spot"),
         ([], [SimpleNamespace(ray_node_type_name="gpu_spot", details="no capacity")], "cannot start gpu_spot: no cap"),
-        (None, [], "starts none: no type of node has as much"),
+        (None, [], "starts none: no node type is large enough"),
     ],
 )
 def test_what_waits_for_a_node_says_what_the_autoscaler_does(monkeypatch, pending, failed, told):
@@ -155,12 +155,15 @@ def test_what_waits_for_a_node_says_what_the_autoscaler_does(monkeypatch, pendin
     monkeypatch.setattr(ray, "get", Task(minutes=2).get)
     monkeypatch.setattr(cluster, "alive_nodes", lambda: growing(CPU=0.0))
     said = []
-    assert cluster.result_of(None, StudySetup(folder="", worker={"CPU": 1, "GPU": 1}), said.append) == "done"
+    assert cluster.result_of(None, {"CPU": 1, "GPU": 1}, said.append) == "done"
     assert len(said) == 2 and said[0].startswith("waiting for a node with 1 CPU + 1 GPU: ") and told in said[0]
     monkeypatch.setattr(ray, "get", Task(minutes=2).get)
     monkeypatch.setattr(cluster, "alive_nodes", lambda: [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)])
-    assert cluster.result_of(None, StudySetup(folder="", worker={"CPU": 1, "GPU": 1}), said.append) == "done"
-    assert len(said) == 2  # it loads the data there
+    assert cluster.result_of(None, {"CPU": 1, "GPU": 1}, said.append) == "done"
+    assert said[2:] == [
+        f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch"
+        for minutes in (1, 2)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,21 @@ def test_what_is_met_at_the_start_is_told_and_a_stop_is_a_stop(monkeypatch, met,
     monkeypatch.setattr(ray, "init", start)
     with pytest.raises(told, match=match), ray_running():
         pass
+
+
+@pytest.mark.parametrize("listening", [False, True])
+def test_an_address_without_a_ray_is_refused_soon(monkeypatch, listening):
+    """An HTTP server such as the dashboard's speaks no gRPC."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listening:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        monkeypatch.setattr(cluster, "CONNECT_S", 1.0)
+        monkeypatch.setattr(ray, "init", lambda **options: pytest.fail("Ray would try for 14 minutes"))
+        with pytest.raises(ValueError, match=f"RAY_ADDRESS is {address}, and no Ray answers there"), ray_running():
+            pass
 
 
 def test_a_late_start_of_ray_is_tried_again(monkeypatch):

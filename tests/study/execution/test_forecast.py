@@ -16,8 +16,7 @@ from rich.console import Console
 from eqssl.config import replace
 from eqssl.data import load_data, register_source
 from eqssl.study import StudyOptions
-from eqssl.study.execution.forecast import approve, duration, time_epoch
-from eqssl.study.execution.preflight import try_run
+from eqssl.study.execution.preflight import approve, duration, time_epoch, try_run
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.store.lock import RunLock
 from eqssl.training.context import LocalContext
@@ -28,7 +27,7 @@ ASK = """
 import sys
 from rich.console import Console
 from eqssl.study import StudyOptions
-from eqssl.study.execution.forecast import approve
+from eqssl.study.execution.preflight import approve
 
 try:
     approve(1, {wall_s}, 1, StudyOptions(yes={yes}), Console(quiet={quiet}, highlight=False))
@@ -123,7 +122,7 @@ def test_the_timing_is_that_of_real_epochs(base):
 
 def test_what_is_compiled_is_compiled_before_it_is_timed(base, monkeypatch):
     """Judged by a compiler that takes two seconds and changes nothing."""
-    monkeypatch.setattr("eqssl.study.execution.forecast.STEPS_S", 0.2)
+    monkeypatch.setattr("eqssl.study.execution.preflight.STEPS_S", 0.2)
     compiled = []
 
     def slow(*sizes):

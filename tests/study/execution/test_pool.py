@@ -1,13 +1,12 @@
 """What Tune's events become, without Ray: progress, attempts, records."""
 
 import errno
-import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from eqssl.study.execution import pool
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events
@@ -27,14 +26,16 @@ class TuneTrial:
 
     def __init__(self, folder):
         self.max_failures, self.num_failures, self.last_result = MAX_ATTEMPTS - 1, 0, {}
-        self.error_file, self.pickled_error_file = str(folder / "error.txt"), str(folder / "error.pkl")
+        self.error_file = str(folder / "error.txt")
 
     def fails(self, events, error):
         """Fail as in Tune; return whether it is tried again."""
         self.num_failures += 1
-        text = f"Failure # {self.num_failures}\nTraceback\n  line 1\n{type(error).__name__}: {error}\n"
-        Path(self.error_file).write_text(text)
-        Path(self.pickled_error_file).write_bytes(pickle.dumps(error))
+        own = (
+            str(error) if isinstance(error, RayActorError) else f"Traceback\n  line 1\n{type(error).__name__}: {error}"
+        )
+        with Path(self.error_file).open("a") as file:
+            file.write(f"Failure # {self.num_failures} (occurred at 2030-01-01_00-00-00)\n{own}\n")
         again = self.num_failures <= self.max_failures
         (events.on_trial_recover if again else events.on_trial_error)(0, [self], self)
         return again
@@ -87,6 +88,32 @@ def test_a_process_that_dies_is_named_so_even_before_it_has_begun(events, heard,
     assert heard.told[-1].error == "its process died (3 attempts)" and heard.told[-1].history == {}
 
 
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (
+            RayActorError(error_msg="The actor died because its node has died. Node Id: 1\n\tip: 10.0.0.7"),
+            "its node died",
+        ),
+        (RuntimeError("first\nThe actor died"), "The actor died"),
+        (RuntimeError(""), "RuntimeError: "),
+    ],
+)
+def test_the_last_line_of_an_error_is_shown(events, heard, tmp_path, error, shown):
+    trial = TuneTrial(tmp_path)
+    trial.fails(events, error)
+    assert heard.told == [shown.strip() + " (on 10.0.0.7)" * ("node" in shown)]
+
+
+def test_an_import_that_fails_on_a_bad_node_is_shown_with_the_node_and_given_up_after_three(events, heard, tmp_path):
+    trial, missing = TuneTrial(tmp_path), ModuleNotFoundError("No module named 'timm'")
+    text = "ray::A.__init__() (pid=7, ip=10.0.0.7, actor_id=1)\nModuleNotFoundError: No module named 'timm'"
+    error = ActorDiedError(RayTaskError("A.__init__", text, missing, ip="10.0.0.7", pid=7, actor_id="1"))
+    assert [trial.fails(events, error) for _ in range(3)] == [True, True, False]
+    assert heard.told[0] == "ModuleNotFoundError: No module named 'timm' (on 10.0.0.7)"
+    assert heard.told[-1].error == "ModuleNotFoundError: No module named 'timm' (on 10.0.0.7) (3 attempts)"
+
+
 def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events, tmp_path):
     trial = TuneTrial(tmp_path)
     for number in (1, 2):
@@ -133,7 +160,7 @@ class TestFullDisk:
         trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
-        assert caplog.text.count("cannot be written, to be tried again: [Errno 28] No space left") == 2
+        assert caplog.text.count("cannot be written and will be tried again: [Errno 28] No space left") == 2
 
     def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper, tmp_path):
         events._signals.interruption = Interrupted(15)

@@ -1,19 +1,7 @@
 import asyncio
-import time
 
 from eqssl.study.execution import preemption
-from eqssl.study.execution.preemption import SaveNotice, SaveSchedule
-
-
-def test_the_state_is_saved_now_and_then_where_no_node_leaves(monkeypatch):
-    monkeypatch.setattr(preemption, "SAVE_EVERY_S", 0.2)
-    with SaveSchedule("id", set(), None) as schedule:
-        assert not schedule.is_due()
-        time.sleep(0.25)
-        assert schedule.is_due()
-        assert not schedule.is_due()
-        time.sleep(0.25)
-        assert schedule.is_due()
+from eqssl.study.execution.preemption import SaveNotice
 
 
 def test_a_notice_is_heard_after_ray_was_away_by_the_trials_of_the_node(monkeypatch, caplog):
@@ -57,27 +45,3 @@ def test_a_stop_waits_until_all_trials_that_run_have_saved():
         await asyncio.wait_for(stop, 5.0)
 
     asyncio.run(study())
-
-
-class Handle:
-    """The handle of a notice whose answer comes at once."""
-
-    def __init__(self):
-        self.told, self.wait, self.saved = [], self, self
-
-    def remote(self, *arguments):
-        self.told.append(arguments)
-
-
-def test_at_a_notice_a_trial_saves_at_once_and_says_so(monkeypatch):
-    monkeypatch.setattr(preemption.ray, "get", lambda reference: None)
-    notice = Handle()
-    with SaveSchedule("id", {"here"}, notice) as schedule:
-        deadline = time.monotonic() + 5
-        while not schedule.is_due():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        assert notice.told == [("id", {"here"})] and not schedule.is_due()
-        schedule.saved()
-        assert notice.told[1:] == [("id",)]
-    assert notice.told[1:] == 2 * [("id",)]  # at its end it says so too

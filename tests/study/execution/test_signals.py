@@ -1,9 +1,13 @@
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
-from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.execution import signals as module
+from eqssl.study.execution.signals import Interrupted, StopSignals, hold_sigterm
 
 
 @pytest.fixture
@@ -23,11 +27,13 @@ def wait_for(heard):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_first_signal_stops_tune_and_the_second_everything(tune_runs, number):
+def test_first_signal_stops_tune_and_the_second_everything_if_it_is_no_repetition(tune_runs, number, monkeypatch):
     with StopSignals() as signals:
         signal.raise_signal(number)
+        signal.raise_signal(number)  # as GNU timeout does
         wait_for(tune_runs)
         assert (signals.interruption.number, tune_runs) == (number, [signal.SIGUSR1])
+        monkeypatch.setattr(module, "REPEAT_S", 0.0)
         with pytest.raises(Interrupted) as second:
             signal.raise_signal(number)
     assert second.value.number == number
@@ -36,6 +42,37 @@ def test_first_signal_stops_tune_and_the_second_everything(tune_runs, number):
 def test_without_tune_the_first_signal_interrupts():
     with pytest.raises(Interrupted, match="SIGTERM"), StopSignals():
         signal.raise_signal(signal.SIGTERM)
+
+
+def test_after_a_signal_to_a_complete_study_the_next_one_does_not_start(tune_runs):
+    with StopSignals() as signals:
+        signal.raise_signal(signal.SIGTERM)
+        signals.postpone()
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals():
+        pytest.fail("it starts")
+    with StopSignals() as signals:
+        signals.postpone()
+    with StopSignals():
+        pass
+
+
+def test_sigterm_does_not_reach_processes_that_were_started_meanwhile_but_this_one():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals(), hold_sigterm():
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(15))  # as `ray.init` does
+        child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        child.terminate()
+        os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(0.5)
+    child.communicate(b"\n")
+    assert child.returncode == 0
+
+
+def test_the_exit_of_rays_own_handler_is_a_stop():
+    with pytest.raises(Interrupted, match="SIGTERM"), StopSignals(), hold_sigterm():
+        sys.exit(signal.SIGTERM)
+    with pytest.raises(SystemExit), StopSignals(), hold_sigterm():
+        sys.exit(2)
 
 
 def test_handlers_are_put_back():

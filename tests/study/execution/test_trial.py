@@ -1,25 +1,27 @@
 """What a trial leaves in its folder, without Ray."""
 
 import json
+import threading
+import time
 
 import pytest
 
 from eqssl.config import replace
 from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.files import write_json
-from eqssl.study.execution.preemption import SaveSchedule
+from eqssl.study.execution import trial as module
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.trial import EPOCHS, TrialContext, attempt
+from eqssl.study.execution.trial import TrialContext, attempt
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import PREDICTIONS
+from eqssl.study.store.records import EPOCHS, PREDICTIONS
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 ROWS = {None: TRIAL} | {name: Trial(Configuration(name, None), 0) for name in ("pixels", "constant")}
 
 
-def context(output, trial=TRIAL, tell=lambda record: None, **place):
-    setup = StudySetup(folder=str(output), objectives=("knn",))
-    return TrialContext(trial, setup, tell, SaveSchedule(trial.id, set(), None), **place)
+def context(output, trial=TRIAL, tell=lambda record: None, notice=None, **place):
+    setup = StudySetup(str(output), objectives=("knn",), save_notice=notice)
+    return TrialContext(trial, setup, tell, {"here"}, **place)
 
 
 @pytest.fixture
@@ -68,6 +70,63 @@ def test_what_is_saved_before_an_epochs_end_comes_with_the_epochs_before_it(tmp_
     assert [metrics["epoch"] for metrics in json.loads(path.read_text())] == [1.0]
 
 
+def test_the_state_is_saved_now_and_then_where_no_node_leaves(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.2)
+    with context(tmp_path) as begun:
+        assert not begun.should_checkpoint()
+        time.sleep(0.25)
+        assert begun.should_checkpoint()
+        assert not begun.should_checkpoint()
+        time.sleep(0.25)
+        assert begun.should_checkpoint()
+
+
+class Handle:
+    """The handle of a notice that comes at once."""
+
+    def __init__(self):
+        self.told, self.wait, self.saved = [], self, self
+
+    def remote(self, *arguments):
+        self.told.append(arguments)
+
+
+def test_at_a_notice_a_trial_saves_at_once_and_says_so(tmp_path, monkeypatch):
+    came = threading.Event()
+    monkeypatch.setattr(module.ray, "get", lambda reference: came.wait())
+    notice = Handle()
+    with context(tmp_path, notice=notice) as begun:
+        begun.should_checkpoint()  # after a step
+        came.set()
+        deadline = time.monotonic() + 5
+        while not begun.should_checkpoint():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notice.told == [(TRIAL.id, {"here"})] and not begun.should_checkpoint()
+        begun.save({"epoch": 1, "step": 3, "metrics": {}})
+        assert notice.told[1:] == [(TRIAL.id,)]
+    assert notice.told[1:] == 2 * [(TRIAL.id,)]  # at its end it says so too
+    with context(tmp_path, notice=notice, rank=1, world_size=2):  # which saves nothing
+        pass
+    assert len(notice.told) == 3
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_a_notice_is_answered_at_once_where_nothing_is_unsaved(tmp_path, monkeypatch, epochs):
+    came = threading.Event()
+    monkeypatch.setattr(module.ray, "get", lambda reference: came.wait())
+    notice, deadline = Handle(), time.monotonic() + 5
+    with context(tmp_path, notice=notice) as begun:
+        if epochs:
+            begun.should_checkpoint()
+            begun.report({"epoch": 1.0}, {"epoch": 1, "step": 0, "metrics": {}})
+        came.set()
+        while len(notice.told) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert notice.told[1:] == [(TRIAL.id,)]
+
+
 def test_the_record_of_a_trial_that_goes_on_has_the_evaluation_of_its_last_epoch_in_its_history(tmp_path):
     told = []
     begun = context(tmp_path, tell=told.append)
@@ -97,8 +156,8 @@ def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(base, tmp_path, m
     [
         (FloatingPointError, 1, True),
         (FloatingPointError, 2, True),  # of all workers together
-        (ValueError, 1, True),
-        (ValueError, 2, False),  # perhaps of one alone, while others wait for it in a collective
+        (ValueError, 1, False),  # perhaps of one node, such as a missing compiler or file
+        (ValueError, 2, False),
         (RuntimeError, 1, False),  # perhaps of the machine: another attempt may mend it
     ],
 )

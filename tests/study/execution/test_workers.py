@@ -14,7 +14,7 @@ from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.metrics import metric_of
 from eqssl.study import Study, StudyOptions, choice, run_study
-from eqssl.study.execution.trial import EPOCHS
+from eqssl.study.store.records import EPOCHS
 from eqssl.training.loop import train
 
 ROWS = {  # the first five trials
