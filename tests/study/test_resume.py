@@ -210,7 +210,7 @@ def test_a_study_that_is_stopped_saves_the_trials_that_run_within_an_epoch(tmp_p
     time.sleep(3)
     start = time.monotonic()
     assert process.end(signal.SIGTERM) == 143, process.text()
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60  # idle 15; Ray's own processes end slowly on a busy machine
     (path,) = (tmp_path / "results" / "toy").glob("trials/*/checkpoint")
     state = checkpoint.load(path)
     assert state["run"]["epoch"] == 0 and state["run"]["step"] > 0

@@ -58,7 +58,7 @@ def test_after_a_signal_to_a_complete_study_the_next_one_does_not_start(tune_run
 
 def test_sigterm_does_not_reach_processes_that_were_started_meanwhile_but_this_one():
     with pytest.raises(Interrupted, match="SIGTERM"), StopSignals(), hold_sigterm():
-        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(15))  # as `ray.init` does
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))  # as `ray.init` does
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
         child.terminate()
         os.kill(os.getpid(), signal.SIGTERM)
