@@ -24,7 +24,7 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.reader import ParquetReader
+from eqssl.data.reader import VERSION, ParquetReader
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
 
@@ -137,7 +137,7 @@ def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: Da
             tail = stream.read_at(min(DIGEST_BYTES, file.size), max(0, file.size - DIGEST_BYTES))
         for part in (split.encode(), file.base_name.encode(), str(file.size).encode(), head, tail):
             content.update(part + b"\0")
-    options = (config.image_size, config.image_column, config.label_column, config.max_bad_images)
+    options = (VERSION, config.image_size, config.image_column, config.label_column, config.max_bad_images)
     return hashlib.sha256(repr((content.hexdigest(), *options)).encode()).hexdigest()[:16]
 
 

@@ -21,16 +21,22 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import ImageStore, MemoryImages
-from eqssl.data.stores import EncodedImages, decode, in_threads
+from eqssl.data.stores import Decoded, EncodedImages, bits_of, decode, in_threads
 from eqssl.data.write import atomic, cache_folder, make_once
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
 MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
+VERSION = 2  # to be raised whenever a decoded pixel or a column of ENCODED changes
 BINARY = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
-ENCODED = pa.schema([("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32())])
+ENCODED = pa.schema(
+    [
+        ("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32()),
+        ("maximum", pa.uint16()), ("aspect", pa.float64()),
+    ]
+)  # fmt: skip
 
-# Readable images as uint8 (C, S, S), the same encoded, and their rows.
-Batch = tuple[list[np.ndarray], list[bytes], list[int]]
+# Readable images, the same encoded, and their rows.
+Batch = tuple[list[Decoded], list[bytes], list[int]]
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +70,7 @@ class ParquetReader:
 
     def __init__(self, filesystem: FileSystem, paths: list[str], config: DataConfig):
         self.filesystem, self.config = filesystem, config
-        self.unreadable: list[str] = []
+        self.unreadable: dict[int, str] = {}  # row -> its place
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
             self.schema: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
@@ -101,6 +107,8 @@ class ParquetReader:
     def read_images(self, name: str) -> tuple[ImageStore, Tensor]:
         """Return the readable images and their rows, int64 (N,).
 
+        Grey images of 16 bits have the range of the largest value in any of them.
+
         Args:
             name: of the file in the cache for images that do not fit in memory.
 
@@ -112,33 +120,58 @@ class ParquetReader:
         if first is None:
             raise ValueError(f"--data.path {self.config.path!r} has no readable image")
         batches = chain([first], batches)
-        if count * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
-            return _to_memory(batches, count)
-        cached = cache_folder(self.config) / "encoded" / name
+        if count * max(image.pixels.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
+            pixels, rows, maximum = _to_memory(batches, count)
+            if (bits := self._bits(maximum)) < 16:
+                del pixels  # whose place in memory the same images take
+                pixels, *_ = _to_memory(self._decode(bits), count)
+            return pixels, rows
+        cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
         make_once(cached, lambda: _to_file(batches, cached))
         table = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
-        images = EncodedImages(table["image"], table["size"][0].as_py(), pc.max(table["channels"]).as_py())
+        channels, bits = pc.max(table["channels"]).as_py(), self._bits(pc.max(table["maximum"]).as_py())
+        images = EncodedImages(table["image"], table["size"][0].as_py(), channels, bits)
         return images, torch.from_numpy(table["row"].to_numpy())
 
-    def _decode(self) -> Iterator[Batch]:
-        """Yield the readable images, and count the others."""
-        row, shape = 0, None
+    def _bits(self, maximum: int) -> int:
+        """Return the bits of grey values in 16, by the largest; 16 where there are none."""
+        bits = bits_of(maximum) if maximum else 16
+        if bits < 16:
+            logger.warning(
+                "--data.path %s: grey images of 16 bits hold at most %d, so %d bits are their range",
+                self.config.path, maximum, bits,
+            )  # fmt: skip
+        return bits
+
+    def _decode(self, bits: int | None = None) -> Iterator[Batch]:
+        """Yield the readable images, and count the others.
+
+        Args:
+            bits: of grey values in 16; None: 16, and the notes on images are reported at the end.
+        """
+        row, shape, notes = 0, None, dict[str, list[int]]()
         for path, cells, nbytes in self._cells():
             images, encoded, rows = [], [], []
-            for cell, result in zip(cells, in_threads(partial(self._read, path), cells, size=nbytes), strict=True):
+            read = partial(self._read, path, bits or 16)
+            for cell, result in zip(cells, in_threads(read, cells, size=nbytes), strict=True):
                 if isinstance(result, Exception):
                     self._count_unreadable(row, cell, result)
                 else:
-                    shape = shape or result[0].shape[1:]
-                    if result[0].shape[1:] != shape:
-                        sizes = f"{shape[0]} px and, in {self.place(row)}, {result[0].shape[1]} px"
+                    image, data = result
+                    shape = shape or image.pixels.shape[1:]
+                    if image.pixels.shape[1:] != shape:
+                        sizes = f"{shape[0]} px and, in {self.place(row)}, {image.pixels.shape[1]} px"
                         raise ValueError(f"images have different sizes ({sizes}): give --data.image-size")
-                    images.append(result[0])
-                    encoded.append(result[1])
+                    if image.note:
+                        notes.setdefault(image.note, []).append(row)
+                    images.append(image)
+                    encoded.append(data)
                     rows.append(row)
                 row += 1
             if images:
                 yield images, encoded, rows
+        for note, rows in notes.items() if bits is None else ():
+            logger.warning("%d of %d images, such as %s: each %s", len(rows), row, self.place(rows[0]), note)
 
     def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]], float]]:
         """Yield a file's path, the image cells of some rows and their size in bytes, infinite if they are paths."""
@@ -149,14 +182,14 @@ class ParquetReader:
                     cells = [c if isinstance(c, dict) else {"bytes": c} for c in batch.column(0).to_pylist()]
                     yield file.path, cells, batch.nbytes if any(cell["bytes"] for cell in cells) else math.inf
 
-    def _read(self, path: str, cell: dict[str, Any]) -> tuple[np.ndarray, bytes] | Exception:
+    def _read(self, path: str, bits: int, cell: dict[str, Any]) -> tuple[Decoded, bytes] | Exception:
         """Return an image, decoded and encoded, from the cell's bytes or else from the file that it names."""
         data = cell["bytes"]
         try:
             if data is None and cell.get("path"):
                 with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
                     data = file.read()
-            return decode(data or b"", self.config.image_size), data
+            return decode(data or b"", self.config.image_size, bits=bits), data
         except FileNotFoundError:
             return ValueError("a path without bytes, and no such file")
         except UnidentifiedImageError:  # whose text is an address in memory
@@ -165,27 +198,35 @@ class ParquetReader:
             return error
 
     def _count_unreadable(self, row: int, cell: dict[str, Any], error: Exception) -> None:
+        if row in self.unreadable:  # of an earlier pass
+            return
         limit, path = self.config.max_bad_images, cell.get("path")
         place = f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
-        self.unreadable.append(place)
+        self.unreadable[row] = place
         logger.warning("unreadable image %d of at most %d: %s: %s", len(self.unreadable), limit, place, error)
         if len(self.unreadable) > limit:
-            raise ValueError(f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable)} ({error})")
+            raise ValueError(
+                f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable.values())} ({error})"
+            )
 
 
-def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor]:
-    """Return at most count images, each decoded into its place, so that the peak is little more than their own size."""
-    pixels, kept = np.empty((0, 0, 0, 0), np.uint8), list[int]()
+def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor, int]:
+    """Return at most count images, their rows and their `maximum`.
+
+    Each is copied into its place, so that the peak is little more than the images' own size.
+    """
+    pixels, kept, maximum = np.empty((0, 0, 0, 0), np.uint8), list[int](), 0
     for images, _, rows in batches:
-        channels = max(image.shape[0] for image in images)
+        channels = max(image.pixels.shape[0] for image in images)
+        maximum = max(maximum, *(image.maximum for image in images))
         if not kept:
-            pixels = np.empty((count, channels, *images[0].shape[1:]), np.uint8)
+            pixels = np.empty((count, channels, *images[0].pixels.shape[1:]), np.uint8)
         elif channels > pixels.shape[1]:  # only grey ones so far
             pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
         place = pixels[len(kept) : len(kept) + len(images)]
-        in_threads(place.__setitem__, range(len(images)), images, size=place.nbytes)
+        in_threads(place.__setitem__, range(len(images)), [image.pixels for image in images], size=place.nbytes)
         kept += rows
-    return MemoryImages(torch.from_numpy(pixels[: len(kept)])), torch.tensor(kept)
+    return MemoryImages(torch.from_numpy(pixels[: len(kept)])), torch.tensor(kept), maximum
 
 
 def _to_file(batches: Iterator[Batch], path: Path) -> None:
@@ -195,5 +236,5 @@ def _to_file(batches: Iterator[Batch], path: Path) -> None:
     """
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
         for images, encoded, rows in batches:
-            channels, sizes = zip(*(image.shape[:2] for image in images), strict=True)
-            writer.write_batch(pa.record_batch([encoded, rows, channels, sizes], schema=ENCODED))
+            facts = [(*image.pixels.shape[:2], image.maximum, image.aspect) for image in images]
+            writer.write_batch(pa.record_batch([encoded, rows, *zip(*facts, strict=True)], schema=ENCODED))

@@ -1,10 +1,13 @@
+import io
 import logging
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from eqssl.config import DataConfig
 from eqssl.data import load_data
@@ -182,6 +185,37 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
             assert torch.equal(a.ids, b.ids) and torch.equal(a.labels, b.labels)
             assert torch.equal(a.factors["angle"], b.factors["angle"])
         assert (memory.mean, memory.std, memory.digest) == (encoded.mean, encoded.std, encoded.digest)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_greys_of_16_bits_have_the_range_of_the_largest_and_both_stores_agree(
+    tmp_path, write, monkeypatch, caplog, bits
+):
+    levels = np.random.default_rng(0).integers(0, 1 << bits, (30, 12, 12)).astype(np.uint16)
+    levels[29, 0, 0] = (1 << bits) - 1
+    files = [io.BytesIO() for _ in levels]
+    for file, pixels in zip(files, levels, strict=True):
+        Image.fromarray(pixels).save(file, "PNG")
+    write(tmp_path / "set/train-0.parquet", [file.getvalue() for file in files] + [b"broken"])
+    memory = load_data(config(tmp_path / "set"))
+    assert torch.equal(memory.train.images.take(torch.arange(4))[:, 0],
+                       torch.from_numpy((levels[memory.train.ids[:4]] >> (bits - 8)).astype(np.uint8)))  # fmt: skip
+    assert caplog.text.count("unreadable image") == 1
+    assert caplog.text.count(f"hold at most {(1 << bits) - 1}, so {bits} bits") == (bits < 16)
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    for _ in range(2):
+        encoded = load_data(config(tmp_path / "set"))
+        for name, split in memory.splits.items():
+            every = torch.arange(len(split))
+            assert torch.equal(split.images.take(every), encoded.splits[name].images.take(every))
+        assert (memory.mean, memory.std, memory.digest) == (encoded.mean, encoded.std, encoded.digest)
+
+
+def test_composed_images_are_reported_once_with_their_number(tmp_path, write, png, caplog):
+    write(tmp_path / "set/train-0.parquet", [png(i, mode="RGBA" if i in (5, 7) else "RGB") for i in range(20)])
+    load_data(config(tmp_path / "set"))
+    assert caplog.text.count("over white") == 1
+    assert "2 of 20 images, such as " in caplog.text and "train-0.parquet row 5" in caplog.text
 
 
 @pytest.mark.parametrize("make, message", [
