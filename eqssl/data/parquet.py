@@ -39,7 +39,7 @@ def load(config: DataConfig) -> Dataset:
     """Return the images of a Parquet file or folder.
 
     Args:
-        config: path, image_column, label_column, image_size, max_bad_images and cache are used.
+        config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Raises:
         ValueError: for a path that does not exist, no or broken Parquet, a column that is missing or cannot be used,
@@ -137,7 +137,14 @@ def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: Da
             tail = stream.read_at(min(DIGEST_BYTES, file.size), max(0, file.size - DIGEST_BYTES))
         for part in (split.encode(), file.base_name.encode(), str(file.size).encode(), head, tail):
             content.update(part + b"\0")
-    options = (VERSION, config.image_size, config.image_column, config.label_column, config.max_bad_images)
+    options = (
+        VERSION,
+        config.image_size,
+        config.stored_size,
+        config.image_column,
+        config.label_column,
+        config.max_bad_images,
+    )
     return hashlib.sha256(repr((content.hexdigest(), *options)).encode()).hexdigest()[:16]
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import ImageStore, MemoryImages
-from eqssl.data.stores import Decoded, EncodedImages, bits_of, decode, in_threads
+from eqssl.data.stores import Decoded, EncodedImages, FramedImages, bits_of, decode, in_threads
 from eqssl.data.write import atomic, cache_folder, make_once
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
@@ -56,7 +56,7 @@ class ParquetReader:
     Args:
         filesystem: of the files.
         paths: of the files of all splits.
-        config: path, image_column, label_column, image_size, max_bad_images and cache are used.
+        config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Attributes:
         schema: the columns of all files; numbers are promoted to a type that holds those of every file, and a column
@@ -70,6 +70,7 @@ class ParquetReader:
 
     def __init__(self, filesystem: FileSystem, paths: list[str], config: DataConfig):
         self.filesystem, self.config = filesystem, config
+        self.whole, self.size = config.stored_size is not None, config.stored_size or config.image_size
         self.unreadable: dict[int, str] = {}  # row -> its place
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
@@ -121,20 +122,24 @@ class ParquetReader:
             raise ValueError(f"--data.path {self.config.path!r} has no readable image")
         batches = chain([first], batches)
         if count * max(image.pixels.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
-            pixels, rows, maximum = _to_memory(batches, count)
-            if (bits := self._bits(maximum)) < 16:
+            pixels, facts = _to_memory(batches, count)
+            if (bits := self._bits(facts)) < 16:
                 del pixels  # whose place in memory the same images take
-                pixels, *_ = _to_memory(self._decode(bits), count)
-            return pixels, rows
-        cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
-        make_once(cached, lambda: _to_file(batches, cached))
-        table = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
-        channels, bits = pc.max(table["channels"]).as_py(), self._bits(pc.max(table["maximum"]).as_py())
-        images = EncodedImages(table["image"], table["size"][0].as_py(), channels, bits)
-        return images, torch.from_numpy(table["row"].to_numpy())
+                pixels, _ = _to_memory(self._decode(bits), count)
+            images: ImageStore = pixels
+        else:
+            cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
+            make_once(cached, lambda: _to_file(batches, cached))
+            facts = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
+            channels, size = pc.max(facts["channels"]).as_py(), facts["size"][0].as_py()
+            images = EncodedImages(facts["image"], size, channels, self._bits(facts), self.whole)
+        if self.whole and self.config.image_size:
+            images = FramedImages(images, torch.tensor(facts["aspect"].to_numpy()), self.config.image_size)
+        return images, torch.tensor(facts["row"].to_numpy())
 
-    def _bits(self, maximum: int) -> int:
+    def _bits(self, facts: pa.Table) -> int:
         """Return the bits of grey values in 16, by the largest; 16 where there are none."""
+        maximum = pc.max(facts["maximum"]).as_py()
         bits = bits_of(maximum) if maximum else 16
         if bits < 16:
             logger.warning(
@@ -189,7 +194,7 @@ class ParquetReader:
             if data is None and cell.get("path"):
                 with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
                     data = file.read()
-            return decode(data or b"", self.config.image_size, bits=bits), data
+            return decode(data or b"", self.size, bits=bits, whole=self.whole), data
         except FileNotFoundError:
             return ValueError("a path without bytes, and no such file")
         except UnidentifiedImageError:  # whose text is an address in memory
@@ -210,23 +215,24 @@ class ParquetReader:
             )
 
 
-def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor, int]:
-    """Return at most count images, their rows and their `maximum`.
+def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:
+    """Return at most count images, and the columns of `ENCODED` but the images.
 
     Each is copied into its place, so that the peak is little more than the images' own size.
     """
-    pixels, kept, maximum = np.empty((0, 0, 0, 0), np.uint8), list[int](), 0
+    pixels, facts = np.empty((0, 0, 0, 0), np.uint8), list[pa.RecordBatch]()
+    start = 0
     for images, _, rows in batches:
-        channels = max(image.pixels.shape[0] for image in images)
-        maximum = max(maximum, *(image.maximum for image in images))
-        if not kept:
+        channels, stop = max(image.pixels.shape[0] for image in images), start + len(images)
+        if not start:
             pixels = np.empty((count, channels, *images[0].pixels.shape[1:]), np.uint8)
         elif channels > pixels.shape[1]:  # only grey ones so far
             pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
-        place = pixels[len(kept) : len(kept) + len(images)]
+        place = pixels[start:stop]
         in_threads(place.__setitem__, range(len(images)), [image.pixels for image in images], size=place.nbytes)
-        kept += rows
-    return MemoryImages(torch.from_numpy(pixels[: len(kept)])), torch.tensor(kept), maximum
+        facts.append(_facts(images, rows))
+        start = stop
+    return MemoryImages(torch.from_numpy(pixels[:start])), pa.Table.from_batches(facts)
 
 
 def _to_file(batches: Iterator[Batch], path: Path) -> None:
@@ -236,5 +242,11 @@ def _to_file(batches: Iterator[Batch], path: Path) -> None:
     """
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
         for images, encoded, rows in batches:
-            facts = [(*image.pixels.shape[:2], image.maximum, image.aspect) for image in images]
-            writer.write_batch(pa.record_batch([encoded, rows, *zip(*facts, strict=True)], schema=ENCODED))
+            column = pa.array(encoded, ENCODED.field("image").type)
+            writer.write_batch(_facts(images, rows).add_column(0, ENCODED.field("image"), column))
+
+
+def _facts(images: list[Decoded], rows: list[int]) -> pa.RecordBatch:
+    """Return the columns of `ENCODED` but the images."""
+    columns = zip(*((*image.pixels.shape[:2], image.maximum, image.aspect) for image in images), strict=True)
+    return pa.record_batch([rows, *columns], schema=ENCODED.remove(0))

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
@@ -219,8 +220,38 @@ class ResizedImages:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[..., top : top + side, left : left + side].float()
-        resized = torch.nn.functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        resized = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class FramedImages:
+    """Whole images, squeezed into squares, of which the central square is taken, resized.
+
+    Args:
+        whole: images of R x R px, of which crops are cut.
+        aspects: float64 (N,), width / height before squeezing.
+        size: S, of the central square, px.
+    """
+
+    whole: ImageStore
+    aspects: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def take(self, indices: Tensor) -> Tensor:
+        pixels, aspects = self.whole.take(indices), self.aspects[indices]
+        framed = torch.empty(*pixels.shape[:2], self.size, self.size, dtype=torch.uint8)
+        for aspect in aspects.unique().tolist():
+            of_aspect = aspects == aspect
+            shape = round(self.size * max(1, 1 / aspect)), round(self.size * max(1, aspect))
+            resized = F.interpolate(pixels[of_aspect].float(), size=shape, mode="bilinear", antialias=True)
+            top, left = ((side - self.size) // 2 for side in shape)
+            centre = resized[..., top : top + self.size, left : left + self.size]
+            framed[of_aspect] = centre.round().clamp(0, 255).to(torch.uint8)
+        return framed
 
 
 def select(split: Split, indices: Tensor | slice) -> Split:
@@ -230,21 +261,24 @@ def select(split: Split, indices: Tensor | slice) -> Split:
         split: the split.
         indices: int64 (n,), or a slice, for which no pixel is copied.
     """
-    images = split.images
-    if isinstance(images, MemoryImages):
-        images = MemoryImages(images.pixels[indices])
-    elif isinstance(images, ImageSubset):
-        images = ImageSubset(images.images, images.indices[indices])
-    else:
-        images = ImageSubset(images, torch.arange(len(images))[indices])
     return replace(
         split,
-        images=images,
+        images=_subset(split.images, indices),
         ids=split.ids[indices],
         labels=None if split.labels is None else split.labels[indices],
         objects=None if split.objects is None else split.objects[indices],
         factors={name: values[indices] for name, values in split.factors.items()},
     )
+
+
+def _subset(images: ImageStore, indices: Tensor | slice) -> ImageStore:
+    if isinstance(images, FramedImages):
+        return replace(images, whole=_subset(images.whole, indices), aspects=images.aspects[indices])
+    if isinstance(images, MemoryImages):
+        return MemoryImages(images.pixels[indices])
+    if isinstance(images, ImageSubset):
+        return ImageSubset(images.images, images.indices[indices])
+    return ImageSubset(images, torch.arange(len(images))[indices])
 
 
 def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:

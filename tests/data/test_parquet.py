@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from eqssl.config import DataConfig
+from eqssl.config import DataConfig, RunConfig
 from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages
 from eqssl.data.write import image_schema, write_splits
@@ -209,6 +209,41 @@ def test_greys_of_16_bits_have_the_range_of_the_largest_and_both_stores_agree(
             every = torch.arange(len(split))
             assert torch.equal(split.images.take(every), encoded.splits[name].images.take(every))
         assert (memory.mean, memory.std, memory.digest) == (encoded.mean, encoded.std, encoded.digest)
+
+
+def test_whole_images_are_stored_larger_than_they_are_seen(tmp_path, write, monkeypatch):
+    """Oblong images, red at the left, green in the central square and blue at the right, and one that is a square."""
+    files = [io.BytesIO() for _ in range(20)]
+    for i, file in enumerate(files):
+        image = Image.new("RGB", (40 if i else 20, 20), (0, 200, 0))
+        image.paste((200, 0, 0), (0, 0, 10 if i else 0, 20))
+        image.paste((0, 0, 200), (30 if i else 20, 0, 40, 20))
+        image.save(file, "PNG")
+    write(tmp_path / "set/train-0.parquet", [file.getvalue() for file in files])
+    options = {"image_size": 8, "stored_size": 32}
+    memory = load_data(config(tmp_path / "set", **options))
+    images = memory.train.images
+    assert memory.image_size == 8 and memory.digest != load_data(config(tmp_path / "set", image_size=8)).digest
+    assert images.aspects.tolist() == [2.0 if i else 1.0 for i in memory.train.ids.tolist()]
+    whole, seen = images.whole.take(torch.arange(16)), images.take(torch.arange(16))
+    assert whole.shape == (16, 3, 32, 32) and seen.shape == (16, 3, 8, 8)
+    assert (seen == torch.tensor([0, 200, 0])[:, None, None]).all(0)[:, 1:-1, 1:-1].all()
+    oblong = whole[memory.train.ids[:16] > 0]
+    assert (oblong[:, 0, :, :7] == 200).all() and (oblong[:, 2, :, -7:] == 200).all()
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    encoded = load_data(config(tmp_path / "set", **options))
+    for name, split in memory.splits.items():
+        every, other = torch.arange(len(split)), encoded.splits[name].images
+        assert isinstance(other.whole.images, EncodedImages) and torch.equal(split.images.aspects, other.aspects)
+        assert torch.equal(split.images.take(every), other.take(every))
+        assert torch.equal(split.images.whole.take(every), other.whole.take(every))
+
+
+def test_a_stored_size_is_refused_where_it_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match=r"--data.stored-size is 64; allowed for --data.source solids: none"):
+        load_data(DataConfig(cache=str(tmp_path), objects=4, image_size=16, stored_size=64))
+    with pytest.raises(ValueError, match=r"--data.stored-size is 16; allowed: at least --data.image-size, which is 32"):
+        RunConfig(data=DataConfig(image_size=32, stored_size=16))
 
 
 def test_composed_images_are_reported_once_with_their_number(tmp_path, write, png, caplog):
