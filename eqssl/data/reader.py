@@ -1,5 +1,6 @@
 """The rows of Parquet files: columns as one table, images in memory or, if too many, in a memory-mapped file."""
 
+import json
 import logging
 import math
 import posixpath
@@ -59,8 +60,8 @@ class ParquetReader:
         config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Attributes:
-        schema: the columns of all files; numbers are promoted to a type that holds those of every file, and a column
-            that a file lacks is null there.
+        schema: the columns of all files; numbers are promoted to a type that holds those of every file, dictionaries
+            are read as their values, and a column that a file lacks is null there.
         counts: path -> number of rows.
 
     Raises:
@@ -74,7 +75,8 @@ class ParquetReader:
         self.unreadable: dict[int, str] = {}  # row -> its place
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
-            self.schema: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            found: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            self.schema = pa.schema([field.with_type(_plain(field.type)) for field in found])
             self.files = list(factory.finish(self.schema).get_fragments())
             self.counts: dict[str, int] = {file.path: file.count_rows() for file in self.files}
         types = {field.name: field.type for field in self.schema}
@@ -86,8 +88,32 @@ class ParquetReader:
         if fields.get("bytes", types[image]) not in BINARY:
             allowed = "struct<bytes: binary, path: string>, binary"
             raise ValueError(f"--data.image-column {image!r} is {types[image]}; allowed: {allowed}")
-        if label in types and not pa.types.is_integer(types[label]):
+        if label in types and not (pa.types.is_integer(types[label]) or pa.types.is_null(types[label])):
             raise ValueError(f"--data.label-column {label!r} is {types[label]}; allowed: integers")
+
+    def feature(self, column: str) -> dict[str, Any]:
+        """Return the description of a column by the Hugging Face hub, the same in all files that have one; else empty.
+
+        Raises:
+            ValueError: for files whose names of classes differ, since a label is a rank among them.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for file in self.files:
+            with _naming(file.path):
+                text = (file.physical_schema.metadata or {}).get(b"huggingface", b"{}")
+            try:
+                found[file.path] = dict(json.loads(text)["info"]["features"][column])
+            except (ValueError, KeyError, TypeError):  # no such description, or another program's
+                continue
+        described = list(found.items())
+        for path, feature in described[1:]:
+            first, names, others = described[0][0], described[0][1].get("names"), feature.get("names")
+            if names != others:
+                raise ValueError(
+                    f"column {column!r} has the classes {_few(names)} in {first}, and {_few(others)} in {path}; "
+                    "allowed: the same in the same order, since labels are their ranks"
+                )
+        return described[0][1] if described else {}
 
     def place(self, row: int) -> str:
         """Return the file that a row is in, and the row there, for messages."""
@@ -213,6 +239,14 @@ class ParquetReader:
             raise ValueError(
                 f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable.values())} ({error})"
             )
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _few(names: list[str] | None) -> str:
+    return "(none)" if not names else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
 def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:

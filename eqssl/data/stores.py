@@ -1,6 +1,7 @@
 """Decoding of images, the stores for images outside memory, and operations on any store."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ STATISTICS_IMAGES = 4096
 STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
 STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: more images improve the estimate more
 STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time
+DARK = 16  # levels; Pillow keeps the upper 8 of a colour's 16 bits, 0 to 15 where a camera fills 12
 GREY_MODES = ("1", "L", "LA", "La")
 GREY_BITS = (8, 10, 12, 14, 16)
 TURNS = {  # EXIF's orientation -> the transposition that makes the image upright
@@ -36,6 +38,8 @@ APART_SIDE = 96  # px; measured: above, Pillow takes the channels apart in half 
 THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class Decoded(NamedTuple):
@@ -294,6 +298,11 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     for indices in torch.linspace(0, len(images) - 1, n).long().split(max(1, STATISTICS_CHUNK // (height * width))):
         levels = images.take(indices)[..., ::skip, ::skip].transpose(0, 1).flatten(1)
         counts = counts + torch.stack([channel.bincount(minlength=256) for channel in levels])
+    if (brightest := int(counts.sum(0).nonzero().max())) < DARK:
+        logger.warning(
+            "the levels of %d images are 0 to %d of 255, almost black: are they masks, or in another range?",
+            n, brightest,
+        )  # fmt: skip
     share = counts / counts.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level
