@@ -224,7 +224,7 @@ class TrainConfig:
     """Arithmetic of the encoder; auto: bf16 where the processor supports it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
-    seed: int = 0
+    seed: Annotated[int, Allowed("0 to 4294967295", lambda value: 0 <= value < 2**32)] = 0
     """Seed of the weights and of every draw."""
     threads: PositiveInt | None = None
     """CPU threads a worker; default: the CPUs Ray gave it, or all."""

@@ -47,6 +47,8 @@ def load(config: DataConfig) -> Dataset:
     filesystem, files = find_files(config.path)
     digest = _digest(filesystem, files, config)
     reader = ParquetReader(filesystem, [file.path for file in chain(*files.values())], config)
+    if not any(reader.counts.values()):
+        raise ValueError(f"--data.path {config.path!r} has no readable image, since it has no row")
     stops = np.cumsum([sum(reader.counts[file.path] for file in of_split) for of_split in files.values()])
     special = (config.label_column, OBJECT_COLUMN)
     table = reader.read_table([f.name for f in reader.schema if f.name in special or _is_numeric(f.type)])

@@ -2,6 +2,7 @@
 
 import io
 import tempfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,7 @@ def image(draw: st.DrawFn) -> Made:
     return file.getvalue(), np.round(opaque * alpha + 255 * (1 - alpha))
 
 
-BYTES = st.one_of(
-    image(), image(), image(), st.just((b"", None)), st.binary(max_size=40).map(lambda data: (data, None))
-)
+BYTES = st.one_of(*[image()] * 8, st.just((b"", None)), st.binary(max_size=40).map(lambda data: (data, None)))
 INTEGERS = [pa.int8(), pa.uint8(), pa.int16(), pa.int32(), pa.uint32(), pa.int64(), pa.uint64()]
 
 
@@ -82,7 +81,7 @@ def values(count: int) -> st.SearchStrategy[pa.Array]:
 @FEW
 @given(st.data())
 def test_a_table_is_read_right_or_refused_with_a_name(monkeypatch: pytest.MonkeyPatch, data: st.DataObject) -> None:
-    count = data.draw(st.integers(0, 24), "rows")
+    count = data.draw(st.sampled_from([0, 2, 12, 16, 17]), "rows")
     made = [data.draw(BYTES, "image") for _ in range(count)]
     names = data.draw(st.lists(st.sampled_from(["label", "object", "angle"]), unique=True), "columns")
     columns = {name: data.draw(values(count), name) for name in names}
@@ -116,13 +115,13 @@ def test_a_table_is_read_right_or_refused_with_a_name(monkeypatch: pytest.Monkey
 
 
 NAME = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=8).filter(
-    lambda name: not name.startswith(".") and name not in (".", "..")
+    lambda name: not name.startswith(".")
 )
 
 
 @FEW
 @given(
-    classes=st.lists(NAME, min_size=1, max_size=3, unique_by=str.casefold),
+    classes=st.lists(NAME, min_size=1, max_size=3, unique_by=lambda name: unicodedata.normalize("NFC", name)),
     splits=st.sampled_from([(), ("train",), ("Train", "val"), ("training", "test"), ("dev",), ("train", "other")]),
     ending=st.sampled_from(["png", "PNG", "txt"]),
     counts=st.lists(st.integers(0, 6), min_size=3, max_size=3),
@@ -149,12 +148,5 @@ def test_a_folder_is_read_right_or_refused_with_a_name(
                 continue
             for pixels, label in zip(split.images.take(torch.arange(len(split))), split.labels.tolist(), strict=True):
                 name = data.class_names[label]
-                assert pixels[2].eq(7).all() and int(pixels[0, 0, 0]) // 100 == [
-                    unicode_of(name) for name in classes
-                ].index(name)
-
-
-def unicode_of(name: str) -> str:
-    import unicodedata
-
-    return unicodedata.normalize("NFC", name)
+                folder_names = [unicodedata.normalize("NFC", name) for name in classes]
+                assert pixels[2].eq(7).all() and folder_names[int(pixels[0, 0, 0]) // 100] == name
