@@ -34,12 +34,14 @@ MAX_SYMMETRIC = {
     "hue": ("hue", 0.2),  # of the circle
 }  # parameter uniform in ± strength x limit -> its family and limit
 MAX_PROBABILITY = {"flip": 0.5, "grayscale": 0.4, "solarize": 0.4}
+RATIO = "log_ratio"  # a parameter of crops that are no squares
 
 _CACHED_VALUES = 2**19  # 2 MiB of float32
 
 _DRAWS = (
     "area", "crop_x", "crop_y", "shift_x", "shift_y", "rotation", "flip",
     "brightness", "contrast", "saturation", "hue", "grayscale", "blur", "solarize",
+    "ratio",
 )  # fmt: skip
 
 
@@ -77,35 +79,51 @@ def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by:
     return resolved
 
 
-def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, view: int, image_size: int) -> Params:
+def draw(
+    strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, view: int, image_size: int,
+    crop_ratio: float = 1.0, aspects: Tensor | None = None,
+) -> Params:  # fmt: skip
     """Draw the parameters of one view of every image.
 
     The geometric ones are those of the net transform of: flip, rotation about the centre, crop (of a window inside the
-    rotated image, magnified to its full size), translation. Every draw has its own column of the counter-based
-    generator, so that the strength of one family never changes the draws of another.
+    rotated image, magnified to its full size), translation. They are relative to the central square of the image, its
+    side the unit. Every draw has its own column of the counter-based generator, so that the strength of one family
+    never changes the draws of another.
+
+    A crop has its share of the area and its ratio as in torchvision; where it would not fit, it is the largest of its
+    ratio. At full strength it lies anywhere in an oblong image, at a lower one in as much less of what is beside the
+    central square.
 
     Args:
         strengths: family -> strength in [0, 1].
         ids: int64 (B,), the images' identities.
         epoch, seed: of the run.
         view: 0 or 1.
-        image_size: height and width, px.
+        image_size: height and width of the view, px.
+        crop_ratio: largest width / height of a crop, 1 or more.
+        aspects: float64 (B,), width / height of the images; None for squares.
 
     Returns:
         Each of `PARAMETERS` as float32 (B,) on the device of `ids`: dx and dy as fractions of the side (positive: the
         content moves right, down), log_scale as the logarithm of the magnification, angle_deg counter-clockwise,
         brightness, contrast and saturation as factor - 1, hue as a fraction of the circle, blur as sigma in px; flip,
-        grayscale and solarize 0 or 1.
+        grayscale and solarize 0 or 1. With a crop_ratio above 1 also `RATIO`, the logarithm of the crop's width /
+        height, by which log_scale becomes the mean over x and y.
     """
     uniform = counter_uniform(seed, epoch, ids, view, len(_DRAWS)).double()
     zero_to_one = dict(zip(_DRAWS, uniform.unbind(1), strict=True))
     signed = dict(zip(_DRAWS, (2 * uniform - 1).unbind(1), strict=True))
 
-    magnification = (1 - MAX_AREA_LOST * strengths["crop"] * zero_to_one["area"]).rsqrt()
-    crop_shift, shift = (magnification - 1) / 2, MAX_SHIFT * strengths["translation"]
+    width, height = (1 + strengths["crop"] * (side - 1) for side in _sides(aspects, ids.device))
+    area = (1 - MAX_AREA_LOST * strengths["crop"] * zero_to_one["area"]) * (width * height)
+    log_ratio = math.log(crop_ratio) * signed["ratio"]
+    stretch = (log_ratio / 2).exp()
+    too_wide, too_high = area.sqrt() * stretch / width, area.sqrt() / stretch / height
+    magnification = area.rsqrt() * torch.maximum(too_wide, too_high).clamp(min=1)
+    shift = MAX_SHIFT * strengths["translation"]
     params = {
-        "dx": crop_shift * signed["crop_x"] + shift * signed["shift_x"],
-        "dy": crop_shift * signed["crop_y"] + shift * signed["shift_y"],
+        "dx": (width * magnification / stretch - 1) / 2 * signed["crop_x"] + shift * signed["shift_x"],
+        "dy": (height * magnification * stretch - 1) / 2 * signed["crop_y"] + shift * signed["shift_y"],
         "log_scale": magnification.log(),
         "blur": MAX_SIGMA * image_size * strengths["blur"] * zero_to_one["blur"],
     }
@@ -113,29 +131,47 @@ def draw(strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, vie
         params[name] = limit * strengths[family] * signed[family]
     for name, probability in MAX_PROBABILITY.items():
         params[name] = zero_to_one[name] < probability * strengths[name]
-    return {name: params[name].float() for name in PARAMETERS}
+    ratio = {RATIO: log_ratio.float()} if crop_ratio > 1 else {}
+    return {name: params[name].float() for name in PARAMETERS} | ratio
 
 
-def max_params(strengths: dict[str, float], image_size: int) -> dict[str, float]:
-    """Return the largest size of each of `PARAMETERS` from `draw`; 0 for one that stays 0 or has no effect.
+def _sides(aspects: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return width and height of images of an aspect, float64 (B,), in units of their shorter side."""
+    aspects = torch.ones(1, dtype=torch.float64) if aspects is None else aspects
+    aspects = to_device(aspects, device)
+    return aspects.clamp(min=1), (1 / aspects).clamp(min=1)
+
+
+def max_params(
+    strengths: dict[str, float], image_size: int, crop_ratio: float = 1.0, aspects: Tensor | None = None
+) -> dict[str, float]:
+    """Return the largest size of each parameter from `draw`; 0 for one that stays 0 or has no effect.
 
     Args:
         strengths: family -> strength in [0, 1].
         image_size: height and width, px.
+        crop_ratio, aspects: as `draw` takes them, of all images.
 
     Returns:
-        parameter -> largest absolute value, in the units of `draw`; 1 for binary ones that happen.
+        parameter -> largest absolute value, or a bound for images that are no squares, in the units of `draw`; 1 for
+        binary ones that happen.
     """
+    width, height = (1 + strengths["crop"] * (float(side.max()) - 1) for side in _sides(aspects, torch.device("cpu")))
     magnification = (1 - MAX_AREA_LOST * strengths["crop"]) ** -0.5
-    shift = (magnification - 1) / 2 + MAX_SHIFT * strengths["translation"]
     sigma = MAX_SIGMA * image_size * strengths["blur"]
+
+    def shift(side: float) -> float:
+        most = max(magnification * (side * crop_ratio) ** 0.5, side * crop_ratio)
+        return (most - 1) / 2 + MAX_SHIFT * strengths["translation"]
+
     return {
-        "dx": shift,
-        "dy": shift,
-        "log_scale": math.log(magnification),
+        "dx": shift(width),
+        "dy": shift(height),
+        "log_scale": math.log(max(magnification, crop_ratio**0.5, width**0.5, height**0.5)),
         "blur": sigma if blurs(sigma) else 0.0,
         **{name: limit * strengths[family] for name, (family, limit) in MAX_SYMMETRIC.items()},
         **{name: float(strengths[name] > 0) for name in MAX_PROBABILITY},
+        **({RATIO: math.log(crop_ratio)} if crop_ratio > 1 else {}),
     }
 
 
@@ -148,7 +184,8 @@ def relative(first: Params, second: Params) -> Params:
     """Return the parameters of the transform from the first view to the second.
 
     The geometric ones are those of the composition g2 g1^-1; the photometric ones are differences, as AugSelf's
-    (arXiv 2111.09613); a binary one is 1 where the views differ.
+    (arXiv 2111.09613); a binary one is 1 where the views differ. Crops that are no squares have such parameters only
+    where nothing is rotated, since the composition would shear.
 
     Args:
         first, second: of two views of the same images, as `draw` returns them.
@@ -158,17 +195,19 @@ def relative(first: Params, second: Params) -> Params:
     """
     between = {
         name: second[name] - first[name]
-        for name in ("log_scale", "brightness", "contrast", "saturation", "hue", "blur")
+        for name in ("log_scale", RATIO, "brightness", "contrast", "saturation", "hue", "blur")
+        if name in first
     }
     between |= {name: (second[name] - first[name]).abs() for name in MAX_PROBABILITY}
     mirror = 1 - 2 * between["flip"]
     between["angle_deg"] = second["angle_deg"] - mirror * first["angle_deg"]
     angle, scale = torch.deg2rad(between["angle_deg"]), between["log_scale"].exp()
     cos, sin = scale * angle.cos(), scale * angle.sin()
+    stretch = (between[RATIO] / 2).exp() if RATIO in between else 1
     # y points down, and an angle turns counter-clockwise.
-    between["dx"] = second["dx"] - (mirror * cos * first["dx"] + sin * first["dy"])
-    between["dy"] = second["dy"] - (-mirror * sin * first["dx"] + cos * first["dy"])
-    return {name: between[name] for name in PARAMETERS}
+    between["dx"] = second["dx"] - (mirror * cos * first["dx"] + sin * first["dy"]) / stretch
+    between["dy"] = second["dy"] - (-mirror * sin * first["dx"] + cos * first["dy"]) * stretch
+    return {name: between[name] for name in first}
 
 
 def interpolate_params(params: Params, share: float) -> Params:
@@ -188,57 +227,80 @@ def interpolate_params(params: Params, share: float) -> Params:
     }
 
 
-def apply(images: Tensor, params: Params) -> Tensor:
+def apply(images: Tensor, params: Params, size: int | None = None, aspects: Tensor | None = None) -> Tensor:
     """Return the views that the parameters make of the images.
 
     Borders are reflected. A sample's view does not depend on the batch it is in, and a parameter of 0 leaves it
-    unchanged, bit for bit. On grey images saturation, hue and grayscale have no effect.
+    unchanged, bit for bit, where the view has the image's size. On grey images saturation, hue and grayscale have no
+    effect. Each image is resampled once, from all of its pixels.
 
     Args:
-        images: float32 (B, C, S, S) in [0, 1], C 1 or 3.
+        images: float32 (B, C, R, R) in [0, 1], C 1 or 3.
         params: each of `PARAMETERS`, float32 (B,), as `draw` returns them; on a CPU, so that operations without
             effect are skipped without waiting for a GPU that has the images.
+        size: S, height and width of the views, px; None: R.
+        aspects: float64 (B,), width / height of images that were squeezed into squares; None: they were squares.
 
     Returns:
         float32 (B, C, S, S) in [0, 1]; where no parameter alters anything it may be `images`, not a copy.
     """
     # On a CPU, parts that stay in its cache are half again as fast as one large batch.
-    size = len(images) if images.is_cuda else max(1, _CACHED_VALUES // images[0].numel())
-    parts = [slice(start, start + size) for start in range(0, len(images), size)]
-    views = [_apply(images[part], {name: params[name][part] for name in PARAMETERS}) for part in parts]
+    count = len(images) if images.is_cuda else max(1, _CACHED_VALUES // images[0].numel())
+    parts = [slice(start, start + count) for start in range(0, len(images), count)]
+    size = images.shape[-1] if size is None else size
+    views = [
+        _apply(
+            images[part], {name: params[name][part] for name in params}, size,
+            None if aspects is None else aspects[part],
+        )
+        for part in parts
+    ]  # fmt: skip
     return views[0] if len(views) == 1 else torch.cat(views)
 
 
-def _apply(images: Tensor, params: Params) -> Tensor:
-    values = torch.stack([params[name] for name in PARAMETERS])
-    used = {name for name, use in zip(PARAMETERS, (values != 0).any(dim=1).tolist(), strict=True) if use}
-    params = dict(zip(PARAMETERS, to_device(values, images.device).unbind(), strict=True))
+def _apply(images: Tensor, params: Params, size: int, aspects: Tensor | None) -> Tensor:
+    values = torch.stack(list(params.values()))
+    used = {name for name, use in zip(params, (values != 0).any(dim=1).tolist(), strict=True) if use}
+    params = dict(zip(params, to_device(values, images.device).unbind(), strict=True))
     if images.shape[1] == 1:
         used -= set(COLOUR)
-    if not used.isdisjoint(GEOMETRIC):
-        images = _resample(images, params)
+    if size != images.shape[-1] or aspects is not None:
+        images = _resample(images, params, size, aspects)
+    elif not used.isdisjoint((*GEOMETRIC, RATIO)):
+        moved = torch.stack([params[name] for name in (*GEOMETRIC, RATIO) if name in params]).any(dim=0)
+        images = _choose(moved[:, None, None, None], _resample(images, params, size, None), images)
     for name in PHOTOMETRIC:
         if name in used:
             images = _OPERATIONS[name](images, params[name][:, None, None, None])
     return images
 
 
-def _resample(images: Tensor, params: Params) -> Tensor:
-    """Transform about the centre, by the inverse map from output to input positions, in units of the side."""
-    side = images.shape[-1]
-    moved = torch.stack([params[name] for name in GEOMETRIC]).any(dim=0)
+def _resample(images: Tensor, params: Params, size: int, aspects: Tensor | None) -> Tensor:
+    """Transform about the centre, by the inverse map from output to input positions, in units of the side.
+
+    A view smaller than its image is the mean of several samples a pixel, so that no pixel of the image is passed over.
+    """
     # In float64, since vectorised and remainder loops round sin and cos differently, which would depend on the batch.
     dx, dy, log_scale, angle_deg, flip = (params[name].double() for name in GEOMETRIC)
     angle, shrink, mirror = torch.deg2rad(angle_deg), torch.exp(-log_scale), 1 - 2 * flip
     cos, sin = shrink * angle.cos(), shrink * angle.sin()
     per_x = torch.stack([mirror * cos, sin], dim=1)
     per_y = torch.stack([-mirror * sin, cos], dim=1)
+    if RATIO in params:
+        stretch = (params[RATIO].double() / 2).exp()[:, None]
+        per_x, per_y = per_x * stretch, per_y / stretch
     offset = -(per_x * dx[:, None] + per_y * dy[:, None])
+    if aspects is not None:
+        sides = torch.stack(_sides(aspects, images.device), dim=1)
+        per_x, per_y, offset = per_x / sides, per_y / sides, offset / sides
     per_x, per_y, offset = (2 * t.float()[:, :, None, None] for t in (per_x, per_y, offset))
-    position = (torch.arange(side, device=images.device) + 0.5) / side - 0.5
+    samples = math.ceil(images.shape[-1] / size)  # of a pixel, along one side
+    position = (torch.arange(samples * size, device=images.device) + 0.5) / (samples * size) - 0.5
     grid = per_x * position + (per_y * position[:, None] + offset)
     views = F.grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False)
-    return _choose(moved[:, None, None, None], views.clamp_(0, 1), images)
+    if samples > 1:
+        views = F.avg_pool2d(views, samples)
+    return views.clamp_(0, 1)
 
 
 def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:

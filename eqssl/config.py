@@ -73,6 +73,9 @@ class DataConfig:
     """Folder of rendered, converted and downloaded data."""
     image_size: PositiveInt | None = None
     """Height and width in pixels that the encoder sees; default: the source's own, 32 for solids."""
+    stored_size: PositiveInt | None = None
+    """Height and width in pixels at which whole images, also oblong ones, are kept for training, whose crops are cut
+    from them; at least image_size. Default: crops are cut from the central square at image_size. Not for solids."""
     pairs: Literal["auto", "object", "image"] = "auto"
     """A pair is two views of one object (a paired source's default) or two augmentations of one image."""
     train_images: PositiveInt | None = None
@@ -104,6 +107,9 @@ class AugmentConfig:
 
     crop: Fraction | None = None
     """Random resized crop: smallest area kept is 1 - .92 x strength (SimCLR: 1)."""
+    crop_ratio: Annotated[float, Allowed("1 or more, finite", lambda value: 1 <= value < math.inf)] = 1.0
+    """Largest ratio of a crop's sides, drawn between 1/ratio and ratio, its logarithm uniformly. Default: 1, squares,
+    with which the published tables of this package were measured; torchvision and SimCLR: 1.333."""
     translation: Fraction | None = None
     """Shift in both directions, up to ± 20/224 of the side x strength."""
     rotation: Fraction | None = None
@@ -126,7 +132,7 @@ class AugmentConfig:
     """Solarize above .5, with probability .4 x strength."""
 
 
-AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig))
+AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig) if f.name != "crop_ratio")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +224,7 @@ class TrainConfig:
     """Arithmetic of the encoder; auto: bf16 where the processor supports it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
-    seed: int = 0
+    seed: Annotated[int, Allowed("0 to 4294967295", lambda value: 0 <= value < 2**32)] = 0
     """Seed of the weights and of every draw."""
     threads: PositiveInt | None = None
     """CPU threads a worker; default: the CPUs Ray gave it, or all."""
@@ -283,6 +289,9 @@ def check(config: RunConfig) -> None:
     if recon.attention == "pooled-query" and recon.tokens == "vector" and recon.weight > 0:
         raise ValueError("--recon.tokens is 'vector', whose parts have no position on the map; "
                          "allowed with --recon.attention pooled-query: map")  # fmt: skip
+    size, stored = config.data.image_size, config.data.stored_size
+    if stored is not None and (size is None or stored < size):
+        raise ValueError(f"--data.stored-size is {stored}; allowed: at least --data.image-size, which is {size}")
     for name in ("pose", "classes"):
         if (value := getattr(config.data, name)) and source != "solids":
             raise ValueError(f"--data.{name} is {value!r}; allowed with --data.source solids alone, not with {source}")

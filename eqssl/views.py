@@ -13,6 +13,7 @@ from eqssl.augment import Params, apply, draw, interpolate_params, max_params, r
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset, Split, to_float
 from eqssl.data.pairs import absolute_factors, pair_indices, relative_factors
+from eqssl.data.stores import FramedImages
 from eqssl.devices import pinned, to_device
 from eqssl.random import counter_uniform
 
@@ -51,7 +52,7 @@ class Read(NamedTuple):
     split: Split
     pair: tuple[Tensor, Tensor]  # int64 (B,) each
     epoch: int
-    first: Tensor  # uint8 (B, C, S, S)
+    first: Tensor  # uint8 (B, C, R, R), R is S or `data.stored_size`
     second: Tensor  # where a pair is one image twice, the first again
 
 
@@ -94,6 +95,26 @@ class Views:
                 "since no image lies between two renders"
             )
 
+        self._check_crops()
+        every = _aspects(dataset.train, torch.arange(len(dataset.train)))
+        self.ranges = max_params(self.strengths, dataset.image_size, config.augment.crop_ratio, every)
+
+    def _check_crops(self) -> None:
+        ratio, method = self.config.augment.crop_ratio, self.config.method.name
+        if ratio > 1 and self.strengths["crop"] == 0:
+            raise ValueError(f"--augment.crop-ratio is {ratio:g}; allowed without --augment.crop: 1")
+        if ratio > 1 and self.strengths["rotation"] > 0 and self._requires_theta():
+            raise ValueError(
+                f"--augment.crop-ratio is {ratio:g}; allowed with --method.name {method} and --augment.rotation "
+                f"{self.strengths['rotation']:g}: 1, since the transformation between two such views would shear"
+            )
+
+    def _requires_theta(self) -> bool:
+        method = self.method
+        return method is not None and (
+            method.requires_transform or (method.requires_factors and not self.dataset.paired)
+        )
+
     def batch(self, split: Split, indices: Tensor, epoch: int) -> Batch:
         """Return the views of the images at `indices` (B,) in an epoch."""
         return self.make(self.read(split, indices, epoch))
@@ -101,25 +122,30 @@ class Views:
     def read(self, split: Split, indices: Tensor, epoch: int) -> Read:
         """Return the images of both views; a thread may read them ahead."""
         pair = pair_indices(split, indices, epoch=epoch, seed=self.seed, paired=self.dataset.paired)
-        first = pinned(split.images.take(pair[0]), self.device)
-        second = first if pair[1] is pair[0] else pinned(split.images.take(pair[1]), self.device)
+        images = split.images.whole if isinstance(split.images, FramedImages) else split.images
+        first = pinned(images.take(pair[0]), self.device)
+        second = first if pair[1] is pair[0] else pinned(images.take(pair[1]), self.device)
         return Read(split, pair, epoch, first, second)
 
     def make(self, read: Read) -> Batch:
         """Return the views of images that were read, on the device, without waiting for it."""
         split, pair, epoch = read[:3]
         params = self._params(split, pair, epoch)
-        clean = to_float(to_device(read.first, self.device))
-        other = clean if read.second is read.first else to_float(to_device(read.second, self.device))
+        stored = to_float(to_device(read.first, self.device))
+        other = stored if read.second is read.first else to_float(to_device(read.second, self.device))
+        size, (aspects, of_other) = self.dataset.image_size, (_aspects(split, indices) for indices in pair)
+        clean = stored
+        if aspects is not None:
+            clean = apply(stored, interpolate_params(params[0], 0.0), size, aspects)
         pick = counter_uniform(self.seed, epoch, split.ids[pair[0]], PICK_STREAM, 1)[:, 0] < 0.5
         required: dict[str, Any] = {}
         if self.makes_intermediate:
             shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
-            images = [apply(other, interpolate_params(params[1], share)) for share in shares]
+            images = [apply(other, interpolate_params(params[1], share), size, of_other) for share in shares]
             required["intermediate"] = torch.cat(images)
         if self.method is not None:
             required |= self._required(self.method, split, pair, epoch, params)
-        views = apply(clean, params[0]), apply(other, params[1])
+        views = apply(stored, params[0], size, aspects), apply(other, params[1], size, of_other)
         return Batch(*views, clean, to_device(pick, self.device), **required)
 
     def _required(
@@ -132,7 +158,7 @@ class Views:
         of_objects = method.requires_factors and self.dataset.paired
         if of_objects:
             required["factors"] = self._on_device(absolute_factors(split, torch.cat(pair)))
-        if method.requires_transform or (method.requires_factors and not of_objects):
+        if self._requires_theta():
             required["theta"] = self._on_device(self._theta(split, pair, params))
         if method.draw_masks is not None:
             ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since the draws are many
@@ -158,13 +184,22 @@ class Views:
         return {name: to_device(value, self.device) for name, value in values.items()}
 
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
-        settings = {"epoch": epoch, "seed": self.seed, "image_size": self.dataset.image_size}
-        first, second = (split.ids[indices] for indices in pair)
-        return draw(self.strengths, first, view=0, **settings), draw(self.strengths, second, view=1, **settings)
+        def of(view: int) -> Params:
+            return draw(
+                self.strengths, split.ids[pair[view]], epoch=epoch, seed=self.seed, view=view,
+                image_size=self.dataset.image_size, crop_ratio=self.config.augment.crop_ratio,
+                aspects=_aspects(split, pair[view]),
+            )  # fmt: skip
+
+        return of(0), of(1)
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
         """Return the transformation between the views: known factors of objects, augmentations over their range."""
         known = relative_factors(split, *pair) if self.dataset.paired else {}
-        ranges = max_params(self.strengths, self.dataset.image_size)
-        between = relative(*params)
+        between, ranges = relative(*params), self.ranges
         return known | {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}
+
+
+def _aspects(split: Split, indices: Tensor) -> Tensor | None:
+    """Return width / height of the stored images, float64 (B,); None where these are squares."""
+    return split.images.aspects[indices] if isinstance(split.images, FramedImages) else None

@@ -341,3 +341,81 @@ def test_the_gpu_makes_the_same_views(photos: Tensor) -> None:
 def test_a_batch_in_one_part_that_nothing_alters_is_not_copied():
     images = torch.rand(4, 3, 8, 8)
     assert apply(images, make(4)).data_ptr() == images.data_ptr()
+
+
+def windows(params: Params) -> np.ndarray:
+    """Centre x, y, width, height (4, B) of crops, in sides of the central square."""
+    ratio = params["log_ratio"].double() / 2
+    width, height = torch.exp(ratio - params["log_scale"]), torch.exp(-ratio - params["log_scale"])
+    return torch.stack([-params["dx"] * width, -params["dy"] * height, width, height]).numpy()
+
+
+def test_crops_of_oblong_images_have_the_area_and_the_ratio_of_torchvision_and_lie_inside() -> None:
+    aspects = torch.tensor([0.5, 0.75, 1.0, 4 / 3, 1.9]).double().repeat(4000)
+    crop = NONE | {"crop": 1.0}
+    params = draw(crop, MANY, epoch=0, seed=0, view=0, image_size=SIDE, crop_ratio=4 / 3, aspects=aspects)
+    x, y, width, height = windows(params)
+    across, down = np.maximum(aspects, 1).numpy(), np.maximum(1 / aspects, 1).numpy()
+    assert (np.abs(x) + width / 2 <= across / 2 + 1e-6).all() and (np.abs(y) + height / 2 <= down / 2 + 1e-6).all()
+    for room, centre in ((across - width, x), (down - height, y)):
+        wide = room > 0.01
+        assert stats.kstest(centre[wide] / room[wide] + 0.5, "uniform").pvalue > 1e-3
+    log_ratio = np.log(width / height)
+    assert stats.kstest((log_ratio / math.log(4 / 3) + 1) / 2, "uniform").pvalue > 1e-3
+    share = width * height / (across * down)
+    fits = share < 0.35  # where no window is too large for its ratio, down to an aspect of .5
+    assert share.min() >= 0.08 - 1e-6 and stats.kstest((share[fits] - 0.08) / 0.27, "uniform").pvalue > 1e-3
+    limits = max_params(crop, SIDE, 4 / 3, aspects)
+    assert all(params[name].abs().max() <= limits[name] * (1 + 1e-5) for name in params)
+
+
+def test_without_crop_oblong_images_give_their_central_square_and_squares_change_nothing() -> None:
+    oblong = draw(NONE, MANY, epoch=0, seed=0, view=0, image_size=SIDE, aspects=torch.full((len(MANY),), 1.7).double())
+    assert all((value == 0).all() for value in oblong.values())
+    square = draw(FULL, MANY, epoch=0, seed=0, view=0, image_size=SIDE, aspects=torch.ones(len(MANY)).double())
+    assert square.keys() == draw_all().keys() and all(torch.equal(square[name], draw_all()[name]) for name in square)
+    assert max_params(FULL, SIDE, aspects=torch.ones(3).double()) == max_params(FULL, SIDE)
+
+
+@pytest.mark.parametrize("stored, tolerance", [(256, 0.02), (128, 0.025), (64, 0.035)])
+def test_crops_are_cut_from_the_stored_image_as_by_torchvision(stored: int, tolerance: float) -> None:
+    photo = torch.tensor(load_sample_images().images[0]).permute(2, 0, 1)[None].float() / 255
+    height, width = photo.shape[2:]
+    count, aspect = 40, torch.full((40,), width / height).double()
+    squeezed = reference.resize(photo, [stored, stored], antialias=True).expand(count, -1, -1, -1)
+    params = draw(NONE | {"crop": 1.0}, torch.arange(count), epoch=0, seed=0, view=0, image_size=SIDE, crop_ratio=4 / 3,
+                  aspects=aspect)  # fmt: skip
+    views, errors, beside = apply(squeezed, params, SIDE, aspect), [], 0
+    for view, (x, y, across, down) in zip(views, windows(params).T * height, strict=True):
+        top, left = round(height / 2 + y - down / 2), round(width / 2 + x - across / 2)
+        beside += left < (width - height) / 2
+        expected = reference.resized_crop(photo[0], top, left, round(down), round(across), [SIDE, SIDE], antialias=True)
+        errors.append((view - expected).abs().mean().item())
+    assert np.mean(errors) < tolerance and beside > 10  # many show what is beside the central square
+
+
+def test_a_smaller_view_is_the_mean_of_all_pixels(photos: Tensor) -> None:
+    torch.testing.assert_close(apply(photos[:4], make(4), 32), torch.nn.functional.avg_pool2d(photos[:4], 2))
+    params = draw_all(FULL, torch.arange(60))
+    aspects = torch.linspace(0.5, 2, 60).double()
+    whole = apply(photos, params, 24, aspects)
+    assert whole.shape == (60, 3, 24, 24)
+    for part in (slice(0, 1), slice(7, 30)):
+        assert torch.equal(apply(photos[part], take(params, part), 24, aspects[part]), whole[part])
+
+
+def test_the_relative_transform_of_crops_that_are_no_squares() -> None:
+    crop = NONE | {"crop": 1.0, "flip": 1.0, "translation": 1.0}
+    first, second = (draw(crop, MANY[:500], epoch=0, seed=0, view=view, image_size=SIDE, crop_ratio=4 / 3)
+                     for view in (0, 1))  # fmt: skip
+
+    def stretched(params: Params) -> np.ndarray:
+        stretch = np.exp(params["log_ratio"].double().numpy() / 2)
+        square = matrices(params | {"dx": torch.zeros(500), "dy": torch.zeros(500)})
+        square[:, 0] /= stretch[:, None]
+        square[:, 1] *= stretch[:, None]
+        square[:, 0, 2], square[:, 1, 2] = params["dx"], params["dy"]
+        return square
+
+    expected = stretched(second) @ np.linalg.inv(stretched(first))
+    np.testing.assert_allclose(stretched(relative(first, second)), expected, rtol=0, atol=2e-6)

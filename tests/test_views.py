@@ -1,5 +1,6 @@
 """What a batch carries beside its two views, and that only those who ask for it get it."""
 
+from dataclasses import replace as replace_field
 from itertools import pairwise
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from eqssl.config import RunConfig, replace
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.rotation import euler_to_quaternion
+from eqssl.data.stores import FramedImages
 from eqssl.methods import METHODS, find_method
 from eqssl.views import Views
 
@@ -61,3 +63,42 @@ def test_a_blur_without_effect_is_no_part_of_theta():
     dataset = toy()
     assert "blur" in Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 1.0}), dataset).theta_sizes()
     assert "blur" not in Views(replace(RunConfig(), {"method.name": "sie", "augment.blur": 0.4}), dataset).theta_sizes()
+
+
+def framed(aspects: torch.Tensor, size: int) -> Dataset:
+    dataset = toy()
+    smooth = torch.nn.functional.interpolate(dataset.train.images.pixels[..., :4, :4], size=(32, 32), mode="bilinear")
+    images = FramedImages(MemoryImages(smooth), aspects, size)
+    split = replace_field(dataset.train, images=images)
+    return replace_field(dataset, train=split, val=split, test=split, image_size=size)
+
+
+def test_views_are_cut_from_larger_oblong_images():
+    config = replace(RunConfig(), {"augment.crop": 1.0, "augment.crop_ratio": 4 / 3, "recon.view": "intermediate"})
+    dataset = framed(torch.linspace(0.6, 1.6, 8).double(), 16)
+    batch = Views(config, dataset).batch(dataset.train, torch.arange(8), 0)
+    assert batch.first.shape == batch.second.shape == (8, 3, 16, 16) and batch.intermediate.shape == (16, 3, 16, 16)
+    framing = dataset.train.images.take(torch.arange(8)).float() / 255
+    assert (batch.clean - framing).abs().mean() < 0.06 < (batch.clean - framing.flip(0)).abs().mean()
+
+
+def test_stored_squares_of_the_views_size_give_the_same_views_and_conditions():
+    config = replace(RunConfig(), {"method.name": "equimod", "augment.blur": 1.0})
+    other = framed(torch.ones(8).double(), 32)
+    squares = replace_field(other.train, images=other.train.images.whole)
+    for method in (None, find_method("equimod")):
+        plain = Views(config, toy(), method=method).batch(squares, torch.arange(8), 3)
+        stored = Views(config, other, method=method).batch(other.train, torch.arange(8), 3)
+        torch.testing.assert_close(stored.first, plain.first, rtol=0, atol=1e-5)
+        assert method is None or all(torch.equal(stored.theta[name], plain.theta[name]) for name in plain.theta)
+
+
+def test_crops_that_are_no_squares_are_part_of_theta_or_refused():
+    given = {"method.name": "equimod", "augment.crop_ratio": 1.5, "augment.rotation": 0.0}
+    views = Views(replace(RunConfig(), given), toy(), method=find_method("equimod"))
+    theta = views.batch(toy().train, torch.arange(8), 0).theta
+    assert views.theta_sizes()["log_ratio"] == 1 and theta["log_ratio"].abs().max() <= 2
+    with pytest.raises(ValueError, match=r"crop-ratio is 1.5; allowed with --method.name equimod .*rotation 0.5: 1"):
+        Views(replace(RunConfig(), given | {"augment.rotation": 0.5}), toy(), method=find_method("equimod"))
+    with pytest.raises(ValueError, match=r"crop-ratio is 1.5; allowed without --augment.crop: 1"):
+        Views(replace(RunConfig(), given | {"augment.crop": 0.0}), toy())

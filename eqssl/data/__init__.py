@@ -49,6 +49,8 @@ def load_data(config: DataConfig) -> "Dataset":
     source = SOURCES[config.source]
     loader = importlib.import_module(source).load if isinstance(source, str) else source
     dataset: Dataset = loader(config)
+    if config.stored_size is not None:
+        _check_stored(dataset, config)
     if config.pairs != "auto":
         dataset = dataclasses.replace(dataset, paired=config.pairs == "object")
     if dataset.paired and any(split.objects is None for split in dataset.splits.values()):
@@ -63,6 +65,16 @@ def load_data(config: DataConfig) -> "Dataset":
     dataset = _check(dataset, config.source if config.path is None else f"{config.source}, --data.path {config.path}")
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
+
+
+def _check_stored(dataset: "Dataset", config: DataConfig) -> None:
+    from eqssl.data.stores import FramedImages
+
+    if not isinstance(dataset.train.images, FramedImages):
+        raise ValueError(
+            f"--data.stored-size is {config.stored_size}; allowed for --data.source {config.source}: none, since its "
+            "images are squares of --data.image-size"
+        )
 
 
 def _resized(dataset: "Dataset", size: int) -> "Dataset":

@@ -11,7 +11,9 @@ import functools
 import hashlib
 import io
 import logging
+import os
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -27,7 +29,7 @@ from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once,
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
 
-VERSION = 2  # to be raised whenever the written files change
+VERSION = 3  # to be raised whenever the written files change
 TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # name -> class, split -> its arguments
     **{
         name: (kind, {"train": {"train": True, "download": True}, "test": {"train": False, "download": True}})
@@ -53,7 +55,7 @@ def imagefolder(folder: Dir, out: Out) -> None:
         ValueError: for no such folder, no image in it, or an existing out.
     """
     files = _find_images(folder)
-    classes = sorted({path.parent.name for paths in files.values() for path in paths})
+    classes = sorted({_class_name(path) for paths in files.values() for path in paths})
     unreadable: list[Path] = []
 
     def row(path: Path) -> Row:
@@ -63,11 +65,21 @@ def imagefolder(folder: Dir, out: Out) -> None:
             Image.open(io.BytesIO(data)).close()  # reads the header alone
         except OSError:
             unreadable.append(path)
-        return {"image": {"bytes": data, "path": str(path)}, "label": classes.index(path.parent.name)}
+        return {"image": {"bytes": data, "path": _as_text(str(path))}, "label": classes.index(_class_name(path))}
 
     _write(out, {split: map(row, paths) for split, paths in files.items()}, classes)
     if unreadable:
         logger.warning("%s: %d files are no readable images, such as %s", folder, len(unreadable), unreadable[0])
+
+
+def _class_name(path: Path) -> str:
+    """Return the name of an image's folder; accents are one character each, as not every disk stores them."""
+    return unicodedata.normalize("NFC", _as_text(path.parent.name))
+
+
+def _as_text(name: str) -> str:
+    """Return the name of a file with a question mark for each byte that is no UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "?")
 
 
 def _find_images(folder: Path) -> dict[str, list[Path]]:
@@ -79,8 +91,8 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
         raise ValueError(f"{str(folder)!r} is no folder")
     endings = Image.registered_extensions()
     below = (path.relative_to(folder) for levels in ("*", "*/*", "*/*/*", "*/*/*/*") for path in folder.glob(levels))
-    named = (path for path in below if path.suffix.lower() in endings)
-    images = sorted(path for path in named if not any(part.startswith(".") for part in path.parts))
+    files_below = sorted(path for path in below if not any(part.startswith(".") for part in path.parts))
+    images = [path for path in files_below if path.suffix.lower() in endings]
     tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
     splits = group_by_split(tops, repr(str(folder)))
     depth = 3 if splits else 2
@@ -90,6 +102,9 @@ def _find_images(folder: Path) -> dict[str, list[Path]]:
     }
     if not files["train"]:
         raise ValueError(f"{str(folder)!r} holds no image CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png")
+    others = [path for path in files_below if path.suffix.lower() not in endings and (folder / path).is_file()]
+    if others:
+        logger.warning("%s: %d files have no ending of an image, such as %s", folder, len(others), others[0])
     if elsewhere := set(images).difference(*files.values()):
         logger.warning("%s: %d images are in no folder of a class, such as %s", folder, len(elsewhere), min(elsewhere))
     return {split: paths for split, paths in files.items() if paths}

@@ -8,7 +8,6 @@ path> or binary; each further column of numbers or of equally long lists of numb
 """
 
 import hashlib
-import json
 import logging
 import posixpath
 from dataclasses import replace
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.reader import ParquetReader
+from eqssl.data.reader import VERSION, ParquetReader
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
 
@@ -39,7 +38,7 @@ def load(config: DataConfig) -> Dataset:
     """Return the images of a Parquet file or folder.
 
     Args:
-        config: path, image_column, label_column, image_size, max_bad_images and cache are used.
+        config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Raises:
         ValueError: for a path that does not exist, no or broken Parquet, a column that is missing or cannot be used,
@@ -48,11 +47,17 @@ def load(config: DataConfig) -> Dataset:
     filesystem, files = find_files(config.path)
     digest = _digest(filesystem, files, config)
     reader = ParquetReader(filesystem, [file.path for file in chain(*files.values())], config)
+    if not any(reader.counts.values()):
+        raise ValueError(f"--data.path {config.path!r} has no readable image, since it has no row")
     stops = np.cumsum([sum(reader.counts[file.path] for file in of_split) for of_split in files.values()])
     special = (config.label_column, OBJECT_COLUMN)
     table = reader.read_table([f.name for f in reader.schema if f.name in special or _is_numeric(f.type)])
     labels, class_names = _labels(reader, table, stops)
     objects, factors = _objects(reader, table), _factors(reader, table)
+    if mode := reader.feature(config.image_column).get("mode"):
+        logger.warning(
+            "column %r: its mode %s is not applied, images keep their own channels", config.image_column, mode
+        )
     images, rows = reader.read_images(digest)
     whole = Split(
         images,
@@ -115,7 +120,9 @@ def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]
         found: dict[str, FileInfo] = {}
         for candidates in ([root], data, named):
             inside = chain(*(filesystem.get_file_info(FileSelector(folder)) for folder in candidates))
-            parquet = (i for i in inside if i.is_file and i.extension == "parquet" and not i.base_name.startswith("."))
+            parquet = (
+                i for i in inside if i.is_file and i.extension.lower() == "parquet" and not i.base_name.startswith(".")
+            )
             found = found or {posixpath.relpath(i.path, root): i for i in parquet}
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{where} cannot be opened: {error}") from error
@@ -137,7 +144,14 @@ def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: Da
             tail = stream.read_at(min(DIGEST_BYTES, file.size), max(0, file.size - DIGEST_BYTES))
         for part in (split.encode(), file.base_name.encode(), str(file.size).encode(), head, tail):
             content.update(part + b"\0")
-    options = (config.image_size, config.image_column, config.label_column, config.max_bad_images)
+    options = (
+        VERSION,
+        config.image_size,
+        config.stored_size,
+        config.image_column,
+        config.label_column,
+        config.max_bad_images,
+    )
     return hashlib.sha256(repr((content.hexdigest(), *options)).encode()).hexdigest()[:16]
 
 
@@ -166,23 +180,29 @@ def _values(reader: ParquetReader, table: pa.Table, name: str) -> np.ndarray:
 def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[Tensor | None, list[str]]:
     """Return each row's class, int64 (N,), and the names of the classes.
 
-    A class is the label of a hub's ClassLabel, else the label's rank among all. A split where all are -1, the hub's
-    mark of unknown labels, keeps these.
+    A class is the label of a hub's ClassLabel, else the label's rank among all. In a split where all are null or -1,
+    the hub's mark of unknown labels, all are -1.
 
     Args:
         reader, table: of all rows.
         stops: the end of each split's rows.
     """
     name = reader.config.label_column
-    if name not in table.column_names:
+    if name not in table.column_names or pa.types.is_null(table[name].type):
         return None, []
-    labels = _values(reader, table, name)
+    starts = [0, *stops[:-1].tolist()]
+    of_splits = [table[name].slice(start, stop - start) for start, stop in zip(starts, stops.tolist(), strict=True)]
+    known = [pc.fill_null(column, -1) if column.null_count == len(column) else column for column in of_splits]
+    chunks = pa.chunked_array(list(chain(*(column.chunks for column in known))), table[name].type)
+    labels = _values(reader, pa.table({name: chunks}), name)
     for part in np.split(labels, stops[:-1]):
         if (part < 0).any() and (part != -1).any():
             raise ValueError(f"--data.label-column {name!r} holds {part.min()}; allowed: 0 or more")
-    info = json.loads((reader.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {})
-    names = info.get("features", {}).get(name, {}).get("names", [])  # of a ClassLabel, whose labels are ranks already
-    values = np.arange(labels.max() + 1) if names else np.unique(labels[labels >= 0])
+    names = reader.feature(name).get("names") or []  # of a ClassLabel, whose labels are ranks already
+    if names and labels.max(initial=-1) >= len(names):
+        allowed = f"0 to {len(names) - 1}, the ranks of its {len(names)} classes"
+        raise ValueError(f"--data.label-column {name!r} holds {labels.max()}; allowed: {allowed}")
+    values = np.arange(labels.max(initial=-1) + 1) if names else np.unique(labels[labels >= 0])
     if not names and len(values) and len(values) <= values[-1]:
         logger.warning("column %r: %d labels from %d to %d are numbered from 0", name, len(values), *values[[0, -1]])
     classes = np.where(labels < 0, -1, np.searchsorted(values, labels))
@@ -194,6 +214,8 @@ def _objects(reader: ParquetReader, table: pa.Table) -> Tensor | None:
     if OBJECT_COLUMN not in table.column_names:
         return None
     names = _values(reader, table, OBJECT_COLUMN)
+    if names.dtype.kind == "f" and np.isnan(names).any():
+        raise ValueError(f"column {OBJECT_COLUMN!r} has values that are no number; allowed: integers or names")
     if names.dtype.kind not in "iu":
         names = np.unique(names.astype(str), return_inverse=True)[1]
     return torch.from_numpy(names.astype(np.int64))
@@ -205,10 +227,14 @@ def _factors(reader: ParquetReader, table: pa.Table) -> dict[str, Tensor]:
     for name in table.column_names:
         if name in (reader.config.label_column, OBJECT_COLUMN):
             continue
-        if _is_list(table[name].type) and len(pc.list_value_length(table[name]).unique()) > 1:
-            logger.warning("column %r is no factor, since its lists are not equally long", name)
+        lengths = pc.list_value_length(table[name]).unique().to_pylist() if _is_list(table[name].type) else [1]
+        if len(lengths) > 1 or lengths == [0]:
+            logger.warning("column %r is no factor, since its lists are not equally long or empty", name)
             continue
-        values = _values(reader, table, name).astype(np.float32)
+        exact = _values(reader, table, name)
+        values = exact.astype(np.float32)
+        if exact.dtype.kind in "iu" and (values.astype(exact.dtype) != exact).any():
+            logger.warning("column %r is a factor, whose integers up to %d are rounded to float32", name, exact.max())
         if not np.isfinite(values).all():
             raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
         factors[name] = torch.from_numpy(values.reshape(len(table), -1))

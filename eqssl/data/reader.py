@@ -1,5 +1,6 @@
 """The rows of Parquet files: columns as one table, images in memory or, if too many, in a memory-mapped file."""
 
+import json
 import logging
 import math
 import posixpath
@@ -21,16 +22,22 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import ImageStore, MemoryImages
-from eqssl.data.stores import EncodedImages, decode, in_threads
+from eqssl.data.stores import Decoded, EncodedImages, FramedImages, bits_of, decode, in_threads
 from eqssl.data.write import atomic, cache_folder, make_once
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
 MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
+VERSION = 2  # to be raised whenever a decoded pixel or a column of ENCODED changes
 BINARY = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
-ENCODED = pa.schema([("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32())])
+ENCODED = pa.schema(
+    [
+        ("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32()),
+        ("maximum", pa.uint16()), ("aspect", pa.float64()),
+    ]
+)  # fmt: skip
 
-# Readable images as uint8 (C, S, S), the same encoded, and their rows.
-Batch = tuple[list[np.ndarray], list[bytes], list[int]]
+# Readable images, the same encoded, and their rows.
+Batch = tuple[list[Decoded], list[bytes], list[int]]
 
 logger = logging.getLogger(__name__)
 
@@ -50,11 +57,11 @@ class ParquetReader:
     Args:
         filesystem: of the files.
         paths: of the files of all splits.
-        config: path, image_column, label_column, image_size, max_bad_images and cache are used.
+        config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Attributes:
-        schema: the columns of all files; numbers are promoted to a type that holds those of every file, and a column
-            that a file lacks is null there.
+        schema: the columns of all files; numbers are promoted to a type that holds those of every file, dictionaries
+            are read as their values, and a column that a file lacks is null there.
         counts: path -> number of rows.
 
     Raises:
@@ -64,10 +71,12 @@ class ParquetReader:
 
     def __init__(self, filesystem: FileSystem, paths: list[str], config: DataConfig):
         self.filesystem, self.config = filesystem, config
-        self.unreadable: list[str] = []
+        self.whole, self.size = config.stored_size is not None, config.stored_size or config.image_size
+        self.unreadable: dict[int, str] = {}  # row -> its place
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
-            self.schema: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            found: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            self.schema = pa.schema([field.with_type(_plain(field.type)) for field in found])
             self.files = list(factory.finish(self.schema).get_fragments())
             self.counts: dict[str, int] = {file.path: file.count_rows() for file in self.files}
         types = {field.name: field.type for field in self.schema}
@@ -79,8 +88,32 @@ class ParquetReader:
         if fields.get("bytes", types[image]) not in BINARY:
             allowed = "struct<bytes: binary, path: string>, binary"
             raise ValueError(f"--data.image-column {image!r} is {types[image]}; allowed: {allowed}")
-        if label in types and not pa.types.is_integer(types[label]):
+        if label in types and not (pa.types.is_integer(types[label]) or pa.types.is_null(types[label])):
             raise ValueError(f"--data.label-column {label!r} is {types[label]}; allowed: integers")
+
+    def feature(self, column: str) -> dict[str, Any]:
+        """Return the description of a column by the Hugging Face hub, the same in all files that have one; else empty.
+
+        Raises:
+            ValueError: for files whose names of classes differ, since a label is a rank among them.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for file in self.files:
+            with _naming(file.path):
+                text = (file.physical_schema.metadata or {}).get(b"huggingface", b"{}")
+            try:
+                found[file.path] = dict(json.loads(text)["info"]["features"][column])
+            except (ValueError, KeyError, TypeError):  # no such description, or another program's
+                continue
+        described = list(found.items())
+        for path, feature in described[1:]:
+            first, names, others = described[0][0], described[0][1].get("names"), feature.get("names")
+            if names != others:
+                raise ValueError(
+                    f"column {column!r} has the classes {_few(names)} in {first}, and {_few(others)} in {path}; "
+                    "allowed: the same in the same order, since labels are their ranks"
+                )
+        return described[0][1] if described else {}
 
     def place(self, row: int) -> str:
         """Return the file that a row is in, and the row there, for messages."""
@@ -101,6 +134,8 @@ class ParquetReader:
     def read_images(self, name: str) -> tuple[ImageStore, Tensor]:
         """Return the readable images and their rows, int64 (N,).
 
+        Grey images of 16 bits have the range of the largest value in any of them.
+
         Args:
             name: of the file in the cache for images that do not fit in memory.
 
@@ -112,33 +147,62 @@ class ParquetReader:
         if first is None:
             raise ValueError(f"--data.path {self.config.path!r} has no readable image")
         batches = chain([first], batches)
-        if count * max(image.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
-            return _to_memory(batches, count)
-        cached = cache_folder(self.config) / "encoded" / name
-        make_once(cached, lambda: _to_file(batches, cached))
-        table = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
-        images = EncodedImages(table["image"], table["size"][0].as_py(), pc.max(table["channels"]).as_py())
-        return images, torch.from_numpy(table["row"].to_numpy())
+        if count * max(image.pixels.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
+            pixels, facts = _to_memory(batches, count)
+            if (bits := self._bits(facts)) < 16:
+                del pixels  # whose place in memory the same images take
+                pixels, _ = _to_memory(self._decode(bits), count)
+            images: ImageStore = pixels
+        else:
+            cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
+            make_once(cached, lambda: _to_file(batches, cached))
+            facts = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
+            channels, size = pc.max(facts["channels"]).as_py(), facts["size"][0].as_py()
+            images = EncodedImages(facts["image"], size, channels, self._bits(facts), self.whole)
+        if self.whole and self.config.image_size:
+            images = FramedImages(images, torch.tensor(facts["aspect"].to_numpy()), self.config.image_size)
+        return images, torch.tensor(facts["row"].to_numpy())
 
-    def _decode(self) -> Iterator[Batch]:
-        """Yield the readable images, and count the others."""
-        row, shape = 0, None
+    def _bits(self, facts: pa.Table) -> int:
+        """Return the bits of grey values in 16, by the largest; 16 where there are none."""
+        maximum = pc.max(facts["maximum"]).as_py()
+        bits = bits_of(maximum) if maximum else 16
+        if bits < 16:
+            logger.warning(
+                "--data.path %s: grey images of 16 bits hold at most %d, so %d bits are their range",
+                self.config.path, maximum, bits,
+            )  # fmt: skip
+        return bits
+
+    def _decode(self, bits: int | None = None) -> Iterator[Batch]:
+        """Yield the readable images, and count the others.
+
+        Args:
+            bits: of grey values in 16; None: 16, and the notes on images are reported at the end.
+        """
+        row, shape, notes = 0, None, dict[str, list[int]]()
         for path, cells, nbytes in self._cells():
             images, encoded, rows = [], [], []
-            for cell, result in zip(cells, in_threads(partial(self._read, path), cells, size=nbytes), strict=True):
+            read = partial(self._read, path, bits or 16)
+            for cell, result in zip(cells, in_threads(read, cells, size=nbytes), strict=True):
                 if isinstance(result, Exception):
                     self._count_unreadable(row, cell, result)
                 else:
-                    shape = shape or result[0].shape[1:]
-                    if result[0].shape[1:] != shape:
-                        sizes = f"{shape[0]} px and, in {self.place(row)}, {result[0].shape[1]} px"
+                    image, data = result
+                    shape = shape or image.pixels.shape[1:]
+                    if image.pixels.shape[1:] != shape:
+                        sizes = f"{shape[0]} px and, in {self.place(row)}, {image.pixels.shape[1]} px"
                         raise ValueError(f"images have different sizes ({sizes}): give --data.image-size")
-                    images.append(result[0])
-                    encoded.append(result[1])
+                    if image.note:
+                        notes.setdefault(image.note, []).append(row)
+                    images.append(image)
+                    encoded.append(data)
                     rows.append(row)
                 row += 1
             if images:
                 yield images, encoded, rows
+        for note, rows in notes.items() if bits is None else ():
+            logger.warning("%d of %d images, such as %s: each %s", len(rows), row, self.place(rows[0]), note)
 
     def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]], float]]:
         """Yield a file's path, the image cells of some rows and their size in bytes, infinite if they are paths."""
@@ -149,14 +213,14 @@ class ParquetReader:
                     cells = [c if isinstance(c, dict) else {"bytes": c} for c in batch.column(0).to_pylist()]
                     yield file.path, cells, batch.nbytes if any(cell["bytes"] for cell in cells) else math.inf
 
-    def _read(self, path: str, cell: dict[str, Any]) -> tuple[np.ndarray, bytes] | Exception:
+    def _read(self, path: str, bits: int, cell: dict[str, Any]) -> tuple[Decoded, bytes] | Exception:
         """Return an image, decoded and encoded, from the cell's bytes or else from the file that it names."""
         data = cell["bytes"]
         try:
             if data is None and cell.get("path"):
                 with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
                     data = file.read()
-            return decode(data or b"", self.config.image_size), data
+            return decode(data or b"", self.size, bits=bits, whole=self.whole), data
         except FileNotFoundError:
             return ValueError("a path without bytes, and no such file")
         except UnidentifiedImageError:  # whose text is an address in memory
@@ -165,27 +229,44 @@ class ParquetReader:
             return error
 
     def _count_unreadable(self, row: int, cell: dict[str, Any], error: Exception) -> None:
+        if row in self.unreadable:  # of an earlier pass
+            return
         limit, path = self.config.max_bad_images, cell.get("path")
         place = f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
-        self.unreadable.append(place)
+        self.unreadable[row] = place
         logger.warning("unreadable image %d of at most %d: %s: %s", len(self.unreadable), limit, place, error)
         if len(self.unreadable) > limit:
-            raise ValueError(f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable)} ({error})")
+            raise ValueError(
+                f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable.values())} ({error})"
+            )
 
 
-def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, Tensor]:
-    """Return at most count images, each decoded into its place, so that the peak is little more than their own size."""
-    pixels, kept = np.empty((0, 0, 0, 0), np.uint8), list[int]()
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _few(names: list[str] | None) -> str:
+    return "(none)" if not names else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:
+    """Return at most count images, and the columns of `ENCODED` but the images.
+
+    Each is copied into its place, so that the peak is little more than the images' own size.
+    """
+    pixels, facts = np.empty((0, 0, 0, 0), np.uint8), list[pa.RecordBatch]()
+    start = 0
     for images, _, rows in batches:
-        channels = max(image.shape[0] for image in images)
-        if not kept:
-            pixels = np.empty((count, channels, *images[0].shape[1:]), np.uint8)
+        channels, stop = max(image.pixels.shape[0] for image in images), start + len(images)
+        if not start:
+            pixels = np.empty((count, channels, *images[0].pixels.shape[1:]), np.uint8)
         elif channels > pixels.shape[1]:  # only grey ones so far
             pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
-        place = pixels[len(kept) : len(kept) + len(images)]
-        in_threads(place.__setitem__, range(len(images)), images, size=place.nbytes)
-        kept += rows
-    return MemoryImages(torch.from_numpy(pixels[: len(kept)])), torch.tensor(kept)
+        place = pixels[start:stop]
+        in_threads(place.__setitem__, range(len(images)), [image.pixels for image in images], size=place.nbytes)
+        facts.append(_facts(images, rows))
+        start = stop
+    return MemoryImages(torch.from_numpy(pixels[:start])), pa.Table.from_batches(facts)
 
 
 def _to_file(batches: Iterator[Batch], path: Path) -> None:
@@ -195,5 +276,11 @@ def _to_file(batches: Iterator[Batch], path: Path) -> None:
     """
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
         for images, encoded, rows in batches:
-            channels, sizes = zip(*(image.shape[:2] for image in images), strict=True)
-            writer.write_batch(pa.record_batch([encoded, rows, channels, sizes], schema=ENCODED))
+            column = pa.array(encoded, ENCODED.field("image").type)
+            writer.write_batch(_facts(images, rows).add_column(0, ENCODED.field("image"), column))
+
+
+def _facts(images: list[Decoded], rows: list[int]) -> pa.RecordBatch:
+    """Return the columns of `ENCODED` but the images."""
+    columns = zip(*((*image.pixels.shape[:2], image.maximum, image.aspect) for image in images), strict=True)
+    return pa.record_batch([rows, *columns], schema=ENCODED.remove(0))

@@ -1,17 +1,19 @@
 """Decoding of images, the stores for images outside memory, and operations on any store."""
 
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image, ImageOps
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 from eqssl.data.dataset import ImageStore, MemoryImages, Split
@@ -20,19 +22,50 @@ STATISTICS_IMAGES = 4096
 STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
 STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: more images improve the estimate more
 STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time
-GREY_MODES = ("1", "L", "LA")
+DARK = 16  # levels; Pillow keeps the upper 8 of a colour's 16 bits, 0 to 15 where a camera fills 12
+GREY_MODES = ("1", "L", "LA", "La")
+GREY_BITS = (8, 10, 12, 14, 16)
+TURNS = {  # EXIF's orientation -> the transposition that makes the image upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 APART_SIDE = 96  # px; measured: above, Pillow takes the channels apart in half of NumPy's time
 THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
 
-def decode(data: bytes, size: int | None) -> np.ndarray:
-    """Return an encoded image as uint8 (C, S, S), cut to the centre and resized; C is 1 for a grey image, else 3.
+
+class Decoded(NamedTuple):
+    """An image, and the facts that a data set collects from all of its images.
 
     Args:
-        data: PNG, JPEG or any other format of Pillow.
+        pixels: uint8 (C, S, S), C is 1 for a grey image, else 3.
+        maximum: the largest value of a grey image of 16 bits, 0 for others.
+        aspect: width / height of the encoded image.
+        note: a replacement that is reported, else empty.
+    """
+
+    pixels: np.ndarray
+    maximum: int
+    aspect: float
+    note: str
+
+
+def decode(data: bytes, size: int | None, *, bits: int = 16, whole: bool = False) -> Decoded:
+    """Return an encoded image, turned as its EXIF says, composed over white and resized.
+
+    Args:
+        data: PNG, JPEG or any other format of Pillow; of several frames the first is read.
         size: S, px; None keeps the shorter side.
+        bits: range of grey values in 16 bits, see `bits_of`.
+        whole: whether an oblong image is squeezed into the square, or else cut to its centre.
 
     Raises:
         Exception: of many kinds, from Pillow, for no image; ValueError for pixels of 32 bits, whose range is unknown.
@@ -40,21 +73,77 @@ def decode(data: bytes, size: int | None) -> np.ndarray:
     with Image.open(io.BytesIO(data)) as file:
         if size is not None:
             file.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
-        image: Image.Image = file
-        side = size or min(image.size)
-        if image.mode.startswith("I;16"):  # which Pillow would cut off at 255
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"pixels of mode {image.mode}, whose range is not known; allowed: 8 or 16 bits a channel")
-        if image.mode not in ("L", "RGB"):
+        # The second image of an MPO, the photographs of many telephones, is a thumbnail or a depth map.
+        note = "has several frames: the first is read" if _is_animated(file) and file.format != "MPO" else ""
+        image = _turn(file)
+        side, aspect = size or min(image.size), image.width / image.height
+        image, maximum = _to_eight_bits(image, bits)
+        if image.has_transparency_data:
+            image, transparent = _compose(image)
+            note = "is transparent: composed over white" if transparent else note
+        elif image.mode not in ("L", "RGB"):
             image = image.convert("L" if image.mode in GREY_MODES else "RGB")
         if image.size != (side, side):
-            image = ImageOps.fit(image, (side, side), Image.Resampling.BILINEAR)
-        channels = image.getbands()
-        if side < APART_SIDE:
-            return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, len(channels)).transpose(2, 0, 1)
-        apart = b"".join(image.tobytes("raw", channel) for channel in channels)
-        return np.frombuffer(apart, np.uint8).reshape(len(channels), side, side)
+            bilinear = Image.Resampling.BILINEAR
+            image = image.resize((side, side), bilinear) if whole else ImageOps.fit(image, (side, side), bilinear)
+        return Decoded(_channels_first(image), maximum, aspect, note)
+
+
+def bits_of(maximum: int) -> int:
+    """Return 8, 10, 12, 14 or 16, the bits of a data set's grey values in 16, by the largest of them."""
+    return next(bits for bits in GREY_BITS if maximum < 1 << bits)
+
+
+def _is_animated(image: Image.Image) -> bool:
+    return getattr(image, "is_animated", False)
+
+
+def _turn(image: Image.Image) -> Image.Image:
+    """Return the image upright by its orientation in EXIF or XMP; broken EXIF or XMP has none."""
+    image.load()  # before EXIF is read: that of a PNG may follow the pixels, and Pillow turns a TIFF itself
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of many kinds
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _to_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
+    """Return a grey image of 16 bits, which Pillow would cut off at 255, in 8 with its largest value; others unchanged.
+
+    Raises:
+        ValueError: for pixels of 32 bits.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode}, whose range is not known; allowed: 8 or 16 bits a channel")
+    if not image.mode.startswith("I;16"):
+        return image, 0
+    levels, hidden = np.asarray(image), image.info.get("transparency")
+    eight = Image.fromarray((levels >> (bits - 8)).clip(0, 255).astype(np.uint8))
+    if isinstance(hidden, int):  # the value of transparent pixels
+        shown = levels != hidden
+        eight.putalpha(Image.fromarray(shown.astype(np.uint8) * 255))
+        levels = levels * shown
+    return eight, int(levels.max())
+
+
+def _compose(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Return an image with alpha or a transparent colour over white, and whether any of it is transparent."""
+    grey = image.mode in GREY_MODES
+    alpha = image.convert("LA" if grey else "RGBA")
+    opaque, mask = alpha.convert("L" if grey else "RGB"), alpha.getchannel("A")
+    if mask.getextrema()[0] == 255:
+        return opaque, False
+    return Image.composite(opaque, Image.new(opaque.mode, opaque.size, "white"), mask), True
+
+
+def _channels_first(image: Image.Image) -> np.ndarray:
+    """Return the pixels of a square image, uint8 (C, S, S)."""
+    side, channels = image.width, image.getbands()
+    if side < APART_SIDE:
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, len(channels)).transpose(2, 0, 1)
+    apart = b"".join(image.tobytes("raw", channel) for channel in channels)
+    return np.frombuffer(apart, np.uint8).reshape(len(channels), side, side)
 
 
 @cache
@@ -83,18 +172,24 @@ class EncodedImages:
         column: (large) binary, N encoded images.
         size: height and width to decode to, px.
         channels: 1 or 3.
+        bits, whole: as `decode` takes them.
     """
 
     column: pa.ChunkedArray
     size: int
     channels: int
+    bits: int = 16
+    whole: bool = False
 
     def __len__(self) -> int:
         return len(self.column)
 
     def take(self, indices: Tensor) -> Tensor:
+        def pixels(data: bytes) -> np.ndarray:
+            return decode(data, self.size, bits=self.bits, whole=self.whole).pixels
+
         encoded = [self.column[i].as_buffer() for i in indices.tolist()]
-        images = in_threads(lambda data: decode(data, self.size), encoded, size=sum(map(len, encoded)))
+        images = in_threads(pixels, encoded, size=sum(map(len, encoded)))
         shape = self.channels, self.size, self.size  # a grey image is spread over the channels
         return torch.from_numpy(np.stack([np.broadcast_to(image, shape) for image in images]))
 
@@ -129,8 +224,38 @@ class ResizedImages:
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
         pixels = pixels[..., top : top + side, left : left + side].float()
-        resized = torch.nn.functional.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
+        resized = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True)
+class FramedImages:
+    """Whole images, squeezed into squares, of which the central square is taken, resized.
+
+    Args:
+        whole: images of R x R px, of which crops are cut.
+        aspects: float64 (N,), width / height before squeezing.
+        size: S, of the central square, px.
+    """
+
+    whole: ImageStore
+    aspects: Tensor
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def take(self, indices: Tensor) -> Tensor:
+        pixels, aspects = self.whole.take(indices), self.aspects[indices]
+        framed = torch.empty(*pixels.shape[:2], self.size, self.size, dtype=torch.uint8)
+        for aspect in aspects.unique().tolist():
+            of_aspect = aspects == aspect
+            shape = round(self.size * max(1, 1 / aspect)), round(self.size * max(1, aspect))
+            resized = F.interpolate(pixels[of_aspect].float(), size=shape, mode="bilinear", antialias=True)
+            top, left = ((side - self.size) // 2 for side in shape)
+            centre = resized[..., top : top + self.size, left : left + self.size]
+            framed[of_aspect] = centre.round().clamp(0, 255).to(torch.uint8)
+        return framed
 
 
 def select(split: Split, indices: Tensor | slice) -> Split:
@@ -140,21 +265,24 @@ def select(split: Split, indices: Tensor | slice) -> Split:
         split: the split.
         indices: int64 (n,), or a slice, for which no pixel is copied.
     """
-    images = split.images
-    if isinstance(images, MemoryImages):
-        images = MemoryImages(images.pixels[indices])
-    elif isinstance(images, ImageSubset):
-        images = ImageSubset(images.images, images.indices[indices])
-    else:
-        images = ImageSubset(images, torch.arange(len(images))[indices])
     return replace(
         split,
-        images=images,
+        images=_subset(split.images, indices),
         ids=split.ids[indices],
         labels=None if split.labels is None else split.labels[indices],
         objects=None if split.objects is None else split.objects[indices],
         factors={name: values[indices] for name, values in split.factors.items()},
     )
+
+
+def _subset(images: ImageStore, indices: Tensor | slice) -> ImageStore:
+    if isinstance(images, FramedImages):
+        return replace(images, whole=_subset(images.whole, indices), aspects=images.aspects[indices])
+    if isinstance(images, MemoryImages):
+        return MemoryImages(images.pixels[indices])
+    if isinstance(images, ImageSubset):
+        return ImageSubset(images.images, images.indices[indices])
+    return ImageSubset(images, torch.arange(len(images))[indices])
 
 
 def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -170,6 +298,11 @@ def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[flo
     for indices in torch.linspace(0, len(images) - 1, n).long().split(max(1, STATISTICS_CHUNK // (height * width))):
         levels = images.take(indices)[..., ::skip, ::skip].transpose(0, 1).flatten(1)
         counts = counts + torch.stack([channel.bincount(minlength=256) for channel in levels])
+    if (brightest := int(counts.sum(0).nonzero().max())) < DARK:
+        logger.warning(
+            "the levels of %d images are 0 to %d of 255, almost black: are they masks, or in another range?",
+            n, brightest,
+        )  # fmt: skip
     share = counts / counts.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = share @ level

@@ -43,7 +43,7 @@ def load(config: DataConfig) -> Dataset:
     """Return 3DIEBench.
 
     Args:
-        config: path, image_size, max_bad_images and cache are used.
+        config: path, image_size, stored_size, max_bad_images and cache are used.
 
     Raises:
         ValueError: naming the file or folder, for one that is missing or not in the layout, an object with fewer than
@@ -62,10 +62,13 @@ def load(config: DataConfig) -> Dataset:
     out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
     make_once(out, lambda: _write(folder, views, splits, out))
     size = config.image_size or DEFAULT_SIZE
-    written = DataConfig(path=str(out), image_size=size, max_bad_images=config.max_bad_images, cache=config.cache)
+    written = DataConfig(
+        path=str(out), image_size=size, stored_size=config.stored_size, max_bad_images=config.max_bad_images,
+        cache=config.cache,
+    )  # fmt: skip
     dataset = parquet.load(written)
     # The files hold absolute paths, but the same images elsewhere are the same data.
-    content = hashlib.sha256(repr((views, splits, size)).encode())
+    content = hashlib.sha256(repr((views, splits, size, config.stored_size)).encode())
     for split in (dataset.train, dataset.val, dataset.test):
         for values in split.factors.values():
             content.update(values.numpy().tobytes())

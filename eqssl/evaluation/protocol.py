@@ -4,6 +4,7 @@ Metrics without a prefix are of all features; `inv/` and `equi/` of the two part
 """
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 
 import torch
@@ -20,6 +21,8 @@ from eqssl.evaluation.equivariance import geometry_predictions
 from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts
 from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, Prediction, factor_predictions, metrics_of, prefix
 from eqssl.metrics import METRICS, Need
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(
@@ -56,6 +59,11 @@ def evaluate(
         encoder.to(device)
     with frozen(encoder):
         views = encode_views(encoder, dataset, config)
+    if (count := len(views.eval.first)) < MIN_EXAMPLES:
+        logger.warning(
+            "%s: accuracies are of %d images of %s, and metrics that need %d or more are left out",
+            dataset.name, count, config.split, MIN_EXAMPLES,
+        )  # fmt: skip
     channels_of_parts = parts(encoder, views.eval.first.shape[1])
     metrics: dict[str, float] = {}
     for part, channels in channels_of_parts.items():

@@ -179,6 +179,8 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
         raise ValueError(f"--encoder.name {config.name} cannot be made with {args}: {error}") from error
     # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
     is_plain = isinstance(getattr(model, "patch_embed", None), timm.layers.PatchEmbed)
+    if is_plain:
+        _check_size(config, image_size, int(model.patch_embed.patch_size[0]))
     published = model.pretrained_cfg
     return Backbone(
         model,
@@ -204,6 +206,8 @@ def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int)
     if config.output_stride is not None:
         raise ValueError("--encoder.output-stride works for timm's models, not for torchvision's")
     is_vit = name.startswith("vit")
+    if is_vit:
+        _check_size(config, image_size, int(name.rsplit("_", 1)[1]))
     sized = {"image_size": image_size} if is_vit else {}
     model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
     stem = _set_stem(config, model, channels, image_size)
@@ -217,6 +221,16 @@ def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int)
         channels_last=name.startswith("swin"),
         mean_std=IMAGENET_MEAN_STD if config.pretrained else None,
     )
+
+
+def _check_size(config: EncoderConfig, image_size: int, patch: int) -> None:
+    """Refuse images whose last pixels would be in no patch."""
+    if below := image_size % patch:
+        near = f"{image_size - below} or {image_size - below + patch}"
+        raise ValueError(
+            f"--data.image-size is {image_size}; allowed with --encoder.name {config.name}, whose patches have {patch} "
+            f"px: multiples of {patch}, such as {near}"
+        )
 
 
 def _wants_small_stem(config: EncoderConfig, image_size: int) -> bool:

@@ -259,10 +259,13 @@ def view_ablation(
 
     Returns:
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
-        `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's.
+        `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's. Nothing for
+        a single image, or images that are all alike.
     """
     own, other, target = assign(branch.config.view, equi, pixels, pick_second)
     variance = (target - target.mean(0)).square().mean()
+    if len(pick_second) < 2 or not variance:
+        return {}
 
     def error(own: Tensor, other: Tensor) -> float:
         return float(F.mse_loss(branch.decode(own, other), target) / variance)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqssl.config import RunConfig, digest
+from eqssl.config import RunConfig, digest, identity
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
@@ -256,6 +256,7 @@ class Run:
             return None
         return {
             "identity": self.identity,
+            "options": identity(self.config),
             "threads": torch.get_num_threads(),
             **{name: getattr(self, name) for name in PROGRESS},
             **(parts or {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}),
@@ -272,7 +273,14 @@ class Run:
         if state is None:
             return
         if state.get("identity") != self.identity:
-            raise ValueError("the checkpoint belongs to another configuration or other data; take another --output")
+            ours, theirs = identity(self.config), state.get("options", {})
+            others = [
+                f"--{o.replace('_', '-')} is {ours.get(o)}, was {v}" for o, v in theirs.items() if ours.get(o) != v
+            ]
+            what = ", ".join(others) or "other data"
+            raise ValueError(
+                f"the checkpoint belongs to another configuration or other data ({what}); take another --output"
+            )
         torch.set_num_threads(state["threads"])  # another number would round sums differently
         for name in PROGRESS:
             setattr(self, name, state[name])

@@ -1,4 +1,5 @@
 import gzip
+import os
 import re
 import shutil
 import struct
@@ -76,6 +77,46 @@ def test_unreadable_files_are_named_and_counted(folder: Path, tmp_path: Path, ca
     assert sum(map(len, load_data(DataConfig(**options)).splits.values())) == 39
     with pytest.raises(ValueError, match=r"max-bad-images is 1; unreadable: cat/05.png in .* row 25, cat/99.png "):
         load_data(DataConfig(**options, max_bad_images=1))
+
+
+def test_accents_stored_in_two_ways_are_one_class(folder: Path, tmp_path: Path):
+    for split, name in (("train", "caf\u00e9"), ("val", "cafe\u0301")):
+        shutil.copytree(folder / "bird", tmp_path / "set" / split / name)
+        shutil.copytree(folder / "cat", tmp_path / "set" / split / "cat")
+    data = load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
+    assert data.class_names == ("caf\u00e9", "cat")
+    assert torch.cat([data.val.labels, data.test.labels]).bincount().tolist() == [20, 20]
+
+
+def test_names_that_are_no_text_and_links_in_a_circle_are_no_error(folder: Path, tmp_path: Path, png):
+    odd = os.path.join(os.fsencode(folder), b"\xff #1%20\n")
+    os.mkdir(odd)
+    for i in range(9):
+        with open(os.path.join(odd, b"%d \xfe.png" % i), "wb") as file:
+            file.write(png(i))
+    (folder / "cat/circle").symlink_to(folder)
+    data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
+    assert data.class_names == ("? #1%20\n", "bird", "cat") and sum(map(len, data.splits.values())) == 49
+
+
+def test_files_that_are_no_images_by_their_name_are_counted(folder: Path, tmp_path: Path, caplog):
+    (folder / "newt").mkdir()
+    for i in range(5):
+        (folder / f"newt/{i}.heic").write_bytes(b"a format that Pillow does not know")
+    (folder / "empty").mkdir()
+    data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
+    assert data.class_names == ("bird", "cat")
+    assert "6 files have no ending of an image, such as bird/notes.txt" in caplog.text
+
+
+@pytest.mark.parametrize("kind, ending", [("JPEG", "JPG"), ("WEBP", "webp"), ("TIFF", "Tif"), ("BMP", "bmp")])
+def test_any_format_and_ending_of_pillow_is_read(tmp_path: Path, png, kind: str, ending: str):
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(10):
+            (tmp_path / f"set/{name}/{i}.{ending}").write_bytes(png(i, kind=kind))
+    data = load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
+    assert sum(map(len, data.splits.values())) == 20 and data.num_classes == 2
 
 
 def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_path: Path, png):

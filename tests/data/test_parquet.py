@@ -1,12 +1,16 @@
+import io
+import json
 import logging
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
-from eqssl.config import DataConfig
+from eqssl.config import DataConfig, RunConfig
 from eqssl.data import load_data
 from eqssl.data.stores import EncodedImages
 from eqssl.data.write import image_schema, write_splits
@@ -184,6 +188,72 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
         assert (memory.mean, memory.std, memory.digest) == (encoded.mean, encoded.std, encoded.digest)
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_greys_of_16_bits_have_the_range_of_the_largest_and_both_stores_agree(
+    tmp_path, write, monkeypatch, caplog, bits
+):
+    levels = np.random.default_rng(0).integers(0, 1 << bits, (30, 12, 12)).astype(np.uint16)
+    levels[29, 0, 0] = (1 << bits) - 1
+    files = [io.BytesIO() for _ in levels]
+    for file, pixels in zip(files, levels, strict=True):
+        Image.fromarray(pixels).save(file, "PNG")
+    write(tmp_path / "set/train-0.parquet", [file.getvalue() for file in files] + [b"broken"])
+    memory = load_data(config(tmp_path / "set"))
+    assert torch.equal(memory.train.images.take(torch.arange(4))[:, 0],
+                       torch.from_numpy((levels[memory.train.ids[:4]] >> (bits - 8)).astype(np.uint8)))  # fmt: skip
+    assert caplog.text.count("unreadable image") == 1
+    assert caplog.text.count(f"hold at most {(1 << bits) - 1}, so {bits} bits") == (bits < 16)
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    for _ in range(2):
+        encoded = load_data(config(tmp_path / "set"))
+        for name, split in memory.splits.items():
+            every = torch.arange(len(split))
+            assert torch.equal(split.images.take(every), encoded.splits[name].images.take(every))
+        assert (memory.mean, memory.std, memory.digest) == (encoded.mean, encoded.std, encoded.digest)
+
+
+def test_whole_images_are_stored_larger_than_they_are_seen(tmp_path, write, monkeypatch):
+    """Oblong images, red at the left, green in the central square and blue at the right, and one that is a square."""
+    files = [io.BytesIO() for _ in range(20)]
+    for i, file in enumerate(files):
+        image = Image.new("RGB", (40 if i else 20, 20), (0, 200, 0))
+        image.paste((200, 0, 0), (0, 0, 10 if i else 0, 20))
+        image.paste((0, 0, 200), (30 if i else 20, 0, 40, 20))
+        image.save(file, "PNG")
+    write(tmp_path / "set/train-0.parquet", [file.getvalue() for file in files])
+    options = {"image_size": 8, "stored_size": 32}
+    memory = load_data(config(tmp_path / "set", **options))
+    images = memory.train.images
+    assert memory.image_size == 8 and memory.digest != load_data(config(tmp_path / "set", image_size=8)).digest
+    assert images.aspects.tolist() == [2.0 if i else 1.0 for i in memory.train.ids.tolist()]
+    whole, seen = images.whole.take(torch.arange(16)), images.take(torch.arange(16))
+    assert whole.shape == (16, 3, 32, 32) and seen.shape == (16, 3, 8, 8)
+    assert (seen == torch.tensor([0, 200, 0])[:, None, None]).all(0)[:, 1:-1, 1:-1].all()
+    oblong = whole[memory.train.ids[:16] > 0]
+    assert (oblong[:, 0, :, :7] == 200).all() and (oblong[:, 2, :, -7:] == 200).all()
+    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    encoded = load_data(config(tmp_path / "set", **options))
+    for name, split in memory.splits.items():
+        every, other = torch.arange(len(split)), encoded.splits[name].images
+        assert isinstance(other.whole.images, EncodedImages) and torch.equal(split.images.aspects, other.aspects)
+        assert torch.equal(split.images.take(every), other.take(every))
+        assert torch.equal(split.images.whole.take(every), other.whole.take(every))
+
+
+def test_a_stored_size_is_refused_where_it_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match=r"--data.stored-size is 64; allowed for --data.source solids: none"):
+        load_data(DataConfig(cache=str(tmp_path), objects=4, image_size=16, stored_size=64))
+    with pytest.raises(ValueError, match=r"--data.stored-size is 16; allowed: at least --data.image-size, which is 32"):
+        RunConfig(data=DataConfig(image_size=32, stored_size=16))
+
+
+def test_composed_images_are_reported_once_with_their_number(tmp_path, write, png, caplog):
+    write(tmp_path / "set/train-0.parquet", [png(i, mode="RGBA" if i in (5, 7) else "RGB") for i in range(20)])
+    load_data(config(tmp_path / "set"))
+    assert caplog.text.count("over white") == 1
+    assert "2 of 20 images, such as " in caplog.text and "train-0.parquet row 5" in caplog.text
+
+
 @pytest.mark.parametrize("make, message", [
     (lambda p: p / "nowhere", "is not there"),
     (lambda p: (p / "empty").mkdir() or p / "empty", "holds no file"),
@@ -213,12 +283,92 @@ def test_a_missing_column_lists_those_there(tmp_path, write, images, option):
     ("label", [0, -2] * 20, "holds -2"),
     ("angle", [0.0, None] * 20, "'angle' has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
     ("angle", [0.0, float("nan")] * 20, "'angle' is a factor"),
+    ("object", [0.0, float("nan")] * 20, "'object' has values that are no number"),
     ("object", [0, 0, 1, None] * 10, "'object' has 10 null, the first in .*train-0.parquet row 3"),
 ])  # fmt: skip
 def test_columns_that_cannot_be_used(tmp_path, write, images, column, values, message):
     write(tmp_path / "set/train-0.parquet", images, **{column: pa.array(values)})
     with pytest.raises(ValueError, match=message):
         load_data(config(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("column", [None, pa.array([None] * 40, pa.int64()), pa.array([None] * 40)])
+def test_null_labels_of_a_whole_split_are_unknown(tmp_path, write, images, caplog, column):
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
+    write(tmp_path / "set/test-0.parquet", images, **({} if column is None else {"label": column}))
+    data = load_data(config(tmp_path / "set"))
+    assert "test has no labels; images with labels take its place" in caplog.text
+    assert [len(split) for split in data.splits.values()] == [32, 4, 4] and data.num_classes == 2
+    if column is not None:
+        unlabelled = load_data(config(write(tmp_path / "one.parquet", images, label=column)))
+        assert unlabelled.train.labels is None and unlabelled.num_classes == 0
+
+
+def test_dictionaries_are_read_as_their_values(tmp_path, images):
+    columns = {"label": pa.array([3, 5] * 20), "angle": pa.array([0.5, 1.5] * 20), "image": pa.array(images)}
+    table = pa.table({name: values.dictionary_encode() for name, values in columns.items()})
+    pq.write_table(table, tmp_path / "x.parquet")
+    data = load_data(config(tmp_path / "x.parquet"))
+    assert data.class_names == ("3", "5") and torch.equal(data.train.labels, data.train.ids % 2)
+    assert torch.equal(data.train.factors["angle"][:, 0], data.train.labels + 0.5)
+
+
+def described(path, names, **feature):
+    """Write the hub's description of the columns into a file."""
+    features = {"label": {"names": names, "_type": "ClassLabel"}, "image": {"_type": "Image", **feature}}
+    info = names if isinstance(names, bytes) else json.dumps({"info": {"features": features}}).encode()
+    pq.write_table(pq.read_table(path).replace_schema_metadata({b"huggingface": info}), path)
+
+
+def test_classes_in_another_order_are_refused(tmp_path, write, images):
+    for name, classes in (("train", ["cat", "dog"]), ("test", ["dog", "cat"])):
+        described(write(tmp_path / f"set/{name}-0.parquet", images, label=pa.array([0, 1] * 20)), classes)
+    with pytest.raises(ValueError, match=r"classes cat, dog in .*train-0.parquet, and dog, cat in .*test-0.parquet"):
+        load_data(config(tmp_path / "set"))
+    described(tmp_path / "set/test-0.parquet", ["cat", "dog"])
+    assert load_data(config(tmp_path / "set")).class_names == ("cat", "dog")
+
+
+def test_a_label_without_a_name_among_names_is_refused(tmp_path, write, images):
+    described(write(tmp_path / "x.parquet", images, label=pa.array([0, 7] * 20)), ["cat", "dog"])
+    with pytest.raises(ValueError, match=r"'label' holds 7; allowed: 0 to 1, the ranks of its 2 classes"):
+        load_data(config(tmp_path / "x.parquet"))
+
+
+@pytest.mark.parametrize("text", [b"{rubbish", b"null", b'{"info": null}', b'{"info": {"features": null}}'])
+def test_another_programs_description_is_no_error(tmp_path, write, images, text):
+    described(write(tmp_path / "x.parquet", images, label=pa.array([0, 1] * 20)), text)
+    assert load_data(config(tmp_path / "x.parquet")).num_classes == 2
+
+
+def test_replacements_of_values_are_reported(tmp_path, write, images, caplog):
+    columns = {
+        "label": pa.array([0, 1] * 20),
+        "number": pa.array([2**60 + i for i in range(40)]),
+        "empty": pa.array([[]] * 40, pa.list_(pa.float32())),
+    }
+    described(write(tmp_path / "x.parquet", images, **columns), ["cat", "dog"], mode="L")
+    data = load_data(config(tmp_path / "x.parquet"))
+    assert "'number' is a factor, whose integers up to 1152921504606847015 are rounded" in caplog.text
+    assert "'empty' is no factor" in caplog.text and set(data.train.factors) == {"number"}
+    assert "'image': its mode L is not applied" in caplog.text
+
+
+def test_files_without_rows_and_endings_in_capitals_are_read(tmp_path, write, images):
+    write(tmp_path / "set/train-0.PARQUET", images, label=pa.array([0, 1] * 20))
+    write(tmp_path / "set/train-1.parquet", [], label=pa.array([], pa.int64()))
+    assert sum(len(split) for split in load_data(config(tmp_path / "set")).splits.values()) == 40
+    with pytest.raises(ValueError, match=r"train-1.parquet' has no readable image"):
+        load_data(config(tmp_path / "set/train-1.parquet"))
+
+
+def test_almost_black_images_are_reported(tmp_path, write, caplog):
+    """As masks are, or colours of 12 bits in 16, of which Pillow keeps the upper 8."""
+    files = [io.BytesIO() for _ in range(20)]
+    for i, file in enumerate(files):
+        Image.fromarray(np.random.default_rng(i).integers(0, 2, (8, 8), dtype=np.uint8)).save(file, "PNG")
+    load_data(config(write(tmp_path / "x.parquet", [file.getvalue() for file in files])))
+    assert "levels of 16 images are 0 to 1 of 255, almost black" in caplog.text
 
 
 def test_files_must_agree_in_their_columns(tmp_path, write, images):

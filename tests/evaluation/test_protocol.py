@@ -68,7 +68,7 @@ SHARES = ("r2", "std", "spread", "rank", "auroc", "equivariance")
 
 @pytest.mark.parametrize("level", ["quick", "full"])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 6])
-def test_few_images_have_no_metric_without_meaning(flat_images, count, level):
+def test_few_images_have_no_metric_without_meaning(flat_images, count, level, caplog):
     config = EvaluateConfig(level=level, images=count, train_images=100)
     metrics = evaluate(Level(), flat_images, config=config)
     assert {"knn", "linear"} <= metrics.keys()
@@ -76,6 +76,7 @@ def test_few_images_have_no_metric_without_meaning(flat_images, count, level):
     assert not any("auroc" in name for name in metrics)
     shares = [name for name in metrics if any(word in name for word in SHARES)]
     assert bool(shares) == (count >= 3)
+    assert (f"accuracies are of {count} images of val" in caplog.text) == (count < 3)
 
 
 def test_parts_are_metrics_of_their_channels_alone(flat_images):

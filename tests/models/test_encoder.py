@@ -160,3 +160,13 @@ def test_a_split_that_leaves_a_part_too_few_channels_to_be_told_from_a_line_is_r
         ValueError, match=rf"--encoder.equi-fraction is {fraction}; allowed: 0, or a fraction that leaves both parts"
     ):
         Encoder(EncoderConfig(equi_fraction=fraction), 1, 32, (0.5,), (0.3,))
+
+
+@pytest.mark.parametrize("name, size, near", [
+    ("vit_tiny_patch16_224", 72, "64 or 80"), ("vit_small_patch14_dinov2", 64, "56 or 70"),
+    ("torchvision/vit_b_32", 80, "64 or 96"),
+])  # fmt: skip
+def test_images_whose_last_pixels_are_in_no_patch_are_refused(name, size, near):
+    message = rf"--data.image-size is {size}; allowed with --encoder.name {name}, .* such as {near}"
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        Encoder(EncoderConfig(name=name), 3, size, (0.5,) * 3, (0.5,) * 3)

@@ -298,3 +298,10 @@ def test_a_short_training_comes_to_use_the_target_and_the_other_view(tmp_path):
     metrics = train(config).metrics
     assert metrics["recon/error"] < 0.95
     assert metrics["recon/use_target"] > 0.05 and metrics["recon/use_other"] > 0.05
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_use_of_views_is_not_measured_on_a_single_image_or_images_all_alike(count):
+    equi, _, pick = inputs(count)
+    pixels = dict.fromkeys(("first", "second"), torch.full((count, *level(equi[0]).shape[1:]), 0.5))
+    assert view_ablation(branch(view="second"), equi, pixels, pick) == {}

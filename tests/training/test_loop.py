@@ -350,7 +350,7 @@ def test_a_checkpoint_of_another_configuration_or_other_data_is_refused(tmp_path
     with pytest.raises(ValueError, match="other data"):
         train(configuration(), LocalContext(tmp_path), dataclasses.replace(toy(), digest="others"))
     train(configuration(**{"data.cache": "elsewhere"}), LocalContext(tmp_path), toy())
-    with pytest.raises(ValueError, match="belongs to another configuration"):
+    with pytest.raises(ValueError, match=r"belongs to another configuration .*\(--recon.weight is 2.0, was 1.0\)"):
         train(configuration(**{"recon.weight": 2.0}), LocalContext(tmp_path), toy())
 
 
