@@ -109,7 +109,7 @@ class _StudyRun:
 
         suggestions = Suggestions(self.study, self.options)
         suggestions.search.warm_start(self.warm_points)
-        suggestions.restore(self.record.suggested_trials(), self.record.records())
+        suggestions.restore(self.record.configurations(), self.record.records())
         return suggestions
 
     def _setup(self, capacity: "Capacity") -> StudySetup:

@@ -5,18 +5,26 @@ imported inside the functions: the thin driver of several workers, and the study
 """
 
 import functools
-import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import DataConfig, RunConfig
-from eqssl.files import as_path, finite, read, write_atomically, write_json
+from eqssl.config import DataConfig, RunConfig, digest
+from eqssl.files import as_path, finite, is_no_lack_of_space, persist, write_atomically, write_json
 from eqssl.study.execution.preemption import SaveSchedule, this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, PREDICTIONS, Status, TrialRecord, collapsed_parts
+from eqssl.study.store.records import (
+    CONTRIBUTIONS,
+    PREDICTIONS,
+    RECONSTRUCTIONS,
+    Status,
+    TrialRecord,
+    collapsed_parts,
+    trial_outputs,
+)
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -78,6 +86,7 @@ class TrialContext:
         self._trial, self._objectives, self._tell, self._schedule = trial, setup.objectives, tell, schedule
         self._warm, self._earlier_s = warm, 0.0
         self._epochs: list[dict[str, float]] = []  # metrics of all that were trained
+        self.run_digest = ""  # that the identity of its states begins with
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -117,12 +126,13 @@ class TrialContext:
     def load(self) -> dict[str, Any] | None:
         from eqssl.training import checkpoint
 
-        state = checkpoint.load(self.folder / CHECKPOINT)
+        def is_own(state: dict[str, Any]) -> bool:
+            return str(state["run"].get("identity", "")).startswith(self.run_digest)
+
+        state = checkpoint.load(self.folder / CHECKPOINT, is_own)
         if state is None:
             return None
-        self._earlier_s = state["wall_s"]
-        known = json.loads(read(self.folder / EPOCHS) or "[]")
-        self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
+        self._earlier_s, self._epochs = state["wall_s"], state["epochs"]
         if metrics := state["run"]["metrics"]:
             self._tell(self.record("STOPPED", metrics))  # a kill may have come between saving and telling
         return state["run"]
@@ -139,8 +149,13 @@ class TrialContext:
     def save(self, state: dict[str, Any]) -> None:
         from eqssl.training import checkpoint
 
-        write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
-        checkpoint.save({"run": state, "wall_s": self.seconds()}, self.folder / CHECKPOINT)
+        whole = {"run": state, "wall_s": self.seconds(), "epochs": self._epochs}
+
+        def write() -> None:
+            write_json(self.folder / EPOCHS, self._epochs)  # first, so that it has all that the checkpoint has
+            checkpoint.save(whole, self.folder / CHECKPOINT)
+
+        persist(write, is_no_lack_of_space)
         self._schedule.saved()
 
 
@@ -204,19 +219,24 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     from eqssl.models.export import export_encoder
     from eqssl.training.loop import train
 
+    context.run_digest = digest(run)
     result = train(run, context, data)
     record = context.record("COMPLETE", result.metrics)
-    if context.rank == 0:
+    if context.rank > 0:
+        return record
+    predictions = result.predictions or []
+    if result.predictions is None:  # a kill came after the last checkpoint
+        evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+
+    def write() -> None:
         export_encoder(result.encoder, context.folder / "encoder", result.method)
         if result.reconstructions is not None:
             images = result.reconstructions.numpy()
-            write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
-        predictions = result.predictions
-        if predictions is None:  # a kill came after the last checkpoint
-            predictions = []
-            evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+            write_atomically(context.folder / RECONSTRUCTIONS, lambda temporary: np.save(temporary, images))
         _save_predictions(predictions, run, context, data)
-    return record
+
+    persist(write, is_no_lack_of_space)
+    return replace(record, files=trial_outputs(context.folder))
 
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
@@ -229,8 +249,8 @@ def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Datas
         predictions: list[Prediction] = []
         encoder = Constant() if name == "constant" else Pixels()
         metrics = evaluate(encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
-        _save_predictions(predictions, run, context, data)
-    return context.record("COMPLETE", metrics)
+        persist(lambda: _save_predictions(predictions, run, context, data), is_no_lack_of_space)
+    return replace(context.record("COMPLETE", metrics), files=trial_outputs(context.folder))
 
 
 def _save_predictions(predictions: "list[Prediction]", run: RunConfig, context: TrialContext, data: "Dataset") -> None:
