@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -171,7 +172,8 @@ def test_a_file_that_cannot_be_written_is_waited_for(tmp_path, monkeypatch, capl
 
 def test_a_stop_ends_the_wait_and_the_checkpoint_stays(tmp_path, monkeypatch):
     study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
-    monkeypatch.setattr("eqssl.study.store.records.write_json", lambda *of: open("/dev/full", "w").write("x" * 9999))
+    full = Path("/dev/full")
+    monkeypatch.setattr("eqssl.study.store.records.write_json", lambda path, values: full.write_text("x"))
     study.stopped = lambda: True
     (study.trial_folder(TRIAL) / "checkpoint").mkdir(parents=True)
     study.trial_suggested(TRIAL)
