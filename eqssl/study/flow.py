@@ -1,8 +1,12 @@
 """A study from its options to its results: the folder, Ray, the preflight, the trials, the summary."""
 
+import signal
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from dataclasses import replace as change
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,53 +14,70 @@ from rich.console import Console
 from eqssl.config import RunConfig, flatten, identity, replace
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path
+from eqssl.metrics import stored_properties
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import Study, count_trials, seed_stages
 from eqssl.study.execution.forecast import approve
 from eqssl.study.execution.preflight import check_node, check_options, try_run
-from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.signals import StopSignals
-from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.execution.setup import StudySetup, registered
+from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import ledger, ledger_line
 from eqssl.study.store.lock import RunLock, run_seconds
 from eqssl.study.store.records import RESULTS_SCHEMA, StudyFolder, TrialRecord
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from eqssl.study.execution.cluster import Capacity
     from eqssl.study.search.schedule import Suggestions
 
 
-def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
-    """Run a study, or go on with it, and return what its summary.json holds.
+NOTHING = "failed"  # status of a study of which nothing came to its end
+Report = Callable[[dict[str, Any], Path], "tuple[list[Path], RenderableType]"]
+
+
+def run_search(study: Study, options: StudyOptions, console: Console, report: Report) -> dict[str, Any]:
+    """Run one study, or go on with it, and return the content of its summary.json.
 
     Args:
-        study: the question.
-        options: how it is run; default: the study's own.
-        console: where progress and the final table are shown; default: nowhere.
+        study, options: that agree, see `settle`.
+        console: where progress and the final table are shown.
+        report: takes the summary and the study's folder; writes the report, and returns its files and the table for
+            the console.
 
     Raises:
-        ValueError: for options that cannot work, before anything is trained or written.
-        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
+        ValueError, Interrupted: as `eqssl.study.run_study` does.
     """
-    options = options or default_options(study)
     check_options(study, options)
     study = with_matched_controls(study, options)
-    with RunLock(as_path(options.output) / study.name) as lock:
-        return _StudyRun(study, options, console or Console(quiet=True), lock).run()
+    say = partial(console.print, markup=False, soft_wrap=True)
+    with StopSignals() as signals, RunLock(as_path(options.output) / study.name, say) as lock:
+        return _StudyRun(study, options, console, lock, signals, report).run()
 
 
 class _StudyRun:
     """One process's part in a study, step by step."""
 
-    def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock):
+    def __init__(
+        self,
+        study: Study,
+        options: StudyOptions,
+        console: Console,
+        lock: RunLock,
+        signals: StopSignals,
+        report: Report,
+    ):
         from eqssl.tracking import StudyTracker
 
         self.start = time.perf_counter()
         self.study, self.options, self.console, self.lock = study, options, console, lock
+        self.signals, self.report = signals, report
         self.stages = seed_stages(options.seeds, options.seed_schedule)
         self.folder = as_path(options.output) / study.name
-        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume)
+        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume, owned=lock.owned)
+        self.record.stopped = lambda: signals.interruption is not None
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
@@ -77,28 +98,37 @@ class _StudyRun:
         }
 
     def run(self) -> dict[str, Any]:
+        self._say(self.study.question)
+        with self.lock.heartbeat(lost=self.signals.stop):
+            try:
+                return self._run()
+            except BaseException as error:
+                if self.lock.owned():  # the runs of MLflow are another process's, too, otherwise
+                    self.tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", [], patience_s=2)
+                raise
+
+    def _run(self) -> dict[str, Any]:
         from eqssl.study.execution import cluster
 
-        self._say(self.study.question)
-        with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
-            with signals.after(self.options.max_hours), cluster.ray_running():
-                signals.arm()
-                suggestions = self._suggestions()
-                left = suggestions.total - suggestions.ended
-                epochs = suggestions.work(self.options.run) - left  # without the evaluations
-                capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
-                self._say(capacity.text)
-                data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
-                if (epoch_s := data.pop("epoch_s")) is not None:
-                    approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
-                self.tracker.ready()
-                self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages}
-                self.about["options"] = flatten(self.options.run)
-                shown = {name: getattr(self.study, name) for name in ("question", "subject", "controls")}
-                self.record.create(data["digest"], self.about | shown, self.warm_points)
-                self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
-                unfinished = self._run_trials(capacity, signals)
-            return self._finish(capacity, signals, unfinished)
+        with self.signals.after(self.options.max_hours), cluster.ray_running():
+            self.signals.arm()
+            suggestions = self._suggestions()
+            left = suggestions.total - suggestions.ended
+            epochs = suggestions.work(self.options.run) - left  # without the evaluations
+            capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
+            self._say(capacity.text)
+            data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
+            if (epoch_s := data.pop("epoch_s")) is not None:
+                approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
+            self.tracker.ready()
+            own = stored_properties(registered()["metric"])
+            self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages, "metrics": own}
+            self.about["options"] = flatten(self.options.run)
+            shown = {name: getattr(self.study, name) for name in ("question", "subject", "controls")}
+            self.record.create(data["digest"], self.about | shown, self.warm_points)
+            self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
+            unfinished = self._run_trials(capacity)
+        return self._finish(capacity, unfinished)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -141,7 +171,7 @@ class _StudyRun:
         self.resolved = replace(self.options.run, {f"augment.{name}": value for name, value in strengths.items()})
         return found
 
-    def _run_trials(self, capacity: "Capacity", signals: StopSignals) -> list[TrialRecord]:
+    def _run_trials(self, capacity: "Capacity") -> list[TrialRecord]:
         """Run the trials and return records of those that a stop has cut off."""
         from eqssl.study.execution.cluster import autoscaler_status
         from eqssl.study.execution.pool import run_trials
@@ -170,22 +200,22 @@ class _StudyRun:
         progress = StudyProgress(self.console, base, suggestions, list(self.study.objectives), autoscaler_status)
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
-            return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, signals, halving)
+            return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, self.signals, halving)
 
-    def _finish(self, capacity: "Capacity", signals: StopSignals, unfinished: list[TrialRecord]) -> dict[str, Any]:
+    def _finish(self, capacity: "Capacity", unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report of all trials that have ended, and return the summary."""
-        from eqssl.report.tables import result_table
-        from eqssl.study.results import summarise, write_results
+        from eqssl.study.results import nothing_completed, summarise, write_results
         from eqssl.study.search.sampler import write_journal
 
-        stopped = signals.interruption
-        if stopped and self.lock.lost:  # the folder is another process's now
-            raise stopped
+        stopped = self.signals.interruption
+        if not self.lock.owned():  # the folder is another process's now
+            raise stopped or Interrupted(signal.SIGTERM, "the loss of the folder")
         self.lock.renew()
         records = list(self.record.records().values())
+        status = "stopped" if stopped else NOTHING if nothing_completed(records) else "complete"
         about = self.about | {
             "study_id": self.record.study_id,
-            "status": "stopped" if stopped else "complete",
+            "status": status,
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, *capacity.devices, run_seconds(self.folder), unfinished),
         }
@@ -193,16 +223,17 @@ class _StudyRun:
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
-        status, patience_s = ("KILLED", 2) if stopped else ("FINISHED", 30)
-        self.tracker.close(status, files, patience_s, summary)
+        report_files, table = self.report(summary, self.folder)
+        tracked = {"stopped": "KILLED", NOTHING: "FAILED", "complete": "FINISHED"}[status]
+        self.tracker.close(tracked, [*files, *report_files], 2 if stopped else 30, summary)
         if stopped:
             raise stopped
         if self.tracker.dropped:
             self._say(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
-        self.console.print(result_table(summary))
+        self.console.print(table)
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")
         self._say(summary["sentence"])
-        if signals.interruption:  # it came meanwhile, and no further study of this command should start
-            raise signals.interruption
+        if self.signals.interruption:  # it came meanwhile, and no further study of this command should start
+            raise self.signals.interruption
         return summary

@@ -6,6 +6,7 @@ from typing import Any
 
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, finite, parse_json, read
+from eqssl.metrics import register_stored
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.results import summarise
 from eqssl.study.store.lock import run_seconds
@@ -76,6 +77,7 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
 def _study(known: dict[str, Any]) -> Study:
     """Return the study of a study.json."""
     identity, about = known["identity"], known["about"]
+    register_stored(about.get("metrics", {}))
     return Study(
         name=identity["study"],
         question=about["question"],

@@ -19,6 +19,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -305,9 +306,8 @@ class StudyFolder(Listener):
     def _read_all(self, pattern: str, make: Callable[[str, Any], Any]) -> dict[Path, Any]:
         """Return path -> what the file holds, without damaged ones; `make` takes the name of the folder as well."""
         paths = sorted(find(self.folder, pattern), key=str)
-        made = {}
-        for path, text in zip(paths, read_all(paths), strict=True):
-            made[path] = parse_or_set_aside(path, text, lambda values, path=path: make(path.parent.name, values))
+        texts = zip(paths, read_all(paths), strict=True)
+        made = {path: parse_or_set_aside(path, text, partial(make, path.parent.name)) for path, text in texts}
         return {path: of for path, of in made.items() if of is not None}
 
     def _belongs(self, path: Path, configuration: Configuration, first: dict[int, Path]) -> bool:
