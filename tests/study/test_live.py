@@ -12,7 +12,7 @@ from eqssl import metrics
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_predictions
 from eqssl.files import write_json
-from eqssl.metrics import Metric, register_metric, stored_properties
+from eqssl.metrics import METRICS, Metric, register_metric, stored_properties
 from eqssl.report.command import report
 from eqssl.report.tables import results_table
 from eqssl.study.live import current_summary, summary_of_predictions
@@ -72,27 +72,24 @@ def test_a_metric_of_ones_own_keeps_its_properties_in_a_process_that_does_not_re
     mine = Metric(
         name="mine", label="my error", direction="minimize", in_main_table=True, is_compared=True, fn=lambda views: 1.0
     )
-    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
     monkeypatch.setattr(metrics, "_STORED", set())
-    known = dict(metrics.METRICS)
-    register_metric(mine)
+    monkeypatch.setitem(METRICS, "mine", mine)  # taken away again at the end
     trials = [dataclasses.replace(r, metrics=r.metrics | {"mine": float(r.seed)}) for r in weight_records()]
     folder = write(tmp_path, STUDY, trials)
     about = json.loads((folder / "study.json").read_text())
     write_json(folder / "study.json", about | {"about": about["about"] | {"metrics": stored_properties(["mine"])}})
     whole = json.loads(json.dumps(summarise(STUDY, trials, made_up.ABOUT)))
     for ended in (False, True):
-        metrics.METRICS.clear()
-        metrics.METRICS.update(known)
+        METRICS.pop("mine")
         if ended:
             write_json(folder / "summary.json", whole)
         report(str(folder))
         assert "my error" in (folder / "tables.md").read_text()
-        assert metrics.METRICS["mine"].sign == -1
+        assert METRICS["mine"].sign == -1
         assert current_summary(folder)["metrics"]["mine"] == whole["metrics"]["mine"]
         assert whole["metrics"]["mine"]["label"] == "my error"
     register_metric(mine)  # the process may do so itself, later
-    assert metrics.METRICS["mine"].fn is not None
+    assert METRICS["mine"].fn is not None
 
 
 def test_a_damaged_result_is_left_out_of_the_report_and_left_alone(folder, caplog):
