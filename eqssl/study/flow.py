@@ -3,6 +3,7 @@
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import replace as change
 from functools import partial
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from eqssl.config import RunConfig, flatten, identity, replace
 from eqssl.evaluation import PROTOCOL_VERSION
-from eqssl.files import as_path
+from eqssl.files import as_path, is_no_lack_of_space, persist
 from eqssl.metrics import stored_properties
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import Study, count_trials, seed_stages
@@ -204,13 +205,13 @@ class _StudyRun:
 
     def _finish(self, capacity: "Capacity", unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report of all trials that have ended, and return the summary."""
-        from eqssl.study.results import nothing_completed, summarise, write_results
-        from eqssl.study.search.sampler import write_journal
+        from eqssl.study.results import nothing_completed, summarise
 
         stopped = self.signals.interruption
         if not self.lock.owned():  # the folder is another process's now
             raise stopped or Interrupted(signal.SIGTERM, "the loss of the folder")
-        self.lock.renew()
+        with suppress(OSError):  # of a full disk, which is waited for below
+            self.lock.renew()
         records = list(self.record.records().values())
         status = "stopped" if stopped else NOTHING if nothing_completed(records) else "complete"
         about = self.about | {
@@ -220,12 +221,17 @@ class _StudyRun:
             "ledger": ledger(records, *capacity.devices, run_seconds(self.folder), unfinished),
         }
         summary = summarise(change(self.study, seeds=self.options.seeds), records, about, self.folder)
-        files = write_results(summary, records, self.folder)
-        if self.study.space:
-            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
-        report_files, table = self.report(summary, self.folder)
+        try:
+            files, table = persist(
+                partial(self._write, summary, records),
+                lambda error: is_no_lack_of_space(error) or self.signals.interruption is not None,
+            )
+        except OSError as error:
+            if self.signals.interruption:
+                raise self.signals.interruption from error
+            raise
         tracked = {"stopped": "KILLED", NOTHING: "FAILED", "complete": "FINISHED"}[status]
-        self.tracker.close(tracked, [*files, *report_files], 2 if stopped else 30, summary)
+        self.tracker.close(tracked, files, 2 if stopped else 30, summary)
         if stopped:
             raise stopped
         if self.tracker.dropped:
@@ -237,3 +243,14 @@ class _StudyRun:
         if self.signals.interruption:  # it came meanwhile, and no further study of this command should start
             raise self.signals.interruption
         return summary
+
+    def _write(self, summary: dict[str, Any], records: list[TrialRecord]) -> "tuple[list[Path], RenderableType]":
+        """Write all results; return the files worth tracking and the table for the console."""
+        from eqssl.study.results import write_results
+        from eqssl.study.search.sampler import write_journal
+
+        files = write_results(summary, records, self.folder)
+        if self.study.space:
+            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
+        report_files, table = self.report(summary, self.folder)
+        return [*files, *report_files], table
