@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS_SCHEMA = 2  # of the files above, part of a study's identity
 CONFIGS, TRIALS = "configs", "trials"
+STUDY_ID = "study_id"  # in every record, so that one of another study is told from its own
 TRIAL, RESULT = "trial.json", "result.json"  # in a trial's folder
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
@@ -260,7 +261,7 @@ class StudyFolder(Listener):
 
         def write() -> bool:
             if owned := self._owned():
-                write_json(path, values)
+                write_json(path, values | {STUDY_ID: self.study_id})
             return owned
 
         try:
@@ -283,55 +284,40 @@ class StudyFolder(Listener):
 
     def _restore(self) -> None:
         """Read all files of the study."""
-        configurations = self._read_all(f"{CONFIGS}/*.json", lambda name, values: Configuration(**values))
-        for path, configuration in configurations.items():
-            if path.stem == f"{configuration.number:04d}":
-                self._configurations[int(path.stem)] = configuration
-                self._written.add(f"{CONFIGS}/{path.name}")
-            else:
-                set_aside(path, f"it is of configuration {configuration.number}")
+        files = self._read_all(f"{CONFIGS}/*.json", _suggested_configuration)
+        self._configurations = {configuration.number: configuration for configuration in files.values()}
+        paths = {configuration.number: path for path, configuration in files.items()}
         trials = self._read_all(f"{TRIALS}/*/{TRIAL}", _suggested_trial)
         records = self._read_all(f"{TRIALS}/*/{RESULT}", _own_record)
-        first: dict[int, Path] = {}  # number -> file that it was taken from
+        self._written = {f"{CONFIGS}/{path.name}" for path in files}
+        self._written |= {f"{TRIALS}/{trial.id}/{TRIAL}" for trial in trials.values()}
         for path, trial in [*trials.items(), *((path, record.trial) for path, record in records.items())]:
-            if self._belongs(path, trial.configuration, first):
-                self._trials[trial.id] = trial
-                if path.name == TRIAL:
-                    self._written.add(f"{TRIALS}/{trial.id}/{TRIAL}")
-                else:
-                    self._records[trial.id] = records[path]
+            number = trial.configuration.number
+            if number is not None and self._configurations.setdefault(number, trial.configuration) != (
+                trial.configuration
+            ):
+                raise ValueError(
+                    f"--resume: {paths[number]} and {path} hold other options of configuration {number}; remove the "
+                    "one that is not of this study"
+                )
+            paths.setdefault(number, path)
+            self._trials[trial.id] = trial
+        self._records = {record.trial_id: record for record in records.values()}
         found = sizes(self.folder)
         self._records = {name: record for name, record in self._records.items() if self._is_final(record, found)}
 
-    def _read_all(self, pattern: str, make: Callable[[str, Any], Any]) -> dict[Path, Any]:
-        """Return path -> what the file holds, without damaged ones; `make` takes the name of the folder as well."""
+    def _read_all(self, pattern: str, make: Callable[[Path, Any], Any]) -> dict[Path, Any]:
+        """Return path -> what the file holds, without damaged ones and those of another study."""
+
+        def own(path: Path, values: dict[str, Any]) -> Any:
+            if values.pop(STUDY_ID, self.study_id) != self.study_id:
+                raise ValueError("it is of another study")
+            return make(path, values)
+
         paths = sorted(find(self.folder, pattern), key=str)
         texts = zip(paths, read_all(paths), strict=True)
-        made = {path: parse_or_set_aside(path, text, partial(make, path.parent.name)) for path, text in texts}
+        made = {path: parse_or_set_aside(path, text, partial(own, path)) for path, text in texts}
         return {path: of for path, of in made.items() if of is not None}
-
-    def _belongs(self, path: Path, configuration: Configuration, first: dict[int, Path]) -> bool:
-        """Return whether a file is of a configuration of this study; another one is set aside.
-
-        Raises:
-            ValueError: for two configurations of one number, of which none can be told to be the study's.
-        """
-        number, rows = configuration.number, self.identity.get("rows")
-        if number is None:
-            unknown: Any = ...
-            own = rows is None or rows.get(configuration.name, unknown) == configuration.overrides
-        else:
-            if number not in self._configurations:
-                self._configurations[number], first[number] = configuration, path
-            own = self._configurations[number] == configuration
-            if not own and number in first:
-                raise ValueError(
-                    f"--resume: {first[number].parent} and {path.parent} both hold configuration {number}, with other "
-                    "options; remove the one that is not of this study"
-                )
-        if not own:
-            set_aside(path, f"{configuration.name} is of another study")
-        return own
 
     def _is_final(self, record: TrialRecord, found: dict[str, int]) -> bool:
         """Return whether a trial need not run again: its failure would come again, or its files are whole."""
@@ -351,26 +337,36 @@ class StudyFolder(Listener):
         return final
 
 
-def _suggested_trial(name: str, values: dict[str, Any]) -> Trial:
+def _suggested_configuration(path: Path, values: dict[str, Any]) -> Configuration:
+    configuration = Configuration(**values)
+    if path.stem != f"{configuration.number:04d}":
+        raise ValueError(f"it is of configuration {configuration.number}")
+    return configuration
+
+
+def _suggested_trial(path: Path, values: dict[str, Any]) -> Trial:
     seed = values.pop("seed")
     trial = Trial(Configuration(**values), seed)
-    if trial.id != name:
+    if trial.id != path.parent.name:
         raise ValueError(f"it is of trial {trial.id}")
     return trial
 
 
-def _own_record(name: str, values: dict[str, Any]) -> TrialRecord:
+def _own_record(path: Path, values: dict[str, Any]) -> TrialRecord:
     record = TrialRecord(**values)
-    if record.trial.id != name or record.status not in get_args(Status):
+    if record.trial.id != path.parent.name or record.status not in get_args(Status):
         raise ValueError(f"it is of trial {record.trial_id}, status {record.status}")
     return record
 
 
 def read_records(folder: Path) -> list[TrialRecord]:
     """Return the records of the trials of a study that have ended so far, and change nothing in its folder."""
+
+    def make(values: dict[str, Any]) -> TrialRecord:
+        return TrialRecord(**{name: value for name, value in values.items() if name != STUDY_ID})
+
     paths = sorted(find(folder, f"{TRIALS}/*/{RESULT}"), key=str)
-    texts = zip(paths, read_all(paths), strict=True)
-    records = [parse_or_set_aside(path, text, lambda values: TrialRecord(**values), move=False) for path, text in texts]
+    records = [parse_or_set_aside(p, text, make, move=False) for p, text in zip(paths, read_all(paths), strict=True)]
     return [record for record in records if record]
 
 

@@ -31,6 +31,7 @@ STUDY = Study(
 OPTIONS = StudyOptions(configs=13, seeds=1, sampler="tpe")
 IDENTITY = {"study": "toy", "rows": dict(STUDY.rows), "configs": 13}
 WHOLE = 15  # trials
+RECORDS = ("trial", "result")
 
 
 def resume(folder: Path, most: int = WHOLE) -> tuple[dict, object]:
@@ -141,18 +142,24 @@ def test_half_of_all_files_at_once(studies, tmp_path):
         assert resume(folder) == expected
 
 
-def test_the_trials_of_another_study_are_named_and_not_taken(studies, tmp_path, caplog):
+def test_the_records_of_another_study_are_named_and_not_taken(studies, tmp_path, caplog):
+    """They have the same trials, such as of a smoke run, with other results; or other configurations."""
     expected, folders = studies
-    other = dataclasses.replace(OPTIONS, run=replace(OPTIONS.run, {"train.seed": 7}))
-    folder = tmp_path / "toy"
+    folder, other = tmp_path / "toy", tmp_path / "other"
     shutil.copytree(folders["half"], folder)
-    suggestions = Suggestions(STUDY, other)
-    foreign = [trial for trial in iter(suggestions.next, None) if trial.configuration.number == 3]
-    record = StudyFolder(folder, "other", IDENTITY)
-    for trial in foreign:
-        trained(record.trial_folder(trial), trial)
-        record.trial_suggested(trial)
-        record.trial_ended(trial, trained(record.trial_folder(trial), trial))
-    (folder / "configs" / "0003.json").write_bytes((folders["half"] / "configs" / "0003.json").read_bytes())
+    resume(other)
+    for file in ("configs/0003.json", *(f"trials/{next((other / 'trials').iterdir()).name}/{n}.json" for n in RECORDS)):
+        values = json.loads((other / file).read_text())
+        if "metrics" in values:
+            values["metrics"]["knn"] = 9.0
+        (folder / file).write_text(json.dumps(values))
+    different = dataclasses.replace(OPTIONS, run=replace(OPTIONS.run, {"train.seed": 7}))
+    record = StudyFolder(folder, "different", IDENTITY)
+    for trial in iter(Suggestions(STUDY, different).next, None):
+        if trial.configuration.number == 4:
+            record.trial_suggested(trial)
+            record.trial_ended(trial, trained(record.trial_folder(trial), trial))
+            named = record.trial_folder(trial) / "result.json"
     assert resume(folder) == expected
-    assert f"{record.trial_folder(foreign[0]) / 'result.json'} is damaged and set aside" in caplog.text
+    assert f"{named} is damaged and set aside as result.json.damaged: it is of another study" in caplog.text
+    assert f"{folder / 'configs' / '0003.json'} is damaged" in caplog.text

@@ -200,6 +200,6 @@ def test_two_configurations_of_one_number_are_refused_by_name(tmp_path):
     for weight in (1.0, 2.0):
         trial = Trial(Configuration.suggested({"recon.weight": weight}, 0), 0)
         write_json(study.trial_folder(trial) / "result.json", dataclasses.asdict(finished(trial)))
-    with pytest.raises(ValueError, match="both hold configuration 0") as refused:
+    with pytest.raises(ValueError, match="hold other options of configuration 0") as refused:
         StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
     assert str(study.trial_folder(trial)) in str(refused.value)
