@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -112,7 +112,9 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         ValueError: for a value that its type allows and its meaning does not.
     """
     given = options_in(arguments)
-    study = _smoke(study) if "smoke" in given else study
+    smoke: Mapping[str, Any] = {}
+    if "smoke" in given:
+        study, smoke = _smoke(study), study.smoke
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
@@ -124,7 +126,7 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
     if options.run.method.preset:
         from eqssl.methods import with_preset  # torch takes seconds to import
 
-        kept = given | study.space.keys() | (study.smoke.keys() if options.smoke else set())
+        kept = given | study.space.keys() | smoke.keys()
         options = dataclasses.replace(options, run=with_preset(options.run, kept))
     fixed = {option: get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
