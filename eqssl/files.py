@@ -5,6 +5,7 @@ the former. While a study runs, a bucket may be away for a while: its files go t
 repeat a request. A disk that fails raises at once.
 """
 
+import errno
 import json
 import logging
 import math
@@ -28,6 +29,7 @@ PATIENCE_S = 120.0  # with a bucket that is away
 ANSWER_S = 10.0  # for the first answer of a bucket
 OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # this module repeats requests itself
 PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)
+RETRY_S = 5.0  # between two attempts to write
 T = TypeVar("T")
 
 
@@ -172,6 +174,31 @@ def create(path: Path, data: bytes) -> None:
         _patiently(path.fs.pipe_file, path.path, data, mode="create")
 
 
+def persist(write: Callable[[], T], give_up: Callable[[OSError], bool]) -> T:
+    """Return the result of a write, which is tried again every five seconds while the storage refuses it.
+
+    Args:
+        write: raises `OSError` where it fails.
+        give_up: returns whether an error is raised instead; see `is_no_lack_of_space`.
+    """
+    said = ""
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            if give_up(error):
+                raise
+            if str(error) != said:
+                logger.warning("a file cannot be written, and waits until it can: %s", error)
+            said = str(error)
+        time.sleep(RETRY_S)
+
+
+def is_no_lack_of_space(error: OSError) -> bool:
+    """Return whether an error is another one than that of a full disk or quota."""
+    return error.errno not in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a temporary file that becomes `path` once it is complete.
 
@@ -247,6 +274,43 @@ def parse_json(path: Path, text: bytes) -> Any:
         raise ValueError(f"{path} is damaged ({error}); restore or remove it") from error
 
 
+def parse_or_set_aside(path: Path, text: bytes | None, make: Callable[[Any], T], *, move: bool = True) -> T | None:
+    """Return what a record of a study holds; None for a missing one and for a damaged one, which is named.
+
+    Args:
+        path: of a JSON file.
+        text: its content; None for a missing file.
+        make: takes the values; raises ValueError, TypeError, KeyError or AttributeError for those of something else.
+        move: whether a damaged file is set aside, see `set_aside`; a reader of another's folder leaves it.
+    """
+    if text is None:
+        return None
+    try:
+        return make(json.loads(text))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if move:
+            set_aside(path, error)
+        else:
+            logger.warning("%s is damaged and passed over: %s", path, error)
+        return None
+
+
+def set_aside(path: Path, reason: object) -> None:
+    """Rename a damaged file to FILE.damaged, in the place of an earlier one, and say so."""
+    damaged = path.with_name(f"{path.name}.damaged")
+    logger.warning("%s is damaged and set aside as %s: %s", path, damaged.name, reason)
+    move(path, damaged)
+
+
+def move(source: Path, target: Path) -> None:
+    """Rename a file, in the place of an earlier one; nothing happens where it is missing."""
+    with suppress(FileNotFoundError):
+        if isinstance(source, Path):
+            source.replace(target)
+        else:
+            _patiently(source.fs.mv, source.path, target.path)
+
+
 def modified_s(path: Path) -> float | None:
     """Return the time of a file's last change, in seconds since 1970 by the storage's clock; None for a missing one."""
     try:
@@ -261,6 +325,40 @@ def find(folder: Path, pattern: str) -> list[Path]:
         return list(folder.glob(pattern))
     names = (name.removeprefix(f"{folder.path}/") for name in _patiently(folder.fs.find, folder.path))
     return [folder / name for name in names if PurePosixPath("/", name).match(f"/{pattern}")]
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Return path below a folder -> bytes of every file; one request lists a bucket."""
+    if isinstance(folder, Path):
+        below = {}
+        for root, _, names in os.walk(folder):
+            for path in (Path(root, name) for name in names):
+                with suppress(FileNotFoundError):  # a temporary file
+                    below[path.relative_to(folder).as_posix()] = path.stat().st_size
+        return below
+    found = _patiently(folder.fs.find, folder.path, detail=True)
+    return {name.removeprefix(f"{folder.path}/"): of["size"] for name, of in found.items()}
+
+
+def looks_whole(path: Path) -> bool:
+    """Return whether a file on a disk begins and ends as its suffix demands; others are taken for whole."""
+    if not isinstance(path, Path):
+        return True
+    with path.open("rb") as file:
+        head = file.read(9)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 4))
+        tail = file.read()
+    match path.suffix:
+        case ".parquet":
+            return head[:4] == tail == b"PAR1"
+        case ".safetensors":
+            return head[8:] == b"{" and int.from_bytes(head[:8], "little") < size
+        case ".npy":
+            return head[:6] == b"\x93NUMPY"
+        case ".json":
+            return head[:1] in b"{[" and size > 0
+    return True
 
 
 def read_all(paths: Iterable[Path]) -> list[bytes]:

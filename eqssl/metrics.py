@@ -3,9 +3,9 @@
 Tables, the choice, tracking, the report and the options read a metric's properties here and nowhere else.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:  # types alone: the registry imports no torch
     from eqssl.evaluation.features import EncodedViews
@@ -60,6 +60,7 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {}
+_STORED: set[str] = set()  # names of metrics that were registered by another process, see `register_stored`
 
 
 def register_metric(metric: Metric) -> None:
@@ -68,9 +69,42 @@ def register_metric(metric: Metric) -> None:
     Raises:
         ValueError: for a function with the name of a metric that the protocol or the training computes.
     """
-    if metric.fn is not None and metric.name in METRICS and METRICS[metric.name].fn is None:
+    computed = metric.name in METRICS and METRICS[metric.name].fn is None and metric.name not in _STORED
+    if metric.fn is not None and computed:
         raise ValueError(f"metric {metric.name} is computed without fn; allowed with fn: another name")
     METRICS[metric.name] = metric
+
+
+def stored_properties(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the properties of registered metrics as plain values, for a process that does not register them.
+
+    Args:
+        names: full names; those that are not registered are left out.
+
+    Returns:
+        Name of the metric or family -> label, direction and whatever else is not the default, but for `fn`.
+    """
+    found = {}
+    for name in names:
+        try:
+            metric = find_metric(name)
+        except KeyError:
+            continue
+        kept = [f for f in fields(Metric) if f.name not in ("name", "fn")]
+        values = {f.name: getattr(metric, f.name) for f in kept if getattr(metric, f.name) != f.default}
+        found[metric.name] = {"direction": metric.direction} | values
+    return found
+
+
+def register_stored(properties: Mapping[str, Mapping[str, Any]]) -> None:
+    """Register metrics that another process had registered, from `stored_properties`; known ones stay."""
+    allowed = {f.name for f in fields(Metric)}
+    for name, values in properties.items():
+        if name not in METRICS:
+            known: dict[str, Any] = {key: of for key, of in values.items() if key in allowed}
+            known["needs"] = tuple(known.get("needs", ()))
+            register_metric(Metric(name=name, **known))
+            _STORED.add(name)
 
 
 def part_of(name: str) -> str | None:

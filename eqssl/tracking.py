@@ -5,12 +5,12 @@ Once training has begun, tracking is never fatal: a failed entry is tried again,
 """
 
 import io
-import json
 import logging
 import os
 import queue
 import threading
 import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from eqssl.config import RunConfig, digest, get, identity, to_dict
-from eqssl.files import on_disk, read
+from eqssl.files import on_disk, parse_or_set_aside, read
 from eqssl.images import image_grid
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Trial
@@ -47,10 +47,7 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     Raises:
         ValueError: for a server that cannot be reached or a URI that MLflow does not accept.
     """
-    # MLflow's own retries take minutes, and create a run again where only the answer was lost.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
+    prepare_import()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -72,6 +69,14 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
 
 
+def prepare_import() -> None:
+    """Set MLflow's options, before it is imported."""
+    # MLflow's own retries take minutes, and create a run again where only the answer was lost.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
+
+
 def _prepare_database(path: Path) -> str:
     """Create a database once, whole or not at all, as MLflow cannot use a half-made one; return a URI for artifacts."""
     from mlflow import MlflowClient
@@ -79,7 +84,7 @@ def _prepare_database(path: Path) -> str:
     from eqssl.data.write import make_once
 
     def create() -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
         temporary.replace(path)
 
@@ -92,7 +97,8 @@ class StudyTracker(Listener):
 
     Parameters are the varied options and the seed, and the objectives are the metrics that sort first, also on the
     parent, so that MLflow's page of a comparison shows them when all runs are selected. All other options are tags of
-    the parent and in its config.yaml. A thread connects while the rest of a study starts, and then logs.
+    the parent and in its config.yaml. A thread imports MLflow while the rest of a study starts, connects once it is
+    `ready`, and then logs.
 
     Args:
         uri: of MLflow.
@@ -107,21 +113,23 @@ class StudyTracker(Listener):
         self._objectives = objectives
         self.dropped = 0  # entries that were given up
         self._is_away = False  # whether the last entry has not reached the server yet
+        self._begun = False
         self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
         self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
         self._closing = threading.Event()
         self._patience_s, self._last_success = float("inf"), 0.0
-        self._connected = threading.Event()
+        self._wanted, self._connected = threading.Event(), threading.Event()
         self._refusal: ValueError | None = None
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
     def ready(self) -> None:
-        """Wait for the connection.
+        """Connect, which makes a missing database and experiment.
 
         Raises:
             ValueError: for a server that cannot be reached.
         """
+        self._wanted.set()
         self._connected.wait()
         if self._refusal:
             raise self._refusal
@@ -134,7 +142,7 @@ class StudyTracker(Listener):
             base: options of all trials, except varied ones.
             records, trials: that have ended and that were suggested; empty for a new study.
         """
-        self._study_id, self._base = study_id, base
+        self._study_id, self._base, self._begun = study_id, base, True
         self._jobs.put(self._open_parent)
         by_id = {trial.id: trial for trial in trials}
         for record in records:
@@ -152,7 +160,7 @@ class StudyTracker(Listener):
     def close(
         self, status: str, files: list[Path], patience_s: float = 30.0, summary: Mapping[str, Any] | None = None
     ) -> None:
-        """End the parent run and every open child, and wait for the queue.
+        """End the parent run and every open child, and wait for the queue; nothing happens the second time.
 
         Args:
             status: FINISHED, FAILED or KILLED.
@@ -161,8 +169,13 @@ class StudyTracker(Listener):
             summary: of the study; its sentence becomes the parent's description, and the chosen configuration's
                 objectives its metrics.
         """
+        if self._closing.is_set():
+            return
         self._last_success, self._patience_s = time.monotonic(), patience_s
         self._closing.set()
+        if not self._begun:  # of a study that was refused
+            self._wanted.set()
+            return
         self._jobs.put(partial(self._close, status, files, summary or {}))
         self._jobs.put(None)
         while self._worker.is_alive() and time.monotonic() < self._last_success + patience_s + HANG_S:
@@ -181,6 +194,12 @@ class StudyTracker(Listener):
             self.dropped += 1
 
     def _work(self) -> None:
+        with suppress(Exception):  # told when connecting
+            prepare_import()
+            import mlflow.store.db.utils  # noqa: F401 (takes seconds: meanwhile)
+        self._wanted.wait()
+        if self._closing.is_set():
+            return
         try:
             self._client, self._experiment = connect(self._uri, self._name)
         except ValueError as error:
@@ -251,7 +270,8 @@ class StudyTracker(Listener):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial))
         # Epochs that waited for the server when a study was killed.
-        for metrics in json.loads(read(self._folder / "trials" / trial.id / EPOCHS) or "[]"):
+        path = self._folder / "trials" / trial.id / EPOCHS
+        for metrics in parse_or_set_aside(path, read(path), list, move=False) or []:
             if metrics["epoch"] > last_step:
                 last_step, time_ms = int(metrics["epoch"]), metrics.pop(ENDED)
                 _log_metrics(self._client, run.info.run_id, self._named(metrics), last_step, time_ms)

@@ -15,6 +15,7 @@ from dataclasses import replace as change
 from eqssl.config import BASE_METHODS, RunConfig, TrainConfig, replace
 from eqssl.study import Candidate, Study, StudyOptions, choice, main, on_test, run_study, tune
 from eqssl.study.comparison import check_options, rows_on_test
+from eqssl.study.options import settle
 
 ALL = tuple(BASE_METHODS)
 PLAIN, SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
@@ -61,6 +62,7 @@ def candidates_of(paired: bool) -> dict[str, Candidate]:
 
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every candidate on val, then train the best settings again and report them on test."""
+    study, options = settle(study, options)
     check_options(study, options, own=["recon.weight", "evaluate.split"])
     methods, train, given = methods_of(study, options), options.run.train, "method.name" not in study.space
     options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from eqssl.files import read, write_atomically
+from eqssl.metrics import register_stored
 from eqssl.report import figures, selection
 from eqssl.report.front import front_picture
 from eqssl.report.importance import importance_picture, study_importances
@@ -30,6 +31,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
         summary: content of summary.json.
         folder: of the study; reconstructions are read from its trials.
     """
+    register_stored(summary.get("metrics", {}))
     importances = study_importances(summary)
     tables = report_tables(summary, importances)
     with matplotlib.rc_context(figures.STYLE):

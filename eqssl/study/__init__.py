@@ -1,9 +1,8 @@
 """Studies: one question each, over a space of options, with several seeds a configuration."""
 
-from eqssl.study.command import main, on_test, run_with_final_test
+from eqssl.study.command import main, on_test, run_study
 from eqssl.study.comparison import Candidate, Setting, tune
 from eqssl.study.definition import REFERENCE_ROWS, Study
-from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import choice, log_uniform, uniform
 from eqssl.study.summary import load_study
@@ -20,7 +19,6 @@ __all__ = [
     "main",
     "on_test",
     "run_study",
-    "run_with_final_test",
     "tune",
     "uniform",
 ]

@@ -1,22 +1,25 @@
-"""The command of a study: its options, the study itself, the final test of its choice, the exit code."""
+"""A study with its report and the final test of its choice, from code or as a command with an exit code."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace as change
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from eqssl.config import replace
-from eqssl.files import as_path, read
+from eqssl.files import as_path
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
 from eqssl.study.execution.signals import Interrupted
-from eqssl.study.flow import run_study
-from eqssl.study.options import StudyOptions, parse
-from eqssl.study.store.records import check_same
+from eqssl.study.flow import NOTHING, run_search
+from eqssl.study.options import StudyOptions, default_options, parse, settle
+from eqssl.study.store.records import check_same, known_study
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 FRESH_SEED = 1000  # added to the seed of a final test, so that no seed of the search comes again
@@ -31,38 +34,53 @@ def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
     """
     run = options.run
     final = {"train.seed": run.train.seed + FRESH_SEED, "evaluate.split": "test", "evaluate.level": "full"}
-    return change(options, run=replace(run, final), seeds=seeds, configs=None, seed_schedule="fixed", pruner="none")
+    return change(
+        options, run=replace(run, final), seeds=seeds, configs=None, final_test=0, seed_schedule="fixed", pruner="none"
+    )
 
 
-def run_with_final_test(study: Study, options: StudyOptions, **shown: Any) -> dict[str, Any]:
-    """Run a study and then the final test of its choice, if `options.final_test` asks for it.
+def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
+    """Run a study, or go on with it, write its results and its report, and return the content of summary.json.
 
-    The final test is a study of its own, OUTPUT/STUDY_test, whose trials are never pruned.
+    The final test of its choice, if `options.final_test` asks for it, is a study of its own, OUTPUT/STUDY_test, whose
+    trials are never pruned.
 
     Args:
-        study, options: as of `run_study`.
-        shown: further arguments of `run_study`.
+        study: the question.
+        options: how it is run; default: the study's own.
+        console: where progress and the final table are shown; default: nowhere.
 
-    Returns:
-        The study's own summary.
+    Raises:
+        ValueError: for options that cannot work, before anything is trained or written.
+        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
     """
+    study, options = settle(study, options or default_options(study))
+    console = console or Console(quiet=True)
     if not options.final_test:
-        return run_study(study, options, **shown)
+        return run_search(study, options, console, _report)
     check_output(options.output)
     folder = as_path(options.output) / f"{study.name}_test"
-    begun = read(folder / "study.json")
+    begun = known_study(folder)
     if begun and not options.resume:  # after the search it would be too late
         check_same(folder, {}, {}, resume=False)
-    summary = run_study(study, options, **shown)
+    summary = run_search(study, options, console, _report)
     if begun:  # its choice holds, even if a trial that was tried again has changed the search's results since
-        name, params = list(json.loads(begun)["identity"]["rows"].items())[-1]
+        name, params = list(begun["identity"]["rows"].items())[-1]
     elif summary["chosen"]:
         name, params = summary["chosen"]["configuration"], summary["chosen"]["params"]
     else:
         return summary
     last = change(on_test(options, options.final_test), yes=True)  # nobody may be there to be asked again
-    run_study(final_test(study, options, name, params), last, **shown)
+    run_search(final_test(study, options, name, params), last, console, _report)
     return summary
+
+
+def _report(summary: dict[str, Any], folder: Path) -> "tuple[list[Path], RenderableType]":
+    """Write the report; return its files and the table for a terminal."""
+    from eqssl.report.report import write_report  # imports matplotlib
+    from eqssl.report.tables import result_table
+
+    return write_report(summary, folder), result_table(summary)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
@@ -71,7 +89,7 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     Args:
         study: with its defaults.
         arguments: default: those of this process.
-        run: in the place of `run_with_final_test`, for a question that takes several studies.
+        run: in the place of `run_study`, for a question that takes several studies.
 
     Returns:
         0; 1 if no searched configuration was completed; 2 for options that cannot work, a folder in use or a forecast
@@ -81,12 +99,11 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     try:
         study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
         width = None if sys.stdout.isatty() else 140
-        summary = (run or run_with_final_test)(study, options, console=Console(highlight=False, width=width))
+        summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
     except Interrupted as stop:
         print(f"stopped by {stop}: the same command with --resume goes on", file=sys.stderr)
         return SIGNALLED + stop.number
-    searched = [t for t in summary["trials"] if t["number"] is not None] or summary["trials"]
-    return 0 if any(trial["status"] == "COMPLETE" for trial in searched) else NOTHING_COMPLETED
+    return NOTHING_COMPLETED if summary["status"] == NOTHING else 0

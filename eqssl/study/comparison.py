@@ -1,6 +1,5 @@
 """A comparison of methods: one hyperparameter of every candidate is tuned on val, then the best settings are tested."""
 
-import json
 import logging
 import math
 import statistics
@@ -10,11 +9,11 @@ from dataclasses import replace as change
 from typing import Any
 
 from eqssl.config import get, replace
-from eqssl.files import as_path, read, write_json
+from eqssl.files import as_path, parse_or_set_aside, read, write_json
+from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
 from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
-from eqssl.study.flow import run_study
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Params
 
@@ -70,7 +69,7 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
     default = default_options(study)
     for name in SEARCH_OPTIONS:
         value, allowed = getattr(options, name), getattr(default, name)
-        if value != allowed:
+        if value not in (allowed, None):
             raise ValueError(
                 f"--{name.replace('_', '-')} is {value}; allowed in {study.name}, which searches no space: {allowed}"
             )
@@ -111,9 +110,10 @@ def tune(
     summary = run_study(change(study, rows=rows), once, **shown)
     output = as_path(options.output)
     path = output / study.name / "choices.json"
-    if read(output / later / "study.json") and (text := read(path)):
-        best = {name: Setting(**setting) for name, setting in json.loads(text).items()}
-    else:
+    best = None
+    if read(output / later / "study.json"):
+        best = parse_or_set_aside(path, read(path), lambda values: {n: Setting(**of) for n, of in values.items()})
+    if best is None:
         metrics = usable(summary["trials"])
         best = {}
         for name, candidate in candidates.items():
@@ -139,37 +139,25 @@ def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -
     if candidate.builds_on is not None:
         shared = {"train.lr": earlier[candidate.builds_on].overrides["train.lr"]} | shared
     option = candidate.hyperparameter
-    return {f"{name}, {option} {value:g}": shared | {option: value} for value in candidate.values}
+    values = set(candidate.values)
+    digits = next(n for n in range(6, 18) if len({f"{value:.{n}g}" for value in values}) == len(values))
+    return {f"{name}, {option} {value:.{digits}g}": shared | {option: value} for value in candidate.values}
 
 
 def _best_setting(
     rows: Mapping[str, Params], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
 ) -> Setting:
     from eqssl.stats import ACCURACY_MARGIN  # imports scipy
+    from eqssl.study.results import best_by_rule
 
     metrics = {row: metrics[row] for row in rows if row in metrics}
     floor = math.inf if base is None else base.accuracy - ACCURACY_MARGIN
-    row = best_row(metrics, floor)
-    accuracy = metrics[row].get("linear", 0.0)
+    # Without labels R2 decides alone, and without known factors accuracy does.
+    values = {row: (of_row.get("linear", 0.0), of_row.get("r2_mean", 0.0)) for row, of_row in metrics.items()}
+    *_, row = best_by_rule(values, floor)
+    accuracy = values[row][0]
     epoch_s = statistics.median(of_row["train_s"] for of_row in metrics.values())
     return Setting(rows[row], accuracy, epoch_s, None if base is None else accuracy >= floor)
-
-
-def best_row(metrics: Mapping[str, Mapping[str, float]], floor: float) -> str:
-    """Return the row with the highest R2 among those whose accuracy reaches the floor, else the most accurate row.
-
-    Without labels R2 decides alone, and without known factors accuracy does.
-
-    Args:
-        metrics: row -> metric -> value.
-        floor: least accuracy; infinite: accuracy decides.
-    """
-    r2 = {row: of_row.get("r2_mean", 0.0) for row, of_row in metrics.items()}
-    accuracy = {row: of_row.get("linear", 0.0) for row, of_row in metrics.items()}
-    good = [row for row in metrics if accuracy[row] >= floor]
-    if good:
-        return max(good, key=lambda row: (r2[row], accuracy[row]))
-    return max(metrics, key=lambda row: (accuracy[row], r2[row]))
 
 
 def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

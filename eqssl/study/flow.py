@@ -1,61 +1,83 @@
 """A study from its options to its results: the folder, Ray, the preflight, the trials, the summary."""
 
+import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import replace as change
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from eqssl.config import RunConfig, flatten, identity, replace
 from eqssl.evaluation import PROTOCOL_VERSION
-from eqssl.files import as_path
+from eqssl.files import as_path, is_no_lack_of_space, persist
+from eqssl.metrics import stored_properties
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import Study, count_trials, seed_stages
 from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
-from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.signals import StopSignals
-from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.execution.setup import StudySetup, registered
+from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import ledger, ledger_line
 from eqssl.study.store.lock import RunLock, run_seconds
 from eqssl.study.store.records import RESULTS_SCHEMA, StudyFolder, TrialRecord
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from eqssl.study.execution.cluster import Capacity
     from eqssl.study.search.schedule import Suggestions
 
 
-def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
-    """Run or resume a study and return its summary, as in summary.json.
+NOTHING = "failed"  # status of a study of which nothing came to its end
+Report = Callable[[dict[str, Any], Path], "tuple[list[Path], RenderableType]"]
+
+
+def run_search(study: Study, options: StudyOptions, console: Console, report: Report) -> dict[str, Any]:
+    """Run one study, or go on with it, and return the content of its summary.json.
 
     Args:
-        study: the question.
-        options: of the run; default: the study's own.
-        console: for progress and the final table; default: none.
+        study, options: that agree, see `settle`.
+        console: where progress and the final table are shown.
+        report: takes the summary and the study's folder; writes the report, and returns its files and the table for
+            the console.
 
     Raises:
-        ValueError: for options that cannot work, before anything is trained or written.
-        Interrupted: after SIGINT, SIGTERM or --max-hours, with all finished trials on record.
+        ValueError, Interrupted: as `eqssl.study.run_study` does.
     """
-    options = options or default_options(study)
     check_options(study, options)
     study = with_matched_controls(study, options)
-    with RunLock(as_path(options.output) / study.name) as lock:
-        return _StudyRun(study, options, console or Console(quiet=True), lock).run()
+    say = partial(console.print, markup=False, soft_wrap=True)
+    with StopSignals() as signals, RunLock(as_path(options.output) / study.name, say) as lock:
+        return _StudyRun(study, options, console, lock, signals, report).run()
 
 
 class _StudyRun:
     """One run of a study's command, step by step."""
 
-    def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock):
+    def __init__(
+        self,
+        study: Study,
+        options: StudyOptions,
+        console: Console,
+        lock: RunLock,
+        signals: StopSignals,
+        report: Report,
+    ):
         from eqssl.tracking import StudyTracker
 
         self.start = time.perf_counter()
         self.study, self.options, self.console, self.lock = study, options, console, lock
+        self.signals, self.report = signals, report
         self.stages = seed_stages(options.seeds, options.seed_schedule)
         self.folder = as_path(options.output) / study.name
-        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume)
+        self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume, owned=lock.owned)
+        self.record.stopped = lambda: signals.interruption is not None
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
         varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
@@ -76,27 +98,36 @@ class _StudyRun:
         }
 
     def run(self) -> dict[str, Any]:
+        self._say(self.study.question)
+        with self.lock.heartbeat(lost=self.signals.stop):
+            try:
+                return self._run()
+            except BaseException as error:
+                if self.lock.owned():  # the runs of MLflow are another process's, too, otherwise
+                    self.tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", [], patience_s=2)
+                raise
+
+    def _run(self) -> dict[str, Any]:
         from eqssl.study.execution import cluster
 
-        self._say(self.study.question)
-        with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
-            with signals.after(self.options.max_hours), cluster.ray_running():
-                suggestions = self._suggestions()
-                left = suggestions.total - suggestions.ended
-                epochs = suggestions.work(self.options.run) - left  # without evaluations
-                capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
-                self._say(capacity.text)
-                data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
-                if (epoch_s := data.pop("epoch_s")) is not None:
-                    approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
-                self.tracker.ready()
-                self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages}
-                self.about["options"] = flatten(self.options.run)
-                shown = {name: getattr(self.study, name) for name in ("question", "subject", "controls")}
-                self.record.create(data["digest"], self.about | shown, self.warm_points)
-                self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
-                unfinished = self._run_trials(capacity, signals)
-            return self._finish(capacity, signals, unfinished)
+        with self.signals.after(self.options.max_hours), cluster.ray_running():
+            suggestions = self._suggestions()
+            left = suggestions.total - suggestions.ended
+            epochs = suggestions.work(self.options.run) - left  # without evaluations
+            capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
+            self._say(capacity.text)
+            data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
+            if (epoch_s := data.pop("epoch_s")) is not None:
+                approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
+            self.tracker.ready()
+            own = stored_properties(registered()["metric"])
+            self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages, "metrics": own}
+            self.about["options"] = flatten(self.options.run)
+            shown = {name: getattr(self.study, name) for name in ("question", "subject", "controls")}
+            self.record.create(data["digest"], self.about | shown, self.warm_points)
+            self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
+            unfinished = self._run_trials(capacity)
+        return self._finish(capacity, unfinished)
 
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
@@ -107,7 +138,7 @@ class _StudyRun:
 
         suggestions = Suggestions(self.study, self.options)
         suggestions.search.warm_start(self.warm_points)
-        suggestions.restore(self.record.suggested_trials(), self.record.records())
+        suggestions.restore(self.record.configurations(), self.record.records())
         return suggestions
 
     def _is_incomplete(self) -> bool:
@@ -143,7 +174,7 @@ class _StudyRun:
         self.resolved = replace(self.options.run, {f"augment.{name}": value for name, value in strengths.items()})
         return found
 
-    def _run_trials(self, capacity: "Capacity", signals: StopSignals) -> list[TrialRecord]:
+    def _run_trials(self, capacity: "Capacity") -> list[TrialRecord]:
         """Run the trials, and return records of those that a stop has cut off."""
         from eqssl.study.execution.cluster import autoscaler_status
         from eqssl.study.execution.pool import run_trials
@@ -173,38 +204,55 @@ class _StudyRun:
         progress = StudyProgress(self.console, base, suggestions, objectives, autoscaler_status, behind)
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
-            return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, signals, halving)
+            return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, self.signals, halving)
 
-    def _finish(self, capacity: "Capacity", signals: StopSignals, unfinished: list[TrialRecord]) -> dict[str, Any]:
+    def _finish(self, capacity: "Capacity", unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report, and return the summary."""
-        from eqssl.report.tables import result_table
-        from eqssl.study.results import summarise, write_results
-        from eqssl.study.search.sampler import write_journal
+        from eqssl.study.results import nothing_completed, summarise
 
-        stopped = signals.interruption if signals.interruption and self._is_incomplete() else None
-        if signals.interruption and self.lock.lost:  # another process owns the folder
-            raise signals.interruption
-        self.lock.renew()
+        if not self.lock.owned():  # the folder is another process's now
+            raise self.signals.interruption or Interrupted(signal.SIGTERM, "the loss of the folder")
+        stopped = self.signals.interruption if self.signals.interruption and self._is_incomplete() else None
+        with suppress(OSError):  # of a full disk, which is waited for below
+            self.lock.renew()
         records = list(self.record.records().values())
+        status = "stopped" if stopped else NOTHING if nothing_completed(records) else "complete"
         about = self.about | {
             "study_id": self.record.study_id,
-            "status": "stopped" if stopped else "complete",
+            "status": status,
             "wall_s": time.perf_counter() - self.start,
             "ledger": ledger(records, *capacity.devices, run_seconds(self.folder), unfinished),
         }
         summary = summarise(change(self.study, seeds=self.options.seeds), records, about, self.folder)
-        files = write_results(summary, records, self.folder)
-        if self.study.space:
-            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
-        status, patience_s = ("KILLED", 2) if stopped else ("FINISHED", 30)
-        self.tracker.close(status, files, patience_s, summary)
+        try:
+            files, table = persist(
+                partial(self._write, summary, records),
+                lambda error: is_no_lack_of_space(error) or self.signals.interruption is not None,
+            )
+        except OSError as error:
+            if self.signals.interruption:
+                raise self.signals.interruption from error
+            raise
+        tracked = {"stopped": "KILLED", NOTHING: "FAILED", "complete": "FINISHED"}[status]
+        self.tracker.close(tracked, files, 2 if stopped else 30, summary)
         if stopped:
             raise stopped
         if self.tracker.dropped:
             self._say(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
-        self.console.print(result_table(summary))
+        self.console.print(table)
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")
         self._say(summary["sentence"])
-        signals.postpone()
+        self.signals.postpone()
         return summary
+
+    def _write(self, summary: dict[str, Any], records: list[TrialRecord]) -> "tuple[list[Path], RenderableType]":
+        """Write all results; return the files worth tracking and the table for the console."""
+        from eqssl.study.results import write_results
+        from eqssl.study.search.sampler import write_journal
+
+        files = write_results(summary, records, self.folder)
+        if self.study.space:
+            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
+        report_files, table = self.report(summary, self.folder)
+        return [*files, *report_files], table

@@ -1,16 +1,16 @@
 """The summary of a study that is still running, from the records of its trials, or from its probes' predictions."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from eqssl.evaluation import PROTOCOL_VERSION
-from eqssl.files import find, finite, read
+from eqssl.files import find, finite, parse_json, read
+from eqssl.metrics import register_stored
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.results import summarise
 from eqssl.study.store.lock import run_seconds
-from eqssl.study.store.records import PREDICTIONS, StudyFolder, TrialRecord
+from eqssl.study.store.records import PREDICTIONS, TrialRecord, read_records
 from eqssl.study.summary import space_from_dict
 
 
@@ -24,7 +24,7 @@ def current_summary(folder: Path) -> dict[str, Any]:
         ValueError: for a folder that holds no study, of which no trial has ended, or of an earlier version.
     """
     text = read(folder / "summary.json")
-    summary = json.loads(text) if text else None
+    summary = parse_json(folder / "summary.json", text) if text else None
     ended = len(find(folder, "trials/*/result.json"))
     if summary and "answer" not in summary:
         raise ValueError(f"{folder} is of an earlier version of eqssl, whose report holds; run the study again")
@@ -35,7 +35,7 @@ def current_summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no study; give the folder of a study, OUTPUT/STUDY")
     if not ended:
         raise ValueError(f"{folder}: no trial has ended yet; come back when one has")
-    return _summary_of_records(folder, json.loads(about))
+    return _summary_of_records(folder, parse_json(folder / "study.json", about))
 
 
 def summary_of_predictions(folder: Path) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
     summary, about = current_summary(folder), read(folder / "study.json")
     if not about:
         raise ValueError(f"--from-predictions: {folder} has no study.json: its trials are not here, only their summary")
-    known = json.loads(about)
+    known = parse_json(folder / "study.json", about)
     if (protocol := known["identity"]["protocol"]) != PROTOCOL_VERSION:
         raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
     records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
@@ -77,6 +77,7 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
 def _study(known: dict[str, Any]) -> Study:
     """Return the study of a study.json."""
     identity, about = known["identity"], known["about"]
+    register_stored(about.get("metrics", {}))
     return Study(
         name=identity["study"],
         question=about["question"],
@@ -92,7 +93,7 @@ def _study(known: dict[str, Any]) -> Study:
 def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
     identity, study = known["identity"], _study(known)
     about = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
-    records = list(StudyFolder(folder, known["study_id"], identity).records().values())
+    records = read_records(folder)
     most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
     about |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}

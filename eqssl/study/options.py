@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -27,9 +27,9 @@ class StudyOptions:
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
     sampler: Sampler = "grid"
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
-    objectives: tuple[str, ...] = ("linear", "r2_mean")
+    objectives: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="METRIC [METRIC ...]")] = None
     """Metrics of the evaluation, METRIC, METRIC:maximize or METRIC:minimize; the choice guards the first and optimises
-    the last."""
+    the last. None: the study's own."""
     seed_schedule: SeedSchedule = "fixed"
     """fixed: every configuration gets --seeds; halving: all start with one seed, the best third gets 3, the best third
     of these --seeds."""
@@ -112,19 +112,21 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         ValueError: for a value that its type allows and its meaning does not.
     """
     given = options_in(arguments)
-    base = replace(study.base, dict(study.smoke)) if "smoke" in given else study.base
+    smoke: Mapping[str, Any] = {}
+    if "smoke" in given:
+        study, smoke = _smoke(study), study.smoke
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
-        default=default_options(dataclasses.replace(study, base=base)),
+        default=default_options(study),
         description=study.question,
-        prog=f"studies/{study.name}.py",
+        prog=f"studies/{study.name.removesuffix('_smoke')}.py",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if options.run.method.preset:
         from eqssl.methods import with_preset  # torch takes seconds to import
 
-        kept = given | study.space.keys() | (study.smoke.keys() if options.smoke else set())
+        kept = given | study.space.keys() | smoke.keys()
         options = dataclasses.replace(options, run=with_preset(options.run, kept))
     fixed = {option: get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
@@ -134,8 +136,27 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         raise ValueError(
             f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
         )
-    name = f"{study.name}_smoke" if options.smoke else study.name  # the smoke run is no part of the real study
-    return dataclasses.replace(study, name=name, space=space, objectives=directions(options)), options
+    return settle(dataclasses.replace(study, space=space), options)
+
+
+def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
+    """Return the study that the options ask for, with their objectives and small if `smoke`, and its options.
+
+    What a command line has settled is settled already. In code, a smoke run changes options of the study's base alone,
+    not those with another value.
+    """
+    if options.smoke and study.smoke:
+        unset = {o: value for o, value in study.smoke.items() if get(options.run, o) == get(study.base, o)}
+        options = dataclasses.replace(options, run=replace(options.run, unset))
+        study = _smoke(study)
+    if options.objectives is not None:
+        study = dataclasses.replace(study, objectives=directions(options.objectives))
+    return study, options
+
+
+def _smoke(study: Study) -> Study:
+    """Return the smoke run of a study, which is no part of the real one."""
+    return dataclasses.replace(study, name=f"{study.name}_smoke", base=replace(study.base, dict(study.smoke)), smoke={})
 
 
 def default_options(study: Study) -> StudyOptions:
@@ -149,14 +170,14 @@ def default_options(study: Study) -> StudyOptions:
     return StudyOptions(run=study.base, objectives=objectives, **same)
 
 
-def directions(options: StudyOptions) -> dict[str, Direction]:
+def directions(objectives: Sequence[str]) -> dict[str, Direction]:
     """Return metric -> maximize or minimize, by default as the metric's registration says.
 
     Raises:
         ValueError: for an unknown metric, another direction, or no objective at all.
     """
     found: dict[str, Direction] = {}
-    for objective in options.objectives:
+    for objective in objectives:
         metric, _, direction = objective.partition(":")
         allowed: dict[str, Direction] = {"": _objective(metric).direction} | {way: way for way in get_args(Direction)}
         if direction not in allowed:

@@ -4,13 +4,13 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from eqssl.files import copy_folder, write_atomically, write_json
-from eqssl.metrics import is_accuracy, metric_of
+from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import contributions_of
 from eqssl.study.definition import REFERENCES, WITHOUT_ENCODER, Study
@@ -60,10 +60,11 @@ def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = N
     guarded = {name: table.sign(guard) * mean for name, mean in table.point_estimates(guard).items()}
     wanted = {name: table.sign(goal) * mean for name, mean in table.point_estimates(goal).items()}
     base = guarded.get("base", -math.inf)
-    good = {name for name in searched if guarded[name] >= base - ACCURACY_MARGIN}
-    most_accurate = max(sorted(searched), key=guarded.__getitem__)
-    allowed = good or _not_below(table, guard, most_accurate, searched)
-    name = max(sorted(allowed), key=wanted.__getitem__)
+    values = {name: (guarded[name], wanted[name]) for name in sorted(searched)}
+    most_accurate = max(values, key=values.__getitem__)
+    good, allowed, name = best_by_rule(
+        values, base - ACCURACY_MARGIN, lambda: _not_below(table, guard, most_accurate, searched)
+    )
 
     within = f"the {_word(guard)} within {MARGIN} of base"
     if not good:
@@ -84,6 +85,24 @@ def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = N
     complete = [record for record in records if record.configuration == name and record.status == "COMPLETE"]
     first = min(complete, key=lambda record: record.seed)
     return Chosen(name, first.params, first.trial_id, reason)
+
+
+def best_by_rule(
+    values: Mapping[str, tuple[float, float]],
+    floor: float,
+    not_below: Callable[[], Collection[str]] | None = None,
+) -> tuple[list[str], Collection[str], str]:
+    """Return the names whose guard reaches a floor, those that may be chosen, and the best by the goal of these.
+
+    Args:
+        values: name -> guard and goal, both better when larger; among equals the earlier name comes first.
+        floor: least guard; infinite: the guard decides.
+        not_below: returns those that may be chosen where none reaches the floor; None: the one with the best guard.
+    """
+    good = [name for name, (guard, _) in values.items() if guard >= floor]
+    allowed = good or (not_below() if not_below else [max(values, key=values.__getitem__)])
+    best = max((name for name in values if name in allowed), key=lambda name: values[name][::-1])
+    return good, allowed, best
 
 
 def _candidates(study: Study, records: list[TrialRecord], table: Table) -> tuple[list[str], set[str]]:
@@ -165,6 +184,7 @@ def analyse(
         configurations=_configurations(records, table, metrics, gains),
         records=records,
         environment=environment(),
+        metrics=stored_properties(metrics),
     )
 
 
@@ -306,17 +326,22 @@ def _cell(value: Any) -> Any:
 
 
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
-    """Write summary.json, trials.parquet, the best encoder and the report; return the files worth tracking.
+    """Write summary.json, trials.parquet and the best encoder; return the files worth tracking.
 
     Args:
         summary: from `summarise`.
         records: of all trials that have ended.
         folder: of the study.
     """
-    from eqssl.report.report import write_report
-
     write_json(folder / SUMMARY, summary)
     write_parquet(records, folder / "trials.parquet")
     if summary["chosen"]:
         copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / BEST_ENCODER)
-    return [folder / SUMMARY, folder / "trials.parquet", *write_report(summary, folder)]
+    return [folder / SUMMARY, folder / "trials.parquet"]
+
+
+def nothing_completed(records: Iterable[TrialRecord]) -> bool:
+    """Return whether no searched configuration, or no row of a study that searches nothing, came to its end."""
+    records = list(records)
+    searched = [record for record in records if record.number is not None] or records
+    return not any(record.status == "COMPLETE" for record in searched)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -139,6 +139,7 @@ class StudySummary:
     configurations: list[ConfigResult]  # in the order of the study's rows and of the search
     records: list[TrialRecord]  # of all trials, in the same order
     environment: dict[str, str]  # versions of packages, and the commit
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # label, direction, ... of every measured metric
     folder: Path | None = None  # of the study, where it was loaded from one
 
     def to_dict(self) -> dict[str, Any]:

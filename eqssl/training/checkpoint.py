@@ -1,19 +1,22 @@
-"""The whole state of a training run in one file, written so that a kill at any moment leaves the last whole one."""
+"""The whole state of a training run in one file, written so that a kill at any moment leaves the last whole one.
 
-import pickle
+The checkpoint before the last one stays beside it, as the fallback for a damaged one.
+"""
+
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from eqssl.files import on_disk, write_atomically
+from eqssl.files import move, on_disk, set_aside, write_atomically
 
-FILE = "checkpoint.pt"
+FILE, PREVIOUS = "checkpoint.pt", "previous.pt"
 
 
 def save(state: dict[str, Any], folder: Path) -> None:
-    """Write the state; the file before it is replaced once the new one has been read back.
+    """Write the state; the file before it becomes the previous one once the new one has been read back.
 
     Args:
         state: tensors and plain values, as `torch.save` takes them.
@@ -21,24 +24,39 @@ def save(state: dict[str, Any], folder: Path) -> None:
     """
 
     def write(temporary: Path) -> None:
-        torch.save(state, temporary)
+        try:
+            with temporary.open("wb") as file:  # by a path, the error of a full disk would be lost
+                torch.save(state, file)
+        except RuntimeError as error:
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
         with zipfile.ZipFile(temporary) as written:
             if broken := written.testzip():
                 raise OSError(f"{folder / FILE} was not written: {broken} does not read back as it was")
+        move(folder / FILE, folder / PREVIOUS)
 
     write_atomically(folder / FILE, write)
 
 
-def load(folder: Path) -> dict[str, Any] | None:
+def load(folder: Path, is_own: Callable[[dict[str, Any]], bool] = lambda state: True) -> dict[str, Any] | None:
     """Return the state last saved, tensors on the CPU; None where there is none.
 
-    Raises:
-        ValueError: for a file that is not whole, naming it.
+    A file that cannot be read is named and set aside, and the one before it is taken.
+
+    Args:
+        folder: of `save`.
+        is_own: returns whether a state is of this run; one that is not counts as damaged.
     """
-    try:
-        with on_disk(folder / FILE) as path:
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{folder / FILE} cannot be read; remove it to start this run again: {error}") from error
+    for name in (FILE, PREVIOUS):
+        try:
+            with on_disk(folder / name) as path:
+                state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            if is_own(state):
+                return state
+            set_aside(folder / name, "it belongs to another run")
+        except FileNotFoundError:
+            continue
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # of any type: the file may hold anything
+            set_aside(folder / name, error)
+    return None

@@ -82,7 +82,7 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
     options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)  # no forecasts
     try:
-        summary = baselines.run(dataclasses.replace(baselines.STUDY, base=run), options)
+        summary = baselines.run(dataclasses.replace(baselines.STUDY, base=run, smoke={}), options)
     finally:
         ray.shutdown()
     stages = [json.loads((tmp_path / f"baselines_{n}" / "summary.json").read_text()) for n in ("alone", "tuning")]

@@ -6,29 +6,42 @@ from contextlib import nullcontext
 import pytest
 
 from eqssl.config import ReconConfig, RunConfig
+from eqssl.stats import ACCURACY_MARGIN
 from eqssl.study import Candidate, Setting, Study, StudyOptions, tune
-from eqssl.study.comparison import best_row, check_options, rows_on_test, usable
+from eqssl.study.comparison import _best_setting, _settings, check_options, rows_on_test, usable
 
 METRICS = {"linear": 0.5, "r2_mean": 0.1, "train_s": 1.0}
 
 
-def metrics(**rows):
-    return {row: {"linear": accuracy, "r2_mean": r2} for row, (accuracy, r2) in rows.items()}
+def best(floor, **metrics) -> str:
+    """Return the row of the best setting; floor: least accuracy, None where accuracy decides."""
+    rows = {row: {"method.name": row} for row in metrics}
+    base = None if floor is None else Setting({}, accuracy=floor + ACCURACY_MARGIN, epoch_s=1.0)
+    metrics = {row: of | {"train_s": 1.0} for row, of in metrics.items()}
+    return _best_setting(rows, metrics, base).overrides["method.name"]
 
 
-@pytest.mark.parametrize(("floor", "best"), [(0.78, "b"), (0.4, "c"), (0.9, "a")])
-def test_the_best_setting_is_accurate_enough_or_else_the_most_accurate(floor, best):
-    assert best_row(metrics(a=(0.8, 0.3), b=(0.79, 0.5), c=(0.5, 0.9)), floor) == best
+@pytest.mark.parametrize(("floor", "expected"), [(0.78, "b"), (0.4, "c"), (0.9, "a"), (None, "a")])
+def test_the_best_setting_is_accurate_enough_or_else_the_most_accurate(floor, expected):
+    values = {"a": (0.8, 0.3), "b": (0.79, 0.5), "c": (0.5, 0.9)}
+    assert best(floor, **{row: {"linear": of[0], "r2_mean": of[1]} for row, of in values.items()}) == expected
 
 
-@pytest.mark.parametrize("floor", [-0.01, float("inf")])
+@pytest.mark.parametrize("floor", [-0.01, None])
 def test_data_without_labels_go_by_r2(floor):
-    assert best_row({"a": {"r2_mean": 0.1}, "b": {"r2_mean": 0.2}}, floor) == "b"
+    assert best(floor, a={"r2_mean": 0.1}, b={"r2_mean": 0.2}) == "b"
 
 
-@pytest.mark.parametrize("floor", [0.1, float("inf")])
+@pytest.mark.parametrize("floor", [0.1, None])
 def test_data_of_which_nothing_is_known_go_by_accuracy(floor):
-    assert best_row({"a": {"linear": 0.2}, "b": {"linear": 0.3}, "c": {"linear": 0.1}}, floor) == "b"
+    assert best(floor, a={"linear": 0.2}, b={"linear": 0.3}, c={"linear": 0.1}) == "b"
+
+
+@pytest.mark.parametrize("values", [(0.5, 1.0), (0.99995, 0.9999999, 0.99999991), (4.5 * 0.3, 4.5)])
+def test_every_value_of_a_candidate_is_a_row(values):
+    rows = _settings("sie", Candidate({"method.name": "sie"}, "train.lr", values), {})
+    assert [row["train.lr"] for row in rows.values()] == list(values)
+    assert max(map(len, rows)) <= len("sie, train.lr 0.99999991")
 
 
 def test_what_failed_or_collapsed_is_no_setting_to_take():

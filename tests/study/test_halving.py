@@ -10,7 +10,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from eqssl.config import replace
-from eqssl.study import Study, StudyOptions, log_uniform, run_study, run_with_final_test, uniform
+from eqssl.study import Study, StudyOptions, log_uniform, run_study, uniform
 
 pytestmark = pytest.mark.slow
 ROWS = {"pixels": None, "base": {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}}
@@ -38,7 +38,7 @@ def halved(tmp_path_factory, base):
         tracking_uri=f"sqlite:///{folder}/mlflow.db",
     )
     os.environ["OMP_NUM_THREADS"] = "1"
-    yield folder, run_with_final_test(study, options), study, options
+    yield folder, run_study(study, options), study, options
     ray.shutdown()
 
 
@@ -103,9 +103,9 @@ def test_a_final_test_that_was_begun_keeps_its_choice(halved, monkeypatch):
     folder, _, study, options = halved
     asked, other = [], {"configuration": "another", "params": {}, "trial_id": "0"}
     monkeypatch.setattr(
-        "eqssl.study.command.run_study", lambda study, options: asked.append(study) or {"chosen": other}
+        "eqssl.study.command.run_search", lambda study, *options: asked.append(study) or {"chosen": other}
     )
-    run_with_final_test(study, dataclasses.replace(options, resume=True))
+    run_study(study, dataclasses.replace(options, resume=True))
     known = json.loads((folder / "toy_test" / "study.json").read_text())["identity"]
     assert json.loads(json.dumps(dict(asked[1].rows))) == known["rows"]
 

@@ -8,9 +8,11 @@ import sys
 import pytest
 import torch
 
+from eqssl import metrics
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_predictions
 from eqssl.files import write_json
+from eqssl.metrics import METRICS, Metric, register_metric, stored_properties
 from eqssl.report.command import report
 from eqssl.report.tables import results_table
 from eqssl.study.live import current_summary, summary_of_predictions
@@ -64,6 +66,37 @@ def test_a_summary_holds_until_further_trials_have_ended(folder):
     last = TRIALS[-1]
     write_json(folder / "trials" / last.trial_id / "result.json", dataclasses.asdict(last))
     assert current_summary(folder)["status"].startswith("running, 36")
+
+
+def test_a_metric_of_ones_own_keeps_its_properties_in_a_process_that_does_not_register_it(tmp_path, monkeypatch):
+    mine = Metric(
+        name="mine", label="my error", direction="minimize", in_main_table=True, is_compared=True, fn=lambda views: 1.0
+    )
+    monkeypatch.setattr(metrics, "_STORED", set())
+    monkeypatch.setitem(METRICS, "mine", mine)  # taken away again at the end
+    trials = [dataclasses.replace(r, metrics=r.metrics | {"mine": float(r.seed)}) for r in weight_records()]
+    folder = write(tmp_path, STUDY, trials)
+    about = json.loads((folder / "study.json").read_text())
+    write_json(folder / "study.json", about | {"about": about["about"] | {"metrics": stored_properties(["mine"])}})
+    whole = json.loads(json.dumps(summarise(STUDY, trials, made_up.ABOUT)))
+    for ended in (False, True):
+        METRICS.pop("mine")
+        if ended:
+            write_json(folder / "summary.json", whole)
+        report(str(folder))
+        assert "my error" in (folder / "tables.md").read_text()
+        assert METRICS["mine"].sign == -1
+        assert current_summary(folder)["metrics"]["mine"] == whole["metrics"]["mine"]
+        assert whole["metrics"]["mine"]["label"] == "my error"
+    register_metric(mine)  # the process may do so itself, later
+    assert METRICS["mine"].fn is not None
+
+
+def test_a_damaged_result_is_left_out_of_the_report_and_left_alone(folder, caplog):
+    path = folder / "trials" / TRIALS[0].trial_id / "result.json"
+    path.write_bytes(path.read_bytes()[:50])
+    assert current_summary(folder)["status"] == "running, 34 of at most 143 trials have ended"
+    assert f"{path} is damaged and passed over" in caplog.text and path.stat().st_size == 50
 
 
 def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_path):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from eqssl.config import RunConfig
+from eqssl.config import RunConfig, replace
 from eqssl.study import Study, StudyOptions, choice, log_uniform, main
-from eqssl.study.options import default_options, parse
+from eqssl.study.options import default_options, parse, settle
 
 SCRIPT = Path(__file__).parents[2] / "studies" / "loss_weight.py"
 STUDY = Study(name="toy", question="Is it so?", space={"recon.weight": log_uniform(0.1, 10.0)})
@@ -29,6 +29,17 @@ def test_smoke_is_small_and_other_options_still_hold():
     assert options.run.train.epochs == 7
     assert options.run.data.objects == STUDY.smoke["data.objects"]
     assert parse(STUDY, [])[1].run == RunConfig()
+
+
+def test_what_is_settled_stays():
+    parsed = parse(STUDY, ["--smoke", "--train.epochs", str(STUDY.base.train.epochs)])
+    assert settle(*parsed) == parsed and parsed[1].run.train.epochs == STUDY.base.train.epochs
+    run = replace(STUDY.base, {"train.epochs": 7})
+    study, options = settle(STUDY, StudyOptions(run=run, smoke=True, objectives=("knn", "pose_deg")))
+    assert study.name == "toy_smoke" and study.objectives == {"knn": "maximize", "pose_deg": "minimize"}
+    assert (options.run.train.epochs, options.run.data.objects) == (7, STUDY.smoke["data.objects"])
+    assert settle(study, options) == (study, options)
+    assert settle(STUDY, StudyOptions()) == (STUDY, StudyOptions())  # its own objectives
 
 
 def test_directions_are_those_of_the_metrics_unless_given():

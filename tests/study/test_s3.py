@@ -82,7 +82,7 @@ def studies(tmp_path_factory, base, sets, s3):
     local, bucket = sets
     # A relative path is the command's, wherever Ray has its processes.
     base = replace(base, {"method.name": "mortal", "data.source": "parquet", "data.path": Path(local).name})
-    study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 2.0)}, rows={}, base=base)
+    study = Study(name="toy", question="?", space={"recon.weight": choice(1.0, 2.0)}, rows={}, base=base, smoke={})
     options = StudyOptions(
         run=base, seeds=1, concurrency=1, smoke=True,  # without a forecast's steps
         output=str(folder / "results"), tracking_uri=f"sqlite:///{folder}/mlflow.db",

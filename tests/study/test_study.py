@@ -180,7 +180,7 @@ def test_a_process_that_is_killed_costs_an_epoch_and_no_trial(tmp_path, base, tr
 
     register_method("mortal", Mortal)
     run = replace(base, {"method.name": "mortal", "train.precision": "fp32"})
-    study = Study(name="mortal", question="?", space={}, rows={}, base=run)
+    study = Study(name="mortal", question="?", space={}, rows={}, base=run, smoke={})
     options = StudyOptions(run=run, seeds=1, output=str(tmp_path), tracking_uri=tracking)
     (trial,) = run_study(study, dataclasses.replace(options, smoke=True))["trials"]  # without a forecast's steps
     assert os.path.exists(marker) and trial["status"] == "COMPLETE", trial["error"]
@@ -202,7 +202,8 @@ def test_a_stop_after_the_last_trial_leaves_a_complete_study_and_the_next_one_do
         return write_results(*arguments)
 
     monkeypatch.setattr("eqssl.study.results.write_results", write)
-    study = Study(name="late", question="?", space={"recon.view": choice("second", "both")}, rows={"pixels": None})
+    space = {"recon.view": choice("second", "both")}
+    study = Study(name="late", question="?", space=space, rows={"pixels": None}, smoke={})
     options = StudyOptions(run=base, seeds=1, configs=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
     said = Console(file=io.StringIO(), width=200)
     assert run_study(study, options, console=said)["status"] == "complete"
@@ -213,6 +214,32 @@ def test_a_stop_after_the_last_trial_leaves_a_complete_study_and_the_next_one_do
     text = said.file.getvalue()
     assert "warning: 1 of the 2 configurations of grid are left out; all of them take --configs 2\n" in text
     assert f"results: {tmp_path}" in text
+
+
+def test_an_error_while_results_are_written_ends_the_run_in_mlflow_too(tmp_path, base, tracking, monkeypatch):
+    def write(*arguments):
+        raise RuntimeError("no results")
+
+    monkeypatch.setattr("eqssl.study.results.write_results", write)
+    study = Study(name="broken", question="?", space={}, rows={}, base=base, smoke={})
+    with pytest.raises(RuntimeError, match="no results"):
+        run_study(study, StudyOptions(run=base, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True))
+    client = MlflowClient(tracking)
+    runs = client.search_runs([client.get_experiment_by_name("broken").experiment_id])
+    assert {run.data.tags["kind"]: run.info.status for run in runs} == {"study": "FAILED", "trial": "FINISHED"}
+
+
+def test_a_study_of_which_nothing_completes_has_failed_and_code_gets_the_smoke_run(tmp_path, base, tracking):
+    objectives = ("knn", "r2_mean:maximize")
+    study = Study(name="nothing", question="?", space={"recon.weight": choice(3e38)}, rows={"pixels": None}, base=base)
+    study = dataclasses.replace(study, smoke={"train.epochs": 1})
+    options = StudyOptions(run=base, configs=1, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True)
+    summary = run_study(study, dataclasses.replace(options, objectives=objectives))
+    assert summary["status"] == "failed" and summary["study"] == "nothing_smoke"
+    assert list(summary["objectives"]) == ["knn", "r2_mean"] and summary["options"]["train.epochs"] == 1
+    client = MlflowClient(tracking)
+    runs = client.search_runs([client.get_experiment_by_name("nothing_smoke").experiment_id])
+    assert [run.info.status for run in runs if run.data.tags["kind"] == "study"] == ["FAILED"]
 
 
 def test_a_source_an_encoder_and_a_method_of_ones_own_reach_the_trials(tmp_path, base, tracking, monkeypatch):
@@ -265,8 +292,8 @@ def test_an_objective_that_no_evaluation_gives_is_refused_before_training(tmp_pa
     space, objectives = {"recon.weight": log_uniform(0.1, 1.0)}, {"inv/knn": "maximize", "r2/rotation": "maximize"}
     study = Study(name="toy", question="?", space=space, rows={}, base=base, objectives=objectives)
     with pytest.raises(ValueError, match=r"--objectives has r2/rotation; allowed .* r2/pose"):
-        run_study(study, StudyOptions(run=base, output=str(tmp_path), tracking_uri=tracking))
-    assert not list(Path(tmp_path).iterdir())
+        run_study(study, StudyOptions(run=base, output=str(tmp_path), tracking_uri=f"sqlite:///{tmp_path}/mlflow.db"))
+    assert not list(Path(tmp_path).iterdir())  # no database of MLflow either
 
 
 def test_unreachable_tracking_is_refused_before_training(tmp_path, base):

@@ -1,4 +1,6 @@
-"""A checkpoint is whole, or named."""
+"""A checkpoint is whole, or named and replaced by the one before."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,20 +16,42 @@ def test_a_state_comes_back(tmp_path):
     assert [file.name for file in (tmp_path / "new").iterdir()] == [checkpoint.FILE]
 
 
-@pytest.mark.parametrize("left", [0, 10, 500])
-def test_a_cut_file_is_refused_by_its_name(tmp_path, left):
-    checkpoint.save({"weights": torch.arange(1000)}, tmp_path)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"noise" * 500])
+def test_a_damaged_file_is_set_aside_and_the_one_before_taken(tmp_path, caplog, content):
+    for epoch in (1, 2, 3):
+        checkpoint.save({"epoch": epoch, "weights": torch.arange(1000)}, tmp_path)
     file = tmp_path / checkpoint.FILE
-    file.write_bytes(file.read_bytes()[:left])
-    with pytest.raises(ValueError, match=rf"{file} cannot be read; remove it to start this run again"):
-        checkpoint.load(tmp_path)
+    file.write_bytes(content)
+    assert checkpoint.load(tmp_path)["epoch"] == 2
+    assert f"{file} is damaged and set aside as {file.name}.damaged" in caplog.text
+    assert file.with_name(f"{file.name}.damaged").read_bytes() == content
+    assert checkpoint.load(tmp_path)["epoch"] == 2
+    checkpoint.save({"epoch": 3}, tmp_path)
+    assert checkpoint.load(tmp_path)["epoch"] == 3
+    (tmp_path / checkpoint.PREVIOUS).write_bytes(content)
+    file.write_bytes(file.read_bytes()[:200])
+    assert checkpoint.load(tmp_path) is None
+
+
+def test_the_state_of_another_run_is_not_taken(tmp_path):
+    checkpoint.save({"run": "mine", "epoch": 1}, tmp_path)
+    checkpoint.save({"run": "another", "epoch": 9}, tmp_path)
+    assert checkpoint.load(tmp_path, lambda state: state["run"] == "mine")["epoch"] == 1
+
+
+def test_the_error_of_a_full_disk_keeps_its_number(tmp_path, monkeypatch):
+    monkeypatch.setattr("eqssl.training.checkpoint.write_atomically", lambda path, write: write(Path("/dev/full")))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoint.save({"weights": torch.arange(1000)}, tmp_path)
 
 
 def test_a_file_that_was_written_wrong_does_not_replace_the_one_before(tmp_path, monkeypatch):
     checkpoint.save({"epoch": 1}, tmp_path)
 
-    def flip_a_bit(state, path, save=torch.save):
-        save(state, path)
+    def flip_a_bit(state, file, save=torch.save):
+        save(state, file)
+        file.flush()
+        path = Path(file.name)
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(content)

@@ -10,17 +10,28 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from eqssl.config import DataConfig, RunConfig
-from eqssl.files import as_path, finite, parse_json, read, write_atomically, write_json
+from eqssl.config import DataConfig, RunConfig, digest
+from eqssl.files import as_path, finite, is_no_lack_of_space, persist, write_atomically, write_json
 from eqssl.study.execution.environment import worker_environment
 from eqssl.study.execution.preemption import this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, ENDED, EPOCHS, PREDICTIONS, Status, TrialRecord, collapsed_parts
+from eqssl.study.store.records import (
+    CONTRIBUTIONS,
+    ENDED,
+    EPOCHS,
+    PREDICTIONS,
+    RECONSTRUCTIONS,
+    Status,
+    TrialRecord,
+    collapsed_parts,
+    trial_outputs,
+)
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -86,6 +97,7 @@ class TrialContext:
         self._unsaved = False  # whether steps have been trained since the last checkpoint
         self._earlier_s = 0.0
         self._epochs: list[dict[str, float]] = []  # their metrics
+        self.run_digest = ""  # that the identity of its states begins with
         self.start_clock()
 
     def __enter__(self) -> "TrialContext":
@@ -148,12 +160,13 @@ class TrialContext:
     def load(self) -> dict[str, Any] | None:
         from eqssl.training import checkpoint
 
-        state = checkpoint.load(self.folder / CHECKPOINT)
+        def is_own(state: dict[str, Any]) -> bool:
+            return str(state["run"].get("identity", "")).startswith(self.run_digest)
+
+        state = checkpoint.load(self.folder / CHECKPOINT, is_own)
         if state is None:
             return None
-        self._earlier_s = state["wall_s"]
-        known = parse_json(self.folder / EPOCHS, read(self.folder / EPOCHS) or b"[]")
-        self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
+        self._earlier_s, self._epochs = state["wall_s"], state["epochs"]
         if metrics := state["run"]["metrics"]:
             self._tell(self.record("STOPPED", metrics))  # a kill may have come between the checkpoint and the report
         return state["run"]
@@ -175,8 +188,13 @@ class TrialContext:
     def save(self, state: dict[str, Any]) -> None:
         from eqssl.training import checkpoint
 
-        write_json(self.folder / EPOCHS, self._epochs)  # first, so that no epoch of the checkpoint is missing
-        checkpoint.save({"run": state, "wall_s": self.seconds()}, self.folder / CHECKPOINT)
+        whole = {"run": state, "wall_s": self.seconds(), "epochs": self._epochs}
+
+        def write() -> None:
+            write_json(self.folder / EPOCHS, self._epochs)  # first, so that no epoch of the checkpoint is missing
+            checkpoint.save(whole, self.folder / CHECKPOINT)
+
+        persist(write, is_no_lack_of_space)
         self._unsaved = False
         if self._leaving:
             self._answer()
@@ -242,19 +260,24 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     from eqssl.models.export import export_encoder
     from eqssl.training.loop import train
 
+    context.run_digest = digest(run)
     result = train(run, context, data)
     record = context.record("COMPLETE", result.metrics)
-    if context.rank == 0:
+    if context.rank > 0:
+        return record
+    predictions = result.predictions or []
+    if result.predictions is None:  # a kill came after the last checkpoint
+        evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+
+    def write() -> None:
         export_encoder(result.encoder, context.folder / "encoder", result.method)
         if result.reconstructions is not None:
             images = result.reconstructions.numpy()
-            write_atomically(context.folder / "reconstructions.npy", lambda temporary: np.save(temporary, images))
-        predictions = result.predictions
-        if predictions is None:  # after a kill between the last checkpoint and the record
-            predictions = []
-            evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+            write_atomically(context.folder / RECONSTRUCTIONS, lambda temporary: np.save(temporary, images))
         _save_predictions(predictions, run, context, data)
-    return record
+
+    persist(write, is_no_lack_of_space)
+    return replace(record, files=trial_outputs(context.folder))
 
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
@@ -267,8 +290,8 @@ def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Datas
         predictions: list[Prediction] = []
         encoder = Constant() if name == "constant" else Pixels()
         metrics = evaluate(encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
-        _save_predictions(predictions, run, context, data)
-    return context.record("COMPLETE", metrics)
+        persist(lambda: _save_predictions(predictions, run, context, data), is_no_lack_of_space)
+    return replace(context.record("COMPLETE", metrics), files=trial_outputs(context.folder))
 
 
 def _save_predictions(predictions: "list[Prediction]", run: RunConfig, context: TrialContext, data: "Dataset") -> None:

@@ -4,8 +4,9 @@ Under the fixed schedule every configuration gets all its seeds at once. Under h
 best third, by non-dominated rank, gets three, and the best third of these all.
 """
 
+import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -17,8 +18,10 @@ from eqssl.study.options import StudyOptions
 from eqssl.study.search.designs import design_points
 from eqssl.study.search.pruning import best_first
 from eqssl.study.search.sampler import Search
-from eqssl.study.search.space import Configuration, Params, Trial, exact
+from eqssl.study.search.space import Configuration, Trial, exact
 from eqssl.study.store.records import TrialRecord
+
+logger = logging.getLogger(__name__)
 
 _Candidate = tuple[Configuration, int]  # with its first seed
 
@@ -53,23 +56,22 @@ class Suggestions(Listener):
         self._rows = [Trial(row, seed) for row, seeds in rows for seed in range(seeds)]
         self.total = len(self._rows) + count_trials(self._count, self._stages)
         self.ended, self.finished = 0, False
-        self._earlier: dict[int, Params] = {}  # suggestions of an earlier process by number
+        self._earlier: dict[int, Configuration] = {}  # suggestions of an earlier process by number
         self._records: dict[str, TrialRecord] = {}
         self._untold: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
         self._names: dict[str, str] = {}  # exact overrides -> name
         self._times_suggested: Counter[str] = Counter()
         self._schedule = self._all_trials()
 
-    def restore(self, asked: list[Trial], records: dict[str, TrialRecord]) -> None:
+    def restore(self, configurations: Iterable[Configuration], records: dict[str, TrialRecord]) -> None:
         """Go on where an earlier process was killed, before the first call of `next`.
 
         Args:
-            asked: trials that were suggested, in that order.
-            records: trial id -> record of those that have ended.
+            configurations: that were suggested; each keeps its number and name.
+            records: trial id -> record of the trials that have ended.
         """
-        for trial in asked:
-            if trial.configuration.number is not None and trial.configuration.overrides is not None:
-                self._earlier[trial.configuration.number] = trial.configuration.overrides
+        self._earlier = {c.number: c for c in configurations if c.number is not None}
+        self._names |= {exact(c.overrides or {}): c.name for c in self._earlier.values()}
         self._records |= records
         self.ended = len(records)
 
@@ -106,9 +108,11 @@ class Suggestions(Listener):
 
     def _suggest(self, number: int) -> _Candidate:
         """Return a configuration and its first seed: a repeated suggestion gets fresh seeds."""
-        params = self._earlier.get(number)
-        if params is None and self._points is not None:
-            params = self._points[number]
+        params = self._points[number] if self._points is not None else None
+        if number in self._earlier:
+            params = self._earlier[number].overrides
+        elif params is None and number < max(self._earlier, default=0):
+            logger.warning("configuration %d has no record left and is suggested anew", number)
         params = self.search.suggest(params)
         values = exact(params)
         if values not in self._names:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Params = dict[str, Any]  # dotted option -> value
 MAX_NAMED_OPTIONS = 3  # a configuration of more options is named by its number
+EXACT_DIGITS = 6  # significant digits with which most values that a user gives are exact
 DIGITS = 4  # significant digits of a value in a design, and in a name where they tell it from others
 
 
@@ -43,6 +44,11 @@ class Choice(_Parameter):
     def __post_init__(self) -> None:
         if not self.values:
             raise ValueError("choice() needs at least one value")
+        for place, value in enumerate(self.values):
+            if value in self.values[:place]:  # equal values would be one value to Optuna, and two configurations here
+                raise ValueError(
+                    f"choice() has {value!r} twice; allowed: values that differ, such as 0 and 1, not True"
+                )
 
     def contains(self, value: Any) -> bool:
         return value in self.values
@@ -141,6 +147,19 @@ def exact(params: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
 
 
+def short(value: Any, digits: int = DIGITS) -> str:
+    """Return a value of an option as text: a float exactly where six digits suffice, else rounded.
+
+    Args:
+        value: of any type.
+        digits: significant digits of a rounded float.
+    """
+    if not isinstance(value, float) or digits >= 17:
+        return str(value)
+    exact_text = f"{value:.{EXACT_DIGITS}g}"
+    return exact_text if float(exact_text) == value else f"{value:.{digits}g}"
+
+
 @dataclass(frozen=True)
 class Configuration:
     """A point of the space or a reference row.
@@ -163,10 +182,7 @@ class Configuration:
         which any two floats differ.
         """
         for digits in range(DIGITS, 18) if len(overrides) <= MAX_NAMED_OPTIONS else ():
-            parts = []
-            for option, value in overrides.items():
-                rounded = f"{value:.{digits}g}" if isinstance(value, float) and digits < 17 else str(value)
-                parts.append(f"{option.rpartition('.')[2]} {rounded}")
+            parts = (f"{option.rpartition('.')[2]} {short(value, digits)}" for option, value in overrides.items())
             name = ", ".join(parts) or "default"
             if name not in taken:
                 return cls(name, overrides, number)

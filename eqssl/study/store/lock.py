@@ -2,10 +2,11 @@
 
 A run of the command creates OUTPUT/STUDY/runs/NNNN.json, which fails where the file exists, and the highest number owns
 the folder. The file is lock, fence and ledger in one: its time, stamped by the storage, is the run's last heartbeat; a
-run that finds the next number has lost the folder; `wall_s` is the duration of the run.
+run that finds the next number has lost the folder, and writes nothing more; `wall_s` is the duration of the run.
 """
 
 import json
+import logging
 import os
 import socket
 import subprocess
@@ -19,9 +20,12 @@ from pathlib import Path
 
 from eqssl.files import create, find, modified_s, os_errors, read, try_writing, write_json
 
+logger = logging.getLogger(__name__)
+
 RUNS, STUDY = "runs", "study.json"  # in the study's folder
 BEAT_S = 10.0  # between two heartbeats
 SILENCE_S = 60.0  # without a heartbeat, after which a run on another machine counts as dead
+LOOK_S = 2.0  # between two looks for a heartbeat
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +60,14 @@ class RunLock:
 
     Args:
         folder: OUTPUT/STUDY; made, and removed again by a run that leaves nothing in it.
+        say: takes a line for the user while a run on another machine, which may be dead, is waited for.
 
     Raises:
         ValueError: on entering, for a folder that a live run owns or that cannot be written.
     """
 
-    def __init__(self, folder: Path):
-        self._folder, self._number, self._start = folder, 0, time.perf_counter()
+    def __init__(self, folder: Path, say: Callable[[str], object] = logger.warning):
+        self._folder, self._number, self._start, self._say = folder, 0, time.perf_counter(), say
         self._made: list[Path] = []
         self.run, self.lost = _this_run(), False
 
@@ -81,7 +86,7 @@ class RunLock:
     def _create(self) -> bool:
         """Create the file of the next number; return False where another run was faster."""
         newest = _newest(self._folder)
-        self._refuse_if_alive(_file(self._folder, newest))
+        self._wait_until_free(_file(self._folder, newest))
         self._number = newest + 1
         self.run = replace(self.run, token=f"{self._number:04d}-{uuid.uuid4().hex}")
         try:
@@ -90,27 +95,43 @@ class RunLock:
             return owns(self._folder, self.run.token)  # a bucket's first answer may have been lost
         return True
 
-    def _refuse_if_alive(self, path: Path) -> None:
-        """Refuse a folder whose run is alive, or on another machine and not silent for long.
+    def _wait_until_free(self, path: Path) -> None:
+        """Wait for the end or the silence of the run that owns the folder.
 
         Raises:
-            ValueError: with the run's place and possible actions.
+            ValueError: for a run that is alive, with its place and possible actions.
         """
-        run = _read_run(path)
-        if run is None or run.ended:
+        heard_s, run = modified_s(path), _read_run(path)
+        if heard_s is None or (run and run.ended):
             return
-        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.since))
-        text = f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
-        actions = "wait for its end, stop it, or take another --output"
-        if (run.host, run.pid_namespace) == (self.run.host, self.run.pid_namespace):
+        text = f"--output: another run of the study has the folder {self._folder}"
+        if run:
+            since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.since))
+            text = (
+                f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
+            )
+        alive = ValueError(f"{text}; wait for its end, stop it, or take another --output")
+        if run and (run.host, run.pid_namespace) == (self.run.host, self.run.pid_namespace):
             if run.pid_start == _pid_start(run.pid):
-                raise ValueError(f"{text}; {actions}")
+                raise alive
             return
-        with os_errors():  # the storage stamps both times, so no machine's clock is trusted
-            silent_s = max(0.0, try_writing(path.parent) - (modified_s(path) or 0.0))
-        if silent_s < SILENCE_S:
-            text += f", its last heartbeat {silent_s:.0f} s ago"
-            raise ValueError(f"{text}; {actions}; if it is dead, try again in {SILENCE_S - silent_s:.0f} s")
+        said = False
+        while (silent_s := self._storage_s(path) - heard_s) < SILENCE_S:
+            if not said:
+                left_s = SILENCE_S - silent_s
+                self._say(f"{text}, its last heartbeat {silent_s:.0f} s ago; waiting {left_s:.0f} s for another one")
+                said = True
+            time.sleep(min(LOOK_S, SILENCE_S - silent_s))
+            if modified_s(path) != heard_s:
+                if (run := _read_run(path)) and not run.ended:
+                    raise alive
+                return
+
+    @staticmethod
+    def _storage_s(path: Path) -> float:
+        """Return the time of the storage, which stamps heartbeats too, so that no machine's clock is trusted."""
+        with os_errors():
+            return try_writing(path.parent)
 
     def __exit__(self, *raised: object) -> None:
         with suppress(OSError), os_errors():
@@ -133,13 +154,14 @@ class RunLock:
         ended = threading.Event()
 
         def beat() -> None:
-            while not (self.lost or ended.wait(BEAT_S)):
+            while not ended.wait(BEAT_S):
                 with suppress(OSError):  # storage that is away for a moment ends nothing
-                    if other := self._successor():
-                        self.lost = True
-                        lost(f"process {other.pid} on {other.host}, which took over {self._folder}")
-                    else:
+                    if self.owned():
                         self.renew()
+                        continue
+                    other = self._successor()
+                    who = f"process {other.pid} on {other.host}" if other else "another process"
+                    return lost(f"{who}, which took over {self._folder}")
 
         thread = threading.Thread(target=beat, daemon=True)
         thread.start()
@@ -149,13 +171,21 @@ class RunLock:
             ended.set()
             thread.join()
 
+    def owned(self) -> bool:
+        """Return whether this run still owns the folder, also after it was suspended; nothing is written otherwise."""
+        with suppress(OSError):  # storage that is away refuses the write as well
+            self.lost = self.lost or self._successor() is not None
+        return not self.lost
+
     def renew(self, ended: bool = False) -> None:
         """Write how long this run has taken, which is its heartbeat."""
         self.run = replace(self.run, wall_s=time.perf_counter() - self._start, ended=ended)
         write_json(_file(self._folder, self._number), asdict(self.run))
 
     def _successor(self) -> Run | None:
-        return _read_run(_file(self._folder, self._number + 1))
+        """Return the run that has taken over: the next one or, where its file was removed, one of this number."""
+        own = _read_run(_file(self._folder, self._number))
+        return own if own and own.token != self.run.token else _read_run(_file(self._folder, self._number + 1))
 
 
 def owns(folder: Path, token: str) -> bool:

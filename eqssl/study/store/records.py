@@ -1,8 +1,11 @@
 """The folder of a study, from which it is resumed: one file per suggested and per finished trial.
 
-- OUTPUT/STUDY/study.json: the study's identity; another study is refused.
+Whatever is damaged is named, set aside as FILE.damaged, and its trial is trained again.
+
+- OUTPUT/STUDY/study.json: the study's identity; another study is refused. A copy is runs/study.json.
+- OUTPUT/STUDY/configs/NUMBER.json: written when the configuration is suggested.
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
-- OUTPUT/STUDY/trials/ID/checkpoint: while it trains, and the last one of a trial that failed.
+- OUTPUT/STUDY/trials/ID/checkpoint: the last and the one before, while it trains and of a trial that failed.
 - OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 - OUTPUT/STUDY/trials/ID/contributions.parquet: the share of each evaluated image in its metrics, see `contributions`.
@@ -12,23 +15,44 @@
 """
 
 import json
+import logging
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from eqssl.files import as_path, find, parse_json, read, read_all, remove, write_json
+from eqssl.files import (
+    as_path,
+    find,
+    looks_whole,
+    parse_json,
+    parse_or_set_aside,
+    persist,
+    read,
+    read_all,
+    remove,
+    set_aside,
+    sizes,
+    write_json,
+)
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.lock import RUNS, STUDY
 
-RESULTS_SCHEMA = 1  # of the files above, part of a study's identity
+logger = logging.getLogger(__name__)
+
+RESULTS_SCHEMA = 2  # of the files above, part of a study's identity
+CONFIGS, TRIALS = "configs", "trials"
+STUDY_ID = "study_id"  # in every record, so that one of another study is told from its own
+TRIAL, RESULT = "trial.json", "result.json"  # in a trial's folder
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
 PREDICTIONS = "predictions.parquet"
 EPOCHS = "epochs.json"
 ENDED = "ended_ms"  # the key there of the end of an epoch, ms since 1970
+RECONSTRUCTIONS = "reconstructions.npy"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 RETRYABLE = " attempts)"  # ends the error of a trial that may succeed elsewhere, such as on another node
@@ -52,6 +76,7 @@ class TrialRecord:
         history: epoch -> objectives, of evaluated epochs before the last.
         collapsed: parts of the features (all, inv, equi) that have collapsed; such a trial is never chosen.
         environment: versions and commit of the worker of the last attempt.
+        files: path in the trial's folder -> bytes, of what a complete trial has left.
     """
 
     trial_id: str
@@ -70,10 +95,24 @@ class TrialRecord:
     history: dict[str, dict[str, float]] = field(default_factory=dict)
     collapsed: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
+    files: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values of the record in summary.json; those of earlier versions have no environment."""
         return {name: value for name, value in vars(self).items() if value or name != "environment"}
+
+    @property
+    def trial(self) -> Trial:
+        """The trial.
+
+        Raises:
+            ValueError: for an id that is not that of the configuration and the seed.
+        """
+        for overrides in (self.params, None):
+            trial = Trial(Configuration(self.configuration, overrides, self.number), self.seed)
+            if trial.id == self.trial_id:
+                return trial
+        raise ValueError(f"trial {self.trial_id} is not {self.configuration} / seed {self.seed}")
 
 
 def collapsed_parts(metrics: dict[str, float]) -> list[str]:
@@ -86,43 +125,57 @@ def collapsed_parts(metrics: dict[str, float]) -> list[str]:
 
 
 class StudyFolder(Listener):
-    """An open study folder.
+    """What is on record of a study.
 
     Args:
         folder: OUTPUT/STUDY.
         study_id: unique among studies.
-        identity: see `open`.
+        identity: plain values that must be equal for trials to belong to one study.
+        owned: returns whether this process still owns the folder; nothing is written any more once it does not.
+
+    Attributes:
+        stopped: returns whether the study is being stopped, so that no write is waited for.
     """
 
-    def __init__(self, folder: Path, study_id: str, identity: dict[str, Any]):
+    def __init__(
+        self, folder: Path, study_id: str, identity: dict[str, Any], *, owned: Callable[[], bool] = lambda: True
+    ):
         self.folder, self.study_id, self.identity = folder, study_id, identity
-        self._retried: set[str] = set()  # ids of trials that run again after a failure
+        self.stopped: Callable[[], bool] = lambda: False
+        self._owned = owned
+        self._configurations: dict[int, Configuration] = {}
+        self._trials: dict[str, Trial] = {}  # on record as suggested or ended
+        self._records: dict[str, TrialRecord] = {}
+        self._written: set[str] = set()  # files of configurations and suggested trials
 
     @classmethod
-    def open(cls, folder: Path, identity: dict[str, Any], *, resume: bool) -> "StudyFolder":
-        """Return a new study or one to resume, whose failed trials run again where that may help.
+    def open(
+        cls, folder: Path, identity: dict[str, Any], *, resume: bool, owned: Callable[[], bool] = lambda: True
+    ) -> "StudyFolder":
+        """Return a new study, or one to resume: trials whose failure may not come again, or whose files are damaged,
+        run again.
 
-        Nothing is written before `create`.
+        But for damaged files, which are set aside, nothing is changed before `create`.
 
         Args:
             folder: OUTPUT/STUDY.
             identity: plain values that must be equal for trials to belong to one study.
             resume: whether the folder may hold a study.
+            owned: as above.
 
         Raises:
             ValueError: for a folder that holds another study, or this one without `resume`, or other files.
         """
         identity = json.loads(json.dumps(identity))
-        if text := read(folder / STUDY):
-            known = parse_json(folder / STUDY, text)
+        if known := known_study(folder):
             check_same(folder, known["identity"], identity, resume=resume)
-            study = cls(folder, known["study_id"], identity)
-            study._retried = {r.trial_id for r in study.records().values() if r.error and r.error.endswith(RETRYABLE)}
+            study = cls(folder, known["study_id"], identity, owned=owned)
+            study._restore()
             return study
         # A name with a dot is a temporary file of a killed process.
         if folder.exists() and any(path.name != RUNS and path.name[0] != "." for path in folder.iterdir()):
-            raise ValueError(f"--output: {folder} exists and holds no study; take another --output")
-        return cls(folder, uuid.uuid4().hex, identity)
+            raise ValueError(f"--output: {folder} exists and holds no {STUDY} of a study; take another --output")
+        return cls(folder, uuid.uuid4().hex, identity, owned=owned)
 
     def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
         """Write study.json.
@@ -135,15 +188,15 @@ class StudyFolder(Listener):
         Raises:
             ValueError: for a folder that cannot be written, or whose trials were trained on other data.
         """
-        text = read(self.folder / STUDY)
-        known_data = parse_json(self.folder / STUDY, text)["data"] if text else data
-        if known_data != data:
-            raise ValueError(f"--resume: {self.folder} was trained on other data ({known_data} there, {data} now)")
+        known = known_study(self.folder) or {"data": data}
+        if known["data"] != data:
+            raise ValueError(f"--resume: {self.folder} was trained on other data ({known['data']} there, {data} now)")
         try:
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
             values = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
-            write_json(self.folder / STUDY, values)
+            for path in (self.folder / STUDY, self.folder / RUNS / STUDY):
+                write_json(path, values)
         except OSError as error:
             raise ValueError(f"--output: {self.folder} cannot be written ({error})") from error
 
@@ -161,9 +214,12 @@ class StudyFolder(Listener):
         """
         if earlier is None:
             return []
-        if text := read(self.folder / WARM_START):
-            return [(params, values) for params, values in parse_json(self.folder / WARM_START, text)]
-        summary = json.loads((as_path(earlier, "--warm-start") / "summary.json").read_text())
+        path = self.folder / WARM_START
+        known = parse_or_set_aside(path, read(path), lambda values: [(dict(p), dict(v)) for p, v in values])
+        if known is not None:
+            return known
+        path = as_path(earlier, "--warm-start") / "summary.json"
+        summary = parse_json(path, read(path) or b"")
         unsound = {t["configuration"] for t in summary["trials"] if t["status"] != "COMPLETE" or t["collapsed"]}
         points = []
         for configuration in summary["configurations"]:
@@ -177,37 +233,181 @@ class StudyFolder(Listener):
 
     def trial_folder(self, trial: Trial) -> Path:
         """Return OUTPUT/STUDY/trials/ID."""
-        return self.folder / "trials" / trial.id
+        return self.folder / TRIALS / trial.id
 
     def trial_suggested(self, trial: Trial) -> None:
-        """Write a trial down before it starts."""
-        path = self.trial_folder(trial) / "trial.json"
-        if not read(path):
-            write_json(path, {**asdict(trial.configuration), "seed": trial.seed})
+        """Write a trial and its configuration down before it starts."""
+        configuration = trial.configuration
+        self._trials[trial.id] = trial
+        if configuration.number is not None:
+            self._configurations.setdefault(configuration.number, configuration)
+            self._write_once(f"{CONFIGS}/{configuration.number:04d}.json", asdict(configuration))
+        self._write_once(f"{TRIALS}/{trial.id}/{TRIAL}", {**asdict(configuration), "seed": trial.seed})
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        """Write a record and remove the checkpoint, unless the trial failed."""
-        write_json(self.trial_folder(trial) / "result.json", asdict(record))
-        self._retried.discard(trial.id)
+        """Write a record and remove the checkpoint, unless the trial failed.
+
+        Raises:
+            OSError: for a record that could not be written before the study was stopped or had lost its folder.
+        """
+        path = self.trial_folder(trial) / RESULT
+        if not self._write(path, asdict(record)):
+            raise OSError(f"{path} was not written before the study was stopped")
+        self._trials[trial.id], self._records[trial.id] = trial, record
         if record.status != "FAILED":
             remove(self.trial_folder(trial) / "checkpoint")
 
+    def _write_once(self, name: str, values: dict[str, Any]) -> None:
+        if name not in self._written and self._write(self.folder / name, values):
+            self._written.add(name)
+
+    def _write(self, path: Path, values: dict[str, Any]) -> bool:
+        """Write a record, as soon as that is possible; return False if the study is stopped or loses its folder first.
+
+        An exception would fail the trial, or Tune's whole run.
+        """
+
+        def write() -> bool:
+            if owned := self._owned():
+                write_json(path, values | {STUDY_ID: self.study_id})
+            return owned
+
+        try:
+            return persist(write, lambda error: self.stopped())
+        except OSError as error:
+            logger.warning("%s is not written, and its trial goes on after a resume: %s", path, error)
+            return False
+
     def suggested_trials(self) -> list[Trial]:
         """Return every suggested trial, in the order of the suggestions; reference rows come first."""
-        trials = []
-        for values in self._read_all("trials/*/trial.json"):
-            seed = values.pop("seed")
-            trials.append(Trial(Configuration(**values), seed))
-        return sorted(trials, key=lambda t: (-1 if t.configuration.number is None else t.configuration.number, t.seed))
+        return sorted(self._trials.values(), key=lambda t: (-1 if (n := t.configuration.number) is None else n, t.seed))
+
+    def configurations(self) -> list[Configuration]:
+        """Return every suggested configuration of the search, each under its number."""
+        return list(self._configurations.values())
 
     def records(self) -> dict[str, TrialRecord]:
         """Return trial id -> record of every trial that has ended, except those that run again."""
-        records = (TrialRecord(**values) for values in self._read_all("trials/*/result.json"))
-        return {record.trial_id: record for record in records if record.trial_id not in self._retried}
+        return dict(self._records)
 
-    def _read_all(self, pattern: str) -> list[dict[str, Any]]:
-        paths = find(self.folder, pattern)
-        return [parse_json(path, text) for path, text in zip(paths, read_all(paths), strict=True)]
+    def _restore(self) -> None:
+        """Read all files of the study."""
+        files = self._read_all(f"{CONFIGS}/*.json", _suggested_configuration)
+        self._configurations = {configuration.number: configuration for configuration in files.values()}
+        paths = {configuration.number: path for path, configuration in files.items()}
+        trials = self._read_all(f"{TRIALS}/*/{TRIAL}", _suggested_trial)
+        records = self._read_all(f"{TRIALS}/*/{RESULT}", _own_record)
+        self._written = {f"{CONFIGS}/{path.name}" for path in files}
+        self._written |= {f"{TRIALS}/{trial.id}/{TRIAL}" for trial in trials.values()}
+        for path, trial in [*trials.items(), *((path, record.trial) for path, record in records.items())]:
+            number = trial.configuration.number
+            if number is not None and self._configurations.setdefault(number, trial.configuration) != (
+                trial.configuration
+            ):
+                raise ValueError(
+                    f"--resume: {paths[number]} and {path} hold other options of configuration {number}; remove the "
+                    "one that is not of this study"
+                )
+            paths.setdefault(number, path)
+            self._trials[trial.id] = trial
+        self._records = {record.trial_id: record for record in records.values()}
+        found = sizes(self.folder)
+        self._records = {name: record for name, record in self._records.items() if self._is_final(record, found)}
+
+    def _read_all(self, pattern: str, make: Callable[[Path, Any], Any]) -> dict[Path, Any]:
+        """Return path -> what the file holds, without damaged ones and those of another study."""
+
+        def own(path: Path, values: dict[str, Any]) -> Any:
+            if values.pop(STUDY_ID, self.study_id) != self.study_id:
+                raise ValueError("it is of another study")
+            return make(path, values)
+
+        paths = sorted(find(self.folder, pattern), key=str)
+        texts = zip(paths, read_all(paths), strict=True)
+        made = {path: parse_or_set_aside(path, text, partial(own, path)) for path, text in texts}
+        return {path: of for path, of in made.items() if of is not None}
+
+    def _is_final(self, record: TrialRecord, found: dict[str, int]) -> bool:
+        """Return whether a trial need not run again: its failure would come again, or its files are whole."""
+        if record.error and record.error.endswith(RETRYABLE):
+            return False
+        final = True
+        for name, size in record.files.items():
+            path = self.folder / TRIALS / record.trial_id / name
+            size_now = found.get(f"{TRIALS}/{record.trial_id}/{name}")
+            if size_now is None:
+                logger.warning("%s is missing: its trial is trained again", path)
+            elif size_now != size or not looks_whole(path):
+                set_aside(path, "it is not what was written, so that its trial is trained again")
+            else:
+                continue
+            final = False
+        return final
+
+
+def _suggested_configuration(path: Path, values: dict[str, Any]) -> Configuration:
+    configuration = Configuration(**values)
+    if path.stem != f"{configuration.number:04d}":
+        raise ValueError(f"it is of configuration {configuration.number}")
+    return configuration
+
+
+def _suggested_trial(path: Path, values: dict[str, Any]) -> Trial:
+    seed = values.pop("seed")
+    trial = Trial(Configuration(**values), seed)
+    if trial.id != path.parent.name:
+        raise ValueError(f"it is of trial {trial.id}")
+    return trial
+
+
+def _own_record(path: Path, values: dict[str, Any]) -> TrialRecord:
+    record = TrialRecord(**values)
+    if record.trial.id != path.parent.name or record.status not in get_args(Status):
+        raise ValueError(f"it is of trial {record.trial_id}, status {record.status}")
+    return record
+
+
+def read_records(folder: Path) -> list[TrialRecord]:
+    """Return the records of the trials of a study that have ended so far, and change nothing in its folder."""
+
+    def make(values: dict[str, Any]) -> TrialRecord:
+        return TrialRecord(**{name: value for name, value in values.items() if name != STUDY_ID})
+
+    paths = sorted(find(folder, f"{TRIALS}/*/{RESULT}"), key=str)
+    records = [parse_or_set_aside(p, text, make, move=False) for p, text in zip(paths, read_all(paths), strict=True)]
+    return [record for record in records if record]
+
+
+def trial_outputs(folder: Path) -> dict[str, int]:
+    """Return path -> bytes of what a complete trial has left in its folder."""
+    return {
+        name: size
+        for name, size in sizes(folder).items()
+        if name.startswith("encoder/") or name in (CONTRIBUTIONS, PREDICTIONS, RECONSTRUCTIONS)
+    }
+
+
+def known_study(folder: Path) -> dict[str, Any] | None:
+    """Return the content of study.json or, where that is damaged or missing, of its copy; None without a study.
+
+    Raises:
+        ValueError: where both are damaged, with the path.
+    """
+    damaged: ValueError | None = None
+    for path in (folder / STUDY, folder / RUNS / STUDY):
+        try:
+            if (text := read(path)) is not None:
+                known = parse_json(path, text)
+                if path.parent != folder:
+                    logger.warning("%s; its copy %s is used", damaged or f"{folder / STUDY} is missing", path)
+                return {name: known[name] for name in ("study_id", "identity", "data", "about")}
+        except (KeyError, TypeError) as error:
+            damaged = damaged or ValueError(f"{path} is damaged ({error!r}); restore or remove it")
+        except ValueError as error:
+            damaged = damaged or error
+    if damaged:
+        raise damaged
+    return None
 
 
 def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *, resume: bool) -> None:

@@ -5,7 +5,7 @@ from optuna.trial import TrialState
 
 from eqssl.study import Study, StudyOptions, choice, log_uniform, uniform
 from eqssl.study.search.schedule import Suggestions
-from eqssl.study.search.space import Configuration, Trial
+from eqssl.study.search.space import Configuration
 from eqssl.study.store.records import TrialRecord
 
 STUDY = Study(
@@ -49,6 +49,11 @@ def run(suggestions) -> list:
         suggestions.trial_ended(trial, scored(trial))
     assert suggestions.finished
     return trials
+
+
+def configurations(trials) -> list[Configuration]:
+    """Return those of the search."""
+    return [trial.configuration for trial in trials if trial.configuration.number is not None]
 
 
 def drain(suggestions) -> list:
@@ -125,7 +130,7 @@ def test_restored_study_suggests_what_the_uninterrupted_one_would(sampler):
 
     asked, done = expected[:6], {t.id: ended(t, knn=0.4, r2_mean=0.1) for t in expected[:5]}
     restored = make(sampler=sampler)
-    restored.restore(asked, done)
+    restored.restore(configurations(asked), done)
     trials = []
     for trial in iter(restored.next, None):
         trials.append(trial)
@@ -143,15 +148,14 @@ def test_a_long_search_that_was_restored_suggests_what_the_uninterrupted_one_wou
 
     whole = run(new())
     restored = new()
-    restored.restore(whole[:21], {trial.id: scored(trial) for trial in whole[:20]})
+    restored.restore(configurations(whole[:21]), {trial.id: scored(trial) for trial in whole[:20]})
     assert [t.configuration.overrides for t in run(restored)] == [t.configuration.overrides for t in whole[20:]]
 
 
 def test_configurations_that_differ_have_different_names_and_equal_ones_share_theirs():
-    weights = (0.1, 0.100001, 0.1, 0.100002)
+    weights = iter((0.1, 0.100001, 0.1, 0.100002))
     suggestions = make(configs=4, seeds=1, sampler="random")
-    asked = [Trial(Configuration("any", {"recon.weight": w}, n), 0) for n, w in enumerate(weights)]
-    suggestions.restore(asked, {})
+    suggestions.search.suggest = lambda params: {"recon.weight": next(weights)}
     trials = [(t.configuration.name, t.configuration.overrides["recon.weight"], t.seed) for t in drain(suggestions)[2:]]
     assert trials == [
         ("weight 0.1", 0.1, 0),
@@ -159,6 +163,30 @@ def test_configurations_that_differ_have_different_names_and_equal_ones_share_th
         ("weight 0.1", 0.1, 1),
         ("weight 0.100002", 0.100002, 0),
     ]
+
+
+@pytest.mark.parametrize("sampler", ["grid", "random", "tpe"])
+@pytest.mark.parametrize("holes", [{0}, {3}, {2, 5}, {12}])
+def test_a_hole_changes_no_other_configuration(sampler, holes, caplog):
+    whole = run(make(configs=13, seeds=1, sampler=sampler))
+    restored = make(configs=13, seeds=1, sampler=sampler)
+    left = [c for c in configurations(whole) if c.number not in holes]
+    done = {t.id: scored(t) for t in whole if t.configuration.number not in holes}
+    restored.restore(left, done)
+    trials = run(restored)
+    assert [t.configuration.number for t in trials] == sorted(holes)
+    if sampler != "tpe" or max(holes) < 10:  # later ones go by results, of which some came later
+        assert [t.id for t in trials] == [t.id for t in whole if t.configuration.number in holes]
+    told = [n for n in holes if f"configuration {n} has no record left" in caplog.text]
+    assert told == ([] if sampler == "grid" else [n for n in holes if n < 12])
+
+
+def test_a_restored_configuration_keeps_its_name():
+    restored = make(configs=2, seeds=1, sampler="random")
+    restored.restore([Configuration("weight 0.3", {"recon.weight": 0.30000001}, 1)], {})
+    suggested = iter(({"recon.weight": 0.3}, {"recon.weight": 0.30000001}))
+    restored.search.suggest = lambda params: next(suggested)
+    assert [t.configuration.name for t in drain(restored)[2:]] == ["no. 0", "weight 0.3"]
 
 
 def test_repeated_suggestion_gets_fresh_seeds():
@@ -203,5 +231,5 @@ def test_halving_that_was_killed_goes_on_as_it_would_have(cut):
 
     whole = run(new())
     restored = new()
-    restored.restore(whole[: cut + 1], {trial.id: scored(trial) for trial in whole[:cut]})
+    restored.restore(configurations(whole[: cut + 1]), {trial.id: scored(trial) for trial in whole[:cut]})
     assert [t.id for t in run(restored)] == [t.id for t in whole[cut:]]

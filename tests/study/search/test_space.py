@@ -66,6 +66,18 @@ def test_a_name_has_as_many_digits_as_tell_it_from_others():
     assert Configuration.suggested(long, 7).name == "no. 7"
 
 
+@pytest.mark.parametrize("sampled", [0.99995, 0.99999, 0.123456, 1e-05, 3.0])
+def test_a_name_is_exact_where_six_digits_suffice(sampled):
+    name = Configuration.suggested({"method.options.momentum": sampled}, 0).name
+    assert float(name.removeprefix("momentum ")) == sampled
+
+
+@pytest.mark.parametrize("values", [(0.5, 0.5), (1, True), ("a", "b", "a")])
+def test_equal_values_of_a_choice_are_refused(values):
+    with pytest.raises(ValueError, match="twice"):
+        choice(*values)
+
+
 def test_seeds_are_paired_and_overrides_apply():
     base = RunConfig()
     run = Trial(Configuration.suggested({"recon.weight": 3.0}, 0), 4).run_config(base)

@@ -1,8 +1,10 @@
 """The owner of a study's folder, among real processes."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from eqssl.study import Study, main
+from eqssl.study.store import lock
 from eqssl.study.store.lock import SILENCE_S, RunLock, owns, run_seconds
 
 ROOT = Path(__file__).parents[3]
@@ -102,8 +105,8 @@ def test_a_killed_holder_is_taken_over_at_once_though_nobody_has_waited_for_it(f
     assert first.says() == "held"
     first.process.kill()
     os.waitid(os.P_PID, first.process.pid, os.WEXITED | os.WNOWAIT)  # dead, and still in the table of processes
-    with RunLock(folder) as lock:
-        assert lock.run.token.startswith("0002-") and owns(folder, lock.run.token)
+    with RunLock(folder) as held:
+        assert held.run.token.startswith("0002-") and owns(folder, held.run.token)
 
 
 def test_a_recycled_pid_is_not_taken_for_the_holder(folder):
@@ -115,11 +118,13 @@ def test_a_recycled_pid_is_not_taken_for_the_holder(folder):
         pass
 
 
-def test_a_machine_of_the_same_name_is_another_one(folder):
+def test_a_machine_of_the_same_name_is_another_one(folder, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE_S", 0.5)
     boot, namespace = RunLock(folder).run.pid_namespace.split()
     write_run(folder, 1, pid_namespace=f"{boot[::-1]} {namespace}", pid_start="1")
-    with pytest.raises(ValueError, match="try again in"), RunLock(folder):
-        pass
+    said = []
+    with RunLock(folder, said.append):
+        assert "waiting" in said[0]  # one of this machine would be dead
 
 
 def test_of_many_that_start_at_once_one_gets_the_folder(folder, start):
@@ -130,19 +135,40 @@ def test_of_many_that_start_at_once_one_gets_the_folder(folder, start):
 
 
 def test_another_host_keeps_the_folder_until_it_has_been_silent(folder):
-    elsewhere(folder, silent_s=20)
-    refused = pytest.raises(ValueError, match=r"on elsewhere .* heartbeat 20 s ago; .* try again in (39|40) s")
-    with refused, RunLock(folder):
-        pass
+    elsewhere(folder, silent_s=SILENCE_S - 1)
+    said = []
+    with RunLock(folder, said.append) as held:
+        assert owns(folder, held.run.token)
+        assert time.time() - run_file(folder, 1).stat().st_mtime >= SILENCE_S
+    assert re.search(r"on elsewhere .* heartbeat (59|60) s ago; waiting [01] s for another one", said[0])
     elsewhere(folder, silent_s=SILENCE_S + 1)
-    with RunLock(folder) as lock:
-        assert owns(folder, lock.run.token)
+    with RunLock(folder, said.append):
+        assert len(said) == 1
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_heartbeat_while_it_is_waited_for_refuses_the_folder_and_an_end_gives_it(folder, ended):
+    elsewhere(folder, silent_s=20)
+    threading.Timer(0.3, write_run, [folder, 1], {"host": "elsewhere", "ended": ended}).start()
+    refused = contextlib.nullcontext() if ended else pytest.raises(ValueError, match=r"on elsewhere .* wait for")
+    with refused, RunLock(folder) as held:
+        assert owns(folder, held.run.token)
+
+
+def test_a_run_knows_at_once_that_it_has_lost_the_folder(folder):
+    with RunLock(folder) as held:
+        assert held.owned()
+        run_file(folder, 1).unlink()
+        assert held.owned()  # until the next heartbeat writes it again
+        write_run(folder, 1, host="elsewhere", token="0001-theirs")
+        assert not held.owned()
+    assert json.loads(run_file(folder, 1).read_text())["token"] == "0001-theirs"
 
 
 def test_another_host_that_has_ended_leaves_the_folder_at_once(folder):
     write_run(folder, 1, host="elsewhere", ended=True)
-    with RunLock(folder) as lock:
-        assert owns(folder, lock.run.token)
+    with RunLock(folder) as held:
+        assert owns(folder, held.run.token)
 
 
 def test_heartbeats_are_seen_by_the_time_of_the_file(folder, start):
@@ -168,33 +194,34 @@ def test_who_was_suspended_and_has_lost_the_folder_stops_and_leaves_it(folder, s
     assert run_file(folder, 1).read_text() == last
 
 
-def test_a_file_cut_off_by_a_kill_holds_nothing(folder):
+def test_a_file_cut_off_by_a_kill_holds_nothing_once_it_is_old(folder, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE_S", 0.5)
     write_run(folder, 1)
     run_file(folder, 1).write_text('{"host": "els')
-    with RunLock(folder) as lock:
-        assert owns(folder, lock.run.token)
+    with RunLock(folder) as held:
+        assert owns(folder, held.run.token)
 
 
 def test_a_file_that_is_just_being_written_is_waited_for(folder):
-    with RunLock(folder) as lock:
+    with RunLock(folder) as held:
         path = run_file(folder, 1)
         text = path.read_text()
         path.write_text("")
         threading.Timer(0.2, path.write_text, [text]).start()
-        assert owns(folder, lock.run.token)
+        assert owns(folder, held.run.token)
 
 
 def test_a_folder_without_the_run_is_another_one(folder, tmp_path):
     write_run(tmp_path / "other", 1)
-    with RunLock(folder) as lock:
-        assert not owns(tmp_path / "other", lock.run.token)
-        assert not owns(tmp_path / "nowhere", lock.run.token)
+    with RunLock(folder) as held:
+        assert not owns(tmp_path / "other", held.run.token)
+        assert not owns(tmp_path / "nowhere", held.run.token)
 
 
 def test_nothing_is_left_of_a_study_that_wrote_nothing(tmp_path, folder):
-    with RunLock(folder) as lock:
+    with RunLock(folder) as held:
         assert folder.exists()
-        lock.renew()
+        held.renew()
     assert not list(tmp_path.iterdir())
     with RunLock(folder):
         (folder / "study.json").write_text("{}")
@@ -210,9 +237,9 @@ def test_every_run_of_the_command_counts_up_to_its_last_heartbeat(folder, start)
         assert time.monotonic() < deadline
         time.sleep(0.02)
     killed.kill()
-    with RunLock(folder) as lock:
+    with RunLock(folder) as held:
         time.sleep(0.1)
-        lock.renew()
+        held.renew()
         first, second = run_seconds(folder)
         assert first > 0 and 0.1 < second < 10
     with RunLock(folder):  # such as of a command with an option that is refused

@@ -1,4 +1,6 @@
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -143,20 +145,61 @@ def test_other_data_are_refused(tmp_path):
         StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True).create("others")
 
 
-@pytest.mark.parametrize("name", ["trial.json", "result.json"])
-def test_a_damaged_file_is_named(tmp_path, name):
-    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
-    study.trial_suggested(TRIAL)
-    study.trial_ended(TRIAL, finished(TRIAL))
-    path = study.trial_folder(TRIAL) / name
-    path.write_text(path.read_text()[:40])
-    with pytest.raises(ValueError, match=f"{path} is damaged"):
-        study.records()
-        study.suggested_trials()
-
-
-def test_a_damaged_study_is_named(tmp_path):
+def test_a_study_whose_two_copies_are_damaged_is_named(tmp_path):
     StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False).create("data")
     (tmp_path / "toy" / "study.json").write_text("{")
+    (tmp_path / "toy" / "runs" / "study.json").write_text("{")
     with pytest.raises(ValueError, match=r"study\.json is damaged"):
         StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
+
+
+def test_a_file_that_cannot_be_written_is_waited_for(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("eqssl.files.RETRY_S", 0.01)
+    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
+    refusals = iter([OSError(28, "No space left on device")] * 3)
+
+    def full(path, values, write=write_json):
+        if error := next(refusals, None):
+            raise error
+        write(path, values)
+
+    monkeypatch.setattr("eqssl.study.store.records.write_json", full)
+    (study.trial_folder(TRIAL) / "checkpoint").mkdir(parents=True)
+    study.trial_ended(TRIAL, finished(TRIAL))
+    assert caplog.text.count("No space left on device") == 1
+    assert study.records().keys() == {TRIAL.id} and (study.trial_folder(TRIAL) / "result.json").exists()
+
+
+def test_a_stop_ends_the_wait_and_the_checkpoint_stays(tmp_path, monkeypatch):
+    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
+    full = Path("/dev/full")
+    monkeypatch.setattr("eqssl.study.store.records.write_json", lambda path, values: full.write_text("x"))
+    study.stopped = lambda: True
+    (study.trial_folder(TRIAL) / "checkpoint").mkdir(parents=True)
+    study.trial_suggested(TRIAL)
+    with pytest.raises(OSError, match="before the study was stopped"):
+        study.trial_ended(TRIAL, finished(TRIAL))
+    assert study.records() == {} and (study.trial_folder(TRIAL) / "checkpoint").exists()
+
+
+def test_whoever_lost_the_folder_writes_nothing_more(tmp_path):
+    owned = [True]
+    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False, owned=lambda: owned[0])
+    study.trial_suggested(TRIAL)
+    before = sorted(tmp_path.rglob("*"))
+    owned[0] = False
+    study.trial_suggested(Trial(Configuration.suggested({"recon.weight": 1.0}, 1), 0))
+    with pytest.raises(OSError, match="was not written"):
+        study.trial_ended(TRIAL, finished(TRIAL))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_configurations_of_one_number_are_refused_by_name(tmp_path):
+    study = StudyFolder.open(tmp_path / "toy", IDENTITY, resume=False)
+    study.create("data")
+    for weight in (1.0, 2.0):
+        trial = Trial(Configuration.suggested({"recon.weight": weight}, 0), 0)
+        write_json(study.trial_folder(trial) / "result.json", dataclasses.asdict(finished(trial)))
+    with pytest.raises(ValueError, match="hold other options of configuration 0") as refused:
+        StudyFolder.open(tmp_path / "toy", IDENTITY, resume=True)
+    assert str(study.trial_folder(trial)) in str(refused.value)
