@@ -279,7 +279,7 @@ def test_the_map_of_the_package_is_true():
 def test_every_key_of_a_summary_is_described():
     text = PAGES["docs/results.md"]
     typed = [f.name for kind in (StudySummary, ConfigResult, TrialRecord) for f in fields(kind)]
-    keys = {*stored("loss_weight"), *typed} - {"about", "records", "folder"}
+    keys = {*stored("loss_weight"), *typed} - {"about", "records", "folder", "files"}
     assert [key for key in sorted(keys) if f"`{key}`" not in text] == []
 
 

@@ -146,6 +146,8 @@ class StudySummary:
         """Return the plain values of summary.json."""
         names = [f.name for f in fields(self) if f.name not in ("about", "records", "folder")]
         values = {name: _plain(getattr(self, name)) for name in names}
+        if not self.metrics:  # as in summaries of earlier versions
+            del values["metrics"]
         return self.about | values | {"trials": [record.to_dict() for record in self.records]}
 
     @classmethod

@@ -36,7 +36,7 @@ def test_summarise_returns_the_plain_values(summary):
     assert plain.keys() == made_up.ABOUT.keys() | {
         "study", "question", "sentence", "space", "objectives", "chosen", "answer", "rule", "images_sampled",
         "untrained", "overhead_s", "minimum_detectable_difference", "best_control", "best", "configurations", "trials",
-        "environment",
+        "environment", "metrics",
     }  # fmt: skip
     row = next(c for c in plain["configurations"] if c["gains"])
     assert row.keys() == {

@@ -98,8 +98,9 @@ class TrialRecord:
     files: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plain values of the record in summary.json; those of earlier versions have no environment."""
-        return {name: value for name, value in vars(self).items() if value or name != "environment"}
+        """Return the plain values of the record in summary.json: without sizes of files or an unknown environment."""
+        left_out = {"files"} if self.environment else {"files", "environment"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
     @property
     def trial(self) -> Trial:
