@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from eqssl.study.search.schedule import Suggestions
 
 
+MANY_ENTRIES = 1000  # that wait for the tracking server, and are mentioned
 NOTHING = "failed"  # status of a study of which nothing came to its end
 Report = Callable[[dict[str, Any], Path], "tuple[list[Path], RenderableType]"]
 
@@ -234,11 +235,14 @@ class _StudyRun:
                 raise self.signals.interruption from error
             raise
         tracked = {"stopped": "KILLED", NOTHING: "FAILED", "complete": "FINISHED"}[status]
-        self.tracker.close(tracked, files, 2 if stopped else 30, summary)
+        if (waiting := self.tracker.waiting) > MANY_ENTRIES and not stopped:
+            self._say(f"{waiting} entries wait for {self.options.tracking_uri}; Ctrl-C leaves them to --resume")
+        self.tracker.close(tracked, files, 2 if stopped else 30, summary, lambda: self.signals.interruption is not None)
+        if self.tracker.dropped:
+            missing = f"{self.tracker.dropped} entries have not reached {self.options.tracking_uri}"
+            self._say(f"warning: {missing}; the same command with --resume sends them")
         if stopped:
             raise stopped
-        if self.tracker.dropped:
-            self._say(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
         self.console.print(table)
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")

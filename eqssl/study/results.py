@@ -6,10 +6,11 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eqssl.files import copy_folder, write_atomically, write_json
+from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import contributions_of
@@ -325,6 +326,20 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
+def _write_summary(summary: dict[str, Any], path: Path) -> None:
+    """Write indented JSON, but a configuration or trial in one line: indented, thousands take ten times as long."""
+    with path.open("w") as file:
+        for place, (name, value) in enumerate(summary.items()):
+            file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
+            if name in ("configurations", "trials"):
+                for row, of in enumerate(value):
+                    file.write(("," if row else "[") + "\n    " + json.dumps(of, allow_nan=False))
+                file.write("\n  ]" if value else "[]")
+            else:
+                file.write(json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  "))
+        file.write("\n}\n")
+
+
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
     """Write summary.json, trials.parquet and the best encoder; return the files worth tracking.
 
@@ -333,7 +348,7 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
         records: of all trials that have ended.
         folder: of the study.
     """
-    write_json(folder / SUMMARY, summary)
+    write_atomically(folder / SUMMARY, partial(_write_summary, summary))
     write_parquet(records, folder / "trials.parquet")
     if summary["chosen"]:
         copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / BEST_ENCODER)

@@ -63,6 +63,7 @@ def ray_running() -> Iterator[None]:
         ValueError: for a cluster without a connection.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the study has its own records
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # and never restores Tune's state
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at any verbosity
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # see `StopSignals`
     ours = not ray.is_initialized()

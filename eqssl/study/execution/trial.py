@@ -4,6 +4,7 @@ Checkpoints go to the study's folder in both cases, never through Ray, so that t
 Torch is imported in functions: neither the study's process nor the driver of several workers needs it.
 """
 
+import dataclasses
 import functools
 import os
 import threading
@@ -69,7 +70,7 @@ class TrialContext:
     Args:
         trial: of the study.
         setup: of its processes.
-        tell: takes the record after every epoch.
+        tell: takes the record after every epoch, whose history begins after that of the record before.
         nodes: ids of the trial's nodes.
         rank, world_size: place among the workers.
         warm: whether the process had run a trial before.
@@ -97,6 +98,7 @@ class TrialContext:
         self._unsaved = False  # whether steps have been trained since the last checkpoint
         self._earlier_s = 0.0
         self._epochs: list[dict[str, float]] = []  # their metrics
+        self._told = 0  # epochs of the history that the study knows
         self.run_digest = ""  # that the identity of its states begins with
         self.start_clock()
 
@@ -168,7 +170,7 @@ class TrialContext:
             return None
         self._earlier_s, self._epochs = state["wall_s"], state["epochs"]
         if metrics := state["run"]["metrics"]:
-            self._tell(self.record("STOPPED", metrics))  # a kill may have come between the checkpoint and the report
+            self._tell_epoch(metrics)  # a kill may have come between the checkpoint and the report
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
@@ -176,7 +178,14 @@ class TrialContext:
         self._unsaved = True
         if state is not None:
             self.save(state)
-        self._tell(self.record("STOPPED", metrics))
+        self._tell_epoch(metrics)
+
+    def _tell_epoch(self, metrics: dict[str, float]) -> None:
+        """Tell the record so far, with the new part of the history alone: a report is as small after 100 epochs."""
+        record = self.record("STOPPED", metrics)
+        new = dict(list(record.history.items())[self._told :])
+        self._told = len(record.history)
+        self._tell(dataclasses.replace(record, history=new))
 
     def should_checkpoint(self) -> bool:
         self._unsaved = True

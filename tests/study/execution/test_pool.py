@@ -25,7 +25,7 @@ class TuneTrial:
     trial_id = "tune"
 
     def __init__(self, folder):
-        self.max_failures, self.num_failures, self.last_result = MAX_ATTEMPTS - 1, 0, {}
+        self.max_failures, self.num_failures = MAX_ATTEMPTS - 1, 0
         self.error_file = str(folder / "error.txt")
 
     def fails(self, events, error):
@@ -67,8 +67,10 @@ def events(heard, tmp_path):
 
 
 def epoch(events, trial, number, **values):
-    trial.last_result = {RECORD: record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)}
-    events.on_trial_result(0, [trial], trial, trial.last_result)
+    record = record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)
+    result = {RECORD: record, "config": {}, "training_iteration": number}
+    events.on_trial_result(0, [trial], trial, result)
+    assert result == {RECORD: ""}  # Tune keeps a trial's last result for good
 
 
 def test_the_third_attempt_without_progress_is_the_last(events, heard, tmp_path):
@@ -131,10 +133,39 @@ def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(eve
     events.on_trial_complete(0, [trial], trial)
     assert (heard.told[-1].status, heard.told[-1].epochs, heard.told[-1].overhead_s) == ("STOPPED", 1, 0.0)
     complete = record_of(TRIAL, "COMPLETE", epochs=2)
-    trial.last_result = {RECORD: complete}
-    events.on_trial_result(0, [trial], trial, trial.last_result)  # no epoch's
+    events.on_trial_result(0, [trial], trial, {RECORD: complete})  # no epoch's
     events.on_trial_complete(0, [trial], trial)
     assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
+
+
+def test_the_history_is_put_together_from_the_reports(events, heard, tmp_path):
+    trial = TuneTrial(tmp_path)
+    events.on_trial_start(0, [trial], trial)
+    for number in (1, 2, 2, 3):  # once more after an attempt that failed
+        epoch(events, trial, number, history={str(number): {"knn": number / 10}})
+    events.on_trial_complete(0, [trial], trial)
+    assert heard.told[-1].history == {"1": {"knn": 0.1}, "2": {"knn": 0.2}, "3": {"knn": 0.3}}
+
+
+def test_trials_that_have_ended_cost_a_step_nothing(events, monkeypatch):
+    class Counted:
+        asked, status = 0, "TERMINATED"
+
+        def is_finished(self):
+            Counted.asked += 1
+            return self.status == "TERMINATED"
+
+    passed = []
+    monkeypatch.setattr(events, "_listeners", [SimpleNamespace(time_passed=lambda *counts: passed.append(counts))])
+    trials = [Counted() for _ in range(1000)]
+    for trial, status in zip(trials[-3:], ("RUNNING", "RUNNING", "PENDING"), strict=True):
+        trial.status = status
+    for _ in range(10):
+        events.on_step_end(0, trials)
+    assert passed == [(2, 1)] * 10 and Counted.asked == 1000 + 9 * 3
+    trials[-1].status = "RUNNING"
+    events.on_step_end(0, [*trials, trials[-1]])
+    assert passed[-1] == (4, 0)
 
 
 class TestFullDisk:
@@ -157,7 +188,7 @@ class TestFullDisk:
 
     def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog, tmp_path):
         trial = TuneTrial(tmp_path)
-        trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
+        events.on_trial_result(0, [trial], trial, {RECORD: record_of(TRIAL, "COMPLETE")})
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
         assert caplog.text.count("cannot be written and will be tried again: [Errno 28] No space left") == 2
