@@ -205,6 +205,13 @@ class StudySummary:
         Raises:
             ValueError: for another name; the message lists those that this study has data for.
         """
+        if name not in self._figures:
+            near = did_you_mean(name, self._figures)
+            raise ValueError(f"figure is {name!r}; allowed for study {self.study}: {', '.join(self._figures)}{near}")
+        return self._figures[name]
+
+    @cached_property
+    def _figures(self) -> "dict[str, Figure]":
         import matplotlib
 
         from eqssl.report.figures import STYLE
@@ -220,10 +227,7 @@ class StudySummary:
             picture.figure._repr_png_ = picture.png  # type: ignore[attr-defined] # notebooks then need no pyplot
         if "front" in figures:
             figures["tradeoff"] = figures["front"]
-        if name not in figures:
-            near = did_you_mean(name, figures)
-            raise ValueError(f"figure is {name!r}; allowed for study {self.study}: {', '.join(figures)}{near}")
-        return figures[name]
+        return figures
 
 
 def load_study(path: str | Path) -> StudySummary:

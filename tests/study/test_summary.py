@@ -118,8 +118,7 @@ def test_figures_are_those_of_the_report(folder):
     assert study.figure("tradeoff").axes[0].get_xlabel() and study.figure("heatmap").axes
     with pytest.raises(ValueError, match=r"figure is 'heatmaps'; allowed for study .*: front, .*; did you mean heat"):
         study.figure("heatmaps")
-    for stored in (path.parent for path in MEASURED.glob("*/summary.json")):
-        assert load_study(stored).figure("tradeoff").axes
+    assert load_study(MEASURED / "loss_weight").figure("tradeoff").axes  # of its summary alone
 
 
 @pytest.mark.parametrize("text", ["{", '{"study": "x"}', '{"study": "x", "chosen": null, "answer": null}'])
