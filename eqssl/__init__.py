@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eqssl.study import log_uniform as log_uniform
     from eqssl.study import run_study as run_study
     from eqssl.study import uniform as uniform
-    from eqssl.training.loop import train as train
+    from eqssl.training.single import train as train
 
 _CONFIGS = ("Augment", "Data", "Encoder", "Evaluate", "Method", "Recon", "Run", "Train")
 _MODULES = {  # imported on first use: torch alone takes seconds, and `--help` needs none of it
@@ -42,7 +42,7 @@ _MODULES = {  # imported on first use: torch alone takes seconds, and `--help` n
     "eqssl.models.backbones": ["register_encoder"],
     "eqssl.models.export": ["export_encoder", "load_encoder"],
     "eqssl.study": ["Study", "StudyOptions", "choice", "load_study", "log_uniform", "run_study", "uniform"],
-    "eqssl.training.loop": ["train"],
+    "eqssl.training.single": ["train"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [*_MODULE_OF, "__version__"]

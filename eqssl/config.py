@@ -5,6 +5,7 @@ so that `--help` and a refused option cost no time.
 """
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import math
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from typing_extensions import Doc
+from tyro.constructors import PrimitiveConstructorSpec
 
 # name -> module and class, imported at its first use.
 BASE_METHODS = {
@@ -42,6 +44,7 @@ AUTOENCODE = "autoencode"  # the attention that does not read the other view
 WITH_QUERY_GRADIENT = ("pooled-query",)  # attentions on which --recon.query-gradient has an effect
 CROSS_ATTENTION_OPTIONS = ("recon.attention", "recon.query_gradient")  # have no effect on auto-encoding
 Scale = Literal["tiny", "small", "imagenet"]
+Stem = Literal["auto", "standard", "small"]
 Pose = Literal["turntable", "free"]
 Classes = Literal["coarse", "fine"]
 
@@ -59,6 +62,21 @@ NonNegative = Annotated[float, Allowed("0 or more, finite", lambda value: 0 <= v
 Positive = Annotated[float, Allowed("above 0, finite", lambda value: 0 < value < math.inf)]
 NonNegativeInt = Annotated[int, Allowed("0 or more", lambda value: value >= 0)]
 PositiveInt = Annotated[int, Allowed("1 or more", lambda value: value >= 1)]
+
+
+def _weights(values: list[str]) -> bool | str:
+    """Return a path, or the truth value that no value, true or false have."""
+    text = values[0] if values else "true"
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
+WEIGHTS = PrimitiveConstructorSpec(
+    nargs=(0, 1),
+    metavar="[FOLDER]",
+    instance_from_str=_weights,
+    is_instance=lambda value: isinstance(value, bool | str),
+    str_from_instance=lambda value: [str(value)],
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +161,13 @@ class EncoderConfig:
     """resnet_tiny (ours, 23 million multiply-adds at 64 px), any timm name, torchvision/NAME, or a registered one."""
     equi_fraction: Annotated[float, Allowed("0 (no split) to below 1", lambda value: 0 <= value < 1)] = 0.5
     """Share of the channels that is equivariant; 0: no split, every channel goes to the method."""
-    stem: Literal["auto", "standard", "small"] = "auto"
+    stem: Stem = "auto"
     """Stem of a ResNet: small (3x3, stride 1, no pooling) or standard; auto: small up to 64 px."""
     output_stride: PositiveInt | None = None
     """Pixels a token covers along one side, where the backbone can be asked for it; default: its own."""
-    pretrained: bool = False
-    """Start from the weights that timm or torchvision publish for this name."""
+    pretrained: Annotated[bool | str, WEIGHTS] = False
+    """Start from the weights that timm or torchvision publish for this name, or, with FOLDER, from those of an exported
+    encoder of this name, of a folder of timm's, or of a .safetensors file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,13 +326,28 @@ def _check_value(option: str, value: Any, kind: Any) -> None:
         kind = get_args(kind)[0]
     constraint = kind.__metadata__[0] if get_origin(kind) is Annotated else None
     if get_origin(kind) is Literal:
-        ok, allowed = value in get_args(kind), ", ".join(get_args(kind))
-    elif isinstance(constraint, Allowed):
-        ok, allowed = constraint.test(value), constraint.text
-    else:
-        return
-    if not ok:
-        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {allowed}")
+        check_known(option, value, get_args(kind))
+    elif isinstance(constraint, Allowed) and not constraint.test(value):
+        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {constraint.text}")
+
+
+def check_known(option: str, value: Any, allowed: Iterable[str]) -> None:
+    """Refuse a value that is none of the allowed ones.
+
+    Raises:
+        ValueError: naming the option, its value, the allowed values and the nearest of them.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        near = did_you_mean(str(value), allowed)
+        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {', '.join(allowed)}{near}")
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return the end of an error message with up to three names that are near an unknown one; empty without any."""
+    near = difflib.get_close_matches(name, sorted(allowed), n=3)
+    text = ", ".join(near[:-1]) + " or " * (len(near) > 1) + "".join(near[-1:])
+    return f"; did you mean {text}?" if near else ""
 
 
 def options_in(arguments: Iterable[str]) -> set[str]:
@@ -373,7 +407,10 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     for option, value in values.items():
         name, _, rest = option.partition(".")
         if name not in names:
-            raise ValueError(f"{name!r} is no option of {type(config).__name__}; there are: {', '.join(names)}")
+            raise ValueError(
+                f"{name!r} is no option of {type(config).__name__}; there are: {', '.join(names)}"
+                + did_you_mean(name, names)
+            )
         current = changes.get(name, getattr(config, name))
         if not rest:
             changes[name] = value

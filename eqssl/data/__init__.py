@@ -6,7 +6,7 @@ import importlib
 import logging
 from typing import TYPE_CHECKING
 
-from eqssl.config import DataConfig
+from eqssl.config import DataConfig, check_known
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset, Source
@@ -44,8 +44,7 @@ def load_data(config: DataConfig) -> "Dataset":
     Raises:
         ValueError: naming the option, its value and the allowed values, for anything that cannot be loaded.
     """
-    if config.source not in SOURCES:
-        raise ValueError(f"--data.source is {config.source!r}; allowed: {', '.join(sorted(SOURCES))}")
+    check_known("data.source", config.source, sorted(SOURCES))
     source = SOURCES[config.source]
     loader = importlib.import_module(source).load if isinstance(source, str) else source
     dataset: Dataset = loader(config)

@@ -11,6 +11,8 @@ import tyro
 from eqssl.config import DataConfig, EvaluateConfig, RunConfig
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path, make_folder, write_atomically
+from eqssl.models.pretrained import is_folder, model_of
+from eqssl.names import ENCODERS, OWN_ENCODER, check_encoder, check_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
     from eqssl.evaluation.predictions import Prediction
 
+ROWS = ("pixels", "constant")  # models without weights
 Protocol = Literal["eqssl", "3diebench", "augself", "finetune"]
 
 
@@ -26,8 +29,8 @@ class Command:
     """Evaluate a frozen encoder: kNN and linear accuracy, R2 per factor, invariance, equivariance, collapse."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """Folder of an exported encoder or its URI, a timm name, resnet_tiny, torchvision/NAME, pixels, or constant (the
-    floor)."""
+    """Folder of an exported encoder or of timm's, or its URI; a timm name, resnet_tiny, torchvision/NAME, pixels, or
+    constant (the floor)."""
     data: DataConfig = field(default_factory=DataConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     protocols: tuple[Protocol, ...] = ("eqssl",)
@@ -47,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
     command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
     try:
-        RunConfig(data=command.data, evaluate=command.evaluate)  # its checks
+        check_names(RunConfig(data=command.data, evaluate=command.evaluate))
+        if not is_folder(command.model) and command.model not in ROWS:
+            check_encoder(command.model, "MODEL", f"the folder of an encoder, {', '.join(ROWS)}, ")
         for option, file in (("--output", command.output), ("--predictions", command.predictions)):
             if file:
                 make_folder(as_path(file, option).parent, option)
@@ -69,11 +74,12 @@ def run(command: Command) -> dict[str, Any]:
         ValueError: for a model or data that are not found, or do not fit each other.
     """
     from eqssl.data import load_data
-    from eqssl.evaluation.encoders import has_published_weights, load_model
+    from eqssl.evaluation.encoders import load_model
     from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.transforms import digest
 
-    pretrained = has_published_weights(command.model) and command.pretrained  # refuses an unknown name first
+    unpublished = command.model in (*ROWS, OWN_ENCODER, *ENCODERS) or is_folder(command.model)
+    pretrained = command.pretrained and not unpublished
     dataset = load_data(command.data)
     _check_protocols(command.protocols, dataset)
     encoder = load_model(command.model, dataset, pretrained)
@@ -111,7 +117,6 @@ def _evaluate(
     import torch
 
     from eqssl.evaluation.augself import augself_predictions
-    from eqssl.evaluation.encoders import is_exported
     from eqssl.evaluation.finetune import finetune_predictions
     from eqssl.evaluation.predictions import metrics_of
     from eqssl.evaluation.protocol import evaluate
@@ -126,7 +131,8 @@ def _evaluate(
             metrics |= evaluate(encoder, dataset, config=command.evaluate, predictions=predictions)
             continue
         if name == "3diebench":
-            predictor = load_predictor(command.model) if is_exported(command.model) else None
+            ours = is_folder(command.model) and not model_of(command.model)
+            predictor = load_predictor(command.model) if ours else None
             found = threediebench_predictions(encoder, dataset, command.evaluate, predictor)
         elif name == "augself":
             found = augself_predictions(encoder, dataset, command.evaluate)

@@ -1,7 +1,5 @@
 """Encoders to evaluate: the reference rows pixels and constant, exported encoders on any images, models by name."""
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,9 +7,9 @@ from torch import Tensor, nn
 from eqssl.augment import luma
 from eqssl.config import EncoderConfig
 from eqssl.data.dataset import Dataset
-from eqssl.models.backbones import ENCODERS
 from eqssl.models.encoder import Encoder
 from eqssl.models.export import load_encoder
+from eqssl.models.pretrained import is_folder, model_of
 
 MAX_VALUES = 1024
 
@@ -66,43 +64,22 @@ class Transferred(nn.Module):
 ROWS: dict[str, type[nn.Module]] = {"pixels": Pixels, "constant": Constant}
 
 
-def is_exported(model: str) -> bool:
-    """Return whether a model is the folder of an exported encoder, or a URI of one."""
-    return "://" in model or Path(model).is_dir()
-
-
-def has_published_weights(model: str) -> bool:
-    """Return whether timm or torchvision publish weights under a model's name.
-
-    Raises:
-        ValueError: for a name that is unknown.
-    """
-    if model in (*ROWS, "resnet_tiny", *ENCODERS) or is_exported(model):
-        return False
-    import timm
-
-    if not model.startswith("torchvision/") and not timm.is_model(model):
-        raise ValueError(
-            f"MODEL is {model!r}, which is no folder; allowed: the folder of an exported encoder, a timm name, "
-            f"resnet_tiny, torchvision/NAME, {', '.join(ROWS)}"
-        )
-    return True
-
-
 def load_model(model: str, dataset: Dataset, pretrained: bool) -> nn.Module:
     """Return an encoder for the dataset's images: a reference row, an exported encoder, or a model by name.
 
-    Images of other channels or another size are changed for an exported encoder (`Transferred`); a model by name is
-    made for the images, its features not split.
+    Images of other channels or another size are changed for an exported encoder (`Transferred`); a model by name, or in
+    a folder of timm's, is made for the images, its features not split.
 
     Raises:
         ValueError: for a folder that holds no encoder, or a name that is unknown.
     """
     if model in ROWS:
         return ROWS[model]()
-    if not is_exported(model):
-        config = EncoderConfig(name=model, equi_fraction=0, pretrained=pretrained)
-        return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)
-    encoder = load_encoder(model)
-    transferred = Transferred(encoder, dataset.channels, dataset.image_size)
-    return transferred if transferred.changes else encoder
+    config = EncoderConfig(name=model, equi_fraction=0, pretrained=pretrained)
+    if is_folder(model) and (name := model_of(model)):
+        config = EncoderConfig(name=name, equi_fraction=0, pretrained=model)
+    elif is_folder(model):
+        encoder = load_encoder(model)
+        transferred = Transferred(encoder, dataset.channels, dataset.image_size)
+        return transferred if transferred.changes else encoder
+    return Encoder(config, dataset.channels, dataset.image_size, dataset.mean, dataset.std)

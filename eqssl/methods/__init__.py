@@ -7,18 +7,9 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from eqssl.config import (
-    BASE_METHODS,
-    CONDITIONED_METHODS,
-    REFERENCE_METHODS,
-    Allowed,
-    MethodConfig,
-    RunConfig,
-    replace,
-)
+from eqssl.config import Allowed, MethodConfig, RunConfig, check_known, did_you_mean, replace
 from eqssl.methods.base import Method, Sizes
-
-METHODS: dict[str, str | type[Method]] = {**BASE_METHODS, **CONDITIONED_METHODS, **REFERENCE_METHODS}
+from eqssl.names import METHODS
 
 
 def register_method(name: str, method: type[Method]) -> None:
@@ -32,8 +23,7 @@ def find_method(name: str) -> type[Method]:
     Raises:
         ValueError: for a name that is not registered.
     """
-    if name not in METHODS:
-        raise ValueError(f"--method.name is {name!r}; allowed: {', '.join(METHODS)}")
+    check_known("method.name", name, METHODS)
     method = METHODS[name]
     if isinstance(method, str):
         module, _, attribute = method.partition(":")
@@ -72,7 +62,8 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
     for option in config.options:
         if option not in parameters:
             allowed = ", ".join(f"{name} (default {p.default})" for name, p in parameters.items()) or "none"
-            raise ValueError(f"--method.options {option} is no option of {config.name}; allowed: {allowed}")
+            raise ValueError(f"--method.options {option} is no option of {config.name}; allowed: {allowed}"
+                             + did_you_mean(option, parameters))  # fmt: skip
     scales: dict[str, dict[str, float | str]] = {"tiny": {}, "small": {}, "imagenet": {}} | kind.scales
     if config.scale not in scales:
         raise ValueError(f"--method.scale is {config.scale!r}; allowed: {', '.join(scales)}")

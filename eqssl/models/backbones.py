@@ -4,6 +4,7 @@ timm and torchvision take 10 s to import, so each is imported only for its own n
 """
 
 import contextlib
+import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import EncoderConfig, replace
+from eqssl.models.pretrained import find_weights, load_weights
+from eqssl.names import ENCODERS, check_encoder
 
 SMALL_IMAGE, USUAL_IMAGE = 64, 224
 IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision weights
-ENCODERS: dict[str, Callable[[int, int], nn.Module]] = {}  # of the user
 
 
 def register_encoder(name: str, make: Callable[[int, int], nn.Module]) -> None:
@@ -40,7 +42,8 @@ class Backbone(nn.Module):
         channels_last: maps are (B, H, W, D).
         width: of the tokens inside a plain vision transformer, whose patches can be masked; 0 for other models.
         mean_std: per channel, of the pixels of published weights; None without.
-        timm_args: arguments of `timm.create_model` that make it again; None for models that are not timm's.
+        timm_args: arguments of `timm.create_model` that make it again, with the mean over patches as its features;
+            None for models that are not timm's.
     """
 
     def __init__(
@@ -125,8 +128,17 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
     """Return a backbone for images (B, C, S, S).
 
     Raises:
-        ValueError: for an unknown name, or an option that the backbone does not have.
+        ValueError: for an unknown name, an option that the backbone does not have, or weights that do not fit it.
     """
+    check_encoder(config.name)
+    if isinstance(config.pretrained, str):
+        weights = find_weights(config)
+        untrained = dataclasses.replace(config, pretrained=False, stem=weights.stem)
+        backbone = build_backbone(untrained, channels, image_size)
+        load_weights(backbone, weights, config)
+        if weights.mean_std and len(weights.mean_std[0]) == channels:
+            backbone.mean_std = weights.mean_std
+        return backbone
     if config.name in ENCODERS:
         if config.pretrained or config.output_stride is not None or config.stem == "small":
             raise ValueError(f"--encoder.name {config.name} is your own, which alone sets its weights, stride and stem")
@@ -156,12 +168,6 @@ def masks_patches(config: EncoderConfig) -> bool:
 def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
     import timm
 
-    if not timm.is_model(config.name):
-        near = ", ".join(timm.list_models(f"*{config.name.split('_')[0]}*")[:8])
-        raise ValueError(
-            f"--encoder.name is {config.name!r}; allowed: {', '.join(['resnet_tiny', *ENCODERS])}, "
-            "torchvision/NAME or a timm model" + (f", such as {near}" if near else "")
-        )
     # The class has named arguments; an entry point has **kwargs alone.
     module = inspect.getmodule(timm.model_entrypoint(config.name))
     classes = [getattr(module, kind) for kind in ("VisionTransformer", "ResNet", "ConvNeXt") if hasattr(module, kind)]
@@ -174,9 +180,12 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
         stride = config.output_stride * (4 if loses_stride else 1)  # that of the standard stem, replaced below
         args["patch_size" if "patch_size" in accepted else "output_stride"] = stride
     try:
-        model: Any = timm.create_model(config.name, pretrained=config.pretrained, num_classes=0, **args)
+        model: Any = timm.create_model(config.name, pretrained=bool(config.pretrained), num_classes=0, **args)
     except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
         raise ValueError(f"--encoder.name {config.name} cannot be made with {args}: {error}") from error
+    if getattr(model, "global_pool", None) == "token" and {"global_pool", "fc_norm"} <= accepted.keys():
+        model.global_pool = "avg"  # of the patches, after the normalisation that precedes the class token's use
+        args |= {"global_pool": "avg", "fc_norm": False}
     # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
     is_plain = isinstance(getattr(model, "patch_embed", None), timm.layers.PatchEmbed)
     if is_plain:
@@ -198,9 +207,6 @@ def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int)
     from torchvision.models.feature_extraction import create_feature_extractor
 
     name = config.name.removeprefix("torchvision/")
-    if name not in models.list_models(module=models):
-        raise ValueError(f"--encoder.name is {config.name!r}; allowed: torchvision/ and one of "
-                         + ", ".join(models.list_models(module=models)))  # fmt: skip
     if channels != 3:
         raise ValueError(f"--encoder.name {config.name} takes colour images; for {channels} channel take timm's")
     if config.output_stride is not None:

@@ -3,6 +3,8 @@
 B batch, C channels, S side in pixels, T tokens, D width.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,7 @@ class Encoder(nn.Module):
     Attributes:
         dim: D; `dim_inv`: the first channels, which the method makes invariant; the others are equivariant.
         grid: rows and columns of the token map.
+        provenance: options, data and versions of the training; empty for an encoder that `train` did not return.
 
     Raises:
         ValueError: for a name, a stem or a stride that does not exist at this image size.
@@ -36,6 +39,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.config, self.channels, self.image_size = config, channels, image_size
+        self.provenance: dict[str, Any] = {}
         with torch.inference_mode(False), torch.enable_grad():  # wherever a caller makes it
             self.backbone = build_backbone(config, channels, image_size)
             self.grid, self.dim = self._probe()

@@ -1,7 +1,8 @@
 """Encoders as folders: `config.json` and `model.safetensors`, in timm's own layout where the backbone is timm's.
 
-`timm.create_model("local-dir:FOLDER")` then gives the backbone (pixels standardised outside, as timm has it), and
-`load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], parts known) in every case.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` then returns the same features from pixels that are
+standardised outside, as usual with timm, and `load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], parts known)
+in every case.
 """
 
 import dataclasses
@@ -9,17 +10,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from eqssl.config import EncoderConfig, MethodConfig, from_dict
-from eqssl.files import as_path, check_readable, on_disk, write_atomically
+from eqssl.files import as_path, check_readable, on_disk, write_atomically, write_json
 from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
-from eqssl.models.backbones import TinyResNet
 from eqssl.models.encoder import Encoder
+from eqssl.models.pretrained import CONFIG, WEIGHTS, read_description, weights_owner
 
-CONFIG, WEIGHTS, PREDICTOR = "config.json", "model.safetensors", "predictor.safetensors"
+PREDICTOR = "predictor.safetensors"
 
 
 def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None = None) -> Path:
@@ -42,24 +44,27 @@ def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None =
         "grid": encoder.grid,
         "dim": encoder.dim,
         "dim_inv": encoder.dim_inv,
+        "provenance": encoder.provenance,
     }
     about: dict[str, Any] = {"eqssl": ours}
-    if backbone.timm_args is not None and backbone.stem == "standard":
+    if obstacle := _timm_obstacle(encoder):
+        # timm refuses a name that it does not know, and shows it.
+        about["architecture"] = f"{encoder.config.name}: {obstacle}; load this folder by eqssl.load_encoder"
+    else:
         size = [encoder.channels, encoder.image_size, encoder.image_size]
         about |= {
             "architecture": encoder.config.name,
             "num_classes": 0,
             "num_features": encoder.dim,
             "model_args": backbone.timm_args,
-            "pretrained_cfg": {"input_size": size, "mean": mean, "std": std, "num_classes": 0},
+            "pretrained_cfg": {"input_size": size, "mean": mean, "std": std, "crop_pct": 1.0, "num_classes": 0},
         }
-    _save(_weights_owner(encoder).state_dict(), folder / WEIGHTS)
+    _save(weights_owner(backbone).state_dict(), folder / WEIGHTS)
     if isinstance(method, Predictive):
         ours["predictor"] = method.init_args
         weights = method.state_dict().items()
         _save({name: value for name, value in weights if name.partition(".")[0] in method.parts}, folder / PREDICTOR)
-    text = json.dumps(about, indent=2) + "\n"
-    write_atomically(folder / CONFIG, lambda temporary: temporary.write_text(text))
+    write_json(folder / CONFIG, about)
     return folder
 
 
@@ -68,11 +73,22 @@ def _save(state: dict[str, Tensor], path: Path) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
-def _weights_owner(encoder: Encoder) -> nn.Module:
-    """Return the module whose state is stored: the model where it is timm's, which loads it, or ours."""
+@torch.no_grad()
+def _timm_obstacle(encoder: Encoder) -> str | None:
+    """Return why timm alone would not give the encoder's representation; None where it does."""
     backbone = encoder.backbone
-    is_bare = backbone.timm_args is not None or isinstance(backbone.model, TinyResNet)
-    return backbone.model if is_bare else backbone
+    if backbone.timm_args is None:
+        return "no model of timm"
+    if backbone.stem != "standard":
+        return "a ResNet with a stem for small images, which timm lacks"
+    training = encoder.training
+    side, generator = encoder.image_size, torch.Generator().manual_seed(0)
+    image = torch.rand(1, encoder.channels, side, side, generator=generator).to(encoder.mean.device)
+    features, pooled = encoder.eval()(image), backbone.model(encoder.standardise(image))
+    encoder.train(training)
+    if features.shape == pooled.shape and torch.allclose(features, pooled, rtol=1e-3, atol=1e-4):
+        return None
+    return "timm's features are no mean over the map"
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -83,9 +99,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     """
     folder = as_path(folder)
     check_readable(folder, "the folder")
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} is no exported encoder: it needs {CONFIG} and {WEIGHTS}")
-    about = json.loads((folder / CONFIG).read_text()).get("eqssl")
+    about = read_description(folder).get("eqssl")
     if about is None:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
     values = {**about["encoder"], "pretrained": False, "stem": about["stem"]}
@@ -96,7 +110,8 @@ def load_encoder(folder: str | Path) -> Encoder:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
     with on_disk(folder / WEIGHTS) as path:
-        _weights_owner(encoder).load_state_dict(load_file(path))
+        weights_owner(encoder.backbone).load_state_dict(load_file(path))
+    encoder.provenance = about.get("provenance", {})
     return encoder.eval()
 
 

@@ -60,7 +60,7 @@ def page(summary: Summary, tables: Sequence[Table], pictures: Mapping[figures.Pi
     return template.render(summary=summary, tables=tables, images=images, caption=caption(summary))
 
 
-def study_pictures(summary: Summary, folder: Path, importances: pd.DataFrame) -> list[figures.Picture]:
+def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFrame) -> list[figures.Picture]:
     """Return all figures that the summary, the study's folder and the result of `study_importances` have data for."""
     pictures = [front_picture(summary)]
     if pictures[0] and selection.searched(summary):
@@ -68,7 +68,7 @@ def study_pictures(summary: Summary, folder: Path, importances: pd.DataFrame) ->
     pictures += [*response_pictures(summary), figures.heatmap_picture(summary)]
     if len(importances):
         pictures.append(importance_picture(importances))
-    if images := reconstructions(summary, folder):
+    if folder and (images := reconstructions(summary, folder)):
         pictures.append(figures.reconstruction_picture(images))
     return [picture for picture in pictures if picture]
 

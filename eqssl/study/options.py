@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, get, options_in, replace
+from eqssl.config import RunConfig, check_effect, did_you_mean, get, options_in, replace
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
 from eqssl.study.search.space import fix
@@ -150,7 +150,7 @@ def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
         options = dataclasses.replace(options, run=replace(options.run, unset))
         study = _smoke(study)
     if options.objectives is not None:
-        study = dataclasses.replace(study, objectives=directions(options.objectives))
+        study = dataclasses.replace(study, objectives=directions(options.objectives, options))
     return study, options
 
 
@@ -170,15 +170,20 @@ def default_options(study: Study) -> StudyOptions:
     return StudyOptions(run=study.base, objectives=objectives, **same)
 
 
-def directions(objectives: Sequence[str]) -> dict[str, Direction]:
+def directions(objectives: Sequence[str], options: StudyOptions) -> dict[str, Direction]:
     """Return metric -> maximize or minimize, by default as the metric's registration says.
 
+    Args:
+        objectives: of the options.
+        options: level of the evaluation, pruner.
+
     Raises:
-        ValueError: for an unknown metric, another direction, or no objective at all.
+        ValueError: for an unknown metric, one that the evaluation leaves out, another direction, or no objective.
     """
     found: dict[str, Direction] = {}
     for objective in objectives:
         metric, _, direction = objective.partition(":")
+        _check_level(metric, options)
         allowed: dict[str, Direction] = {"": _objective(metric).direction} | {way: way for way in get_args(Direction)}
         if direction not in allowed:
             raise ValueError(f"--objectives has {objective}; allowed: METRIC, METRIC:maximize or METRIC:minimize")
@@ -190,7 +195,23 @@ def directions(objectives: Sequence[str]) -> dict[str, Direction]:
 
 def _objective(name: str) -> Metric:
     try:
-        return find_metric(name)
+        if (metric := find_metric(name)).level == "cost":
+            raise KeyError(name)
+        return metric
     except KeyError:
-        known = ", ".join(f"{m.name}/FACTOR" if m.per_factor else m.name for m in METRICS.values() if m.level != "cost")
-        raise ValueError(f"--objectives has {name}; allowed, each also after inv/ and equi/: {known}") from None
+        known = {m.name: f"{m.name}/FACTOR" if m.per_factor else m.name for m in METRICS.values() if m.level != "cost"}
+        text = f"--objectives has {name}; allowed, each also after inv/ and equi/: {', '.join(known.values())}"
+        raise ValueError(text + did_you_mean(name, known)) from None
+
+
+def _check_level(metric: str, options: StudyOptions) -> None:
+    """Refuse an objective that the level of the evaluation leaves out."""
+    if _objective(metric).level != "full":
+        return
+    if options.run.evaluate.level == "quick":
+        raise ValueError(f"--objectives has {metric}, which --evaluate.level quick leaves out; allowed with it: full")
+    if options.pruner == "halving":
+        raise ValueError(
+            f"--objectives has {metric}, which the quick evaluations leave out by which --pruner halving compares "
+            "trials; allowed with it: --pruner none"
+        )

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from eqssl.config import RunConfig
-from eqssl.study.execution.environment import worker_environment
+from eqssl.environment import worker_environment
 from eqssl.study.execution.preflight import duration
 from eqssl.study.listener import Listener
 from eqssl.study.search.schedule import Suggestions

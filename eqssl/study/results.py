@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from eqssl.environment import environment
 from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import contributions_of
 from eqssl.study.definition import REFERENCES, WITHOUT_ENCODER, Study
-from eqssl.study.execution.environment import environment
 from eqssl.study.sentence import name_of, sentence
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import (

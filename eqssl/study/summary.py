@@ -8,12 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from eqssl.config import did_you_mean
 from eqssl.files import as_path, read
 from eqssl.study.search.space import Choice, Range, Space
 from eqssl.study.store.records import TrialRecord
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
     from eqssl.models.encoder import Encoder
 
@@ -195,6 +197,39 @@ class StudySummary:
         if self.chosen is None or self.folder is None:
             raise ValueError(f"study {self.study} has no {BEST_ENCODER}: nothing was chosen")
         return load_encoder(self.folder / BEST_ENCODER)
+
+    def figure(self, name: str = "tradeoff") -> "Figure":
+        """Return a figure of the report.
+
+        Args:
+            name: such as `tradeoff` (in the report: `front`), `responses`, `heatmap`, `importances`, `reconstructions`.
+
+        Raises:
+            ValueError: for another name; the message lists those that this study has data for.
+        """
+        if name not in self._figures:
+            near = did_you_mean(name, self._figures)
+            raise ValueError(f"figure is {name!r}; allowed for study {self.study}: {', '.join(self._figures)}{near}")
+        return self._figures[name]
+
+    @cached_property
+    def _figures(self) -> "dict[str, Figure]":
+        import matplotlib
+
+        from eqssl.report.figures import STYLE
+        from eqssl.report.importance import study_importances
+        from eqssl.report.report import study_pictures
+
+        summary = self.to_dict()
+        with matplotlib.rc_context(STYLE):
+            pictures = study_pictures(summary, self.folder, study_importances(summary))
+        figures = {}
+        for picture in pictures:
+            figures[picture.name] = picture.figure
+            picture.figure._repr_png_ = picture.png  # type: ignore[attr-defined] # notebooks then need no pyplot
+        if "front" in figures:
+            figures["tradeoff"] = figures["front"]
+        return figures
 
 
 def load_study(path: str | Path) -> StudySummary:

@@ -2,14 +2,14 @@
 
 import signal
 import sys
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import tyro
 
 from eqssl.config import RunConfig, check_effect, options_in
-from eqssl.files import as_path, finite, make_folder, write_json
+from eqssl.files import as_path
+from eqssl.names import check_names
 from eqssl.training.memory import keep_freed
 
 
@@ -36,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         given = options_in(sys.argv[1:] if arguments is None else arguments)
         check_effect(options.run, given)
+        check_names(options.run)
         if options.run.method.preset:
             from eqssl.methods import with_preset
 
@@ -47,30 +48,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(options: TrainOptions) -> int:
-    output = as_path(options.output, "--output")
-    make_folder(output, "--output")
-    if (output / "checkpoint").exists() and not options.resume:
-        raise ValueError(f"--output: {output} holds a run; continue it with --resume or take another --output")
     keep_freed()
     # torch takes 5 s to import: not before the options are known to be good.
-    from eqssl.images import save_reconstructions
-    from eqssl.models.export import export_encoder
-    from eqssl.tracking import track_run
-    from eqssl.training.context import PrintingContext, Terminated
-    from eqssl.training.loop import train
+    from eqssl.training.context import Terminated
+    from eqssl.training.single import train
 
-    uri = options.tracking_uri
-    tracked = track_run(uri, "train", options.run, resume=options.resume) if uri else nullcontext(lambda metrics: None)
+    given = {name: getattr(options, name) for name in ("output", "tracking_uri", "resume")}
     try:
-        with tracked as log, PrintingContext(output / "checkpoint", log) as context:
-            result = train(options.run, context)
+        train(options.run, progress=True, handle_signals=True, **given)
     except Terminated as stop:
         name = signal.Signals(stop.number).name
         print(f"stopped by {name}: the same command with --resume goes on", file=sys.stderr)
         return 128 + stop.number
-    write_json(output / "metrics.json", finite(result.metrics))
-    export_encoder(result.encoder, output / "encoder", result.method)
-    if result.reconstructions is not None:
-        save_reconstructions(result.reconstructions, output / "reconstructions.png")
-    print(f"encoder: {output / 'encoder'}")
+    print(f"encoder: {as_path(options.output) / 'encoder'}")
     return 0

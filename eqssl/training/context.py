@@ -78,26 +78,26 @@ class Terminated(SystemExit):
         self.number = number
 
 
-class PrintingContext(LocalContext):
-    """A single process that prints every epoch's metrics and passes them on; a signal ends it with its state saved.
+class LoggingContext(LocalContext):
+    """A single process that passes every epoch's metrics on; a signal ends it with its state saved.
 
     While entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved, as in the last
     evaluation, it ends the run at once, and so does a second signal.
 
     Args:
-        folder: of the checkpoints.
-        log: takes every epoch's metrics.
+        folder: of the checkpoints; None: none are written.
+        loggers: functions that take an epoch's metrics.
 
     Raises:
         Terminated: after a signal.
     """
 
-    def __init__(self, folder: Path, log: Callable[[dict[str, float]], object]):
+    def __init__(self, folder: Path | None, *loggers: Callable[[dict[str, float]], object]):
         super().__init__(folder)
-        self.log = log
+        self.loggers = loggers
         self._signal, self._heard_s, self._unsaved = 0, 0.0, False
 
-    def __enter__(self) -> "PrintingContext":
+    def __enter__(self) -> "LoggingContext":
         numbers = (signal.SIGINT, signal.SIGTERM)
         self._handlers = {number: signal.signal(number, self._handle) for number in numbers}
         return self
@@ -117,8 +117,8 @@ class PrintingContext(LocalContext):
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._unsaved = True
         super().report(metrics, state)
-        self.log(metrics)
-        print("  ".join(f"{name} {value:.4g}" for name, value in metrics.items()), flush=True)
+        for log in self.loggers:
+            log(metrics)
         if state is not None:
             self._saved()
 

@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqssl.config import RunConfig, digest, identity
+from eqssl.config import RunConfig, digest, flatten, identity
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import supports_bf16
 from eqssl.distributed import all_reduce_sum, set_local_batch_sizes
+from eqssl.environment import environment
 from eqssl.evaluation.predictions import Prediction
 from eqssl.evaluation.protocol import evaluate
 from eqssl.evaluation.transforms import SEED
@@ -90,7 +91,14 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
     model = run.full_model()
     reconstructions = run.reconstructions(model)
     encoder, method = model.encoder.cpu().eval(), model.method.cpu().eval()
+    encoder.provenance = provenance(config, run.dataset)
     return Result(encoder, method, run.metrics, run.epoch, reconstructions, run.predictions)
+
+
+def provenance(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
+    """Return the origin of an encoder: options, data, versions of packages and the commit."""
+    data = {"name": dataset.name, "digest": dataset.digest}
+    return {"options": flatten(config), "data": data, "environment": environment()}
 
 
 class Run:

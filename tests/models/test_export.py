@@ -1,6 +1,8 @@
 """Exported encoders: the round trip through files, ours and timm's."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import timm
@@ -36,16 +38,42 @@ def test_what_comes_back_is_the_encoder(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "size", "channels"),
     [({"name": "resnet18", "stem": "standard", "output_stride": 8}, 64, 3),
-     ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, 1)],
+     ({"name": "vit_tiny_patch16_224", "output_stride": 8}, 32, 1), ({"name": "efficientnet_b0"}, 64, 3)],
 )  # fmt: skip
-def test_timm_loads_its_own_backbones(tmp_path, options, size, channels):
+def test_timm_alone_returns_the_representation(tmp_path, options, size, channels):
     encoder = make(size, channels, **options)
-    export_encoder(encoder, tmp_path)
-    model = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    folder = export_encoder(encoder, tmp_path)
+    model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     images = torch.rand(2, channels, size, size)
-    features = model.forward_features(encoder.standardise(images))
-    tokens = features[:, model.num_prefix_tokens :] if features.ndim == 3 else features.flatten(2).transpose(1, 2)
-    assert torch.equal(tokens, encoder.tokens(images))
+    torch.testing.assert_close(model(encoder.standardise(images)), load_encoder(folder)(images))
+    assert (tuple(model.pretrained_cfg["mean"]), model.pretrained_cfg["crop_pct"]) == (encoder.mean_std[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "obstacle"),
+    [({}, "resnet_tiny: no model of timm"), ({"name": "torchvision/resnet18"}, "resnet18: no model of timm"),
+     ({"name": "resnet18"}, "resnet18: a ResNet with a stem for small images, which timm lacks"),
+     ({"name": "convnext_atto"}, "convnext_atto: timm's features are no mean over the map"),
+     ({"name": "deit_tiny_distilled_patch16_224"}, "timm's features are no mean over the map")],
+)  # fmt: skip
+def test_timm_refuses_what_it_would_load_as_another_encoder(tmp_path, options, obstacle):
+    folder = export_encoder(make(**options), tmp_path)
+    with pytest.raises(RuntimeError, match=f"{obstacle}; load this folder by eqssl.load_encoder"):
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+
+
+def test_the_origin_travels(tmp_path):
+    encoder = make()
+    assert load_encoder(export_encoder(encoder, tmp_path)).provenance == {}
+    encoder.provenance = {"options": {"method.name": "vicreg"}, "data": {"digest": "0123"}}
+    assert load_encoder(export_encoder(encoder, tmp_path)).provenance == encoder.provenance
+    assert json.loads((tmp_path / "config.json").read_text())["eqssl"]["provenance"] == encoder.provenance
+
+
+def test_loading_imports_nothing_of_training_and_studies(tmp_path):
+    code = f"import eqssl, sys; eqssl.load_encoder({str(export_encoder(make(), tmp_path))!r}); "
+    code += "print({'ray', 'mlflow', 'optuna', 'matplotlib', 'pandas', 'sklearn', 'timm'} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "set()\n"
 
 
 def test_the_stride_of_an_earlier_export_is_what_it_was_of_the_standard_stem(tmp_path):

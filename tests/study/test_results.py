@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from eqssl.environment import commit
 from eqssl.report.tables import caption
 from eqssl.stats import difference_estimates
 from eqssl.study import Study, log_uniform
 from eqssl.study.definition import REFERENCES
-from eqssl.study.execution.environment import commit
 from eqssl.study.results import _write_summary, choose, summarise, write_parquet
 from eqssl.study.store.records import CONTRIBUTIONS, TrialRecord
 from eqssl.study.table import Table

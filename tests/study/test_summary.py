@@ -113,6 +113,14 @@ def test_the_encoder_is_that_of_the_folder(folder):
         nothing.encoder()
 
 
+def test_figures_are_those_of_the_report(folder):
+    study = load_study(folder)
+    assert study.figure("tradeoff").axes[0].get_xlabel() and study.figure("heatmap").axes
+    with pytest.raises(ValueError, match=r"figure is 'heatmaps'; allowed for study .*: front, .*; did you mean heat"):
+        study.figure("heatmaps")
+    assert load_study(MEASURED / "loss_weight").figure("tradeoff").axes  # of its summary alone
+
+
 @pytest.mark.parametrize("text", ["{", '{"study": "x"}', '{"study": "x", "chosen": null, "answer": null}'])
 def test_a_summary_that_is_cut_or_of_another_version_is_named(tmp_path, text):
     with pytest.raises(ValueError, match=r"holds no summary\.json"):

@@ -10,7 +10,7 @@ from eqssl.evaluation.predictions import load_predictions, metrics_of
 from eqssl.files import as_path, read
 from eqssl.training import checkpoint
 from eqssl.training.command import main as train
-from eqssl.training.context import PrintingContext
+from eqssl.training.context import LoggingContext
 
 BUCKET = "s3://studies/train"
 
@@ -67,7 +67,7 @@ def test_a_signal_ends_a_run_with_its_state_saved_and_resume_ends_as_an_uninterr
     command, tmp_path, monkeypatch, capsys, moment, saved
 ):
     stopped, whole = ([*command(tmp_path / run, 2), "--data.objects", "24"] for run in ("stopped", "whole"))
-    should_checkpoint = PrintingContext.should_checkpoint
+    should_checkpoint = LoggingContext.should_checkpoint
 
     def stop(*arguments, **values):
         signal.raise_signal(signal.SIGTERM)
@@ -82,9 +82,9 @@ def test_a_signal_ends_a_run_with_its_state_saved_and_resume_ends_as_an_uninterr
 
     with monkeypatch.context() as patch:
         if moment == "start":
-            patch.setattr(PrintingContext, "load", stop)
+            patch.setattr(LoggingContext, "load", stop)
         elif moment == "epoch":
-            patch.setattr(PrintingContext, "should_checkpoint", stop_in_the_second_epoch)
+            patch.setattr(LoggingContext, "should_checkpoint", stop_in_the_second_epoch)
         else:
             patch.setattr("eqssl.training.loop.evaluate", stop)
         assert train(stopped) == 128 + signal.SIGTERM

@@ -15,6 +15,7 @@ from rich.console import Console
 from eqssl.config import EvaluateConfig, RunConfig, replace
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
+from eqssl.names import check_names
 from eqssl.study.definition import LEARNING, Pruner, Study, lacking
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
@@ -50,7 +51,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
 
         check_rungs(options.run.train)
     for row in study.reference_configurations():
-        Trial(row, 0).run_config(options.run)
+        check_names(Trial(row, 0).run_config(options.run))
     path = options.run.data.path
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")

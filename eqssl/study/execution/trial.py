@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from eqssl.config import DataConfig, RunConfig, digest
+from eqssl.environment import worker_environment
 from eqssl.files import as_path, finite, is_no_lack_of_space, persist, write_atomically, write_json
-from eqssl.study.execution.environment import worker_environment
 from eqssl.study.execution.preemption import this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from eqssl.config import RunConfig, check_effect, replace
+from eqssl.names import check_names
 
 if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
@@ -139,7 +140,9 @@ def check_space(space: Space, base: RunConfig) -> None:
                 raise ValueError(f"{option} exists only for some values of {earlier}, which must come before it")
             conditions[option] = conditions[earlier] | {earlier: values[0]}
         for value in parameter.grid(2):
-            check_effect(replace(base, conditions[option] | {option: value}), {option})
+            config = replace(base, conditions[option] | {option: value})
+            check_names(config)
+            check_effect(config, {option})
 
 
 def exact(params: Mapping[str, Any]) -> str:

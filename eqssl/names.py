@@ -1,0 +1,81 @@
+"""Encoders and methods by name, and the refusal of unknown names, which waits for no import of torch."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eqssl.config import BASE_METHODS, CONDITIONED_METHODS, REFERENCE_METHODS, RunConfig, check_known, did_you_mean
+from eqssl.data import SOURCES
+from eqssl.models.pretrained import find_weights
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from eqssl.methods.base import Method
+
+OWN_ENCODER = "resnet_tiny"
+ENCODERS: "dict[str, Callable[[int, int], nn.Module]]" = {}  # of the user, see `register_encoder`
+METHODS: "dict[str, str | type[Method]]" = {**BASE_METHODS, **CONDITIONED_METHODS, **REFERENCE_METHODS}
+MODEL = re.compile(r"^@register_model.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
+RENAMED_MODELS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def model_names(package: str) -> frozenset[str]:
+    """Return the names of models in a package's source code, since the package takes 10 s to import.
+
+    Args:
+        package: timm or torchvision.
+    """
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        return frozenset()
+    texts = [path.read_text() for path in (Path(spec.origin).parent / "models").glob("*.py")]
+    renamed = [
+        name for text in texts for block in RENAMED_MODELS.findall(text) for name in re.findall(r"'(\w+)' *:", block)
+    ]
+    return frozenset(renamed).union(*map(MODEL.findall, texts))
+
+
+def check_encoder(name: str, option: str = "--encoder.name", folders: str = "") -> None:
+    """Refuse a name that no encoder has.
+
+    Args:
+        name: as of `--encoder.name`.
+        option: of the user, for the message.
+        folders: of the message, the further values of an option that also takes folders.
+
+    Raises:
+        ValueError: with the nearest names.
+    """
+    own = [OWN_ENCODER, *ENCODERS]
+    package, prefix = ("torchvision", "torchvision/") if name.startswith("torchvision/") else ("timm", "")
+    known = model_names(package)
+    registered = sys.modules.get("timm")  # may have models of the user beside its own
+    if (
+        name in own
+        or not known  # the source code is not there to be read: the package itself refuses the name
+        or name.removeprefix(prefix).partition(".")[0] in known  # timm: NAME.TAG
+        or (registered is not None and registered.is_model(name))
+    ):
+        return
+    near = did_you_mean(name, [*own, *(prefix + model for model in known)])
+    text = f"{option} is {name!r}" + ", which is no folder" * bool(folders)
+    raise ValueError(f"{text}; allowed: {folders}{', '.join(own)}, torchvision/NAME or a timm model{near}")
+
+
+def check_names(config: RunConfig) -> None:
+    """Refuse unknown names of a source, an encoder or a method, and weights of another encoder.
+
+    Raises:
+        ValueError: naming the option, its value and the nearest names.
+    """
+    check_known("data.source", config.data.source, SOURCES)
+    check_known("method.name", config.method.name, METHODS)
+    check_encoder(config.encoder.name)
+    if isinstance(config.encoder.pretrained, str):
+        find_weights(config.encoder)

@@ -1,0 +1,81 @@
+"""Names: refused within seconds, without torch, with the nearest; timm's and torchvision's are read from their code."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torchvision.models
+from timm.models import _registry
+
+from eqssl.config import RunConfig, did_you_mean, replace
+from eqssl.names import check_encoder, check_names, model_names
+
+
+def test_the_source_code_names_the_models_that_the_packages_register():
+    assert model_names("timm") == set(_registry._model_entrypoints)
+    assert set(torchvision.models.list_models(module=torchvision.models)) == model_names("torchvision")
+    assert model_names("no_such_package") == set()
+
+
+@pytest.mark.parametrize("name", ["resnet_tiny", "resnet50", "resnet50.a1_in1k", "tv_resnet50", "torchvision/vit_b_16"])
+def test_known_encoders_are_allowed(name):
+    check_encoder(name)
+
+
+def test_a_model_that_the_user_registered_with_timm_is_allowed(monkeypatch):
+    with pytest.raises(ValueError, match=r"--encoder.name is 'mine_at_timm'"):
+        check_encoder("mine_at_timm")
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, "mine_at_timm", timm.models.resnet18)
+    check_encoder("mine_at_timm")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("encoder.name", "resnet5", r"--encoder.name is 'resnet5'; allowed: .* a timm model; did you mean resnet50,"),
+        ("encoder.name", "torchvision/resnet5", "did you mean torchvision/resnet50"),
+        ("encoder.name", "url", r"--encoder.name is 'url'"),
+        ("method.name", "vicregg", r"--method.name is 'vicregg'; allowed: simclr, .*; did you mean vicreg\?"),
+        ("data.source", "solid", r"--data.source is 'solid'; allowed: .*; did you mean solids\?"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(option, value, message):
+    with pytest.raises(ValueError, match=message):
+        check_names(replace(RunConfig(), {option: value}))
+
+
+def test_nothing_near_nothing_suggested():
+    assert did_you_mean("xyz", ["linear", "knn"]) == ""
+    assert did_you_mean("linaer", ["linear", "knn"]) == "; did you mean linear?"
+
+
+STUDY = "from eqssl.study import Study, main; code = main(Study(name='toy', question='?', space={{}}), {arguments})"
+TRAIN = "from eqssl.cli import main; code = main(['train', *{arguments}])"
+EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (STUDY, ["--encoder.name", "resnet5"], "did you mean resnet50"),
+        (STUDY, ["--method.name", "vicregg"], "did you mean vicreg?"),
+        (STUDY, ["--objectives", "linaer"], "did you mean linear?"),
+        (STUDY, ["--objectives", "mlp_r2_mean"], "--evaluate.level quick leaves out"),
+        (STUDY, ["--objectives", "epoch"], "--objectives has epoch; allowed"),
+        (STUDY, ["--train.epoch", "3"], "--train.epochs"),
+        (STUDY, ["--seed", "3"], "--seeds"),
+        (TRAIN, ["--method.name", "vicregg"], "did you mean vicreg?"),
+        (TRAIN, ["--encoder.pretrained", "nowhere"], "nowhere is no exported encoder"),
+        (EVALUATE, ["resnet5"], "MODEL is 'resnet5', which is no folder; allowed: the folder of an encoder, "),
+    ],
+)
+def test_a_mistyped_command_ends_before_torch_is_imported(tmp_path, program, arguments, message):
+    code = (
+        "import sys, time, eqssl.study\nstart = time.process_time()\ntry:\n    "
+        + program.format(arguments=arguments)
+        + "\nexcept SystemExit as end:\n    code = end.code\n"
+        + "print(code, sorted({'torch', 'ray', 'timm'} & sys.modules.keys()), time.process_time() - start < 2)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.stdout.strip().endswith("2 [] True") and message in " ".join((run.stderr + run.stdout).split())

@@ -1,0 +1,83 @@
+"""`eqssl.train`: what it prints, tracks and writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import eqssl
+from eqssl.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, replace
+from eqssl.training.single import epoch_line
+
+RUN = RunConfig(
+    data=DataConfig(objects=8, views_per_object=4, image_size=32),
+    train=TrainConfig(epochs=2, batch_size=16),
+    evaluate=EvaluateConfig(train_images=16, images=8),
+)
+
+
+@pytest.fixture
+def run(tmp_path) -> RunConfig:
+    return replace(RUN, {"data.cache": str(tmp_path / "cache")})
+
+
+def test_progress_is_a_line_per_epoch(run, capsys):
+    result = eqssl.train(run, progress=True)
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("epoch 1/2: loss ") and "ssl " in first and first.endswith(" s left")
+    assert last.startswith("epoch 2/2: loss ") and f"kNN {result.metrics['knn']:.4g}" in last and "left" not in last
+    assert eqssl.train(run).metrics["loss"] == result.metrics["loss"] and capsys.readouterr().out == ""
+
+
+def test_a_line_has_the_seconds_left():
+    assert epoch_line({"epoch": 2.0, "train_s": 1.5, "loss": 3.25, "parameters": 9.0}, 6) == (
+        "epoch 2/6: loss 3.25, 1.5 s, about 6 s left"
+    )
+    assert epoch_line({"epoch": 0.0, "train_s": 0.0, "knn": 0.5}, 0) == "epoch 0/0: kNN 0.5, 0.0 s"
+
+
+def test_a_run_is_written_tracked_and_resumed(run, tmp_path):
+    import mlflow
+
+    store, output = f"sqlite:///{tmp_path}/mlflow.db", str(tmp_path / "run")
+    eqssl.train(replace(run, {"train.epochs": 1}), output=str(tmp_path / "other"))
+    result = eqssl.train(run, output=output, tracking_uri=store)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["knn"] == result.metrics["knn"]
+    encoder = eqssl.load_encoder(tmp_path / "run" / "encoder")
+    origin = encoder.provenance
+    assert origin["options"]["method.name"] == "vicreg" and origin["options"]["recon.weight"] == run.recon.weight
+    assert origin["options"]["train.seed"] == 0 and origin["environment"].keys() >= {"eqssl", "torch", "python"}
+    assert len(origin["data"]["digest"]) == 16
+    with pytest.raises(ValueError, match="holds a run; continue it with --resume"):
+        eqssl.train(run, output=output)
+    assert eqssl.train(run, output=output, resume=True).metrics["loss"] == result.metrics["loss"]
+    (tracked,) = mlflow.MlflowClient(store).search_runs(["1"])
+    assert tracked.data.metrics["knn"] == pytest.approx(result.metrics["knn"])
+
+
+def test_an_unknown_name_is_refused(run):
+    with pytest.raises(ValueError, match="did you mean vicreg"):
+        eqssl.train(replace(run, {"method.name": "vicregg"}))
+
+
+@pytest.mark.slow
+def test_a_notebook_trains_and_shows_a_study(tmp_path):
+    """Some 40 s: a kernel imports torch."""
+    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("ipykernel")
+    measured = Path(__file__).parents[2] / "studies" / "measured" / "loss_weight"
+    cells = [
+        "import eqssl",
+        f"config = eqssl.RunConfig(data=eqssl.DataConfig(objects=8, image_size=32, cache={str(tmp_path)!r}),\n"
+        "    train=eqssl.TrainConfig(epochs=1, batch_size=16),\n"
+        "    evaluate=eqssl.EvaluateConfig(train_images=16, images=8))\n"
+        "eqssl.train(config, progress=True).metrics['knn']",
+        f"study = eqssl.load_study({str(measured)!r})\nstudy.configs.head()",
+        "study.figure('tradeoff')",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    client.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    _, trained, configs, figure = ([*cell.outputs] for cell in notebook.cells)
+    (printed,) = (output.text for output in trained if output.get("name") == "stdout")
+    assert printed.startswith("epoch 1/1: loss ") and float(trained[-1].data["text/plain"]) >= 0
+    assert "text/html" in configs[-1].data and "image/png" in figure[-1].data
