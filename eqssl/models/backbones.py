@@ -56,6 +56,12 @@ class Backbone(nn.Module):
         self.stem, self.prefix_tokens, self.channels_last = stem, prefix_tokens, channels_last
         self.width, self.mean_std, self.timm_args = width, mean_std, timm_args
 
+    @property
+    def weights_owner(self) -> Any:
+        """The module whose state is stored: the model where it is timm's, which loads it, or our small ResNet."""
+        is_bare = self.timm_args is not None or isinstance(self.model, TinyResNet)
+        return self.model if is_bare else self
+
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Return a map (B, D, H, W) or tokens (B, T, D); `Encoder` refuses a model that gives neither."""
         with _masked(self.model, mask, mask_token):

@@ -19,7 +19,7 @@ from eqssl.files import as_path, check_readable, on_disk, write_atomically, writ
 from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
 from eqssl.models.encoder import Encoder
-from eqssl.models.pretrained import CONFIG, WEIGHTS, read_description, weights_owner
+from eqssl.models.pretrained import CONFIG, WEIGHTS, read_description
 
 PREDICTOR = "predictor.safetensors"
 
@@ -59,7 +59,7 @@ def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None =
             "model_args": backbone.timm_args,
             "pretrained_cfg": {"input_size": size, "mean": mean, "std": std, "crop_pct": 1.0, "num_classes": 0},
         }
-    _save(weights_owner(backbone).state_dict(), folder / WEIGHTS)
+    _save(backbone.weights_owner.state_dict(), folder / WEIGHTS)
     if isinstance(method, Predictive):
         ours["predictor"] = method.init_args
         weights = method.state_dict().items()
@@ -110,7 +110,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
     with on_disk(folder / WEIGHTS) as path:
-        weights_owner(encoder.backbone).load_state_dict(load_file(path))
+        encoder.backbone.weights_owner.load_state_dict(load_file(path))
     encoder.provenance = about.get("provenance", {})
     return encoder.eval()
 

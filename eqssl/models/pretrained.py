@@ -111,14 +111,6 @@ def find_weights(config: EncoderConfig) -> Weights:
     return weights
 
 
-def weights_owner(backbone: "Backbone") -> Any:
-    """Return the module whose state is stored: the model where it is timm's, which loads it, or our small ResNet."""
-    from eqssl.models.backbones import TinyResNet
-
-    is_bare = backbone.timm_args is not None or isinstance(backbone.model, TinyResNet)
-    return backbone.model if is_bare else backbone
-
-
 def load_weights(backbone: "Backbone", weights: Weights, config: EncoderConfig) -> None:
     """Set a backbone's weights; a classifier among the stored ones is left out.
 
@@ -133,7 +125,7 @@ def load_weights(backbone: "Backbone", weights: Weights, config: EncoderConfig) 
             state = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"--encoder.pretrained: {weights.file} is damaged ({error})") from error
-    owner = weights_owner(backbone)
+    owner = backbone.weights_owner
     classifiers: tuple[str, ...] = ()
     if backbone.timm_args is not None:
         # timm's own function renames, and resizes the position embedding to another image size.
