@@ -177,13 +177,13 @@ def test_many_configurations_are_quick():
     """As in a race, where most have one seed."""
     values = table(np.random.default_rng(7), np.zeros(1000), 2)
     race = np.where([True, False], values, np.where(np.arange(1000)[:, None] < 200, values, np.nan))
-    start = time.perf_counter()
+    start = time.process_time()
     for trials in (values, race):
         found = difference_estimates(trials, [(row, 0) for row in range(1000)])
         assert np.isfinite([estimate.error for estimate in found]).all()
         assert np.isfinite([estimate.error for estimate in mean_estimates(trials)]).all()
     front_probability(np.stack([race, values[::-1]], axis=2), draws=100)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 4
 
 
 @pytest.mark.parametrize("weighted", [False, True])

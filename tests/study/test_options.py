@@ -1,7 +1,7 @@
 import dataclasses
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -103,9 +103,10 @@ def test_what_cannot_work_ends_with_2_and_names_the_option(arguments, capsys):
 
 
 def test_help_is_quick_complete_and_imports_nothing_heavy():
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     text = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
-    assert time.perf_counter() - start < 2
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # of the CPU: others may use it too
     for option in ("--recon.weight", "--recon.view", "--data.source", "--train.batch-size", "--workers-per-trial",
                    "--gpus-per-trial", "--tracking-uri", "--resume", "--smoke", "--configs", "--seeds", "--pruner",
                    "--seed-schedule", "--final-test"):  # fmt: skip
