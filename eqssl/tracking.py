@@ -1,19 +1,22 @@
 """Runs in MLflow; the only file that imports it.
 
 A thread of the study's process logs everything: no trial waits for the tracking server, and no worker needs MLflow.
-Once training has begun, tracking is never fatal: a failed entry is tried again, and counted if it is given up.
+Entries wait in a file, however many and however slow the server. Once training has begun, tracking is never fatal: a
+failed entry is tried again, and counted if it is given up; a resume of the study logs it from the trials' files.
 """
 
 import io
 import json
 import logging
+import math
 import os
-import queue
+import pickle
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +37,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SQLITE = "sqlite:///"
-MAX_QUEUE = 10_000  # entries that wait for a server that is away
+PAGE = 200  # runs of one request, as the answer has to come within the timeout
+BATCH = 1000  # metrics of one request, MLflow's maximum
+STOP_S = 15.0  # for what waits when the study is stopped
 HANG_S = 10.0  # of a call that does not return, beyond the patience
 OBJECTIVE = "Objective/"  # prefix of objectives: MLflow's pages sort by code point and show the first metric
 DESCRIPTION = "mlflow.note.content"  # tag that MLflow shows as a run's description
@@ -88,6 +93,47 @@ def _prepare_database(path: Path) -> str:
     return (path.parent / "mlartifacts").as_uri()  # the same from any working folder
 
 
+class _Spool:
+    """A queue in a temporary file, which holds any number of entries and is empty again once all are taken."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the study)
+        self._taken_to = 0
+        self._changed = threading.Condition()
+        self.waiting = 0
+
+    def put(self, entry: object) -> None:
+        """Append an entry.
+
+        Raises:
+            OSError: for a full disk; the entry is then not in the queue.
+        """
+        data = pickle.dumps(entry)
+        with self._changed:
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                self._file.write(data)
+                self._file.flush()
+            except OSError:
+                self._file.truncate(end)
+                raise
+            self.waiting += 1
+            self._changed.notify()
+
+    def take(self) -> Any:
+        """Wait for the first entry, and return it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.waiting)
+            self._file.seek(self._taken_to)
+            entry = pickle.load(self._file)
+            self._taken_to = self._file.tell()
+            self.waiting -= 1
+            if not self.waiting:
+                self._taken_to = 0
+                self._file.truncate(0)
+        return entry
+
+
 class StudyTracker(Listener):
     """A study's parent run and its trials' child runs, found again by their tags after a resume.
 
@@ -107,10 +153,11 @@ class StudyTracker(Listener):
         self._uri, self._name, self._varied, self._folder = uri, name, varied, folder
         self._objectives = objectives
         self.dropped = 0  # entries that were given up
-        self._jobs: queue.SimpleQueue[Callable[[], object] | None] = queue.SimpleQueue()
-        self._runs: dict[str, tuple[str, int]] = {}  # trial id -> MLflow's id, last step logged
+        self._spool = _Spool()  # of methods' names with their arguments; None is the last
+        self._earlier: deque[tuple[Trial, TrialRecord]] = deque()  # ended before a resume, perhaps not logged
+        self._runs: dict[str, tuple[str, int]] = {}  # of trials that go on: id -> MLflow's id, last step logged
         self._closing = threading.Event()
-        self._patience_s, self._last_success = float("inf"), 0.0
+        self._patience_s, self._last_success, self._deadline = math.inf, 0.0, math.inf
         self._connected = threading.Event()
         self._refusal: ValueError | None = None
         self._worker = threading.Thread(target=self._work, daemon=True)
@@ -135,45 +182,58 @@ class StudyTracker(Listener):
             records, trials: that have ended and that were suggested; empty for a new study.
         """
         self._study_id, self._base = study_id, base
-        self._jobs.put(self._open_parent)
         by_id = {trial.id: trial for trial in trials}
-        for record in records:
-            self._jobs.put(partial(self._end_trial, by_id[record.trial_id], record, _now_ms()))
+        self._earlier.extend((by_id[record.trial_id], record) for record in records)
+        self._put("_open_parent")
 
     def trial_started(self, trial: Trial) -> None:
-        self._put(partial(self._run_of, trial, starts=True))
+        self._put("_run_of", trial, True)
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
-        self._put(partial(self._log_epoch, trial, dict(metrics), _now_ms()))
+        self._put("_log_epoch", trial, metrics, _now_ms())
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        self._put(partial(self._end_trial, trial, record, _now_ms()))
+        self._put("_end_trial", trial, record, _now_ms())
 
     def close(
-        self, status: str, files: list[Path], patience_s: float = 30.0, summary: Mapping[str, Any] | None = None
+        self,
+        status: str,
+        files: list[Path],
+        patience_s: float = 30.0,
+        summary: Mapping[str, Any] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> None:
-        """End the parent run and every open child, and wait for the queue.
+        """End the parent run and every open child, once all that waits is logged; count what is given up.
 
         Args:
             status: FINISHED, FAILED or KILLED.
             files: kept with the parent run.
-            patience_s: with a server that is away.
+            patience_s: with a server that is away; one that takes entries, however slowly, is waited for.
             summary: of the study; its sentence becomes the parent's description, and the chosen configuration's
                 objectives its metrics.
+            stopped: whether the user wants the study to end, so that entries are given up after 15 s.
         """
+        summary = summary or {}
         self._last_success, self._patience_s = time.monotonic(), patience_s
         self._closing.set()
-        self._jobs.put(partial(self._close, status, files, summary or {}))
-        self._jobs.put(None)
+        self._put("_close", status, files, _chosen_metrics(summary, self._objectives), summary.get("sentence", ""))
+        self._spool.put(None)
         while self._worker.is_alive() and time.monotonic() < self._last_success + patience_s + HANG_S:
+            if stopped():
+                self._deadline = min(self._deadline, time.monotonic() + STOP_S)
             self._worker.join(0.1)
         if self._worker.is_alive():
-            self.dropped += 1 + self._jobs.qsize()
+            self.dropped += self.waiting  # the entry that hangs in the place of the None
 
-    def _put(self, job: Callable[[], object]) -> None:
-        if self._jobs.qsize() < MAX_QUEUE:
-            self._jobs.put(job)
-        else:
+    @property
+    def waiting(self) -> int:
+        """Number of entries that are not logged yet."""
+        return self._spool.waiting + len(self._earlier)
+
+    def _put(self, method: str, *arguments: object) -> None:
+        try:
+            self._spool.put((method, arguments))
+        except OSError:
             self.dropped += 1
 
     def _work(self) -> None:
@@ -184,22 +244,32 @@ class StudyTracker(Listener):
             return
         finally:
             self._connected.set()
-        while (job := self._jobs.get()) is not None:
+        for method, arguments in self._entries():
+            if time.monotonic() > self._deadline and method != "_close":
+                self.dropped += 1
+                continue
             wait_s = 1.0
-            while not self._is_done(job):
-                if time.monotonic() > self._last_success + self._patience_s:
+            while not self._is_done(getattr(self, method), arguments):
+                if time.monotonic() > min(self._last_success + self._patience_s, self._deadline):
                     self.dropped += 1
                     break
                 if self._closing.wait(wait_s):
                     time.sleep(0.5)
                 wait_s = min(2 * wait_s, 30.0)
 
-    def _is_done(self, job: Callable[[], object]) -> bool:
-        """Try a job once; return whether another attempt is useless."""
+    def _entries(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
+        """Yield all entries up to the last: the opening of the parent, trials of an earlier process, new events."""
+        while (entry := self._spool.take()) is not None:
+            yield entry
+            while self._earlier:
+                yield "_end_trial", (*self._earlier.popleft(), _now_ms())
+
+    def _is_done(self, job: Callable[..., object], arguments: Sequence[Any]) -> bool:
+        """Try an entry once; return whether another attempt is useless."""
         from mlflow.exceptions import MlflowException
 
         try:
-            job()
+            job(*arguments)
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":
                 return False
@@ -226,30 +296,44 @@ class StudyTracker(Listener):
         self._client.update_run(run.info.run_id, status="RUNNING")
         self._client.log_dict(run.info.run_id, to_dict(self._base), "config.yaml")
         self._parent = run.info.run_id
+        if self._earlier:
+            logged = self._outcomes()
+            self._earlier = deque(of for of in self._earlier if logged.get(of[0].id) != of[1].status)
+
+    def _outcomes(self) -> dict[str, str]:
+        """Return trial id -> status of every run that is complete."""
+        query, found, token = f"tags.study_id = '{self._study_id}' and tags.kind = 'trial'", {}, None
+        while token != "":
+            page = self._client.search_runs([self._experiment], query, max_results=PAGE, page_token=token)
+            for run in page:
+                if _has_outcome(run):
+                    found[run.data.tags["trial_id"]] = run.data.tags[OUTCOME]
+            token = page.token or ""
+            self._last_success = time.monotonic()
+        return found
 
     def _run_of(self, trial: Trial, starts: bool = False) -> str:
         """Return the id of a trial's run, found or created; a failed trial's is opened again when the trial starts."""
         if trial.id in self._runs:
             return self._runs[trial.id][0]
         run = self._find(study_id=self._study_id, trial_id=trial.id)
-        last_step = -1
+        steps: set[int] = set()
         if run is None:
             tags = {"study_id": self._study_id, "kind": "trial", "trial_id": trial.id}
             tags |= {"mlflow.parentRunId": self._parent, "configuration": trial.configuration.name}
             run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
-            last_step = max((metric.step for metric in history), default=-1)
-            has_outcome = run.info.status == FINAL_STATUS.get(run.data.tags.get(OUTCOME, ""))
-            if starts or not has_outcome:
+            steps = {metric.step for metric in history}
+            if starts or not _has_outcome(run):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         _log_params(self._client, run.info.run_id, self._params(trial))
-        # Epochs that waited for the server when a study was killed.
-        for metrics in json.loads(read(self._folder / "trials" / trial.id / EPOCHS) or "[]"):
-            if metrics["epoch"] > last_step:
-                last_step, time_ms = int(metrics["epoch"]), metrics.pop(ENDED)
-                _log_metrics(self._client, run.info.run_id, self._named(metrics), last_step, time_ms)
-        self._runs[trial.id] = run.info.run_id, last_step
+        # Epochs that had not reached the server when a study was stopped or killed.
+        epochs = json.loads(read(self._folder / "trials" / trial.id / EPOCHS) or "[]")
+        missing = [(of.pop(ENDED), self._named(of)) for of in epochs if int(of["epoch"]) not in steps]
+        _log_epochs(self._client, run.info.run_id, missing)
+        steps |= {int(metrics["epoch"]) for _, metrics in missing}
+        self._runs[trial.id] = run.info.run_id, max(steps, default=-1)
         return run.info.run_id
 
     def _params(self, trial: Trial) -> dict[str, Any]:
@@ -263,7 +347,7 @@ class StudyTracker(Listener):
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
         if step > self._runs[trial.id][1]:
-            _log_metrics(self._client, run_id, self._named(metrics), step, time_ms)
+            _log_epochs(self._client, run_id, [(time_ms, self._named(metrics))])
             self._runs[trial.id] = run_id, step
 
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -272,8 +356,12 @@ class StudyTracker(Listener):
     def _end_trial(self, trial: Trial, record: TrialRecord, time_ms: int) -> None:
         run_id = self._run_of(trial)
         run = self._client.get_run(run_id)
-        if run.info.status != "RUNNING":
-            return
+        if run.info.status == "RUNNING":
+            self._log_end(trial, record, run, time_ms)
+        self._runs.pop(trial.id)
+
+    def _log_end(self, trial: Trial, record: TrialRecord, run: "Run", time_ms: int) -> None:
+        run_id = run.info.run_id
         final = {name: value for name, value in self._named(record.metrics).items() if name not in run.data.metrics}
         final |= {"wall_s": record.wall_s, "overhead_s": record.overhead_s}
         _log_metrics(self._client, run_id, final, record.epochs, time_ms)
@@ -285,23 +373,28 @@ class StudyTracker(Listener):
         self._client.set_tag(run_id, OUTCOME, record.status)  # last: a run with an outcome is complete
         self._client.set_terminated(run_id, FINAL_STATUS[record.status])
 
-    def _close(self, status: str, files: list[Path], summary: Mapping[str, Any]) -> None:
+    def _close(self, status: str, files: list[Path], chosen: Mapping[str, float], sentence: str) -> None:
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
-        metrics = {"tracking/dropped": float(self.dropped)}
-        chosen = (summary.get("chosen") or {}).get("configuration")
-        for configuration in summary.get("configurations", ()):
-            if configuration["name"] == chosen:
-                values = {name: metric["estimate"] for name, metric in configuration["metrics"].items()}
-                metrics |= self._named({name: values[name] for name in self._objectives if name in values})
+        metrics = {"tracking/dropped": float(self.dropped), **self._named(chosen)}
         _log_metrics(self._client, self._parent, metrics, 0, _now_ms())
-        if sentence := summary.get("sentence"):
+        if sentence:
             self._client.set_tag(self._parent, DESCRIPTION, sentence[:5000])
         for file in files:
             with on_disk(file) as local:
                 self._client.log_artifact(self._parent, str(local))
         self._client.set_terminated(self._parent, status)
+
+
+def _chosen_metrics(summary: Mapping[str, Any], names: Collection[str]) -> dict[str, float]:
+    """Return the means of the chosen configuration; empty where there is none."""
+    chosen = (summary.get("chosen") or {}).get("configuration")
+    for configuration in summary.get("configurations", ()):
+        if configuration["name"] == chosen:
+            metrics = configuration["metrics"]
+            return {name: metrics[name]["estimate"] for name in names if name in metrics}
+    return {}
 
 
 @contextmanager
@@ -351,10 +444,24 @@ def _log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> 
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
 
+def _log_epochs(client: "MlflowClient", run_id: str, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Log metrics of epochs, each with its time in ms, in as few requests as MLflow allows."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, time_ms, int(of["epoch"])) for time_ms, of in epochs for name, value in of.items()]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
 def _log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
     from mlflow.entities import Metric
 
     client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
+
+
+def _has_outcome(run: "Run") -> bool:
+    """Return whether a trial's run is complete, as its outcome is logged last."""
+    return bool(run.info.status == FINAL_STATUS.get(run.data.tags.get(OUTCOME, "")))
 
 
 def _now_ms() -> int:

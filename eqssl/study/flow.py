@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from eqssl.study.execution.cluster import Capacity
     from eqssl.study.search.schedule import Suggestions
 
+MANY_ENTRIES = 1000  # that wait for the tracking server: what is waited for is said
+
 
 def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
     """Run a study, or go on with it, and return what its summary.json holds.
@@ -194,11 +196,14 @@ class _StudyRun:
         if self.study.space:
             write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
         status, patience_s = ("KILLED", 2) if stopped else ("FINISHED", 30)
-        self.tracker.close(status, files, patience_s, summary)
+        if (waiting := self.tracker.waiting) > MANY_ENTRIES and not stopped:
+            self._say(f"{waiting} entries wait for {self.options.tracking_uri}; Ctrl-C leaves them to --resume")
+        self.tracker.close(status, files, patience_s, summary, lambda: signals.interruption is not None)
+        if self.tracker.dropped:
+            missing = f"{self.tracker.dropped} entries have not reached {self.options.tracking_uri}"
+            self._say(f"warning: {missing}; the same command with --resume sends them")
         if stopped:
             raise stopped
-        if self.tracker.dropped:
-            self._say(f"warning: {self.tracker.dropped} entries did not reach {self.options.tracking_uri}")
         self.console.print(result_table(summary))
         self._say(ledger_line(summary["ledger"]))
         self._say(f"results: {self.folder}")

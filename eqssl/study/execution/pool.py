@@ -141,7 +141,7 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 
     def on_trial_result(self, controller: Any, tune_trial: TuneTrial, result: dict[str, Any]) -> str:
         trial, record = self._searcher.trials[tune_trial.trial_id], result.get(RECORD)
-        if record is None or record.status != "STOPPED" or trial.configuration.number is None:
+        if not record or record.status != "STOPPED" or trial.configuration.number is None:
             return self.CONTINUE
         for epoch, metrics in record.history.items():
             self._halving.add(trial.id, trial.seed, int(epoch), metrics)
@@ -154,7 +154,9 @@ class _Events(_Unsaved, tune.Callback):
     def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
         self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
         self._started_s: dict[str, float] = {}
-        self._last: dict[str, TrialRecord] = {}  # of trials that have begun and not ended
+        self._last: dict[str, TrialRecord] = {}  # of trials that have begun and not ended, with their whole history
+        self._open: list[TuneTrial] = []  # that have not ended, of the `_seen` first ones
+        self._seen = 0
 
     def unfinished(self) -> list[TrialRecord]:
         """Return how far the trials have come that have not ended."""
@@ -169,12 +171,19 @@ class _Events(_Unsaved, tune.Callback):
         self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, result: dict[str, Any], **info: Any
     ) -> None:
         record: TrialRecord | None = result.get(RECORD)
-        if record is None or record.status != "STOPPED":
+        if not record:
             return
+        # Tune keeps a last result for good, and prints the end of a trial that has none.
+        result |= {RECORD: False, "config": None}
         before = self._last.get(trial.trial_id)
+        if record.status == "STOPPED" and before:
+            before.history.update(record.history)
+            record = replace(record, history=before.history)
+        self._last[trial.trial_id] = record
+        if record.status != "STOPPED":
+            return
         if before is None or record.epochs > before.epochs:  # progress: attempts are counted anew
             trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1
-        self._last[trial.trial_id] = record
         for listener in self._listeners:
             listener.epoch_ended(self._searcher.trials[trial.trial_id], record.metrics)
 
@@ -190,10 +199,12 @@ class _Events(_Unsaved, tune.Callback):
         self._end(trial, record_of(self._searcher.trials[trial.trial_id], "FAILED", error=error, history=history))
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._end(trial, trial.last_result[RECORD])  # STOPPED where the scheduler has ended it
+        self._end(trial, self._last[trial.trial_id])  # STOPPED where the scheduler has ended it
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        states = [trial.status for trial in trials]
+        unseen, self._seen = trials[self._seen :], len(trials)
+        self._open = [trial for trial in (*self._open, *unseen) if not trial.is_finished()]
+        states = [trial.status for trial in self._open]
         for listener in self._listeners:
             listener.time_passed(states.count(TuneTrial.RUNNING), states.count(TuneTrial.PENDING))
 

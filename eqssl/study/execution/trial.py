@@ -4,6 +4,7 @@ Checkpoints go to the study's folder in both cases, never through Ray, so there 
 imported inside the functions: the thin driver of several workers, and the study itself, do without.
 """
 
+import dataclasses
 import functools
 import json
 import os
@@ -53,7 +54,7 @@ class TrialContext:
     Args:
         trial: of the study.
         setup: of its processes.
-        tell: takes the record after every epoch.
+        tell: takes the record after every epoch, whose history begins after that of the record before.
         schedule: tells when to save within an epoch.
         rank, world_size: place among the workers.
         warm: whether the process had run a trial before.
@@ -78,6 +79,7 @@ class TrialContext:
         self._trial, self._objectives, self._tell, self._schedule = trial, setup.objectives, tell, schedule
         self._warm, self._earlier_s = warm, 0.0
         self._epochs: list[dict[str, float]] = []  # metrics of all that were trained
+        self._told = 0  # epochs of the history that the study knows
         self.start_clock()
 
     def start_clock(self) -> None:
@@ -124,14 +126,21 @@ class TrialContext:
         known = json.loads(read(self.folder / EPOCHS) or "[]")
         self._epochs = [metrics for metrics in known if metrics["epoch"] <= state["run"]["epoch"]]
         if metrics := state["run"]["metrics"]:
-            self._tell(self.record("STOPPED", metrics))  # a kill may have come between saving and telling
+            self._tell_epoch(metrics)  # a kill may have come between saving and telling
         return state["run"]
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._epochs.append(finite(metrics) | {ENDED: time.time_ns() // 1_000_000})
         if state is not None:
             self.save(state)
-        self._tell(self.record("STOPPED", metrics))
+        self._tell_epoch(metrics)
+
+    def _tell_epoch(self, metrics: dict[str, float]) -> None:
+        """Tell the record so far, with the new part of the history alone: a report is as small after 100 epochs."""
+        record = self.record("STOPPED", metrics)
+        new = dict(list(record.history.items())[self._told :])
+        self._told = len(record.history)
+        self._tell(dataclasses.replace(record, history=new))
 
     def should_checkpoint(self) -> bool:
         return self._schedule.is_due()

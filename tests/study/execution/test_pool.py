@@ -26,7 +26,7 @@ class TuneTrial:
     trial_id = "tune"
 
     def __init__(self, folder):
-        self.max_failures, self.num_failures, self.last_result = MAX_ATTEMPTS - 1, 0, {}
+        self.max_failures, self.num_failures = MAX_ATTEMPTS - 1, 0
         self.error_file, self.pickled_error_file = str(folder / "error.txt"), str(folder / "error.pkl")
 
     def fails(self, events, error):
@@ -66,8 +66,10 @@ def events(heard, tmp_path):
 
 
 def epoch(events, trial, number, **values):
-    trial.last_result = {RECORD: record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)}
-    events.on_trial_result(0, [trial], trial, trial.last_result)
+    record = record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)
+    result = {RECORD: record, "config": {}}
+    events.on_trial_result(0, [trial], trial, result)
+    assert not any(result.values())  # Tune keeps a trial's last result for good
 
 
 def test_the_third_attempt_without_progress_is_the_last(events, heard, tmp_path):
@@ -104,8 +106,7 @@ def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(eve
     events.on_trial_complete(0, [trial], trial)
     assert (heard.told[-1].status, heard.told[-1].epochs, heard.told[-1].overhead_s) == ("STOPPED", 1, 0.0)
     complete = record_of(TRIAL, "COMPLETE", epochs=2)
-    trial.last_result = {RECORD: complete}
-    events.on_trial_result(0, [trial], trial, trial.last_result)  # no epoch's
+    events.on_trial_result(0, [trial], trial, {RECORD: complete})  # no epoch's
     events.on_trial_complete(0, [trial], trial)
     assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
 
@@ -130,7 +131,7 @@ class TestFullDisk:
 
     def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog, tmp_path):
         trial = TuneTrial(tmp_path)
-        trial.last_result = {RECORD: record_of(TRIAL, "COMPLETE")}
+        events.on_trial_result(0, [trial], trial, {RECORD: record_of(TRIAL, "COMPLETE")})
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
         assert caplog.text.count("cannot be written, to be tried again: [Errno 28] No space left") == 2

@@ -75,7 +75,7 @@ def test_the_record_of_a_trial_that_goes_on_has_the_evaluation_of_its_last_epoch
         metrics = {"epoch": epoch, "knn": epoch / 10, "loss": 1.0, "linear": float("nan")}
         begun.report(metrics | ({"evaluate_s": 1.0} if evaluated else {}), None)
     assert [record.epochs for record in told] == [1, 2, 3] and {record.status for record in told} == {"STOPPED"}
-    assert told[-1].history == {"1": {"knn": 0.1}, "3": {"knn": 0.3}}
+    assert [record.history for record in told] == [{"1": {"knn": 0.1}}, {}, {"3": {"knn": 0.3}}]  # each evaluation once
     assert told[-1].metrics == {"epoch": 3.0, "knn": 0.3, "loss": 1.0, "evaluate_s": 1.0}
     assert begun.record("COMPLETE", told[-1].metrics).history == {"1": {"knn": 0.1}}
 
