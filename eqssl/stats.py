@@ -241,16 +241,20 @@ def sampling_variance(contributions: ArrayLike) -> float:
         The variance, at least 0; NaN with fewer than two units.
     """
     values = np.atleast_2d(np.asarray(contributions, dtype=float))
-    values = values[np.isfinite(values).any(1)]
-    values = values[:, np.isfinite(values).all(0)]
+    if not math.isfinite(values.sum()):
+        values = values[np.isfinite(values).any(1)]
+        values = values[:, np.isfinite(values).all(0)]
     seeds, units = values.shape
     if seeds < 1 or units < 2:
         return float("nan")
-    deviations = values - values.mean(1, keepdims=True)
-    of_units = deviations.mean(0) ** 2
+    # The mean product of two different seeds' deviations is the variance that they share: products of sums, since one
+    # comparison of a large study's many is this function alone.
+    means, total = values.mean(1), values.sum(0)
+    shared = total @ total - units * means.sum() ** 2
     if seeds > 1:
-        of_units = of_units - deviations.var(0, ddof=1) / seeds
-    return max(0.0, float(of_units.sum() / (units - 1) / units))
+        flat = values.ravel()
+        shared = (shared - flat @ flat + units * means @ means) / (seeds - 1)
+    return max(0.0, float(shared / seeds / (units - 1) / units))
 
 
 def power(estimate: Estimate, true: float, bound: float) -> float:

@@ -45,7 +45,12 @@ def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
         for c in summary["configurations"]:
             if c["name"] == "constant" and metric in c["metrics"]:
                 reference[place] = sign * c["metrics"][metric]["estimate"]
-    volumes = [hypervolume(points[: count + 1], reference) for count in range(len(points))]
+    front, volume, volumes = np.empty((0, len(signs))), 0.0, []
+    for point in points:
+        if not (front >= point).all(1).any():  # else it adds nothing
+            front = np.vstack([front[~(front <= point).all(1)], point])
+            volume = hypervolume(front, reference)
+        volumes.append(volume)
     return np.cumsum([t["epochs"] for t in trials]).tolist(), volumes
 
 

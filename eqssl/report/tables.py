@@ -1,5 +1,6 @@
 """The tables of a study's summary."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from statistics import median
@@ -169,9 +170,11 @@ def winners_table(summary: Summary) -> Table:
 
 def cost_table(summary: Summary) -> Table:
     """Return the trials, parameters and seconds of every configuration."""
-    rows = []
+    rows, trials_of = [], defaultdict(list)
+    for trial in summary["trials"]:
+        trials_of[trial["configuration"]].append(trial)
     for c in in_order(summary["configurations"]):
-        trials = [t for t in summary["trials"] if t["configuration"] == c["name"]]
+        trials = trials_of[c["name"]]
         epochs = [t["metrics"]["train_s"] for t in trials if "train_s" in t["metrics"]]
         sizes = [t["metrics"]["parameters"] for t in trials if t["epochs"] and "parameters" in t["metrics"]]
         conditioned = any(t["metrics"].get("requires_transform", t["metrics"].get("sees_theta")) for t in trials)

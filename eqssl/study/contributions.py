@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,9 +95,10 @@ def contributions_of(folder: Path) -> Loader:
             return {}
         ids, values, weights = (table[name].to_numpy() for name in ("unit", "value", "weight"))
         metrics = table["metric"].combine_chunks()
-        codes = metrics.indices.to_numpy()
-        rows_of = {metric: codes == code for code, metric in enumerate(metrics.dictionary.to_pylist())}
-        return {metric: (ids[rows], equally_weighted(values[rows], weights[rows])) for metric, rows in rows_of.items()}
+        codes, names = metrics.indices.to_numpy(), metrics.dictionary.to_pylist()
+        starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]  # rows of a metric follow one another
+        pieces = (slice(*bounds) for bounds in pairwise(starts) if len(codes))
+        return {names[codes[of.start]]: (ids[of], equally_weighted(values[of], weights[of])) for of in pieces}
 
     return load
 
@@ -107,5 +109,7 @@ def equally_weighted(values: NDArray, weights: NDArray) -> NDArray:
     A weighted mean is a ratio of two sums that both depend on the sample: these are its influence values, whose
     variance over units is that of the ratio (delta method).
     """
+    if (weights == weights[0]).all():
+        return values
     mean = np.average(values, weights=weights)
     return mean + weights / weights.mean() * (values - mean)

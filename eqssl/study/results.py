@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from eqssl.files import copy_folder, write_atomically, write_json
+from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import contributions_of
@@ -304,6 +304,18 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, dict) else value
 
 
+def _summary_text(summary: dict[str, Any]) -> str:
+    """Return JSON with a line for every key, and for every configuration and trial; indented it takes ten times as long."""
+    lines = []
+    for name, value in summary.items():
+        if name in ("configurations", "trials"):
+            text = "[\n" + ",\n".join("    " + json.dumps(of, allow_nan=False) for of in value) + "\n  ]"
+        else:
+            text = json.dumps(value, allow_nan=False)
+        lines.append(f"  {json.dumps(name)}: {text}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
     """Write summary.json, trials.parquet, the best encoder and the report; return the files worth tracking.
 
@@ -314,7 +326,7 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
     """
     from eqssl.report.report import write_report
 
-    write_json(folder / SUMMARY, summary)
+    write_atomically(folder / SUMMARY, lambda temporary: temporary.write_text(_summary_text(summary)))
     write_parquet(records, folder / "trials.parquet")
     if summary["chosen"]:
         copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / BEST_ENCODER)

@@ -61,6 +61,7 @@ def ray_running() -> Iterator[None]:
         ValueError: for a cluster that cannot be joined.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # our own record is the only one
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # nor is Tune's state ever restored
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables even if told to be silent
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # signals are ours, see `StopSignals`
     ours = not ray.is_initialized()

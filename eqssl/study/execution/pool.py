@@ -173,8 +173,9 @@ class _Events(_Unsaved, tune.Callback):
         record: TrialRecord | None = result.get(RECORD)
         if not record:
             return
-        # Tune keeps a last result for good, and prints the end of a trial that has none.
-        result |= {RECORD: False, "config": None}
+        # Tune keeps a trial's last result, and statistics of its numbers, for good; without any it prints the trial's end.
+        result.clear()
+        result[RECORD] = ""
         before = self._last.get(trial.trial_id)
         if record.status == "STOPPED" and before:
             before.history.update(record.history)

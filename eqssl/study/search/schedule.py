@@ -6,6 +6,7 @@ best third, by non-dominated rank, gets three, and the best third of these all.
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -48,6 +49,7 @@ class Suggestions(Listener):
         self.left_out = max(0, self.design - count)
         self._count = count if self._points is None else min(count, self.design)
         self._stages = seed_stages(options.seeds, options.seed_schedule)
+        self._objectives = list(study.objectives)
         self._signs = [1 if direction == "maximize" else -1 for direction in study.objectives.values()]
         rows = [(row, 1 if row.overrides is None else options.seeds) for row in study.reference_configurations()]
         self._rows = [Trial(row, seed) for row, seeds in rows for seed in range(seeds)]
@@ -70,7 +72,7 @@ class Suggestions(Listener):
         for trial in asked:
             if trial.configuration.number is not None and trial.configuration.overrides is not None:
                 self._earlier[trial.configuration.number] = trial.configuration.overrides
-        self._records |= records
+        self._records |= {trial_id: self._without_details(record) for trial_id, record in records.items()}
         self.ended = len(records)
 
     def work(self, base: RunConfig) -> int:
@@ -134,8 +136,13 @@ class Suggestions(Listener):
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         """Take the end of a trial, and tell the sampler when the first stage of a configuration has ended."""
-        self._records[trial.id] = record
+        self._records[trial.id] = self._without_details(record)
         self._tell()
+
+    def _without_details(self, record: TrialRecord) -> TrialRecord:
+        """Return a record with what the sampler learns from, since those of all trials stay in memory."""
+        metrics = {name: record.metrics[name] for name in self._objectives if name in record.metrics}
+        return replace(record, metrics=metrics, history=record.history if record.status == "STOPPED" else {})
 
     def _tell(self) -> None:
         for number in [number for number, trials in self._untold.items() if self._ended(trials)]:
