@@ -29,6 +29,7 @@ from scipy import optimize, special
 from scipy.stats import false_discovery_control, nct
 
 LEVEL = 0.95  # of intervals; tests are at 1 - LEVEL
+MAX_DRAWN = 2_000_000  # draws of a mean that are in memory at once
 POWER = 0.8  # of the minimum detectable difference
 ACCURACY_MARGIN, INVARIANCE_MARGIN = 0.01, 0.02
 MARGINS = {"r2_mean": 0.0, "equivariance": 0.0, "accuracy": -ACCURACY_MARGIN, "invariance": -INVARIANCE_MARGIN}
@@ -319,10 +320,14 @@ def front_probability(
     of_seeds = np.stack([noise.variances for noise in noises], axis=1) / complete.sum(1)[:, None]
     variances, dof = _add_sampling(of_seeds, np.stack([noise.dof for noise in noises], axis=1), sampling)
     rng = np.random.default_rng(seed)
-    normal = rng.multivariate_normal(np.zeros(len(noises)), _correlation(noises), (draws, len(means)))
     dof = dof.min(1)  # one for all objectives of a configuration: the least certain
-    normal *= np.sqrt(variances) / np.sqrt(rng.chisquare(dof, (draws, len(dof))) / dof)[..., None]
-    return np.mean([on_front(means + of_draw) for of_draw in normal], axis=0)
+    correlation, on_it = _correlation(noises), np.zeros(len(means))
+    most = max(1, MAX_DRAWN // len(means))
+    for count in [most] * (draws // most) + [draws % most]:
+        normal = rng.multivariate_normal(np.zeros(len(noises)), correlation, (count, len(means)))
+        normal *= np.sqrt(variances) / np.sqrt(rng.chisquare(dof, (count, len(dof))) / dof)[..., None]
+        on_it += np.sum([on_front(means + of_draw) for of_draw in normal], axis=0)
+    return on_it / draws
 
 
 def _correlation(noises: Sequence[_Noise]) -> NDArray:

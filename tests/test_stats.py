@@ -297,6 +297,13 @@ def test_front_probability():
     assert equal == pytest.approx([0.5, 0.5], abs=0.03)
 
 
+def test_front_probability_is_the_same_in_pieces(monkeypatch):
+    values = np.random.default_rng(0).normal(size=(20, 3, 2))
+    whole = front_probability(values)
+    monkeypatch.setattr("eqssl.stats.MAX_DRAWN", 20 * 700)
+    assert front_probability(values) == pytest.approx(whole, abs=0.04)
+
+
 def test_front_probability_has_the_sampling_of_images_in_it():
     means = np.array([[1.0], [0.0]])
     values = means[:, None] + 0.01 * np.random.default_rng(15).normal(size=(2, 5, 1))

@@ -226,6 +226,59 @@ def test_a_server_that_goes_away_loses_nothing(uri, tmp_path, monkeypatch):
     assert steps(uri, runs(uri, "away")[TRIAL.id]) == [1, 2, 3]
 
 
+def test_any_number_of_entries_waits_and_a_resume_logs_what_a_stop_left(uri, tmp_path, monkeypatch):
+    def away(*arguments, **named):
+        raise ConnectionError("gone")
+
+    tracker, epochs = start(uri, "many", tmp_path), 10_500
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "log_batch", away)
+        patched.setattr("eqssl.tracking.STOP_S", 0.1)
+        train_epochs(tracker, 1, epochs)
+        tracker.trial_ended(TRIAL, RECORD)
+        assert tracker.waiting >= epochs and tracker.dropped == 0
+        tracker.close("KILLED", [], patience_s=1, stopped=lambda: True)
+    assert tracker.dropped == epochs + 3  # the start, the end and the study's end too
+
+    metrics = [{"epoch": float(epoch), "loss": 1.0 / epoch, ENDED: 1000 + epoch} for epoch in range(1, epochs + 1)]
+    write_json(tmp_path / "trials" / TRIAL.id / EPOCHS, metrics)
+    resumed = start(uri, "many", tmp_path, records=[RECORD], trials=[TRIAL])
+    resumed.close("FINISHED", [])
+    run = runs(uri, "many")[TRIAL.id]
+    assert resumed.dropped == 0 and run.info.status == "FINISHED"
+    assert sorted(steps(uri, run)) == list(range(1, epochs + 1))
+
+
+def test_a_server_that_is_slower_than_the_patience_gets_all(uri, tmp_path, monkeypatch):
+    log_batch = MlflowClient.log_batch
+
+    def slow(*arguments, **named):
+        time.sleep(0.2)
+        return log_batch(*arguments, **named)
+
+    monkeypatch.setattr(MlflowClient, "log_batch", slow)
+    tracker = start(uri, "slow", tmp_path)
+    train_epochs(tracker, 1, 10)
+    tracker.trial_ended(TRIAL, RECORD)
+    tracker.close("FINISHED", [], patience_s=0.1)
+    assert tracker.dropped == 0 and steps(uri, runs(uri, "slow")[TRIAL.id]) == list(range(1, 11))
+
+
+def test_a_resume_asks_for_all_runs_at_once(uri, tmp_path, monkeypatch):
+    trials = [Trial(TRIAL.configuration, seed) for seed in range(6)]
+    records = [dataclasses.replace(RECORD, trial_id=trial.id, seed=trial.seed) for trial in trials]
+    first = start(uri, "asked", tmp_path, records=records, trials=trials)
+    first.close("FINISHED", [])
+    requests = []
+    for name in ("search_runs", "get_run", "get_metric_history", "log_batch"):
+        method = getattr(MlflowClient, name)
+        counted = lambda *given, _of=method, _name=name, **named: requests.append(_name) or _of(*given, **named)  # noqa: E731
+        monkeypatch.setattr(MlflowClient, name, counted)
+    start(uri, "asked", tmp_path, records=records, trials=trials).close("FINISHED", [])
+    assert sorted(requests) == ["log_batch", "search_runs", "search_runs"]  # the study's run and its end; all trials
+    assert {run.info.status for run in runs(uri, "asked").values()} == {"FINISHED"}
+
+
 def test_what_the_server_refuses_is_counted_and_stops_nothing(uri, tmp_path):
     tracker = start(uri, "refused", tmp_path)
     tracker.epoch_ended(TRIAL, {"epoch": 1.0, "loss?": 1.0})

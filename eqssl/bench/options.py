@@ -17,7 +17,7 @@ from eqssl.config import (
     TrainConfig,
 )
 
-Part = Literal["step", "methods", "pipelines", "data", "evaluation", "scaling", "study"]
+Part = Literal["step", "methods", "pipelines", "data", "evaluation", "scaling", "study", "scale"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 # SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
@@ -36,7 +36,8 @@ class Options:
     parts: tuple[Part, ...] = PARTS
     """step: shares of a training step, and the encoder's rate over that of a matrix product; methods: each against
     lightly's; pipelines: whole trainings against lightly's and a plain loop; data: reading; evaluation: against
-    training; scaling: a second worker; study: overhead of a trial, and growth of the summary with the trials."""
+    training; scaling: a second worker; study: overhead of a trial; scale: growth of a study's resume, summary and
+    report with its trials, and memory of its process, all without training."""
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
     """Encoders of the parts step, pipelines and scaling; the first also of evaluation, methods and study."""
     vit: str = "vit_tiny_patch16_224"
@@ -56,7 +57,9 @@ class Options:
     data_sizes: tuple[int, ...] = (64, 224)
     """Their heights and widths in pixels."""
     study_trials: tuple[int, ...] = (64, 256, 1024)
-    """Numbers of trials against which the time of a study's summary is fitted."""
+    """Numbers of trials against which the times of the part scale are fitted."""
+    simulated: tuple[int, int] = (200, 20)
+    """Trials and epochs of the study that the part scale runs without training."""
     evaluate: EvaluateConfig = field(default_factory=lambda: EvaluateConfig(images=2048))
     """The evaluation that is timed."""
     trials: int = 5

@@ -24,6 +24,7 @@ from eqssl.study.store.records import RESULTS_SCHEMA, StudyFolder, TrialRecord
 
 if TYPE_CHECKING:
     from eqssl.study.execution.cluster import Capacity
+    from eqssl.study.search.pruning import Halving
     from eqssl.study.search.schedule import Suggestions
 
 MANY_ENTRIES = 1000  # that wait for the tracking server: what is waited for is said
@@ -85,7 +86,7 @@ class _StudyRun:
         with StopSignals() as signals, self.lock.heartbeat(lost=signals.stop):
             with signals.after(self.options.max_hours), cluster.ray_running():
                 signals.arm()
-                suggestions = self._suggestions()
+                suggestions = self._suggestions(self.record.suggested_trials(), self.record.records())
                 left = suggestions.total - suggestions.ended
                 epochs = suggestions.work(self.options.run) - left  # without the evaluations
                 capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
@@ -105,13 +106,13 @@ class _StudyRun:
     def _say(self, text: str) -> None:
         self.console.print(text, markup=False, soft_wrap=True)
 
-    def _suggestions(self) -> "Suggestions":
-        """Return the trials to come, after those that earlier commands have run."""
+    def _suggestions(self, asked: list[Trial], ended: dict[str, TrialRecord]) -> "Suggestions":
+        """Return the trials to come, after those that earlier commands have asked for and ended."""
         from eqssl.study.search.schedule import Suggestions
 
         suggestions = Suggestions(self.study, self.options)
         suggestions.search.warm_start(self.warm_points)
-        suggestions.restore(self.record.suggested_trials(), self.record.records())
+        suggestions.restore(asked, ended)
         return suggestions
 
     def _setup(self, capacity: "Capacity") -> StudySetup:
@@ -148,20 +149,15 @@ class _StudyRun:
         from eqssl.study.execution.cluster import autoscaler_status
         from eqssl.study.execution.pool import run_trials
         from eqssl.study.progress import StudyProgress
-        from eqssl.study.search.pruning import Halving, evaluated_every
+        from eqssl.study.search.pruning import evaluated_every
 
-        base, suggestions = self.options.run, self._suggestions()
+        base = self.options.run
+        suggestions, halving = self._resume()
         if suggestions.left_out:
             self._say(
                 f"warning: {suggestions.left_out} of the {suggestions.design} configurations of {self.options.sampler} "
                 f"are left out; all of them take --configs {suggestions.design}"
             )
-        earlier = list(self.record.records().values())
-        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.suggested_trials())
-        halving = None
-        if self.options.pruner == "halving":
-            halving = Halving(base.train, self.study.objectives, self.stages[0])
-            halving.restore(earlier)
 
         def run_of(trial: Trial) -> RunConfig:
             self.record.trial_suggested(trial)
@@ -173,6 +169,18 @@ class _StudyRun:
         listeners = [self.record, suggestions, self.tracker, progress]
         with progress:
             return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, signals, halving)
+
+    def _resume(self) -> "tuple[Suggestions, Halving | None]":
+        """Return the trials to come and the pruner; they and the tracker take the records, which nothing else keeps."""
+        from eqssl.study.search.pruning import Halving
+
+        asked, ended = self.record.suggested_trials(), self.record.records()
+        self.tracker.begin(self.record.study_id, self.resolved, list(ended.values()), asked)
+        halving = None
+        if self.options.pruner == "halving":
+            halving = Halving(self.options.run.train, self.study.objectives, self.stages[0])
+            halving.restore(ended.values())
+        return self._suggestions(asked, ended), halving
 
     def _finish(self, capacity: "Capacity", signals: StopSignals, unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report of all trials that have ended, and return the summary."""

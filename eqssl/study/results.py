@@ -305,7 +305,7 @@ def _cell(value: Any) -> Any:
 
 
 def _summary_text(summary: dict[str, Any]) -> str:
-    """Return JSON with a line for every key, and for every configuration and trial; indented it takes ten times as long."""
+    """Return JSON with a line for every key, configuration and trial; all of it indented takes ten times as long."""
     lines = []
     for name, value in summary.items():
         if name in ("configurations", "trials"):

@@ -221,9 +221,20 @@ def test_reading():
     assert len(rows) == 12 and all(r.value > 1 for r in rows)
 
 
-def test_growth_of_the_summary_is_an_exponent():
-    from eqssl.bench.study import summary_growth
+@pytest.mark.parametrize("subject", ["resumed", "summary"])
+def test_growth_of_a_study_is_an_exponent(subject, tmp_path):
+    from eqssl.bench import scale
 
-    made = summary_growth(options(study_trials=(16, 64)))
+    studies = {trials: scale.ended_study(tmp_path / str(trials), trials) for trials in (20, 60)}
+    made = scale.growth(options(), getattr(scale, subject), studies)
     assert made.rounds >= MIN_ROUNDS and made.low <= made.ratio <= made.high
-    assert made.note.startswith("16: ") and made.aim.startswith("≤ 1.1: ")
+    assert made.note.startswith("20: ") and made.aim.startswith("≤ 1.1: ")
+
+
+@pytest.mark.slow  # 40 s
+def test_a_simulated_study_leaves_little_in_memory_and_nothing_untracked(monkeypatch):
+    from eqssl.bench import scale
+
+    monkeypatch.setattr(scale, "growth", lambda *arguments: None)
+    *_, memory, dropped = scale.measure(options(simulated=(60, 10)))
+    assert 0 < memory.value < 1 and dropped.value == 0

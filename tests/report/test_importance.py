@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from optuna.storages import InMemoryStorage
 from sklearn.ensemble import RandomForestRegressor
 
 from eqssl.report.importance import importances, out_of_bag_r2, ped_anova, study_importances
@@ -53,6 +54,11 @@ def test_more_configurations_narrow_the_interval():
         return found["high"] - found["low"]
 
     assert width(300) < width(20)
+
+
+def test_no_resample_is_copied_into_a_storage(monkeypatch):
+    monkeypatch.setattr(InMemoryStorage, "create_new_trial", None)
+    assert ped_anova(*points(50), SPACE, maximize=True, resamples=2)["share"].sum() == pytest.approx(1)
 
 
 def test_out_of_bag_says_nothing_where_there_is_nothing():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from eqssl.report import progress
 from eqssl.report.progress import hypervolume, hypervolume_curve
 
 
@@ -32,6 +33,16 @@ def test_only_complete_trials_add_volume_and_all_add_epochs():
     assert [round(v, 9) for v in volumes] == [first, both, both, both, both]
     summary["configurations"] = []
     assert hypervolume_curve(summary)[1][0] == pytest.approx(0.15 * 10)  # beyond the worst of both
+
+
+def test_trials_that_add_no_volume_cost_none(monkeypatch):
+    measured = []
+    monkeypatch.setattr(progress, "hypervolume", lambda *given: measured.append(given) or hypervolume(*given))
+    values = np.random.default_rng(0).uniform(size=(3000, 2))
+    trials = [trial(number, *row) for number, row in enumerate(values.tolist())]
+    objectives = {"knn": "maximize", "geodesic_deg": "minimize"}
+    _, volumes = hypervolume_curve({"objectives": objectives, "trials": trials, "configurations": []})
+    assert len(measured) < 100 and np.all(np.diff(volumes) >= 0)
 
 
 def test_a_race_is_followed_stage_by_stage():

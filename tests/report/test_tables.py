@@ -147,6 +147,19 @@ def test_winners_name_those_that_are_not_significantly_different(summary):
     assert rows(alone)["kNN"][2] == "too few seeds to judge by"
 
 
+def test_the_costs_of_all_configurations_take_one_pass_over_the_trials():
+    class Counted(list):
+        passes = 0
+
+        def __iter__(self):
+            Counted.passes += 1
+            return super().__iter__()
+
+    summary = summarise(STUDY, made_up.records(60), made_up.ABOUT)
+    summary["trials"] = Counted(summary["trials"])
+    assert len(cost_table(summary).frame) == len(summary["configurations"]) and Counted.passes == 1
+
+
 def test_cost_marks_methods_that_are_conditioned_on_the_transform():
     told = {"train_s": 30.0, "parameters": 2e6, "requires_transform": 1.0, "knn": 0.5}
     records = [*weight_records(), made_up.record("sie", {}, 0, None, metrics=told, wall_s=100.0)]

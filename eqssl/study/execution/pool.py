@@ -173,7 +173,7 @@ class _Events(_Unsaved, tune.Callback):
         record: TrialRecord | None = result.get(RECORD)
         if not record:
             return
-        # Tune keeps a trial's last result, and statistics of its numbers, for good; without any it prints the trial's end.
+        # Tune keeps a last result, and statistics of its numbers, for good; of a trial without any it prints the end.
         result.clear()
         result[RECORD] = ""
         before = self._last.get(trial.trial_id)

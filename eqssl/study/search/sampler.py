@@ -9,7 +9,7 @@ import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
@@ -21,6 +21,7 @@ from eqssl.study.store.records import Point, TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
+STUDY_NAME = "study"  # in Optuna
 N_STARTUP = 10  # random points before a sampler goes by results
 GENETIC = ("nsga2", "nsga3")
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
@@ -39,7 +40,6 @@ class Search:
         objectives: metric -> maximize or minimize.
         sampler: of the suggestions; a design suggests nothing itself.
         seed: of the sampler.
-        storage: of Optuna, in the place of memory.
     """
 
     def __init__(
@@ -49,10 +49,9 @@ class Search:
         *,
         sampler: Sampler = "random",
         seed: int = 0,
-        storage: BaseStorage | None = None,
     ):
         self._space, self._objectives, self._sampler, self._seed = space, objectives, sampler, seed
-        self.optuna = optuna.create_study(storage=storage, study_name="study", directions=[*objectives.values()])
+        self.optuna = optuna.create_study(study_name=STUDY_NAME, directions=[*objectives.values()])
         self._trials: list[optuna.Trial] = []
 
     def warm_start(self, points: Iterable[Point]) -> None:
@@ -142,10 +141,14 @@ def write_journal(
         if record.number is not None:
             by_number.setdefault(record.number, []).append(record)
 
-    def write(temporary: Path) -> None:
-        search = Search(space, objectives, storage=JournalStorage(JournalFileBackend(str(temporary))))
-        for place, number in enumerate(sorted(by_number)):
-            search.suggest(by_number[number][0].params)
-            search.tell(place, by_number[number])
+    search = Search(space, objectives)
+    for place, number in enumerate(sorted(by_number)):
+        search.suggest(by_number[number][0].params)
+        search.tell(place, by_number[number])
+
+    def write(temporary: Path) -> None:  # every trial is one line, with a sync of the disk
+        storage = JournalStorage(JournalFileBackend(str(temporary)))
+        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=search.optuna.directions)
+        study.add_trials(search.optuna.get_trials(deepcopy=False))
 
     write_atomically(path, write)

@@ -111,6 +111,36 @@ def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(eve
     assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
 
 
+def test_the_history_is_put_together_from_the_reports(events, heard, tmp_path):
+    trial = TuneTrial(tmp_path)
+    events.on_trial_start(0, [trial], trial)
+    for number in (1, 2, 2, 3):  # once more after an attempt that failed
+        epoch(events, trial, number, history={str(number): {"knn": number / 10}})
+    events.on_trial_complete(0, [trial], trial)
+    assert heard.told[-1].history == {"1": {"knn": 0.1}, "2": {"knn": 0.2}, "3": {"knn": 0.3}}
+
+
+def test_trials_that_have_ended_cost_a_step_nothing(events, monkeypatch):
+    class Counted:
+        asked, status = 0, "TERMINATED"
+
+        def is_finished(self):
+            Counted.asked += 1
+            return self.status == "TERMINATED"
+
+    passed = []
+    monkeypatch.setattr(events, "_listeners", [SimpleNamespace(time_passed=lambda *counts: passed.append(counts))])
+    trials = [Counted() for _ in range(1000)]
+    for trial, status in zip(trials[-3:], ("RUNNING", "RUNNING", "PENDING"), strict=True):
+        trial.status = status
+    for _ in range(10):
+        events.on_step_end(0, trials)
+    assert passed == [(2, 1)] * 10 and Counted.asked == 1000 + 9 * 3
+    trials[-1].status = "RUNNING"
+    events.on_step_end(0, [*trials, trials[-1]])
+    assert passed[-1] == (4, 0)
+
+
 class TestFullDisk:
     """A trial that has ended is not trained again for want of space."""
 

@@ -1,6 +1,7 @@
 """What a trial leaves in its folder, without Ray."""
 
 import json
+import pickle
 
 import pytest
 
@@ -78,6 +79,16 @@ def test_the_record_of_a_trial_that_goes_on_has_the_evaluation_of_its_last_epoch
     assert [record.history for record in told] == [{"1": {"knn": 0.1}}, {}, {"3": {"knn": 0.3}}]  # each evaluation once
     assert told[-1].metrics == {"epoch": 3.0, "knn": 0.3, "loss": 1.0, "evaluate_s": 1.0}
     assert begun.record("COMPLETE", told[-1].metrics).history == {"1": {"knn": 0.1}}
+
+
+def test_a_report_is_as_small_after_a_hundred_epochs(tmp_path):
+    told = []
+    begun = context(tmp_path, tell=lambda record: told.append(len(pickle.dumps(record))))
+    for epoch in range(1, 101):
+        begun.report({"epoch": float(epoch), "knn": 0.5, "evaluate_s": 1.0}, None)
+    assert max(told) < told[0] + 20  # the digits of the epoch
+    begun.report({"epoch": 101.0}, None)
+    assert told[-1] < told[0]  # nothing new
 
 
 def test_a_trial_that_fails_keeps_what_it_had_shown_on_its_way(base, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The search: Optuna is told the truth, learns, and its journal says the same."""
 
+import os
 from statistics import mean
 
 import optuna
@@ -107,6 +108,13 @@ def test_a_warm_start_passes_over_values_that_the_space_has_not():
     found = [("second", 0.1), ("second", 10), ("first", 1.0), ("second", 100.0), ("second", 0.05)]
     search.warm_start([({"recon.view": view, "recon.weight": w}, {"knn": 0.5}) for view, w in found])
     assert [t.params["recon.weight"] for t in search.optuna.trials] == [0.1, 10]
+
+
+def test_a_trial_of_the_journal_is_one_sync_of_the_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or fsync(file))
+    write_journal(SPACE, BOTH, [record(number) for number in range(20)], tmp_path / "optuna.journal")
+    assert len(synced) < 20 + 10
 
 
 def test_the_journal_says_what_optuna_was_told(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import pickle
 
 import pytest
 from optuna.trial import TrialState
@@ -56,6 +57,19 @@ def drain(suggestions) -> list:
     while (trial := suggestions.next()) is not None:
         trials.append(trial)
     return trials
+
+
+def test_records_of_trials_that_have_ended_are_not_kept():
+    suggestions = make()
+    trial = suggestions.next()
+    record = TrialRecord(
+        trial_id=trial.id, configuration=trial.configuration.name, number=None, params={}, seed=0, status="COMPLETE",
+        metrics={"knn": 0.5, "r2_mean": 0.5} | {f"r2/{i}": 0.5 for i in range(100)},
+        history={str(epoch): {"knn": 0.5} for epoch in range(100)},
+    )  # fmt: skip
+    suggestions.trial_ended(trial, record)
+    (kept,) = suggestions._records.values()
+    assert len(pickle.dumps(kept)) < len(pickle.dumps(record)) / 5 and kept.metrics == {"knn": 0.5, "r2_mean": 0.5}
 
 
 def test_rows_come_first_then_the_grid_with_all_seeds():
