@@ -42,7 +42,8 @@ def test_trials_that_add_no_volume_cost_none(monkeypatch):
     trials = [trial(number, *row) for number, row in enumerate(values.tolist())]
     objectives = {"knn": "maximize", "geodesic_deg": "minimize"}
     _, volumes = hypervolume_curve({"objectives": objectives, "trials": trials, "configurations": []})
-    assert len(measured) < 100 and np.all(np.diff(volumes) >= 0)
+    assert sum(len(reference) == 2 for _, reference in measured) < 100  # the others are slices of these volumes
+    assert np.all(np.diff(volumes) >= 0)
 
 
 def test_a_race_is_followed_stage_by_stage():
