@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import math
 import subprocess
 
@@ -12,7 +13,7 @@ from eqssl.stats import difference_estimates
 from eqssl.study import Study, log_uniform
 from eqssl.study.definition import REFERENCES
 from eqssl.study.execution.environment import commit
-from eqssl.study.results import choose, summarise, write_parquet
+from eqssl.study.results import _write_summary, choose, summarise, write_parquet
 from eqssl.study.store.records import CONTRIBUTIONS, TrialRecord
 from eqssl.study.table import Table
 
@@ -414,3 +415,18 @@ def save(folder, trial_id, contributions):
     table = pa.table(dict(zip(("metric", "unit", "value", "weight"), zip(*rows, strict=True), strict=True)))
     schema = [("metric", pa.string()), ("unit", pa.int64()), ("value", pa.float32()), ("weight", pa.float32())]
     pq.write_table(table.cast(pa.schema(schema)), path)
+
+
+def test_the_summary_is_json_with_a_line_for_every_configuration_and_trial(tmp_path):
+    summary = {
+        "study": "x\n",
+        "configurations": [{"name": "a"}, {"name": "b"}],
+        "trials": [],
+        "space": {"w": [1, None]},
+    }
+    _write_summary(summary, tmp_path / "summary.json")
+    text = (tmp_path / "summary.json").read_text()
+    assert json.loads(text) == summary and '    {"name": "a"},\n    {"name": "b"}\n  ],\n  "trials": [],' in text
+    assert text.startswith('{\n  "study": ') and text.endswith("      null\n    ]\n  }\n}\n")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        _write_summary({"wall_s": float("nan")}, tmp_path / "summary.json")
