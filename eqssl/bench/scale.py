@@ -105,7 +105,8 @@ def resumed(store: StudyFolder) -> None:
 
 def summary(store: StudyFolder) -> dict[str, Any]:
     """Return the summary of a study that has ended."""
-    about = {"data": {"name": "", "digest": ""}, "options": {}, "status": "complete", "wall_s": 0.0}
+    about: dict[str, Any] = {"study_id": "0", "status": "complete", "wall_s": 0.0, "concurrency": "", "options": {}}
+    about["data"] = {"name": "", "digest": ""}
     return summarise(STUDY, list(store.records().values()), about, store.folder)
 
 

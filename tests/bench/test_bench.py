@@ -221,7 +221,7 @@ def test_reading():
     assert len(rows) == 12 and all(r.value > 1 for r in rows)
 
 
-@pytest.mark.parametrize("subject", ["resumed", "summary"])
+@pytest.mark.parametrize("subject", ["resumed", "summary", "report"])
 def test_growth_of_a_study_is_an_exponent(subject, tmp_path):
     from eqssl.bench import scale
 
