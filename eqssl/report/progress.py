@@ -1,15 +1,30 @@
-"""The progress of a search: hypervolume against trained epochs."""
+"""The progress of a search, hypervolume against trained epochs, and of its trials, learning curves."""
 
+import json
 import math
 from bisect import bisect
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from eqssl.report.figures import COLOURS, Picture, label_axes
+from eqssl.files import read
+from eqssl.metrics import label_of
+from eqssl.report import selection
+from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
 from eqssl.report.selection import Summary
 from eqssl.stats import on_front
+
+TRAINED = {"ssl": "SSL loss, training", "recon": "reconstruction error, training"}
+BAND: dict[str, Any] = {"alpha": 0.15, "lw": 0}
+CURVES = (
+    "The study's main row, its controls and the best by each objective. Lines: means over seeds; bands: from the "
+    "lowest to the highest seed. A loss that still falls at the last epoch calls for more of them."
+)
 
 
 def progress_picture(summary: Summary) -> Picture:
@@ -23,6 +38,53 @@ def progress_picture(summary: Summary) -> Picture:
     axes.step(*hypervolume_curve(summary), where="post", color=COLOURS[0])
     label_axes(axes, "trained epochs of the search", "hypervolume")
     return Picture("progress", "Hypervolume against training", caption, figure)
+
+
+def learning_picture(summary: Summary, folder: Path) -> Picture | None:
+    """Return training losses and evaluated objectives against epochs, of the study's main row and its controls.
+
+    Epochs are read from the folders of these few trials; where they are not there, from the summary, which has the
+    objectives alone. None where nothing is known of two epochs.
+    """
+    rows = selection.main_rows(summary)
+    metrics = ["ssl", "recon", *summary["objectives"]]
+    curves = {name: _curves(summary, name, folder) for name in rows}
+    drawn = [metric for metric in metrics if any(_known(of, metric) for of in curves.values())]
+    if not drawn:
+        return None
+    figure, grid = panel_grid(len(drawn), 4, (3.1, 2.7))
+    handles = {}
+    for axes, metric in zip(grid, drawn, strict=True):
+        for place, (name, of) in enumerate(curves.items()):
+            if _known(of, metric):
+                seeds = of[metric].dropna().groupby(level="epoch")
+                (handles[name],) = axes.plot(seeds.mean(), "o-", ms=2.5, lw=1.2, color=COLOURS[place % len(COLOURS)])
+                axes.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=handles[name].get_color(), **BAND)
+        label_axes(axes, "epoch", title=TRAINED.get(metric) or label_of(metric))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    return Picture("learning", "Learning curves", CURVES, figure)
+
+
+def _curves(summary: Summary, name: str, folder: Path) -> pd.DataFrame:
+    """Return the metrics of a configuration's known epochs, a column a metric, indexed by seed and epoch."""
+    frames = {}
+    for trial in summary["trials"]:
+        if trial["configuration"] == name and trial["status"] == "COMPLETE":
+            last = {"epoch": trial["epochs"], **trial["metrics"]}
+            known = json.loads(read(folder / "trials" / trial["trial_id"] / "epochs.json") or "[]")
+            known = known or [*({"epoch": int(epoch), **of} for epoch, of in trial["history"].items()), last]
+            frames[trial["seed"]] = pd.DataFrame(known).astype({"epoch": int}).set_index("epoch")
+    return pd.concat(frames, names=["seed"]) if frames else pd.DataFrame()
+
+
+def _known(curves: pd.DataFrame, metric: str) -> bool:
+    """Return whether a metric is known of two epochs; the reconstruction's is 0 without one."""
+    return (
+        metric in curves
+        and curves[metric].any()
+        and curves[metric].dropna().index.get_level_values("epoch").nunique() > 1
+    )
 
 
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
