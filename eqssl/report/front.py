@@ -31,7 +31,7 @@ CAPTION = (
     "means. Squares: reference rows with an encoder, which take part; thick on the front. Names: the choice, reference "
     "rows and likely members of the front, where there is room."
 )
-ARROWS = " Arrows: from the control without reconstruction; dashed: from the auto-encoding control{}."
+ARROWS = " Arrows{}: from the control without reconstruction; dashed: from the auto-encoding one."
 UNCERTAINTY = " Crosses: 95 % intervals."
 
 
@@ -61,7 +61,7 @@ def front_picture(summary: Summary) -> Picture | None:
         _name(axes, summary, first, other)
     caption = CAPTION
     if any(c["controls"] for c in searched):
-        caption += ARROWS.format("; of the choice and the front alone" * (len(searched) > MAX_ARROWS))
+        caption += ARROWS.format(" (of the choice and the front alone)" * (len(searched) > MAX_ARROWS))
     known = any(c["front_probability"] is not None for c in rows)
     return Picture("front", "Trade-off", caption + UNCERTAINTY * known, figure)
 
@@ -98,16 +98,16 @@ def _looks(
 
 def _draw(axes: Axes, summary: Summary, metrics: tuple[str, str], looks: dict[str, Any]) -> dict[str, Line2D]:
     """Draw all configurations and the ways from their controls; return the legend."""
-    rows, members, searched = selection.front_candidates(summary), selection.front_members(summary), _searched(summary)
+    rows, members = selection.front_candidates(summary), selection.front_members(summary)
     owners, choice = selection.owners_of_controls(rows), selection.choice(summary)
     handles: dict[str, Line2D] = {}
     (xs, x_lows, _), (ys, y_lows, _) = (bounds_of(rows, metric).T for metric in metrics)
     y_half, x_half = np.nan_to_num(ys - y_lows), np.nan_to_num(xs - x_lows)
     axes.errorbar(xs, ys, y_half, x_half, fmt="none", ecolor="#888888", elinewidth=0.6, alpha=0.35, zorder=1)
-    points = {c["name"]: point for c, *point in zip(rows, xs, ys, strict=True)}
+    points = {c["name"]: (x, y) for c, x, y in zip(rows, xs, ys, strict=True)}
     for c in rows:
         name, member, point = c["name"], c["name"] in members, points[c["name"]]
-        colour, shape = looks.get(owners.get(name, name), (COLOURS[7], "o"))
+        colour, shape = looks.get(owners.get(name) or name, (COLOURS[7], "o"))
         if name in REFERENCES:
             axes.plot(*point, "s", ms=6, mfc="white", mec="black", mew=2.4 if member else 1.1, zorder=4)
         elif name in owners:
@@ -115,23 +115,18 @@ def _draw(axes: Axes, summary: Summary, metrics: tuple[str, str], looks: dict[st
         else:
             size, edge = 6 + 4 * (c["front_probability"] or 0.0), "black" if member else "white"
             axes.plot(*point, shape, ms=size, mfc=colour, mec=edge, mew=1.1 if member else 0.5, zorder=4 + member)
-    for c in searched:
-        if len(searched) > MAX_ARROWS and c["name"] not in {choice, *members}:
-            continue
-        point, colour = points[c["name"]], looks[c["name"]][0]
-        controls = [name for name in c["controls"] if name in points and name != c["autoencode"]]
-        if controls:
-            size: dict[str, Any] = {"mutation_scale": 10, "shrinkA": 4, "shrinkB": 9 if c["name"] == choice else 6}
-            arrow = FancyArrowPatch(points[controls[0]], point, arrowstyle="-|>", color=colour, lw=0.9, **size)
-            axes.add_patch(arrow).set(alpha=0.6, zorder=2)
-        if c["autoencode"] in points:
-            joined = np.transpose([points[c["autoencode"]], point])
-            axes.plot(*joined, "--", color=colour, lw=0.9, alpha=0.7, zorder=2)
+            if len(looks) <= MAX_ARROWS or member or name == choice:
+                if plain := [points[of] for of in c["controls"] if of in points and of != c["autoencode"]]:
+                    gap = 9 if name == choice else 6  # around the point
+                    way = {"color": colour, "lw": 0.9, "mutation_scale": 10, "shrinkA": 4, "shrinkB": gap}
+                    axes.add_patch(FancyArrowPatch(plain[0], point, arrowstyle="-|>", alpha=0.6, zorder=2, **way))
+                if c["autoencode"] in points:
+                    joined = np.transpose([points[c["autoencode"]], point])
+                    axes.plot(*joined, "--", color=colour, lw=0.9, alpha=0.7, zorder=2)
     if choice in points:
-        axes.plot(*points[choice], "o", ms=15, mfc="none", mec="black", mew=1.5, zorder=6)
-        handles["chosen" if summary["chosen"] else "subject"] = Line2D(
-            [], [], ls="", marker="o", ms=9, mfc="none", mec="black"
-        )
+        ring: dict[str, Any] = {"marker": "o", "mfc": "none", "mec": "black", "mew": 1.4}
+        axes.plot(*points[choice], ms=15, zorder=6, **ring)
+        handles["chosen" if summary["chosen"] else "subject"] = Line2D([], [], ls="", ms=9, **ring)
     return handles
 
 

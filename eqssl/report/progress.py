@@ -80,11 +80,8 @@ def _curves(summary: Summary, name: str, folder: Path) -> pd.DataFrame:
 
 def _known(curves: pd.DataFrame, metric: str) -> bool:
     """Return whether a metric is known of two epochs; the reconstruction's is 0 without one."""
-    return (
-        metric in curves
-        and curves[metric].any()
-        and curves[metric].dropna().index.get_level_values("epoch").nunique() > 1
-    )
+    values = curves[metric].dropna() if metric in curves else pd.Series(dtype=float)
+    return bool(values.any() and values.index.get_level_values("epoch").nunique() > 1)
 
 
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:

@@ -64,7 +64,7 @@ def page(summary: Summary, tables: Sequence[Table], pictures: Mapping[figures.Pi
         tables: from `report_tables`.
         pictures: figures and their PNGs.
     """
-    sections = sorted([*pictures, *tables], key=_place)
+    sections: list[figures.Picture | Table] = sorted([*pictures, *tables], key=_place)
     defaults = flatten(RunConfig())
     changed = {option: value for option, value in summary["options"].items() if value != defaults.get(option)}
     environment = Environment(loader=PackageLoader("eqssl", "report"), autoescape=True, undefined=StrictUndefined)

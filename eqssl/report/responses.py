@@ -89,7 +89,7 @@ def response_figure(
             scales[_scale_of(metric), single].append((axes, bounds_of(known, metric)[:, 0]))
     for (_, single), shared in scales.items():
         # Reference lines and bars of single configurations are shown whole; a mean of two may have a bar without end.
-        _share_scale(*zip(*shared, strict=True), most=math.inf if single else 1)
+        _share_scale(shared, most=math.inf if single else 1)
     if handles:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=7)
     return figure
@@ -102,15 +102,18 @@ def _scale_of(metric: str) -> str:
     return metric.rpartition("/")[0] if factor_of(metric) else metric
 
 
-def _share_scale(panels: Sequence[Axes], means: Sequence[NDArray[np.float64]], most: float) -> None:
-    """Give panels one vertical range: the means, a margin, and all that is drawn within `most` ranges of the means."""
-    values = np.concatenate(means)
-    low, high, span = values.min(), values.max(), np.ptp(values) or 1.0
-    drawn = np.array([axes.dataLim.intervaly for axes in panels])
-    low = min(low - 0.1 * span, max(drawn[:, 0].min(), low - most * span))
-    high = max(high + 0.1 * span, min(drawn[:, 1].max(), high + most * span))
-    for axes in panels:
-        axes.set_ylim(low, high)
+def _share_scale(panels: Sequence[tuple[Axes, NDArray[np.float64]]], most: float) -> None:
+    """Give panels one vertical range: their means, a margin, and all that is drawn within `most` ranges of these."""
+    values = np.concatenate([means for _, means in panels])
+    drawn = np.array([axes.dataLim.intervaly for axes, _ in panels])
+    span = np.ptp(values) or 1.0
+    ends = []
+    for sign in (-1, 1):
+        end = (sign * values).max()
+        beyond = min((sign * drawn).max() - end, most * span)
+        ends.append(sign * (end + (0.1 * span if beyond < 0.101 * span else beyond + 0.05 * span)))
+    for axes, _ in panels:
+        axes.set_ylim(*ends)
 
 
 def _draw_curves(
