@@ -98,6 +98,7 @@ def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
     """
     columns = next(iter(images.values())).shape[1]
     figure, grid = panel_grid(len(images), 1, (0.9 * columns + 1.4, 3.0))
+    figure.set_layout_engine("compressed")  # else labels beside images of a fixed aspect are cut
     for axes, (name, block) in zip(grid, images.items(), strict=True):
         height = block.shape[3]
         axes.imshow(image_grid(block), interpolation="nearest")

@@ -4,7 +4,6 @@ import json
 import math
 from bisect import bisect
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,6 @@ from eqssl.report.selection import Summary
 from eqssl.stats import on_front
 
 TRAINED = {"ssl": "SSL loss, training", "recon": "reconstruction error, training"}
-BAND: dict[str, Any] = {"alpha": 0.15, "lw": 0}
 CURVES = (
     "The study's main row, its controls and the best by each objective. Lines: means over seeds; bands: from the "
     "lowest to the highest seed. A loss that still falls at the last epoch calls for more of them."
@@ -46,42 +44,41 @@ def learning_picture(summary: Summary, folder: Path) -> Picture | None:
     Epochs are read from the folders of these few trials; where they are not there, from the summary, which has the
     objectives alone. None where nothing is known of two epochs.
     """
-    rows = selection.main_rows(summary)
-    metrics = ["ssl", "recon", *summary["objectives"]]
-    curves = {name: _curves(summary, name, folder) for name in rows}
-    drawn = [metric for metric in metrics if any(_known(of, metric) for of in curves.values())]
+    curves, names = _epochs(summary, folder), selection.main_rows(summary)
+    drawn = {}
+    for metric in ["ssl", "recon", *summary["objectives"]] if len(curves) else ():
+        known = curves[["configuration", "epoch", metric]].dropna() if metric in curves else curves[:0]
+        # Without a reconstruction, its error is 0.
+        kept = [of for _, of in known.groupby("configuration") if of["epoch"].nunique() > 1 and of[metric].any()]
+        if kept:
+            drawn[metric] = pd.concat(kept).groupby(["configuration", "epoch"])[metric].agg(["mean", "min", "max"])
     if not drawn:
         return None
     figure, grid = panel_grid(len(drawn), 4, (3.1, 2.7))
     handles = {}
-    for axes, metric in zip(grid, drawn, strict=True):
-        for place, (name, of) in enumerate(curves.items()):
-            if _known(of, metric):
-                seeds = of[metric].dropna().groupby(level="epoch")
-                (handles[name],) = axes.plot(seeds.mean(), "o-", ms=2.5, lw=1.2, color=COLOURS[place % len(COLOURS)])
-                axes.fill_between(seeds.min().index, seeds.min(), seeds.max(), color=handles[name].get_color(), **BAND)
+    for axes, (metric, seeds) in zip(grid, drawn.items(), strict=True):
+        for place, name in enumerate(names):
+            if name in seeds.index:
+                of, colour = seeds.loc[name], COLOURS[place % len(COLOURS)]
+                (handles[name],) = axes.plot(of["mean"], "o-", ms=2.5, lw=1.2, color=colour)
+                axes.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.15, lw=0)
         label_axes(axes, "epoch", title=TRAINED.get(metric) or label_of(metric))
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
     return Picture("learning", "Learning curves", CURVES, figure)
 
 
-def _curves(summary: Summary, name: str, folder: Path) -> pd.DataFrame:
-    """Return the metrics of a configuration's known epochs, a column a metric, indexed by seed and epoch."""
-    frames = {}
+def _epochs(summary: Summary, folder: Path) -> pd.DataFrame:
+    """Return a row for every known epoch of the complete trials of the main row and its controls, with its metrics."""
+    rows, names = [], selection.main_rows(summary)
     for trial in summary["trials"]:
-        if trial["configuration"] == name and trial["status"] == "COMPLETE":
-            last = {"epoch": trial["epochs"], **trial["metrics"]}
+        if trial["configuration"] in names and trial["status"] == "COMPLETE":
             known = json.loads(read(folder / "trials" / trial["trial_id"] / "epochs.json") or "[]")
-            known = known or [*({"epoch": int(epoch), **of} for epoch, of in trial["history"].items()), last]
-            frames[trial["seed"]] = pd.DataFrame(known).astype({"epoch": int}).set_index("epoch")
-    return pd.concat(frames, names=["seed"]) if frames else pd.DataFrame()
-
-
-def _known(curves: pd.DataFrame, metric: str) -> bool:
-    """Return whether a metric is known of two epochs; the reconstruction's is 0 without one."""
-    values = curves[metric].dropna() if metric in curves else pd.Series(dtype=float)
-    return bool(values.any() and values.index.get_level_values("epoch").nunique() > 1)
+            if not known:
+                known = [{"epoch": int(epoch), **of} for epoch, of in trial["history"].items()]
+                known.append(trial["metrics"] | {"epoch": trial["epochs"]})
+            rows += [{"configuration": trial["configuration"], **of} for of in known]
+    return pd.DataFrame(rows)
 
 
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
