@@ -56,14 +56,15 @@ def test_only_ibot_has_to_know_how_many_patches_are_hidden():
         model(batch)
 
 
-def test_no_augmentation_reads_a_value_or_leaves_its_device():
+@pytest.mark.parametrize("stored", [32, 64])
+def test_no_augmentation_reads_a_value_or_leaves_its_device(stored):
     with FakeTensorMode(allow_non_fake_inputs=False):
-        images = torch.rand(4, 3, 32, 32, device="cuda")
+        images = torch.rand(4, 3, stored, stored, device="cuda")
         params = {name: torch.rand(4, device="cuda") for name in augment.PARAMETERS}
-        views = augment._resample(images, params)
+        views = augment._resample(images, params, 32, torch.rand(4, device="cuda") if stored > 32 else None)
         for name, operation in augment._OPERATIONS.items():
             views = operation(views, params[name][:, None, None, None])
-        assert views.device.type == "cuda" and views.shape == images.shape
+        assert views.device.type == "cuda" and views.shape == (4, 3, 32, 32)
 
 
 def test_a_tensor_that_is_there_is_not_copied():

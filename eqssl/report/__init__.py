@@ -1,1 +1,1 @@
-"""The report of a study, made from its summary alone: tables, figures and one page."""
+"""The report of a study, made from its summary and a few of its trials' files: tables, figures and one page."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from eqssl.images import image_grid
 from eqssl.metrics import factor_of
 from eqssl.report import selection
-from eqssl.report.selection import REFERENCES, Summary, bounds_of
+from eqssl.report.selection import Summary, bounds_of
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
 STYLE: dict[RcKeyType, Any] = {
@@ -28,10 +28,13 @@ STYLE: dict[RcKeyType, Any] = {
     "font.size": 8.5,
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
     "savefig.dpi": 130,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "eqssl",
 }  # of matplotlib, in force while figures are made and saved
 PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
-MAX_ROWS = 40  # of the heat map
+MAX_ROWS = 40  # of the heat map and the forest
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,15 @@ class Picture:
     caption: str
     figure: Figure
 
-    def png(self) -> bytes:
-        """Return the figure as a PNG."""
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format="png")
-        return buffer.getvalue()
+    def files(self) -> dict[str, bytes]:
+        """Return suffix -> the figure as PNG, SVG and PDF, which are the same bytes whenever they are made."""
+        found = {}
+        for suffix, no_date in (("png", {}), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
+            buffer = io.BytesIO()
+            self.figure.savefig(buffer, format=suffix, metadata=no_date)
+            self.figure.set_layout_engine("none")  # the first format's layout holds for all
+            found[suffix] = buffer.getvalue()
+        return found
 
 
 def label_axes(axes: Axes, x: str, y: str = "", title: str = "", *, log: bool = False) -> None:
@@ -84,42 +91,38 @@ def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
 
 
 def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
-    """Return first views, targets and reconstructions, a block of three rows for every configuration.
+    """Return originals, targets and reconstructions, a block of three rows for every configuration.
 
     Args:
         images: configuration -> uint8 (3, n, C, H, W).
     """
     columns = next(iter(images.values())).shape[1]
     figure, grid = panel_grid(len(images), 1, (0.9 * columns + 1.4, 3.0))
+    figure.set_layout_engine("compressed")  # else labels beside images of a fixed aspect are cut
     for axes, (name, block) in zip(grid, images.items(), strict=True):
         height = block.shape[3]
         axes.imshow(image_grid(block), interpolation="nearest")
-        axes.set_yticks([height * (row + 0.5) for row in range(3)], ["first view", "target", "result"])
+        axes.set_yticks([height * (row + 0.5) for row in range(3)], ["original", "target", "reconstruction"])
         axes.set_xticks([])
         _hide_frame(axes)
         axes.set_title(name)
-    text = "First views, targets and reconstructions of a configuration's first seed."
+    text = (
+        "Originals (the first views), targets and reconstructions by a configuration's first seed. A reconstruction "
+        "that has its target's place, pose and colours shows that the features hold them; an average of many shows "
+        "that they do not."
+    )
     return Picture("reconstructions", "Reconstructions", text, figure)
 
 
 def heatmap_picture(summary: Summary) -> Picture | None:
     """Return R² of every factor, configuration by configuration, a map for every evaluated part of the features.
 
-    Of more than `MAX_ROWS` configurations only the reference rows, the front and the best by each objective are shown.
-    None where no factor is known.
+    Of more than `MAX_ROWS` configurations only the most important are shown. None where no factor is known.
     """
     rows = [c for c in selection.in_order(summary["configurations"]) if selection.members_of("r2", c["metrics"])]
     if not rows:
         return None
-    shown = f"all {len(rows)} configurations"
-    if len(rows) > MAX_ROWS:
-        kept = {
-            *REFERENCES,
-            *selection.front_members(summary),
-            *(summary["best"][metric] for metric in summary["objectives"]),
-        }
-        shown = f"reference rows, the front and the best by each objective of {len(rows)} configurations"
-        rows = [c for c in rows if c["name"] in kept][:MAX_ROWS]
+    rows, shown = selection.most_important(summary, rows, MAX_ROWS)
     factors = selection.members_of("r2", {metric for c in rows for metric in c["metrics"]})
     maps = {}
     for title, prefix in PARTS.items():

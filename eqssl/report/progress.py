@@ -1,15 +1,28 @@
-"""The progress of a search: hypervolume against trained epochs."""
+"""The progress of a search, hypervolume against trained epochs, and of its trials, learning curves."""
 
+import json
 import math
 from bisect import bisect
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from eqssl.report.figures import COLOURS, Picture, label_axes
+from eqssl.files import read
+from eqssl.metrics import label_of
+from eqssl.report import selection
+from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
 from eqssl.report.selection import Summary
 from eqssl.stats import on_front
+
+TRAINED = {"ssl": "SSL loss, training", "recon": "reconstruction error, training"}
+CURVES = (
+    "The study's main row, its controls and the best by each objective. Lines: means over seeds; bands: from the "
+    "lowest to the highest seed. A loss that still falls at the last epoch calls for more of them."
+)
 
 
 def progress_picture(summary: Summary) -> Picture:
@@ -23,6 +36,50 @@ def progress_picture(summary: Summary) -> Picture:
     axes.step(*hypervolume_curve(summary), where="post", color=COLOURS[0])
     label_axes(axes, "trained epochs of the search", "hypervolume")
     return Picture("progress", "Hypervolume against training", caption, figure)
+
+
+def learning_picture(summary: Summary, folder: Path | None) -> Picture | None:
+    """Return training losses and evaluated objectives against epochs, of the study's main row and its controls.
+
+    Epochs are read from the folders of these few trials; where they are not there, from the summary, which has the
+    objectives alone. None where nothing is known of two epochs.
+    """
+    curves, names = _epochs(summary, folder), selection.main_rows(summary)
+    drawn = {}
+    for metric in ["ssl", "recon", *summary["objectives"]] if len(curves) else ():
+        known = curves[["configuration", "epoch", metric]].dropna() if metric in curves else curves[:0]
+        # Without a reconstruction, its error is 0.
+        kept = [of for _, of in known.groupby("configuration") if of["epoch"].nunique() > 1 and of[metric].any()]
+        if kept:
+            drawn[metric] = pd.concat(kept).groupby(["configuration", "epoch"])[metric].agg(["mean", "min", "max"])
+    if not drawn:
+        return None
+    figure, grid = panel_grid(len(drawn), 4, (3.1, 2.7))
+    handles = {}
+    for axes, (metric, seeds) in zip(grid, drawn.items(), strict=True):
+        for place, name in enumerate(names):
+            if name in seeds.index:
+                of, colour = seeds.loc[name], COLOURS[place % len(COLOURS)]
+                (handles[name],) = axes.plot(of["mean"], "o-", ms=2.5, lw=1.2, color=colour)
+                axes.fill_between(of.index, of["min"], of["max"], color=colour, alpha=0.15, lw=0)
+        label_axes(axes, "epoch", title=TRAINED.get(metric) or label_of(metric))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=3)
+    return Picture("learning", "Learning curves", CURVES, figure)
+
+
+def _epochs(summary: Summary, folder: Path | None) -> pd.DataFrame:
+    """Return a row for every known epoch of the complete trials of the main row and its controls, with its metrics."""
+    rows, names = [], selection.main_rows(summary)
+    for trial in summary["trials"]:
+        if trial["configuration"] in names and trial["status"] == "COMPLETE":
+            text = folder and read(folder / "trials" / trial["trial_id"] / "epochs.json")
+            known = json.loads(text or "[]")
+            if not known:
+                known = [{"epoch": int(epoch), **of} for epoch, of in trial["history"].items()]
+                known.append(trial["metrics"] | {"epoch": trial["epochs"]})
+            rows += [{"configuration": trial["configuration"], **of} for of in known]
+    return pd.DataFrame(rows)
 
 
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:

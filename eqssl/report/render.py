@@ -1,15 +1,17 @@
 """A table of estimates, written as Markdown, CSV, LaTeX and for a terminal; the page's template writes HTML."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table as RichTable
 
+GAP = 3  # characters between the columns of a terminal
 MARK = "*"  # of a significant difference
 # Beside the characters that pandas escapes.
 LATEX = {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "²": r"\textsuperscript{2}", "Δ": r"$\Delta$"}
@@ -54,12 +56,14 @@ class Table:
         title: heading.
         frame: a `Cell` everywhere; the first column names the row.
         marked: first cell of the rows that stand out: the choice.
+        keys: columns that name a row together.
     """
 
     name: str
     title: str
     frame: pd.DataFrame
     marked: str | None = None
+    keys: int = 1
 
 
 def markdown(tables: Iterable[Table], caption: str) -> str:
@@ -95,19 +99,40 @@ def latex(table: Table) -> str:
     return f"% {table.title}\n" + "".join(LATEX.get(letter, letter) for letter in text)
 
 
-def terminal_table(table: Table) -> "RichTable":
-    """Return a table for a terminal: no zero before the point, titles of columns as wide as their cells."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table as RichTable
+class TerminalTable:
+    """A table for a terminal of any width: its columns go below each other where they have no room side by side.
 
-    made = RichTable(
-        title=escape(table.title), box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), title_justify="left", pad_edge=False
-    )
-    texts = table.frame.map(lambda cell: re.sub(r"(?<!\d)0\.", ".", str(cell)) if isinstance(cell, Number) else cell)
-    for title in map(str, texts):
-        width = max(7, *map(len, [*title.split(), *texts[title]]))
-        made.add_column(escape(title), max_width=width, justify="right" if made.columns else "left", vertical="bottom")
-    for row in texts.to_numpy():
-        made.add_row(*map(escape, row), style="bold" if row[0] == table.marked else None)
-    return made
+    It has no zero before the point, and titles of columns as wide as their cells; every block begins with the names of
+    the rows, of which none is wider than two fifths of it.
+    """
+
+    def __init__(self, table: Table):
+        self.table = table
+        self.texts = table.frame.map(lambda c: re.sub(r"(?<!\d)0\.", ".", str(c)) if isinstance(c, Number) else c)
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        titles = [str(title) for title in self.texts]
+        keys, others = titles[: self.table.keys], titles[self.table.keys :]
+        widths = {title: max(7, *map(len, [*title.split(), *self.texts[title]])) for title in titles}
+        widths[keys[0]] = min(widths[keys[0]], max(16, 2 * options.max_width // 5))
+        blocks: list[list[str]] = [[]]
+        for title in others:
+            if blocks[-1] and sum(widths[of] + GAP for of in [*keys, *blocks[-1], title]) > options.max_width:
+                blocks.append([])
+            blocks[-1].append(title)
+        for place, titles in enumerate(blocks):
+            yield self._block({title: widths[title] for title in (*keys, *titles)}, "" if place else self.table.title)
+
+    def _block(self, widths: Mapping[str, int], title: str) -> "RichTable":
+        from rich import box
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        made = RichTable(box=box.SIMPLE_HEAD, padding=(0, GAP - 1, 0, 0), title_justify="left", pad_edge=False)
+        made.title = escape(title) or None
+        for name, width in widths.items():
+            look: dict[str, Any] = {"justify": "right"} if made.columns else {"justify": "left", "min_width": width}
+            made.add_column(escape(name), max_width=width, vertical="bottom", **look)
+        for row in self.texts[list(widths)].to_numpy():
+            made.add_row(*map(escape, row), style="bold" if row[0] == self.table.marked else None)
+        return made

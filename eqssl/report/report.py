@@ -1,4 +1,4 @@
-"""The report of a study, from its summary alone: report.html, its figures as PNG, its tables for papers."""
+"""The report of a study, from its summary: report.html, its figures as PNG, SVG and PDF, its tables for papers."""
 
 import base64
 import io
@@ -12,16 +12,24 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
+from eqssl.config import RunConfig, flatten
 from eqssl.files import read, write_atomically
 from eqssl.metrics import register_stored
 from eqssl.report import figures, selection
+from eqssl.report.forest import forest_picture
 from eqssl.report.front import front_picture
 from eqssl.report.importance import importance_picture, study_importances
-from eqssl.report.progress import progress_picture
+from eqssl.report.progress import learning_picture, progress_picture
 from eqssl.report.render import Table, csv_text, latex, markdown
 from eqssl.report.responses import response_pictures
 from eqssl.report.selection import Summary
 from eqssl.report.tables import caption, report_tables
+
+# In the order of the page; `response_OPTION` is of `response`. All other tables follow.
+SECTIONS = (
+    *("front", "forest", "results", "gains", "response", "responses", "factors", "separation", "heatmap"),
+    *("learning", "reconstructions", "importances", "progress"),
+)
 
 
 def write_report(summary: Summary, folder: Path) -> list[Path]:
@@ -29,18 +37,22 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
 
     Args:
         summary: content of summary.json.
-        folder: of the study; reconstructions are read from its trials.
+        folder: of the study; reconstructions and learning curves are read from a few of its trials.
     """
     register_stored(summary.get("metrics", {}))
     importances = study_importances(summary)
     tables = report_tables(summary, importances)
     with matplotlib.rc_context(figures.STYLE):
-        pictures = {picture: picture.png() for picture in study_pictures(summary, folder, importances)}
-    files = {folder / f"{picture.name}.png": png for picture, png in pictures.items()}
+        pictures = {picture: picture.files() for picture in study_pictures(summary, folder, importances)}
+    files = {
+        folder / f"{picture.name}.{suffix}": data for picture, of in pictures.items() for suffix, data in of.items()
+    }
     files |= {folder / "tables" / f"{table.name}.csv": csv_text(table).encode() for table in tables}
     files |= {folder / "tables" / f"{table.name}.tex": latex(table).encode() for table in tables}
     files[folder / "tables.md"] = markdown(tables, caption(summary)).encode()
-    files[folder / "report.html"] = page(summary, tables, pictures).encode()
+    files[folder / "report.html"] = page(
+        summary, tables, {picture: of["png"] for picture, of in pictures.items()}
+    ).encode()
     for path, data in files.items():
         write_atomically(path, partial(Path.write_bytes, data=data))
     return list(files)
@@ -54,20 +66,29 @@ def page(summary: Summary, tables: Sequence[Table], pictures: Mapping[figures.Pi
         tables: from `report_tables`.
         pictures: figures and their PNGs.
     """
+    sections: list[figures.Picture | Table] = sorted([*pictures, *tables], key=_place)
+    defaults = flatten(RunConfig())
+    changed = {option: value for option, value in summary["options"].items() if value != defaults.get(option)}
     environment = Environment(loader=PackageLoader("eqssl", "report"), autoescape=True, undefined=StrictUndefined)
     images = {picture: base64.b64encode(png).decode() for picture, png in pictures.items()}
     template = environment.get_template("page.html.j2")
-    return template.render(summary=summary, tables=tables, images=images, caption=caption(summary))
+    return template.render(summary=summary, sections=sections, images=images, caption=caption(summary), changed=changed)
+
+
+def _place(section: figures.Picture | Table) -> int:
+    """Return the place of a figure or table on the page."""
+    name = section.name.partition("_")[0] if isinstance(section, figures.Picture) else section.name
+    return SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)
 
 
 def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFrame) -> list[figures.Picture]:
     """Return all figures that the summary, the study's folder and the result of `study_importances` have data for."""
-    pictures = [front_picture(summary)]
-    if pictures[0] and selection.searched(summary):
-        pictures.append(progress_picture(summary))
-    pictures += [*response_pictures(summary), figures.heatmap_picture(summary)]
+    pictures = [front_picture(summary), forest_picture(summary)]
+    pictures += [*response_pictures(summary), figures.heatmap_picture(summary), learning_picture(summary, folder)]
     if len(importances):
         pictures.append(importance_picture(importances))
+    if pictures[0] and selection.searched(summary):
+        pictures.append(progress_picture(summary))
     if folder and (images := reconstructions(summary, folder)):
         pictures.append(figures.reconstruction_picture(images))
     return [picture for picture in pictures if picture]
@@ -76,14 +97,12 @@ def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFr
 def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint8]]:
     """Return configuration -> images of its first seed, uint8 (3, n, C, H, W), for those that have saved them.
 
-    Of one option the lowest, middle and highest value; of several the choice and the best by each objective.
+    Of one option the lowest, middle and highest value; else the main row and the best by each objective.
     """
     searched = [c["name"] for c in selection.searched(summary)]
     shown = [searched[0], searched[(len(searched) - 1) // 2], searched[-1]] if searched else []
-    if len(summary["space"]) > 1:
-        chosen = [summary["chosen"]["configuration"]] if summary["chosen"] else []
-        best = [summary["best"].get(metric) for metric in summary["objectives"]]
-        shown = [*chosen, *(name for name in best if name)]
+    if len(summary["space"]) != 1:
+        shown = selection.main_rows(summary)
     found = {}
     for name in dict.fromkeys(shown):
         trial = next(t["trial_id"] for t in summary["trials"] if t["configuration"] == name)

@@ -1,5 +1,7 @@
 """Metrics against the varied options: curves with intervals for one range, small panels for several options."""
 
+import math
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -9,8 +11,9 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from eqssl.metrics import factor_of, label_of
+from eqssl.metrics import factor_of, is_accuracy, label_of
 from eqssl.report import selection
 from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
 from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
@@ -22,12 +25,12 @@ BANDS = ("base", "no-recon")  # reference rows that are shown with their interva
 MIN_IN_BIN, MAX_BINS = 8, 8  # configurations in a bin, bins of a panel
 CURVES = (
     "Points: means over seeds, bars and shaded bands: 95 %; lines: reference rows. Autoencode: the same configuration, "
-    "its target reconstructed from its own tokens alone."
+    "its target reconstructed from its own tokens alone. Panels of accuracies share a scale, those of R² another."
 )
 OPTIONS = (
-    "Grey: a point a configuration (mean over seeds), all other options varied as well. Blue: means of at least 8 "
-    "neighbours, or of all with the same value; bars: 95 % of that mean over configurations, within the frame. Where "
-    "one option is varied at a time: every configuration with the interval of its mean."
+    "Grey: a point a configuration (mean over seeds), other options varied as well; ringed: the choice. Blue: means "
+    "of neighbours, or of all with the same value; bars: 95 % of that mean over configurations. Where one "
+    "option is varied at a time: every configuration with the interval of its mean."
 )
 
 
@@ -72,22 +75,45 @@ def response_figure(
     title_of = dict(zip(metrics, titles or map(label_of, metrics), strict=True))
     figure, grid = panel_grid(len(metrics) * len(space), columns, size)
     handles: dict[str, Artist] = {}
+    scales = defaultdict(list)  # panels that are compared by eye
     for axes, (metric, (option, values)) in zip(grid, product(metrics, space.items()), strict=True):
         label_axes(axes, option, title=title_of[metric], log=values.get("log", False))
         known = [c for c in searched if metric in c["metrics"]]
         points = [c for c in known if option in c["params"]]
-        if "low" in values and all(len(space.keys() & c["params"].keys()) == 1 for c in points):
+        single = "low" in values and all(len(space.keys() & c["params"].keys()) == 1 for c in points)
+        if single:
             handles |= _draw_curves(axes, summary, points, option, metric)
         elif points:
-            _draw_means(axes, points, option, metric, values.get("values"))
-        if known and len(space) > 1:
-            # All points fill the frame: the interval of two alone could be many times as high.
-            means = bounds_of(known, metric)[:, 0]
-            margin = 0.1 * (np.ptp(means) or 1.0)
-            axes.set_ylim(means.min() - margin, means.max() + margin)
+            _draw_means(axes, points, option, metric, values.get("values"), selection.choice(summary))
+        if known:
+            scales[_scale_of(metric), single].append((axes, bounds_of(known, metric)[:, 0]))
+    for (_, single), shared in scales.items():
+        # Reference lines and bars of single configurations are shown whole; a mean of two may have a bar without end.
+        _share_scale(shared, most=math.inf if single else 1)
     if handles:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=7)
     return figure
+
+
+def _scale_of(metric: str) -> str:
+    """Return the same word for metrics that are read on one scale: accuracies, means of R², factors of a family."""
+    if is_accuracy(metric) or metric.endswith("r2_mean"):
+        return "accuracy" if is_accuracy(metric) else "R²"
+    return metric.rpartition("/")[0] if factor_of(metric) else metric
+
+
+def _share_scale(panels: Sequence[tuple[Axes, NDArray[np.float64]]], most: float) -> None:
+    """Give panels one vertical range: their means, a margin, and all that is drawn within `most` ranges of these."""
+    values = np.concatenate([means for _, means in panels])
+    drawn = np.array([axes.dataLim.intervaly for axes, _ in panels])
+    span = np.ptp(values) or 1.0
+    ends = []
+    for sign in (-1, 1):
+        end = (sign * values).max()
+        beyond = min((sign * drawn).max() - end, most * span)
+        ends.append(sign * (end + (0.1 * span if beyond < 0.101 * span else beyond + 0.05 * span)))
+    for axes, _ in panels:
+        axes.set_ylim(*ends)
 
 
 def _draw_curves(
@@ -118,13 +144,18 @@ def _draw_curves(
 
 
 def _draw_means(
-    axes: Axes, points: Sequence[Configuration], option: str, metric: str, choices: Sequence[Any] | None
+    axes: Axes,
+    points: Sequence[Configuration],
+    option: str,
+    metric: str,
+    choices: Sequence[Any] | None,
+    chosen: str | None,
 ) -> None:
     """Draw configurations, and means of those with the same choice or, without choices, of neighbours in the range."""
     frame = pd.DataFrame({"dose": [c["params"][option] for c in points], "value": bounds_of(points, metric)[:, 0]})
     places = frame["dose"]
     if choices is None:
-        bins = min(MAX_BINS, max(1, len(frame) // MIN_IN_BIN))
+        bins = min(MAX_BINS, max(len(frame) // MIN_IN_BIN, min(3, len(frame) // 4), 1))
         means = group_means(frame, pd.qcut(frame["dose"].rank(method="first"), bins, labels=False))
     else:
         names = [str(choice) for choice in choices]
@@ -137,6 +168,8 @@ def _draw_means(
         if sum(map(len, names)) > 24:
             axes.tick_params("x", labelrotation=20)
     axes.plot(places, frame["value"], "o", ms=3, mew=0, alpha=0.45, color=COLOURS[7])
+    ringed = [c["name"] == chosen for c in points]
+    axes.plot(places[ringed], frame["value"][ringed], "o", ms=8, mfc="none", mec="black")
     style = "o" if choices else "o-"
     axes.errorbar(means["dose"], means["value"], means["half"], fmt=style, ms=5, capsize=3, color=COLOURS[0])
 

@@ -47,6 +47,35 @@ def searched(summary: Summary) -> list[Configuration]:
     return [c for c in in_order(summary["configurations"]) if c["number"] is not None and c["seeds"]]
 
 
+def choice(summary: Summary) -> str | None:
+    """Return the configuration that the study's sentence is about: its choice, or the subject of a comparison."""
+    return summary["answer"]["configuration"]
+
+
+def main_rows(summary: Summary) -> list[str]:
+    """Return the configuration of the sentence, the best by each objective, and the controls of the first of these."""
+    by_name = {c["name"]: c for c in summary["configurations"]}
+    found = [choice(summary), *(summary["best"].get(metric) for metric in summary["objectives"])]
+    names = [name for name in found if name in by_name]
+    return list(dict.fromkeys([*names, *(by_name[names[0]]["controls"] if names else [])]))
+
+
+def most_important(summary: Summary, rows: Sequence[Configuration], most: int) -> tuple[list[Configuration], str]:
+    """Return the rows that a figure has room for, and words that say which they are.
+
+    Args:
+        summary: content of summary.json.
+        rows: of the summary.
+        most: of them. Of more, the reference rows, the choice, the front and the best by each objective are kept.
+    """
+    if len(rows) <= most:
+        return list(rows), f"all {len(rows)} configurations"
+    best = [summary["best"][metric] for metric in summary["objectives"]]
+    kept = {*REFERENCES, *front_members(summary), *best, choice(summary)}
+    words = f"reference rows, the choice, the front and the best by each objective of {len(rows)} configurations"
+    return [c for c in rows if c["name"] in kept][:most], words
+
+
 def front_candidates(summary: Summary) -> list[Configuration]:
     """Return the configurations with an encoder and all objectives that did not collapse."""
     out = {*WITHOUT_ENCODER, *(t["configuration"] for t in summary["trials"] if t["collapsed"])}

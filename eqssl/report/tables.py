@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from eqssl.metrics import METRICS, PARTS, factor_of, find_metric, label_of
-from eqssl.report.render import MARK, Cell, Number, Table, terminal_table
-from eqssl.report.selection import Summary, in_order, members_of
+from eqssl.report.render import MARK, Cell, Number, Table, TerminalTable
+from eqssl.report.selection import Summary, choice, in_order, members_of
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import CONTROLS
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
 MAX_NAMES = 10  # in one cell
 MAX_SEPARATED = 8  # configurations; beyond them the table of separation has the controls and the choice alone
-WIDTH = 140  # columns of a terminal that the tables fit in
 ENOUGH_POWER = 0.5
 Row = dict[str, Cell]  # column title -> cell
 
@@ -46,7 +45,8 @@ def main_metrics(summary: Summary) -> list[str]:
     return list(dict.fromkeys([*(m.name for m in METRICS.values() if m.in_main_table), *summary["objectives"]]))
 
 
-def _gain_metrics(summary: Summary) -> list[str]:
+def gain_metrics(summary: Summary) -> list[str]:
+    """Return the metrics whose gains over the controls are reported: those of the verdict and the objectives."""
     return [metric for metric in main_metrics(summary) if metric in JUDGED or metric in summary["objectives"]]
 
 
@@ -67,7 +67,7 @@ def gains_table(summary: Summary) -> Table:
     goal = list(summary["objectives"])[-1]
     rows = [
         {"configuration": c["name"]}
-        | _numbers(c["gains"], _labels(_gain_metrics(summary)), prefix="Δ ", signed=True)
+        | _numbers(c["gains"], _labels(gain_metrics(summary)), prefix="Δ ", signed=True)
         | {f"{label_of(goal)} beyond autoencode": _number(c["beyond_autoencode"].get(goal), signed=True)}
         | {"without loss": _verdict(c["equivariant_without_loss"])}
         for c in in_order(summary["configurations"])
@@ -100,15 +100,15 @@ def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:
         if all(any(f"{part}/{metric}" in c["metrics"] for metric in titles) for part in PARTS)
     ]
     if len(separated) > most:
-        controls = [c["autoencode"] for c in separated if c["name"] == _choice(summary)]
-        separated = [c for c in separated if c["name"] in (_choice(summary), *CONTROLS, *controls)]
+        controls = [c["autoencode"] for c in separated if c["name"] == choice(summary)]
+        separated = [c for c in separated if c["name"] in (choice(summary), *CONTROLS, *controls)]
     rows = [
         {"configuration": c["name"], "part": part}
         | {title: _number(c["metrics"].get(f"{part}/{metric}"), bounded=False) for metric, title in titles.items()}
         for c in separated
         for part in PARTS
     ]
-    return _table("separation", "Separation: accuracy and R² from each part", rows, summary)
+    return replace(_table("separation", "Separation: accuracy and R² from each part", rows, summary), keys=2)
 
 
 def beyond_table(summary: Summary) -> Table:
@@ -209,11 +209,7 @@ def importances_table(importances: pd.DataFrame) -> Table:
 def _table(name: str, title: str, rows: Sequence[Row], summary: Summary | None = None) -> Table:
     """Return a table without its empty columns, the choice of the summary marked."""
     frame = pd.DataFrame(rows, columns=None if rows else ["configuration"], dtype=object).fillna("")
-    return Table(name, title, frame.loc[:, (frame != "").any() | frame.empty], _choice(summary) if summary else None)
-
-
-def _choice(summary: Summary) -> str | None:
-    return summary["answer"]["configuration"]
+    return Table(name, title, frame.loc[:, (frame != "").any() | frame.empty], choice(summary) if summary else None)
 
 
 def _labels(metrics: Iterable[str]) -> dict[str, str]:
@@ -248,7 +244,7 @@ def caption(summary: Summary) -> str:
     """Return the meaning of the numbers in the main tables, for the columns that are there."""
     rows = summary["configurations"]
     differences = summary["minimum_detectable_difference"]
-    known = [metric for metric in _gain_metrics(summary) if differences.get(metric) is not None]
+    known = [metric for metric in gain_metrics(summary) if differences.get(metric) is not None]
     detectable = ", ".join(f"{label_of(metric)} {differences[metric]:.3f}" for metric in known)
     powers = [v["power"] for c in rows if (v := c["equivariant_without_loss"]) and v["power"] is not None]
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
@@ -295,8 +291,8 @@ def _verdict_caption(powers: Sequence[float]) -> str:
 
 
 def result_table(summary: Summary) -> "RenderableType":
-    """Return the study's main tables for a terminal: one where it fits in 140 columns, else metrics and gains apart."""
-    from rich.console import Console, Group
+    """Return the study's main tables for a terminal: metrics and gains in one, then the separation."""
+    from rich.console import Group
     from rich.text import Text
 
     results, gains, parts = results_table(summary), gains_table(summary), separation_table(summary, most=0)
@@ -304,7 +300,5 @@ def result_table(summary: Summary) -> "RenderableType":
     if "on the front" in frame:
         frame["on the front"] = frame.pop("on the front")  # the last column
     tables = [Table("results", summary["question"], frame, results.marked), parts]
-    if Console(width=10 * WIDTH).measure(terminal_table(tables[0])).maximum > WIDTH:
-        tables = [replace(results, title=summary["question"]), gains, parts]
-    shown = [terminal_table(table) for table in tables if len(table.frame)]
+    shown = [TerminalTable(table) for table in tables if len(table.frame)]
     return Group(*shown, Text(caption(summary), style="italic"))

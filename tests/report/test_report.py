@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eqssl.config import RunConfig, flatten
 from eqssl.images import image_grid, save_reconstructions
 from eqssl.report.report import write_report
-from eqssl.report.tables import gains_table, separation_table
 from eqssl.study.results import summarise
 from tests.report import made_up
 from tests.report.conftest import STUDY
 
-RANGE = ["front", "progress", "response_recon_weight", "factors_recon_weight", "heatmap", "reconstructions"]
-JOINT = ["front", "progress", "responses", "heatmap", "importances", "reconstructions"]
+RANGE = ["front", "forest", "response_recon_weight", "factors_recon_weight", "heatmap", "progress", "reconstructions"]
+JOINT = ["front", "forest", "responses", "heatmap", "importances", "progress", "reconstructions"]
 
 
 @pytest.mark.parametrize(("which", "figures"), [("summary", RANGE), ("joint_summary", JOINT)])
@@ -26,7 +26,8 @@ def test_report_stands_alone_and_shows_every_figure(which, figures, request, tmp
         (tmp_path / "trials" / trial["trial_id"]).mkdir(parents=True)
         np.save(tmp_path / "trials" / trial["trial_id"] / "reconstructions.npy", images)
     files = write_report(summary, tmp_path)
-    assert [path.stem for path in files if path.suffix == ".png"] == figures
+    for suffix in (".png", ".svg", ".pdf"):
+        assert [path.stem for path in files if path.suffix == suffix] == figures
     assert all(path.stat().st_size for path in files)
     csv, tex = ({path.stem for path in files if path.suffix == suffix} for suffix in (".csv", ".tex"))
     assert csv == tex >= {"results", "gains", "separation", "gains_r2", "winners", "cost"}
@@ -41,13 +42,26 @@ def test_report_stands_alone_and_shows_every_figure(which, figures, request, tmp
         assert pixels.std() > 5
 
 
-def test_the_sentence_heads_the_page_and_tables_come_before_figures(twin_summary, tmp_path):
+def test_the_sentence_heads_the_page_then_the_trade_off_then_the_gains(twin_summary, tmp_path):
     write_report(twin_summary, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert page.index(f'<p class="answer">{twin_summary["sentence"]}</p>') < page.index("<h2")
-    titles = re.findall(r"<h2[^>]*>([^<]*)</h2>", page)
-    assert titles[:4] == ["Results", *(table.title for table in (gains_table(twin_summary), separation_table(
-        twin_summary))), "Front"]  # fmt: skip
+    names = re.findall(r'<h2 id="(\w+)"', page)
+    assert names[:5] == ["figure_front", "figure_forest", "results", "gains", "figure_response_recon_weight"]
+    assert names[5:8] == ["figure_factors_recon_weight", "separation", "figure_heatmap"]
+
+
+def test_only_options_that_differ_from_the_defaults_are_in_sight(summary, tmp_path):
+    options = flatten(RunConfig()) | {"train.epochs": 3}
+    write_report(summary | {"options": options}, tmp_path)
+    shown, _, folded = (tmp_path / "report.html").read_text().partition('id="options"')[2].partition("<details>")
+    assert re.findall("<dt>(.*?)</dt>", shown) == ["train.epochs"]
+    assert re.findall("<dt>(.*?)</dt>", folded.partition("</details>")[0]) == list(options)
+
+
+def test_the_same_summary_gives_the_same_bytes(twin_summary, tmp_path):
+    first, again = (write_report(twin_summary, tmp_path / name) for name in "ab")
+    assert len(first) == len(again) and all(a.read_bytes() == b.read_bytes() for a, b in zip(first, again, strict=True))
 
 
 def test_study_without_results_still_gives_a_report(tmp_path):

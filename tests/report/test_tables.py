@@ -125,6 +125,19 @@ def test_a_terminal_of_140_columns_has_room(which, level, request):
     assert ("inconclusive (power .20)" in text) is (level == "full")
 
 
+@pytest.mark.parametrize("width", [100, 120, 140])
+def test_names_of_two_options_take_few_lines_and_no_cell_is_cut(width, summary):
+    named = [c | {"name": f"{c['name']}, equi_fraction 0.3125"} for c in summary["configurations"]]
+    answer = summary["answer"] | {"configuration": named[-1]["name"]}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(result_table(summary | {"configurations": named, "answer": answer}))
+    tables = console.export_text().rpartition("± 95 %")[0]
+    assert "…" not in tables and max(map(len, tables.splitlines())) <= width
+    for row in results_table(summary | {"configurations": named, "answer": answer}).frame.to_numpy():
+        line = next(line for line in tables.splitlines() if line.startswith(f" {row[0]} "))
+        assert line.split()[-1] and str(row[2]).replace("0.", ".") in line
+
+
 def test_brackets_in_names_are_no_markup_of_the_terminal(summary):
     first, *others = summary["configurations"]
     named = summary | {"question": "a [red] or b?", "configurations": [first | {"name": "crop [b]"}, *others]}
