@@ -35,6 +35,7 @@ STYLE: dict[RcKeyType, Any] = {
 }  # of matplotlib, in force while figures are made and saved
 PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
 MAX_ROWS = 40  # of the heat map and the forest
+NO_DATE: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,14 @@ class Picture:
 
     def files(self) -> dict[str, bytes]:
         """Return suffix -> the figure as PNG, SVG and PDF, which are the same bytes whenever they are made."""
-        found = {}
-        for suffix, no_date in (("png", {}), ("svg", {"Date": None}), ("pdf", {"CreationDate": None})):
-            buffer = io.BytesIO()
-            self.figure.savefig(buffer, format=suffix, metadata=no_date)
-            self.figure.set_layout_engine("none")  # the first format's layout holds for all
-            found[suffix] = buffer.getvalue()
-        return found
+        return {suffix: self.save(suffix) for suffix in NO_DATE}
+
+    def save(self, suffix: str = "png") -> bytes:
+        """Return the figure as a file of one of these formats."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format=suffix, metadata=NO_DATE[suffix])
+        self.figure.set_layout_engine("none")  # the first format's layout holds for all
+        return buffer.getvalue()
 
 
 def label_axes(axes: Axes, x: str, y: str = "", title: str = "", *, log: bool = False) -> None:

@@ -226,7 +226,7 @@ class StudySummary:
         figures = {}
         for picture in pictures:
             figures[picture.name] = picture.figure
-            picture.figure._repr_png_ = picture.png  # type: ignore[attr-defined] # notebooks then need no pyplot
+            picture.figure._repr_png_ = picture.save  # type: ignore[attr-defined] # notebooks then need no pyplot
         if "front" in figures:
             figures["tradeoff"] = figures["front"]
         return figures
