@@ -4,6 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from eqssl.files import replace_unknown_letters
+
 COMMANDS = {  # name: module with its `main`, and one line for the help
     "train": ("eqssl.training.command", "train one encoder, without Ray"),
     "evaluate": ("eqssl.evaluation.command", "evaluate any encoder under the protocol of the studies"),
@@ -23,8 +25,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code of the command; 2 for an unknown one.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    replace_unknown_letters()
     if name in COMMANDS:
-        return importlib.import_module(COMMANDS[name][0]).main(rest)
+        try:
+            return importlib.import_module(COMMANDS[name][0]).main(rest)
+        except OSError as error:  # such as of a full disk, with the name of the file
+            print(f"error: {error}", file=sys.stderr)
+            return 1
     usage = "usage: eqssl COMMAND [OPTIONS]\n\n" + "".join(f"  {key:10}{text}\n" for key, (_, text) in COMMANDS.items())
     if name in ("-h", "--help"):
         print(usage + "\n`eqssl COMMAND --help` lists the options of a command.")

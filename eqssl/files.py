@@ -6,11 +6,13 @@ repeat a request. A disk that fails raises at once.
 """
 
 import errno
+import io
 import json
 import logging
 import math
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -31,6 +33,13 @@ OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # t
 PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)
 RETRY_S = 5.0  # between two attempts to write
 T = TypeVar("T")
+
+
+def replace_unknown_letters() -> None:
+    """Let the standard streams write ? for letters that their encoding lacks, such as the ² of R² in ASCII."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def as_path(text: str | Path, option: str = "the path") -> Path:

@@ -1,7 +1,9 @@
 """The public names of the package, and imports that wait for no torch."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,3 +41,16 @@ def test_importing_a_part_does_not_change_the_functions():
 )
 def test_configurations_help_and_refused_options_need_no_torch(code):
     assert imported(code) == "False"
+
+
+def test_an_encoding_without_a_letter_and_a_place_that_cannot_be_written_are_no_tracebacks(tmp_path):
+    (tmp_path / "study").mkdir()
+    stored = Path(__file__).parents[1] / "studies" / "measured" / "loss_weight" / "summary.json"
+    (tmp_path / "study" / "summary.json").write_bytes(stored.read_bytes())
+    command = [sys.executable, "-m", "eqssl", "report", str(tmp_path / "study")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "R? mean" in done.stdout, done.stderr
+    (tmp_path / "study" / "tables.md").unlink()
+    (tmp_path / "study" / "tables.md").mkdir()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and "tables.md" in done.stderr, done.stderr

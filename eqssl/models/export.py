@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -110,7 +111,10 @@ def load_encoder(folder: str | Path) -> Encoder:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))
     with on_disk(folder / WEIGHTS) as path:
-        encoder.backbone.weights_owner.load_state_dict(load_file(path))
+        try:
+            encoder.backbone.weights_owner.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{folder / WEIGHTS} is damaged ({error})") from error
     encoder.provenance = about.get("provenance", {})
     return encoder.eval()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from eqssl.config import replace
-from eqssl.files import as_path
+from eqssl.files import as_path, replace_unknown_letters
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
@@ -96,6 +96,7 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
         that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder. A signal after
         the last trial changes none of this, unless the command has another study to start.
     """
+    replace_unknown_letters()
     try:
         study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
         width = None if sys.stdout.isatty() else 140
