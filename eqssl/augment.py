@@ -91,8 +91,8 @@ def draw(
     never changes the draws of another.
 
     A crop has its share of the area and its ratio as in torchvision; where it would not fit, it is the largest of its
-    ratio. At full strength it lies anywhere in an oblong image, at a lower one in as much less of what is beside the
-    central square.
+    ratio. At full strength it lies anywhere in an oblong image; a lower strength limits it in proportion to a smaller
+    margin beside the central square.
 
     Args:
         strengths: family -> strength in [0, 1].

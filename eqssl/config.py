@@ -372,17 +372,16 @@ def check_effect(config: RunConfig, given: Collection[str]) -> None:
             f"--recon.query-gradient is {recon.query_gradient:g}; allowed with --recon.attention "
             f"{', '.join(WITH_QUERY_GRADIENT)} alone, not with {recon.attention}"
         )
-    if "recon.gradient_share" in given and recon.gradient_share:
-        if "recon.weight" in given:
-            raise ValueError(
-                f"--recon.gradient-share is {recon.gradient_share:g} and --recon.weight {recon.weight:g}; allowed: one "
-                "of them, since the share adapts the weight"
-            )
-        if config.method.name == "none":
-            raise ValueError(
-                f"--recon.gradient-share is {recon.gradient_share:g}; allowed with a --method.name that has a loss, "
-                "not with none"
-            )
+    if recon.gradient_share and "recon.weight" in given:
+        raise ValueError(
+            f"--recon.gradient-share is {recon.gradient_share:g} and --recon.weight {recon.weight:g}; allowed: one "
+            "of them, since the share adapts the weight"
+        )
+    if recon.gradient_share and "recon.gradient_share" in given and config.method.name == "none":
+        raise ValueError(
+            f"--recon.gradient-share is {recon.gradient_share:g}; allowed with a --method.name that has a loss, "
+            "not with none"
+        )
 
 
 def get(config: Any, option: str) -> Any:

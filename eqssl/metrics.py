@@ -82,7 +82,8 @@ def stored_properties(names: Iterable[str]) -> dict[str, dict[str, Any]]:
         names: full names; those that are not registered are left out.
 
     Returns:
-        Name of the metric or family -> label, direction and whatever else is not the default, but for `fn`.
+        Name of the metric or family -> label, direction and all other properties that differ from the
+            default, except `fn`.
     """
     found = {}
     for name in names:

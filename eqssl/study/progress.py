@@ -14,7 +14,7 @@ from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
-QUIET_S = 60.0  # without a line, until one that says what runs and what is waited for
+QUIET_S = 60.0  # of silence before a line with the running trials and the resources they wait for
 SHOWN = 3  # running trials of such a line
 
 

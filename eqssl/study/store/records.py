@@ -1,6 +1,6 @@
 """The folder of a study, from which it is resumed: one file per suggested and per finished trial.
 
-Whatever is damaged is named, set aside as FILE.damaged, and its trial is trained again.
+A damaged file is named and renamed to FILE.damaged, and its trial is trained again.
 
 - OUTPUT/STUDY/study.json: the study's identity; another study is refused. A copy is runs/study.json.
 - OUTPUT/STUDY/configs/NUMBER.json: written when the configuration is suggested.
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 RESULTS_SCHEMA = 2  # of the files above, part of a study's identity
 CONFIGS, TRIALS = "configs", "trials"
-STUDY_ID = "study_id"  # in every record, so that one of another study is told from its own
+STUDY_ID = "study_id"  # in every record, to recognise files of another study
 TRIAL, RESULT = "trial.json", "result.json"  # in a trial's folder
 WARM_START = "warm_start.json"
 CONTRIBUTIONS = "contributions.parquet"
@@ -126,7 +126,7 @@ def collapsed_parts(metrics: dict[str, float]) -> list[str]:
 
 
 class StudyFolder(Listener):
-    """What is on record of a study.
+    """The records of a study.
 
     Args:
         folder: OUTPUT/STUDY.

@@ -103,3 +103,6 @@ def test_a_varied_option_must_have_an_effect():
     check_space(space, RunConfig())
     with pytest.raises(ValueError, match=r"--recon.query-gradient is 0; allowed with --recon.attention pooled-query"):
         check_space(space, replace(RunConfig(), {"recon.attention": "concat"}))
+    check_space({"recon.weight": log_uniform(1.0, 100.0)}, RunConfig())
+    with pytest.raises(ValueError, match=r"--recon.gradient-share is 0.2 and --recon.weight 1; allowed: one of them"):
+        check_space({"recon.weight": log_uniform(1.0, 100.0)}, replace(RunConfig(), {"recon.gradient_share": 0.2}))
