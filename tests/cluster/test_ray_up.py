@@ -7,96 +7,34 @@ does not do is resolving the image's parameter and enforcing roles; the roles' p
 import fnmatch
 import json
 import os
-import re
 import shlex
-import shutil
-import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from tests.head import BIN
+from tests.cluster.cloud import ADDRESS, REGION, User, commands_of
 from tests.storage import s3_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
-GUIDE = (ROOT / "docs" / "cluster.md").read_text()
-REGION, ADDRESS = "us-west-2", "203.0.113.7"
 IMAGE = "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
-SCRIPTS = {
-    "ssh": """
-        until [[ $1 = ubuntu@* ]]; do shift; done
-        printf '%s\\0' "$*" >> "$ASKED"
-    """,
-    "rsync": """
-        source=${@: -2:1} target=${@: -1}
-        printf '%s\\0' "$target" >> "$ASKED"
-        target=$NODE_HOME/${target#*:"~/"}
-        mkdir -p "$(dirname "$target")"
-        cp "$source" "$target"
-    """,
-    "curl": f"echo {ADDRESS}",  # the answer of https://checkip.amazonaws.com
-}
-
-
-def commands_of(heading: str) -> str:
-    """Return the commands under a heading of the guide."""
-    (block,) = re.findall(rf"^\*\*{heading}\.\*\* (?:.+\n)+\n((?:    .*\n)+)", GUIDE, re.M)
-    return block.replace("MY-BUCKET", "studies")
 
 
 @pytest.fixture(scope="module")
-def user(tmp_path_factory):
-    """Return a shell and an EC2 client of a user whose AWS is moto's server."""
+def up(tmp_path_factory):
+    """Bring the cluster up; add its security group and its head."""
     boto3 = pytest.importorskip("boto3")
-    if not shutil.which("aws"):
-        pytest.skip("the guide makes the account by AWS's own command line, `aws`")
-    folder = tmp_path_factory.mktemp("up")
-    for name, script in SCRIPTS.items():
-        (folder / name).write_text(f"#!/bin/bash\nset -e\n{script}")
-        (folder / name).chmod(0o755)
-    places = {name: str(folder / name.lower()) for name in ("HOME", "TMPDIR", "HEAD", "WORKER", "ASKED")}
-    for name in places.keys() - {"ASKED"}:
-        os.mkdir(places[name])
     with s3_server() as port:
-        account = {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}", "AWS_DEFAULT_REGION": REGION, "AWS_ACCESS_KEY_ID": "test",
-            "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true",
-        }  # fmt: skip
-        environment = os.environ | account | places | {"NODE_HOME": places["HEAD"], "RAY_USAGE_STATS_ENABLED": "0"}
-        environment["PATH"] = f"{folder}:{BIN}:{os.environ['PATH']}"
-
-        def run(commands: str) -> str:
-            done = subprocess.run(
-                ["bash", "-ec", commands], cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
-
-        def client(service: str):
-            return boto3.client(
-                service, REGION, endpoint_url=account["AWS_ENDPOINT_URL"],
-                aws_access_key_id="test", aws_secret_access_key="test",
-            )  # fmt: skip
-
-        yield SimpleNamespace(run=run, client=client, folder=folder, environment=environment)
-
-
-@pytest.fixture(scope="module")
-def up(user):
-    """Make the account as the guide says, fill in what is marked, bring the cluster up; add the group and the head."""
-    user.group = user.run(commands_of("Once per account") + "echo $SG").split()[-1]
-    text = (ROOT / "ray_cluster.yaml").read_text().replace("sg-EDIT", user.group).replace("EDIT-eqssl", "studies")
-    (user.folder / "ray_cluster.yaml").write_text(text)
-    commands = [line for line in commands_of("Up").splitlines() if "ray dashboard" not in line]
-    user.run("\n".join(commands).replace("ray up", "ray up --yes"))
-    (user.head,) = instances(user)
-    user.volumes = volumes(user)
-    return user
+        endpoint = f"http://127.0.0.1:{port}"
+        user = User(tmp_path_factory.mktemp("up"), {"AWS_ENDPOINT_URL": endpoint})
+        user.client = lambda service: boto3.Session().client(
+            service, REGION, endpoint_url=endpoint, aws_access_key_id="test", aws_secret_access_key="test"
+        )
+        user.group = user.up()
+        (user.head,) = instances(user)
+        user.volumes = volumes(user)
+        yield user
 
 
 def instances(user, *states: str) -> list[dict]:
@@ -116,7 +54,7 @@ def tags(instance: dict) -> dict[str, str]:
 
 def asked(user, address: str) -> list[str]:
     """Return the files and the shell commands that a node was sent, in order."""
-    entries = [entry.partition(" ") for entry in Path(user.environment["ASKED"]).read_text().split("\0")]
+    entries = [entry.partition(" ") for entry in (user.folder / "asked").read_text().split("\0")]
     files = [target.removeprefix(f"ubuntu@{address}:") for target, _, _ in entries]
     commands = [shlex.split(command)[-1] if command else "" for _, _, command in entries]
     to_it = [target.split(":")[0] == f"ubuntu@{address}" for target, _, _ in entries]
@@ -174,10 +112,13 @@ def test_the_head_gets_token_configuration_and_key_before_it_is_set_up_and_start
     assert "export RAY_enable_autoscaler_v2=1" in start and "export RAY_NODE_TYPE_NAME=head" in start
     assert '"train_driver":8' in start and '"market":"on-demand"' in start
     assert "ray start --head" in start and places[-1] == len(sent) - 2
-    token = ".ray/auth_token"
-    home = {name: Path(up.environment[name]) for name in ("HOME", "HEAD")}
-    assert (home["HEAD"] / token).read_text() == (home["HOME"] / token).read_text()
-    assert "PRIVATE KEY" in (home["HEAD"] / "ray_bootstrap_key.pem").read_text()
+    assert_has_the_token(up, up.head["PublicIpAddress"])
+    assert "PRIVATE KEY" in (up.folder / "nodes" / up.head["PublicIpAddress"] / "ray_bootstrap_key.pem").read_text()
+
+
+def assert_has_the_token(user, address: str) -> None:
+    homes = (user.folder / "nodes" / address, user.folder / "HOME")
+    assert len({(home / ".ray" / "auth_token").read_text() for home in homes}) == 1
 
 
 @contextmanager
@@ -195,8 +136,7 @@ def on_the_head(user):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in user.environment.items():
             patch.setenv(name, value)
-        patch.setenv("HOME", user.environment["HEAD"])
-        patch.setenv("NODE_HOME", user.environment["WORKER"])
+        patch.setenv("HOME", str(user.folder / "nodes" / user.head["PublicIpAddress"]))
         patch.setattr(boto3, "DEFAULT_SESSION", session)
         for cache in caches:
             cache.cache_clear()
@@ -269,8 +209,7 @@ def test_a_worker_gets_the_token_is_set_up_and_joins_the_head(workers):
     head = workers.head["PrivateIpAddress"]
     assert f"export RAY_HEAD_IP={head}; " in sent[-1] and 'ray start --address="$RAY_HEAD_IP:6379"' in sent[-1]
     assert '"GPU":1' in sent[-1] and '"market":"spot"' in sent[-1]
-    token = (Path(workers.environment[home], ".ray/auth_token").read_text() for home in ("HOME", "WORKER"))
-    assert len(set(token)) == 1
+    assert_has_the_token(workers, workers.spot["PrivateIpAddress"])
 
 
 def allows(policy: dict, action: str, resource: str, request_tags: dict, resource_tags: dict) -> bool:
