@@ -81,6 +81,7 @@ def user(tmp_path):
     finally:
         process.kill()  # and with it, as the first process of its namespace, all others
         process.wait()
+        shutil.rmtree(folder / "nodes", ignore_errors=True)  # two installations of torch
 
 
 def uv_cache(uv: str) -> str:
