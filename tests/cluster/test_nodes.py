@@ -111,8 +111,8 @@ def test_a_study_runs_on_a_cluster_that_grows_and_is_taken_down(user):
     )
     (head,) = (user.folder / "nodes").iterdir()
     remote = "export RAY_AUTH_MODE=token RAY_ADDRESS=http://localhost:8265; "
-    said = user.run(remote + "ray job submit --submission-id lw1 -- python studies/loss_weight.py --smoke", 900)
-    assert "Job 'lw1' succeeded" in said
+    output = user.run(remote + "ray job submit --submission-id lw1 -- python studies/loss_weight.py --smoke", 900)
+    assert "Job 'lw1' succeeded" in output
 
     user.run("aws s3 cp --recursive s3://studies/results results")
     (summary,) = (user.folder / "results").rglob("summary.json")
@@ -132,8 +132,8 @@ def test_a_study_runs_on_a_cluster_that_grows_and_is_taken_down(user):
     user.run(f"export HOME={new}\n{restore}")
     assert runs(new) == runs(head) > len(trials)
 
-    said = user.run(commands_of("Down"))
-    assert json.loads(said[said.rindex("[") :]) == []
+    output = user.run(commands_of("Down"))
+    assert json.loads(output[output.rindex("[") :]) == []
 
 
 def workers(user) -> list[dict]:

@@ -253,8 +253,8 @@ def test_the_heads_role_allows_every_request_that_its_autoscaler_makes(workers):
 
 
 def test_down_ends_everything(workers):
-    said = workers.run(commands_of("Down"))
-    assert json.loads(said[said.rindex("[") :]) == []
+    output = workers.run(commands_of("Down"))
+    assert json.loads(output[output.rindex("[") :]) == []
     assert not instances(workers) and not instances(workers, "stopping", "stopped")
     sent = asked(workers, workers.head["PublicIpAddress"])
     assert any("~/mlflow/backup.sh" in one for one in sent[-3:])
