@@ -12,13 +12,14 @@ from eqssl.config import get, replace
 from eqssl.files import as_path, parse_or_set_aside, read, write_json
 from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
-from eqssl.study.definition import REFERENCE_ROWS, REFERENCES, Study
+from eqssl.study.definition import ATTENTION, REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
 from eqssl.study.options import StudyOptions, default_options
 from eqssl.study.search.space import Params
 
 logger = logging.getLogger(__name__)
 
+TUNING_SEEDS = 2
 SEARCH_OPTIONS = ("configs", "sampler", "seed_schedule", "pruner", "warm_start", "final_test", "objectives")
 
 
@@ -45,15 +46,17 @@ class Setting:
 
     Args:
         overrides: of its row.
-        accuracy: of the linear probe on val; 0 without labels.
+        accuracy: of the linear probe on val, the mean over seeds; 0 without labels.
         epoch_s: median seconds of an epoch over the candidate's settings.
         accurate: whether the accuracy keeps that of `builds_on`, so that R2 decided; None if it builds on nothing.
+        at_edge: whether the hyperparameter has its smallest or largest value, so that a better one may lie beyond.
     """
 
     overrides: Params
     accuracy: float
     epoch_s: float
     accurate: bool | None = None
+    at_edge: bool = False
 
 
 def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) -> None:
@@ -89,10 +92,10 @@ def tune(
     later: str,
     **shown: Any,
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
-    """Train every setting of every candidate on val with one seed; return the best settings and the data's description.
+    """Train all settings of every candidate on val with two seeds, and return the best ones and the data's description.
 
-    The choice is written to OUTPUT/STUDY/choices.json. Once the later study was begun it holds, even if a trial that is
-    tried again after a resume would change it.
+    A setting with a trial that failed or collapsed is not chosen. The choice is written to OUTPUT/STUDY/choices.json.
+    Once the later study was begun it holds, even if a trial that is tried again after a resume would change it.
 
     Args:
         study: its name and base are used.
@@ -106,23 +109,28 @@ def tune(
     rows_of = {name: _settings(name, candidate, earlier) for name, candidate in candidates.items()}
     rows = {row: overrides for of_candidate in rows_of.values() for row, overrides in of_candidate.items()}
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
-    once = change(options, run=on_val, seeds=1, configs=None)
-    summary = run_study(change(study, rows=rows), once, **shown)
+    tuning = change(options, run=on_val, seeds=TUNING_SEEDS, configs=None)
+    summary = run_study(change(study, rows=rows), tuning, **shown)
     output = as_path(options.output)
     path = output / study.name / "choices.json"
     best = None
     if read(output / later / "study.json"):
         best = parse_or_set_aside(path, read(path), lambda values: {n: Setting(**of) for n, of in values.items()})
     if best is None:
-        metrics = usable(summary["trials"])
+        metrics = mean_metrics(summary["trials"])
         best = {}
         for name, candidate in candidates.items():
             base = None if candidate.builds_on is None else earlier[candidate.builds_on]
             if any(row in metrics for row in rows_of[name]):
-                best[name] = _best_setting(rows_of[name], metrics, base)
+                best[name] = _best_setting(candidate, rows_of[name], metrics, base)
         write_json(path, {name: asdict(setting) for name, setting in best.items()})
-    for name in candidates:
+    for name, candidate in candidates.items():
         if name in best:
+            if best[name].at_edge:
+                option, value = candidate.hyperparameter, best[name].overrides[candidate.hyperparameter]
+                logger.warning(
+                    "%s: --%s %g is at the edge of the values tried; a better one may lie beyond", name, option, value
+                )
             continue
         ends = [
             f"{trial['configuration']}: {trial['error'] or 'collapsed: ' + ', '.join(trial['collapsed'])}"
@@ -145,7 +153,7 @@ def _settings(name: str, candidate: Candidate, earlier: Mapping[str, Setting]) -
 
 
 def _best_setting(
-    rows: Mapping[str, Params], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
+    candidate: Candidate, rows: Mapping[str, Params], metrics: Mapping[str, Mapping[str, float]], base: Setting | None
 ) -> Setting:
     from eqssl.stats import ACCURACY_MARGIN  # imports scipy
     from eqssl.study.results import best_by_rule
@@ -157,12 +165,20 @@ def _best_setting(
     *_, row = best_by_rule(values, floor)
     accuracy = values[row][0]
     epoch_s = statistics.median(of_row["train_s"] for of_row in metrics.values())
-    return Setting(rows[row], accuracy, epoch_s, None if base is None else accuracy >= floor)
+    at_edge = rows[row][candidate.hyperparameter] in (min(candidate.values), max(candidate.values))
+    return Setting(rows[row], accuracy, epoch_s, None if base is None else accuracy >= floor, at_edge)
 
 
-def usable(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return configuration -> metrics of a summary's trials that neither failed nor collapsed."""
-    return {t["configuration"]: t["metrics"] for t in trials if t["status"] == "COMPLETE" and not t["collapsed"]}
+def mean_metrics(trials: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return configuration -> mean metrics of a summary's trials, without configurations that failed or collapsed."""
+    seeds: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in trials:
+        seeds.setdefault(trial["configuration"], []).append(trial)
+    return {
+        name: {metric: statistics.fmean(t["metrics"][metric] for t in of_name) for metric in of_name[0]["metrics"]}
+        for name, of_name in seeds.items()
+        if all(trial["status"] == "COMPLETE" and not trial["collapsed"] for trial in of_name)
+    }
 
 
 def rows_on_test(
@@ -171,7 +187,8 @@ def rows_on_test(
     """Return the rows of the final table, and the controls of each.
 
     Every method has a row of its own, one of equal time, trained for as long as its reconstruction takes, one of the
-    split without reconstruction and, where its reconstruction was tuned, one of auto-encoding at the same weight.
+    split without reconstruction and, where its reconstruction was tuned, one each of auto-encoding and of concatenation
+    at the same weight.
 
     Args:
         alone: method -> its setting.
@@ -191,6 +208,7 @@ def rows_on_test(
         controls[method] = [method, f"{method}, no-recon"]
         if reconstruction:
             rows[f"{method}, autoencode"] = autoencoding(reconstruction.overrides)
+            rows[f"{method}, concat"] = reconstruction.overrides | {ATTENTION: "concat"}
             controls[method].append(f"{method}, autoencode")
     rows |= {name: setting.overrides for name, setting in tuned.items()}
     builds_on = {name: candidates[name].builds_on for name in tuned}

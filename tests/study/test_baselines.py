@@ -92,7 +92,9 @@ def test_the_whole_study(baselines, base, tmp_path, monkeypatch):
     candidates = baselines.candidates_of(paired=True)
     tuned = [name for name, candidate in candidates.items() if candidate.builds_on in ("simclr", "vicreg")]
     methods = [
-        f"{m}{what}" for m in ("simclr", "vicreg") for what in ("", ", equal time", ", no-recon", ", autoencode")
+        f"{m}{what}"
+        for m in ("simclr", "vicreg")
+        for what in ("", ", equal time", ", no-recon", ", autoencode", ", concat")
     ]
     assert set(rows) == {*REFERENCES, *methods, *tuned}
     assert summary["options"]["evaluate.split"] == "test" and summary["options"]["train.seed"] == 1000

@@ -8,17 +8,18 @@ import pytest
 from eqssl.config import ReconConfig, RunConfig
 from eqssl.stats import ACCURACY_MARGIN
 from eqssl.study import Candidate, Setting, Study, StudyOptions, tune
-from eqssl.study.comparison import _best_setting, _settings, check_options, rows_on_test, usable
+from eqssl.study.comparison import _best_setting, _settings, check_options, mean_metrics, rows_on_test
 
 METRICS = {"linear": 0.5, "r2_mean": 0.1, "train_s": 1.0}
 
 
 def best(floor, **metrics) -> str:
     """Return the row of the best setting; floor: least accuracy, None where accuracy decides."""
-    rows = {row: {"method.name": row} for row in metrics}
+    rows = {row: {"method.name": row, "recon.weight": 1.0} for row in metrics}
     base = None if floor is None else Setting({}, accuracy=floor + ACCURACY_MARGIN, epoch_s=1.0)
     metrics = {row: of | {"train_s": 1.0} for row, of in metrics.items()}
-    return _best_setting(rows, metrics, base).overrides["method.name"]
+    candidate = Candidate({}, "recon.weight", (1.0,))
+    return _best_setting(candidate, rows, metrics, base).overrides["method.name"]
 
 
 @pytest.mark.parametrize(("floor", "expected"), [(0.78, "b"), (0.4, "c"), (0.9, "a"), (None, "a")])
@@ -44,14 +45,17 @@ def test_every_value_of_a_candidate_is_a_row(values):
     assert max(map(len, rows)) <= len("sie, train.lr 0.99999991")
 
 
-def test_what_failed_or_collapsed_is_no_setting_to_take():
+def test_a_setting_has_the_mean_of_its_seeds_unless_one_failed_or_collapsed():
+    ends = {
+        "a": [("COMPLETE", [], 0.5), ("COMPLETE", [], 0.7)], "b": [("COMPLETE", ["inv"], 0.5), ("COMPLETE", [], 0.5)],
+        "c": [("COMPLETE", [], 0.5), ("FAILED", [], 0.5)], "d": [("STOPPED", [], 0.5)],
+    }  # fmt: skip
     trials = [
-        {"configuration": name, "metrics": {"linear": 0.5}, "status": status, "collapsed": collapsed}
-        for name, status, collapsed in (
-            ("a", "COMPLETE", []), ("b", "COMPLETE", ["inv"]), ("c", "FAILED", []), ("d", "STOPPED", []),
-        )
-    ]  # fmt: skip
-    assert usable(trials) == {"a": {"linear": 0.5}}
+        {"configuration": name, "metrics": {"linear": linear}, "status": status, "collapsed": collapsed}
+        for name, of_name in ends.items()
+        for status, collapsed, linear in of_name
+    ]
+    assert mean_metrics(trials) == {"a": {"linear": pytest.approx(0.6)}}
 
 
 @pytest.mark.parametrize(
@@ -91,10 +95,10 @@ def tuned(monkeypatch, tmp_path):
     return tuned, run
 
 
-def test_a_setting_has_one_seed_however_many_are_asked_for(tuned):
+def test_a_setting_has_two_seeds_whatever_number_is_asked_for(tuned):
     tune_it, run = tuned
     tune_it({f"a, recon.weight {value}": {"metrics": METRICS} for value in (1, 5)})
-    assert [(options.seeds, options.configs) for options in run] == [(1, None)]
+    assert [(options.seeds, options.configs) for options in run] == [(2, None)]
 
 
 @pytest.mark.parametrize(("accuracy", "accurate", "weight"), [(0.5, True, 5), (0.9, False, 1), (None, None, 1)])
@@ -110,6 +114,25 @@ def test_what_was_chosen_is_kept_with_the_reason(tuned, tmp_path, accuracy, accu
     assert kept["overrides"]["recon.weight"] == weight
     assert kept["accurate"] is accurate and kept["accuracy"] == settings[weight][0]
     assert kept["epoch_s"] == 6.0  # the median of 2 and 10
+
+
+@pytest.mark.parametrize(("best", "at_edge"), [(1.0, True), (5.0, False), (25.0, True)])
+def test_a_best_value_at_the_edge_of_those_tried_is_reported(best, at_edge, tmp_path, monkeypatch, caplog):
+    def run_study(study, options):
+        trials = [
+            {"configuration": row, "metrics": METRICS | {"linear": 0.5 + (of["recon.weight"] == best)}}
+            | {"status": "COMPLETE", "collapsed": [], "error": None}
+            for row, of in study.rows.items()
+        ]
+        return {"trials": trials, "data": {}}
+
+    monkeypatch.setattr("eqssl.study.comparison.run_study", run_study)
+    study = Study(name="toy", question="?", space={}, configs=0)
+    candidates = {"a": Candidate({}, "recon.weight", (1.0, 5.0, 25.0))}
+    chosen, _ = tune(study, StudyOptions(output=str(tmp_path)), candidates, {}, later="last")
+    assert chosen["a"].overrides["recon.weight"] == best and chosen["a"].at_edge == at_edge
+    expected = f"a: --recon.weight {best:g} is at the edge of the values tried; a better one may lie beyond"
+    assert caplog.messages == [expected] * at_edge
 
 
 def test_what_a_later_stage_was_built_on_holds_though_a_trial_tried_again_is_better(tuned, tmp_path, caplog):
@@ -145,8 +168,10 @@ def test_a_method_is_trained_for_as_long_as_it_takes_with_reconstruction():
     assert rows["byol, equal time"]["train.epochs"] == 7
     assert rows["byol, no-recon"] == {"method.name": "byol", "recon.weight": 0.0}
     assert rows["byol, autoencode"] == rows["byol + reconstruction"] | {"recon.attention": "autoencode"}
+    assert rows["byol, concat"] == rows["byol + reconstruction"] | {"recon.attention": "concat"}
     own = "byol", "byol, no-recon", "byol, autoencode"
-    assert controls == dict.fromkeys((*own, "byol, equal time", "byol + reconstruction"), own)
+    compared = (*own, "byol, concat", "byol, equal time", "byol + reconstruction")
+    assert controls == dict.fromkeys(compared, own)
     without = rows_on_test(alone, candidates, {}, epochs=6)
     assert without[0]["byol, equal time"]["train.epochs"] == 6
     assert without[1] == dict.fromkeys(("byol", "byol, equal time", "byol, no-recon"), own[:2])
