@@ -81,3 +81,26 @@ def test_a_rate_at_which_lars_trains_nothing_is_warned_of(caplog):
     warn_of_small_rate(TrainConfig(optimizer="lars", lr=0.3, epochs=100, batch_size=1024), 1000)
     warn_of_small_rate(TrainConfig(optimizer="adamw", lr=1e-3, epochs=3), 100)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("contiguous", ["gradient", "moments"])
+def test_a_step_is_the_same_in_any_memory_order(name, contiguous):
+    def trained(weight, layout):
+        model = nn.Conv2d(4, 8, 3, bias=False).to(memory_format=layout)
+        model.weight.data.copy_(weight)
+        optimizer = make_optimizer(model, TrainConfig(optimizer=name, lr=0.1))
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(3):
+            gradient = torch.randn(8, 4, 3, 3, generator=generator)
+            model.weight.grad = gradient if contiguous == "gradient" else gradient.contiguous(memory_format=layout)
+            optimizer.step()
+            if contiguous == "moments":
+                state = optimizer.state[model.weight]
+                state |= {key: value.contiguous() for key, value in state.items() if value.ndim == 4}
+        return model.weight.detach()
+
+    weight = torch.randn(8, 4, 3, 3)
+    expected, found = (trained(weight, layout) for layout in (torch.contiguous_format, torch.channels_last))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
