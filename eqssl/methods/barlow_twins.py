@@ -10,6 +10,7 @@ from eqssl.distributed import gather
 from eqssl.methods.base import Method, Pair, Sizes
 from eqssl.methods.heads import projector
 from eqssl.methods.presets import cifar, imagenet
+from eqssl.methods.vicreg import squared_products
 
 
 class BarlowTwins(Method):
@@ -53,9 +54,9 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, off_diagonal: float) -> Tensor:
         z1, z2: embeddings of both views, float (B, D).
         off_diagonal: lambda.
     """
-    correlation = _standardise(z1).T @ _standardise(z2) / len(z1)
-    diagonal = correlation.diagonal()
-    redundancy = correlation.square().sum() - diagonal.square().sum()
+    z1, z2 = _standardise(z1), _standardise(z2)
+    diagonal = (z1 * z2).mean(0)
+    redundancy = squared_products(z1, z2) / len(z1) ** 2 - diagonal.square().sum()
     return (1 - diagonal).square().sum() + off_diagonal * redundancy
 
 

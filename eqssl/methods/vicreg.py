@@ -74,5 +74,18 @@ def _covariance(z: Tensor) -> Tensor:
     """Return the squared off-diagonal covariances of embeddings (B, D), summed, over D (Eq. 3 and 4)."""
     batch, width = z.shape
     z = z - z.mean(0)
-    cov = z.T @ z / (batch - 1)
-    return (cov.square().sum() - cov.diagonal().square().sum()) / width
+    diagonal = z.square().sum(0).square().sum()
+    return (squared_products(z, z) - diagonal) / (batch - 1) ** 2 / width
+
+
+def squared_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sum of the squares of a^T b, over all pairs of dimensions.
+
+    It is the scalar product of a a^T and b b^T too, which is the smaller computation for a batch below the width.
+
+    Args:
+        a, b: float (B, D).
+    """
+    if len(a) < a.shape[1]:
+        return (a @ a.T * (b @ b.T)).sum()
+    return (a.T @ b).square().sum()

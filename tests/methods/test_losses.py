@@ -88,6 +88,15 @@ def test_loss_knows_who_belongs_to_whom_and_no_order(name):
     assert loss(T1, T2[order]) > loss(T1, T2) + 0.1
 
 
+@pytest.mark.parametrize("formula", [vicreg, barlow_twins])
+def test_loss_is_that_of_the_formula_where_the_width_exceeds_the_batch(formula, monkeypatch):
+    wide = np.random.default_rng(1).normal(size=(2, 7, 30))
+    for name, value in {"Z1": wide[0], "Z2": wide[0] + 0.3 * wide[1], "B": 7, "D": 30}.items():
+        monkeypatch.setitem(globals(), name, value)
+    loss = LOSSES[formula.__name__](torch.tensor(Z1), torch.tensor(Z2))
+    assert loss.item() == pytest.approx(formula(), rel=1e-10)
+
+
 @pytest.fixture(scope="module")
 def lightly():
     from lightly import loss  # 10 s, since it imports torchvision and timm
