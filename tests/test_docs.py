@@ -18,7 +18,7 @@ import tyro
 import yaml
 
 import eqssl
-from eqssl.bench.options import Options as BenchOptions
+from eqssl.bench.command import Options as BenchOptions
 from eqssl.bench.simulation import Plan
 from eqssl.cli import COMMANDS, main
 from eqssl.config import DataConfig, EncoderConfig, EvaluateConfig, RunConfig, TrainConfig

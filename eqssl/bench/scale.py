@@ -1,19 +1,23 @@
-"""Scale of a study, without training: growth of its resume, summary and report, its memory, and MLflow's entries."""
+"""A large study without training: growth of its resume, summary and report, its memory, and MLflow's entries.
+
+The trials are made up: their metrics are random, and all share one file of contributions. Each measurement has a
+process of its own, whose memory is that of a study's.
+"""
 
 import json
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eqssl.bench.options import Options
-from eqssl.bench.timing import Row, exponent, interleave
+from eqssl.bench.command import Options
+from eqssl.bench.timing import Row
 from eqssl.config import RunConfig
 from eqssl.report.report import write_report
 from eqssl.study import Study, StudyOptions, log_uniform, uniform
@@ -22,49 +26,54 @@ from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
 from eqssl.study.listener import Listener
 from eqssl.study.live import current_summary
-from eqssl.study.results import summarise
+from eqssl.study.results import summarise, write_results
+from eqssl.study.search.sampler import write_journal
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import CONTRIBUTIONS, StudyFolder, TrialRecord
-from eqssl.study.summary import SUMMARY
 from eqssl.tracking import StudyTracker
 
-EXPONENT = 1.1
-MB = 0.12  # of memory a trial: 1.2 GB at 10,000, beside .3 of the libraries
+MAX_EXPONENT, MAX_S, MAX_MB, LARGE = 1.1, 60.0, 1500.0, 10_000  # the last: trials of a large study
 EPOCHS, SEEDS, IMAGES = 100, 2, 2000
 METRICS = ("linear", "knn", "r2_mean", "equivariance", *(f"r2/{factor}" for factor in range(20)))
 STUDY = Study(name="scale", question="", space={"recon.weight": log_uniform(0.1, 10.0), "augment.hue": uniform(0, 1)})
 
 
 def measure(options: Options) -> list[Row]:
-    """Return how times grow with the trials, the memory of a trial, and how many entries MLflow has not got."""
-    with tempfile.TemporaryDirectory() as folder:
-        stores = {count: ended_study(Path(folder, str(count)), count) for count in options.study_trials}
-        rows = [growth(options, of, stores) for of in (resumed, summary, report)]
-    done = subprocess.run(
-        [sys.executable, "-m", "eqssl.bench.scale", *map(str, options.simulated)], capture_output=True, text=True
-    )
+    """Return times and exponents of ended studies, then memory and lost entries of one that runs in Tune."""
+    sizes, (trials, epochs) = sorted(options.study_trials), options.simulated
+    ended, running = _in_own_process("ended", *sizes), _in_own_process("simulated", trials, epochs)
+    rows = []
+    for step, measured in ended["seconds"].items():
+        wall_s, cpu_s = (np.array(of) for of in zip(*measured, strict=True))
+        note = ", ".join(f"{n}: {s:.3g} s, CPU {c:.3g} s" for n, s, c in zip(sizes, wall_s, cpu_s, strict=True))
+        rows.append(_row(f"{step}, {sizes[-1]} trials", float(wall_s[-1]), "s", MAX_S, note))
+        if len(sizes) > 1:  # of the CPU's seconds, which other work on the machine changes less
+            rows.append(_row(f"{step}: k of trials^k", exponent(sizes, cpu_s), "", MAX_EXPONENT))
+    rows.append(_row(f"peak memory of these, {sizes[-1]} trials", ended["peak_mb"], "MB", MAX_MB))
+    made, slope = f"{trials} trials of {epochs} epochs", running["mb_per_trial"]
+    note = f"extrapolated from {made}: {running['last_mb']:.0f} MB, {slope:.3f} MB a trial"
+    large_mb = running["last_mb"] + slope * max(0, LARGE - trials)
+    rows.append(_row(f"memory of a study that runs, {LARGE} trials", large_mb, "MB", MAX_MB, note))
+    return [*rows, Row(part="scale", name="entries that MLflow has not got", value=running["dropped"], note=made)]
+
+
+def _row(name: str, value: float, unit: str, limit: float, note: str = "") -> Row:
+    made: dict[str, Any] = {"value": value, "unit": unit, "against": f"{limit:g} {unit}", "ratio": value / limit}
+    return Row(part="scale", name=name, at_most=1.0, note=note, **made)
+
+
+def exponent(sizes: list[int], seconds: np.ndarray) -> float:
+    """Return k of the least-squares fit seconds ~ sizes^k."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def _in_own_process(function: str, *numbers: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "eqssl.bench.scale", function, *map(str, numbers)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # its errors and warnings are shown
     if done.returncode:
-        raise ValueError(f"the simulated study of the part scale failed:\n{done.stdout}{done.stderr}")
-    megabytes, dropped = json.loads(done.stdout.splitlines()[-1])
-    note = "{} trials of {} epochs".format(*options.simulated)
-    memory = Row(
-        part="scale", name="memory of a trial", value=megabytes, unit="MB", against=f"{MB} MB",
-        ratio=megabytes / MB, at_most=1.0, note=note,
-    )  # fmt: skip
-    return [*rows, memory, Row(part="scale", name="entries that MLflow has not got", value=dropped, note=note)]
-
-
-def growth(options: Options, subject: Callable[[StudyFolder], Any], stores: dict[int, StudyFolder]) -> Row:
-    """Return the exponent k of seconds ~ trials^k."""
-    seconds = interleave({str(count): partial(subject, store) for count, store in stores.items()}, options.seconds)
-    per_round = [exponent(list(stores), of_round) for of_round in zip(*seconds.values(), strict=True)]
-    low, k, high = np.quantile(per_round, [0.25, 0.5, 0.75])
-    times = ", ".join(f"{count}: {np.median(of):.2g} s" for count, of in seconds.items())
-    return Row(
-        part="scale", name=f"{subject.__name__} ~ trials^k", value=float(k), unit="= k", rounds=len(per_round),
-        against="linear", ratio=float(k), low=float(low), high=float(high), at_most=EXPONENT, note=times,
-    )  # fmt: skip
+        raise ValueError(f"the part scale failed in {' '.join(command[1:])}:\n{done.stdout}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def suggestions_of(trials: int) -> Suggestions:
@@ -73,52 +82,74 @@ def suggestions_of(trials: int) -> Suggestions:
     return Suggestions(STUDY, StudyOptions(configs=configs, seeds=SEEDS, sampler="random"))
 
 
-def ended_study(folder: Path, trials: int) -> StudyFolder:
-    """Write the folder of a study that has ended."""
+def random_metrics(rng: np.random.Generator) -> dict[str, float]:
+    return dict(zip(METRICS, rng.normal(size=len(METRICS)).tolist(), strict=True))
+
+
+def ended_study(folder: Path, trials: int) -> None:
+    """Write the folder of a study that has ended, with 99 evaluated epochs a trial beside the last."""
     import pandas as pd
 
-    store, suggestions, rng = (
-        StudyFolder.open(folder, {}, resume=False),
-        suggestions_of(trials),
-        np.random.default_rng(0),
-    )
+    store, rng = StudyFolder.open(folder, {}, resume=False), np.random.default_rng(0)
     store.create("")
     columns = {"metric": np.repeat(METRICS, IMAGES), "unit": np.tile(np.arange(IMAGES), len(METRICS))}
     columns |= {name: rng.uniform(size=IMAGES * len(METRICS)).astype(np.float32) for name in ("value", "weight")}
     pd.DataFrame(columns).to_parquet(folder / CONTRIBUTIONS)
     history = {str(epoch): dict.fromkeys(STUDY.objectives, 0.5) for epoch in range(1, EPOCHS)}
+    suggestions = suggestions_of(trials)
     while (made_up := suggestions.next()) is not None:
-        metrics = dict(zip(METRICS, rng.normal(size=len(METRICS)).tolist(), strict=True))
-        record = trial.record_of(made_up, "COMPLETE", epochs=EPOCHS, metrics=metrics, history=history)
+        record = trial.record_of(made_up, "COMPLETE", epochs=EPOCHS, metrics=random_metrics(rng), history=history)
         store.trial_suggested(made_up)
         for listener in (store, suggestions):
             listener.trial_ended(made_up, record)
-        (store.trial_folder(made_up) / CONTRIBUTIONS).hardlink_to(folder / CONTRIBUTIONS)
-    (folder / SUMMARY).write_text(json.dumps(summary(store)))
-    return store
+        of_trial = store.trial_folder(made_up)
+        (of_trial / "encoder").mkdir()
+        for name in (CONTRIBUTIONS, "encoder/model.safetensors"):  # any file serves as the encoder, which is copied
+            (of_trial / name).hardlink_to(folder / CONTRIBUTIONS)
 
 
-def resumed(store: StudyFolder) -> None:
+def resume(folder: Path) -> None:
     """Read a study's trials and replay its search, until none is left."""
-    found = StudyFolder.open(store.folder, {}, resume=True)
+    found = StudyFolder.open(folder, {}, resume=True)
     suggestions = suggestions_of(len(found.records()))
     suggestions.restore(found.configurations(), found.records())
     suggestions.next()
 
 
-def summary(store: StudyFolder) -> dict[str, Any]:
-    """Return the summary of a study that has ended."""
+def summary(folder: Path) -> None:
+    """Write the summary, the table of trials and the search's journal of a study that has ended."""
     about: dict[str, Any] = {"study_id": "0", "status": "complete", "wall_s": 0.0, "concurrency": "", "options": {}}
-    about["data"] = {"name": "", "digest": ""}
-    return summarise(STUDY, list(store.records().values()), about, store.folder)
+    records = list(StudyFolder.open(folder, {}, resume=True).records().values())
+    made = summarise(STUDY, records, about | {"data": {"name": "", "digest": ""}}, folder)
+    write_results(made, records, folder)
+    write_journal(STUDY.space, STUDY.objectives, records, folder / "optuna.journal")
 
 
-def report(store: StudyFolder) -> None:
+def report(folder: Path) -> None:
     """Write the report of a study that has ended."""
-    write_report(current_summary(store.folder), store.folder)
+    write_report(current_summary(folder), folder)
 
 
-class Memory(Listener):
+def ended(*sizes: int) -> dict[str, Any]:
+    """Return each step's seconds by the clock and of the CPU, a pair for each size, and the memory's peak in MB."""
+    steps = (resume, summary, report)
+    seconds: dict[str, list[tuple[float, float]]] = {step.__name__: [] for step in steps}
+    with tempfile.TemporaryDirectory() as folder:
+        for place, size in enumerate((min(sizes), *sizes)):  # the first is not counted: it imports libraries
+            path = Path(folder, str(size))
+            if not path.exists():
+                ended_study(path, size)
+            for step in steps:
+                wall_s, cpu_s = time.perf_counter(), time.process_time()
+                step(path)
+                took = time.perf_counter() - wall_s, time.process_time() - cpu_s
+                if place:
+                    seconds[step.__name__].append(took)
+                    print(f"{step.__name__}, {size} trials: {took[0]:.1f} s, CPU {took[1]:.1f} s", file=sys.stderr)
+    return {"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10}
+
+
+class _Memory(Listener):
     """Notes the memory of this process after every trial's end, in MB."""
 
     def __init__(self) -> None:
@@ -128,35 +159,35 @@ class Memory(Listener):
         self.used.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
 
 
-def simulated_trial(config: dict[str, Any], setup: StudySetup, epochs: int) -> None:
+def _simulated_trial(config: dict[str, Any], setup: StudySetup, epochs: int) -> None:
     """Report made-up epochs, as a trial in Tune's process does."""
     context = trial.TrialContext(config["trial"], setup, trial.report_to_tune, set())
     rng = np.random.default_rng(0)
     for epoch in range(1, epochs + 1):
-        metrics = dict(zip(METRICS, rng.normal(size=len(METRICS)).tolist(), strict=True))
-        metrics |= {"epoch": float(epoch), "evaluate_s": 0.0}
+        metrics = random_metrics(rng) | {"epoch": float(epoch), "evaluate_s": 0.0}
         context.report(metrics, None)
     trial.report_to_tune(context.record("COMPLETE", metrics))
 
 
-def main(trials: int, epochs: int) -> None:
-    """Run a study in Tune that trains nothing; print the MB of a trial in memory and the entries MLflow has not got."""
-    pool.run_trial = partial(simulated_trial, epochs=epochs)  # in the place of a training
+def simulated(trials: int, epochs: int) -> dict[str, float]:
+    """Run a study in Tune that trains nothing; return its memory in MB and the entries that MLflow has not got."""
+    pool.run_trial = partial(_simulated_trial, epochs=epochs)  # in the place of a training
     with tempfile.TemporaryDirectory() as folder, StopSignals() as signals, cluster.ray_running():
-        tracker = StudyTracker(
-            f"sqlite:///{folder}/mlflow.db", STUDY.name, [*STUDY.space], STUDY.objectives, Path(folder)
-        )
+        uri = f"sqlite:///{folder}/mlflow.db"
+        tracker = StudyTracker(uri, STUDY.name, [*STUDY.space], STUDY.objectives, Path(folder))
         tracker.ready()
         tracker.begin("0", RunConfig(), [], [])
-        suggestions, memory = suggestions_of(trials), Memory()
+        suggestions, memory = suggestions_of(trials), _Memory()
         capacity = cluster.capacity(StudyOptions(concurrency=1), cluster.alive_nodes(), suggestions.total)
         setup = StudySetup(folder, tuple(STUDY.objectives), worker=capacity.worker)
         listeners = [StudyFolder(Path(folder), "0", {}), suggestions, tracker, memory]
         pool.run_trials(suggestions, lambda of: of.run_config(RunConfig()), setup, capacity, listeners, signals)
         tracker.close("FINISHED", [])
     first = len(memory.used) // 4  # libraries are imported, and buffers grow, during the first trials
-    print(json.dumps([(memory.used[-1] - memory.used[first]) / (len(memory.used) - first), tracker.dropped]))
+    per_trial = (memory.used[-1] - memory.used[first]) / (len(memory.used) - first)
+    return {"last_mb": memory.used[-1], "mb_per_trial": per_trial, "dropped": tracker.dropped}
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    numbers = list(map(int, sys.argv[2:]))
+    print(json.dumps(ended(*numbers) if sys.argv[1] == "ended" else simulated(*numbers)))

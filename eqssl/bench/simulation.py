@@ -12,9 +12,8 @@ from statistics import quantiles
 
 import tyro
 
-from eqssl.bench.timing import markdown_rows
-
 MAY_BE_ZERO = ("evaluate_s", "start_s", "lost_per_node_hour", "recover_s")
+MEASURED = {"hours": "h", "gpu_hours": "GPU-h", "wasted_gpu_hours": "GPU-h", "losses": ""}  # of a study, with units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,66 +69,53 @@ class Plan:
         return self.lost_per_node_hour / 3600 * math.ceil(self.gpus_per_trial / self.gpus_per_node)
 
 
-@dataclass
-class Outcome:
-    """Hours and GPU-hours of one simulated study, GPU-hours without lasting progress, and interruptions of trials."""
-
-    hours: float = 0.0
-    gpu_hours: float = 0.0
-    wasted_gpu_hours: float = 0.0
-    losses: int = 0
-
-
-def simulate(plan: Plan, seed: int) -> Outcome:
-    """Return the outcome of a study with losses at random moments.
+def simulate(plan: Plan, seed: int) -> dict[str, float]:
+    """Return `MEASURED` of one study with losses at random moments; wasted is training without lasting progress.
 
     Args:
         plan: of the study.
         seed: of the losses.
     """
-    rng, outcome = random.Random(seed), Outcome()
-    free_s = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when the GPUs of each concurrent trial are free again
+    rng, total = random.Random(seed), dict.fromkeys(MEASURED, 0.0)
+    free_h = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when the GPUs of each concurrent trial are free again
     for _ in range(plan.trials):
-        begin = heapq.heappop(free_s)
-        end = begin + _trial_s(plan, rng, outcome)
-        heapq.heappush(free_s, end)
-        outcome.gpu_hours += (end - begin) * plan.gpus_per_trial / 3600
-        outcome.hours = max(outcome.hours, end / 3600)
-    return outcome
+        hours, wasted, losses = _trial(plan, rng)
+        end = heapq.heappop(free_h) + hours
+        heapq.heappush(free_h, end)
+        total["hours"] = max(total["hours"], end)
+        total["gpu_hours"] += hours * plan.gpus_per_trial
+        total["wasted_gpu_hours"] += wasted * plan.gpus_per_trial
+        total["losses"] += losses
+    return total
 
 
-def _trial_s(plan: Plan, rng: random.Random, outcome: Outcome) -> float:
-    """Return the seconds of a trial, and add its losses to the outcome."""
+def _trial(plan: Plan, rng: random.Random) -> tuple[float, float, int]:
+    """Return the hours of a trial, those of them that its losses cost, and their number."""
     useful_s = plan.epochs * plan.epoch_s + plan.evaluate_s
-    saved_s, total_s = 0.0, plan.start_s
+    saved_s, total_s, wasted_s, losses = 0.0, plan.start_s, 0.0, 0
     while True:
         until_loss_s = rng.expovariate(plan.losses_per_s) if plan.losses_per_s else math.inf
         if saved_s + until_loss_s >= useful_s:
-            return total_s + useful_s - saved_s
+            return (total_s + useful_s - saved_s) / 3600, wasted_s / 3600, losses
         reached_s = saved_s + until_loss_s
         # The last checkpoint: at the end of the last whole epoch, or within the current one.
         epoch_began_s = min(reached_s // plan.epoch_s, plan.epochs) * plan.epoch_s
         trained_s = min(reached_s, plan.epochs * plan.epoch_s)  # an evaluation has no checkpoints
         saved_s = epoch_began_s + (trained_s - epoch_began_s) // plan.save_s * plan.save_s
         total_s += until_loss_s + plan.recover_s
-        outcome.losses += 1
-        outcome.wasted_gpu_hours += (reached_s - saved_s + plan.recover_s) * plan.gpus_per_trial / 3600
-
-
-def table(plan: Plan) -> str:
-    """Return medians and 90 % ranges over the simulations, in Markdown."""
-    outcomes = [simulate(plan, seed) for seed in range(plan.repetitions)]
-    rows = []
-    for name, unit in (("hours", "h"), ("gpu_hours", "GPU-h"), ("wasted_gpu_hours", "GPU-h"), ("losses", "")):
-        values = [getattr(outcome, name) for outcome in outcomes]
-        low, middle, high = (quantiles(values * 2, n=20)[i] for i in (0, 9, 18))  # `* 2`: works for one value too
-        rows.append([name.replace("_", " "), f"{middle:.4g} {unit}".strip(), f"{low:.4g} to {high:.4g}"])
-    return markdown_rows(["", "median", "90 %"], rows)
+        wasted_s += reached_s - saved_s + plan.recover_s
+        losses += 1
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command; it ends with 2 for options that cannot work."""
-    print(table(tyro.cli(Plan, args=arguments, description=Plan.__doc__, prog="python -m eqssl.bench.simulation")))
+    """Print medians and 90 % ranges over the simulations; the command ends with 2 for options that cannot work."""
+    plan = tyro.cli(Plan, args=arguments, description=Plan.__doc__, prog="python -m eqssl.bench.simulation")
+    studies = [simulate(plan, seed) for seed in range(plan.repetitions)]
+    print("| | median | 90 % |\n| --- | --- | --- |")
+    for name, unit in MEASURED.items():
+        values = [study[name] for study in studies]
+        low, middle, high = (quantiles(values * 2, n=20)[i] for i in (0, 9, 18))  # `* 2`: works for one value too
+        print(f"| {name.replace('_', ' ')} | {middle:.4g} {unit} | {low:.4g} to {high:.4g} |")
 
 
 if __name__ == "__main__":

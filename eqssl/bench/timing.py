@@ -51,11 +51,6 @@ def finish() -> None:
         torch.cuda.synchronize()
 
 
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Return k of the least-squares fit seconds ~ sizes^k."""
-    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measurement.
@@ -83,22 +78,17 @@ class Row:
     at_most: float | None = None
     note: str = ""
 
-    @property
-    def aim(self) -> str:
-        """The aim and whether it is met; empty without one."""
-        if self.ratio is None or self.at_least is self.at_most is None:
-            return ""
-        met = (self.at_least or -np.inf) <= self.ratio <= (self.at_most or np.inf)
-        limit = f"≥ {self.at_least}" if self.at_most is None else f"≤ {self.at_most}"
-        return f"{limit}: {'met' if met else 'missed'}"
-
     def cells(self) -> list[str]:
         """Return the row as text, a cell for each column of `HEAD`."""
         value = "" if self.value is None else f"{self.value:.4g} {self.unit}"
         ratio = "" if self.ratio is None else f"{self.ratio:.3f}"
         quartiles = "" if self.low is None else f"{self.low:.3f} to {self.high:.3f}"
-        rounds = "" if self.rounds is None else str(self.rounds)
-        return [self.part, self.name, value, self.against, ratio, quartiles, rounds, self.aim, self.note]
+        aim = ""
+        if self.ratio is not None and (self.at_least is not None or self.at_most is not None):
+            met = (self.at_least or -np.inf) <= self.ratio <= (self.at_most or np.inf)
+            limit = f"≥ {self.at_least}" if self.at_most is None else f"≤ {self.at_most}"
+            aim = f"{limit}: {'met' if met else 'missed'}"
+        return [self.part, self.name, value, self.against, ratio, quartiles, str(self.rounds or ""), aim, self.note]
 
 
 def row(
@@ -124,15 +114,8 @@ def row(
     return dataclasses.replace(made, against=against, ratio=ratio, low=low, high=high)
 
 
-def machine(precision: str) -> dict[str, Any]:
-    """Return the properties of the machine and the versions that the results depend on.
-
-    Args:
-        precision: of the encoder, as in the options.
-    """
-    from eqssl.devices import supports_bf16
-    from eqssl.training.context import LocalContext
-
+def machine() -> dict[str, Any]:
+    """Return the properties of the machine and the versions that the results depend on."""
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -143,26 +126,20 @@ def machine(precision: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "precision": ("bf16" if supports_bf16(LocalContext().device) else "fp32") if precision == "auto" else precision,
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
 
 
-def markdown_rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
-
-
-def markdown(about: dict[str, Any], options: dict[str, Any], rows: list[Row]) -> str:
-    """Return the table below the machine's properties and the options."""
+def markdown(about: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Return the table in Markdown, below the machine's properties and the options."""
     lines = [", ".join(f"{name} {value}" for name, value in values.items()) for values in (about, options)]
-    return "\n\n".join([*lines, markdown_rows(HEAD, [r.cells() for r in rows])]) + "\n"
+    cells = (HEAD, ["---"] * len(HEAD), *(r.cells() for r in rows))
+    return "\n\n".join([*lines, "\n".join(f"| {' | '.join(of)} |" for of in cells)])
 
 
-def save(folder: Path, about: dict[str, Any], options: dict[str, Any], rows: list[Row]) -> None:
-    """Write bench.json and bench.md."""
+def save(folder: Path, about: Mapping[str, Any], options: Mapping[str, Any], rows: Sequence[Row]) -> None:
+    """Write bench.json."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"machine": about, "options": options, "rows": [dataclasses.asdict(r) for r in rows]}
     (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "bench.md").write_text(markdown(about, options, rows))

@@ -8,19 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from eqssl.bench.command import main
-from eqssl.bench.options import Options
-from eqssl.bench.step import PRODUCT, share_of_peak
-from eqssl.bench.timing import MIN_ROUNDS, Row, exponent, interleave, row, timed
-from eqssl.bench.training import TimedSteps, fixed_batch, make_run, step
+from eqssl.bench import command, gpu, peers, reading, scale
+from eqssl.bench.command import Options, main
+from eqssl.bench.step import TimedSteps, encoder_flops, make_run
+from eqssl.bench.timing import MIN_ROUNDS, Row, interleave, row, timed
+from eqssl.config import EvaluateConfig
 
-TINY = {"encoders": ("resnet_tiny",), "image_size": 32, "batch_size": 16, "steps": 2,
-        "workers": 0, "precision": "fp32", "seconds": 0.0,
-        "study_trials": (16, 32)}  # fmt: skip
-
-
-def options(**values) -> Options:
-    return Options(**{**TINY, **values})
+TINY = Options(
+    encoders=("resnet_tiny",), image_sizes=(32,), precisions=("fp32",), batch_size=16, seconds=0.0, simulated=(60, 10)
+)
 
 
 class Clock:
@@ -38,12 +34,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch) -> Clock:
     clock = Clock()
-    for module in ("timing", "training"):
+    for module in ("timing", "step"):
         monkeypatch.setattr(f"eqssl.bench.{module}.time", clock)
     return clock
 
 
-def test_a_thing_against_itself_is_one_and_against_its_half_two(clock):
+def test_a_subject_against_itself_is_one_and_against_its_half_two(clock):
     one, two = partial(clock.sleep, 0.02), partial(clock.sleep, 0.04)
     seconds = interleave({"one": one, "again": one, "two": two}, 0.8)
     assert {len(s) for s in seconds.values()} == {len(seconds["one"])} and len(seconds["one"]) >= MIN_ROUNDS
@@ -61,7 +57,7 @@ def test_time_and_rate_of_known_seconds():
     assert row("test", "it", seconds).value == pytest.approx(200)
     assert row("test", "it", seconds, count=4, unit="images/s").value == pytest.approx(20)
     assert timed(lambda: time.sleep(0.02)) == pytest.approx(0.02, abs=0.02)
-    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+    assert scale.exponent([1, 2, 4], np.array([3, 12, 48])) == pytest.approx(2)
 
 
 def test_an_aim_is_met_or_missed():
@@ -72,9 +68,23 @@ def test_an_aim_is_met_or_missed():
     assert made().cells()[7] == Row(part="test", name="skipped").cells()[7] == ""
 
 
-@pytest.mark.parametrize("recon", [False, True])
+def test_the_help_lists_every_part_with_its_time(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name, (minutes, about) in command.PARTS.items():
+        assert f"{name} ({minutes} min): {about}" in text
+
+
+def test_an_unknown_part_is_refused_with_the_nearest(tmp_path, capsys):
+    assert main(["--parts", "step,worker", "--output", str(tmp_path / "none")]) == 2
+    assert "--parts is 'worker'; allowed: step, peers, workers" in (error := capsys.readouterr().err)
+    assert "did you mean workers" in error and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("recon", [0.0, 1.0])
 def test_the_parts_of_a_step_are_the_step(recon):
-    timed_steps = TimedSteps(options(), "resnet_tiny", recon)
+    timed_steps = TimedSteps(TINY.run("resnet_tiny", recon=recon))
     timed_steps.step()
     expected = {"data", "augmentation", "encoder", "method", "optimizer"} | ({"reconstruction"} if recon else set())
     for _ in range(10):  # a busy machine may take time between two parts
@@ -101,7 +111,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward(clock):
             clock.sleep(2.0)
             return gradient
 
-    timed_steps = TimedSteps(options(), "resnet_tiny", recon=True)
+    timed_steps = TimedSteps(TINY.run("resnet_tiny", recon=1.0))
     model = timed_steps.run.model
     decode, loss = model.reconstruction.forward, model.method.forward
     model.reconstruction.forward = lambda first, *others: decode((Slow.apply(first[0]), first[1]), *others)
@@ -114,33 +124,20 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward(clock):
     assert both == zero | {"reconstruction": 3.0, "method": 3.0} and method == zero | {"method": 3.0}
 
 
-def test_a_step_on_a_fixed_batch_is_the_trainings_own():
-    run, alone = (make_run(options().run("resnet_tiny", method="byol", recon=True)) for _ in range(2))
-    batch, student = fixed_batch(alone), alone.model.encoder
-    alone.model.train()
-    # The epoch meets the images of its one batch in another order.
-    assert alone.model(batch).total.item() == pytest.approx(run.next_epoch()["loss"], rel=1e-5)
-    before = [[p.clone() for p in m.parameters()] for m in (student, alone.model.teacher)]
-    step(alone, batch)
-    for module, old in zip((student, alone.model.teacher), before, strict=True):
-        assert not all(torch.equal(p, q) for p, q in zip(module.parameters(), old, strict=True))
-
-
 def test_the_encoders_arithmetic_is_counted_as_by_hand():
     """Of resnet_tiny at 32 px: 23 million multiply-adds at 64 px, forward, and backward to weights and inputs."""
-    timed_steps = TimedSteps(options(), "resnet_tiny", recon=False)
-    images = torch.rand(4, 3, 32, 32)
-    made = share_of_peak("it", np.array([1.0]), np.array([1e-3]), timed_steps.run, images)
+    run = make_run(TINY.run("resnet_tiny"))
     forward = 2 * 4 * (23e6 / 4)
     to_images = 2 * 4 * 32 * 8 * 8 * 3 * 16  # no gradient of the first layer's inputs is needed
-    assert made.value * 1e9 == pytest.approx(3 * forward - to_images, rel=0.03)
-    flops_of_product = 2 * PRODUCT["cpu"] ** 3
-    assert made.ratio == pytest.approx(made.value * 1e9 / (flops_of_product / 1e-3))
+    flops = encoder_flops(run.model, torch.rand(4, 3, 32, 32))
+    assert flops == pytest.approx(3 * forward - to_images, rel=0.03)
 
 
-@pytest.mark.slow
-def test_what_is_compiled_has_the_same_parts_and_losses():
-    plain, compiled = (TimedSteps(options(compile=on), "resnet_tiny", recon=True) for on in (False, True))
+@pytest.mark.slow  # 20 s
+def test_a_compiled_step_has_the_same_parts_and_losses():
+    plain, compiled = (
+        TimedSteps(Options(**{**vars(TINY), "compile": on}).run("resnet_tiny", recon=1.0)) for on in (False, True)
+    )
     for timed_steps in (plain, compiled):
         timed_steps.step()
     assert compiled.run.metrics["loss"] == pytest.approx(plain.run.metrics["loss"], rel=1e-4)
@@ -148,93 +145,97 @@ def test_what_is_compiled_has_the_same_parts_and_losses():
     assert compiled.rounds[-1].keys() == plain.rounds[-1].keys()
 
 
-@pytest.mark.parametrize("part", ["step", "evaluation", pytest.param("scaling", marks=pytest.mark.slow)])
-def test_parts_that_need_no_other_package(part, tmp_path):
-    sizes = (
-        "--encoders resnet_tiny --image-size 32 --batch-size 16 --steps 2 --seconds 0 "
-        "--evaluate.train-images 64 --evaluate.images 32"
-    )
-    arguments = ["--parts", part, *sizes.split(), "--output", str(tmp_path)]
-    assert main(arguments) == 0
+@pytest.mark.parametrize("part", ["step", "reading", "gpu", pytest.param("workers", marks=pytest.mark.slow)])
+def test_parts_that_need_no_other_package(part, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("eqssl.bench.step.EVALUATION", EvaluateConfig(train_images=64, images=32))
+    for name, value in {"SIZE": 32, "RENDERED": 8, "READ": 16}.items():
+        monkeypatch.setattr(reading, name, value)
+    sizes = "--encoders resnet_tiny --image-sizes 32 --precisions fp32 --batch-size 16 --seconds 0"
+    assert main(["--parts", part, *sizes.split(), "--output", str(tmp_path)]) == 0
     made = json.loads((tmp_path / "bench.json").read_text())
-    assert made["machine"]["cores"] >= 1 and made["options"]["image_size"] == "32"
+    assert made["machine"]["cores"] >= 1 and made["options"]["batch_size"] == "16"
     assert {r["part"] for r in made["rows"]} == {part}
     assert all(r["ratio"] is None or r["ratio"] > 0 for r in made["rows"])
-    assert (tmp_path / "bench.md").read_text().count("\n| ") == len(made["rows"]) + 2
+    assert capsys.readouterr().out.count("\n| ") == len(made["rows"]) + 2
+    assert len(made["rows"]) >= {"step": 16, "reading": 3, "workers": 3, "gpu": 1}[part]
 
 
-@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there")
+def test_without_a_gpu_the_table_says_so():
+    assert [r.note for r in gpu.measure(TINY)] == ["skipped: no CUDA device"]
+
+
+@pytest.mark.slow  # 30 s
 def test_the_second_trial_of_a_process_adds_less_to_its_training_than_the_first():
-    from eqssl.bench.study import trials
+    from eqssl.bench.trials import overheads
 
-    first, second = sorted(trials(options(), 2), key=lambda one: one["warm"])
-    assert (first["warm"], second["warm"]) == (False, True)
-    assert 0 <= second["overhead_s"] < first["overhead_s"]
+    seconds = overheads(TINY, 2)
+    ((new,), (reused,)) = seconds["new"], seconds["reused"]
+    assert 0 <= reused < new
 
 
-@pytest.mark.slow
-def test_methods_and_pipelines_against_lightly(monkeypatch):
+@pytest.mark.slow  # 30 s
+def test_steps_and_trainings_against_lightly(monkeypatch):
     pytest.importorskip("lightly")
-    from eqssl.bench import methods, pipelines
-
-    monkeypatch.setattr(pipelines, "EPOCH_S", 0.0)
-    rows = methods.measure(options(vit="test_vit", methods=Options().methods))
-    assert [r.name.split(",")[0] for r in rows] == list(Options().methods)
-    rows += pipelines.measure(options())
+    monkeypatch.setattr(peers, "EPOCH_S", 0.0)
+    monkeypatch.setattr(peers.os, "cpu_count", lambda: 1)
+    rows = peers.measure(TINY)
+    assert [r.name.split(",")[0] for r in rows[: len(TINY.methods)]] == list(TINY.methods)
     assert all(r.ratio > 0.05 for r in rows if r.against)
-    assert {r.against for r in rows} >= {"lightly", "plain loop"}
+    workers = {f"{library}, {count} loader workers" for library in ("plain", "lightly") for count in (0, 1)}
+    assert {r.against for r in rows} >= {"lightly", "plain"} | workers
 
 
-@pytest.mark.parametrize("name", Options().methods)
-def test_peers_have_our_heads(name):
+@pytest.mark.parametrize("name", TINY.methods)
+def test_lightlys_methods_have_our_heads(name):
     pytest.importorskip("lightly")
-    from eqssl.bench.peers import PEERS, build_peer
+    run = make_run(TINY.run("resnet_tiny", method=name, equi_fraction=0.0))
+    theirs = peers.lightly_method(name, run.model.encoder, autocast=False)
+    ours, others = (sum(p.numel() for p in m.parameters()) for m in (run.model, theirs))
+    assert others == pytest.approx(ours, rel=0.01)  # but for biases
+    theirs(*torch.rand(2, 16, 3, 32, 32)).backward()
+    assert all(p.grad is not None for p in theirs.parameters())
 
-    if name not in PEERS:
-        pytest.skip("it has no peer")
-    run = make_run(options().run("test_vit" if name == "ibot" else "resnet_tiny", method=name, equi_fraction=0.0))
-    peer = build_peer(name, run.model.encoder, autocast=False)
-    ours, theirs = (sum(p.numel() for p in m.parameters()) for m in (run.model, peer))
-    assert theirs == pytest.approx(ours, rel=0.01)  # but for biases
+
+def test_two_views_at_once_have_the_loss_of_one_after_the_other():
+    run = make_run(TINY.run("resnet_tiny", equi_fraction=0.0))
+    plain = peers.plain_simclr(run.model.encoder, autocast=False).eval()
+    views = torch.rand(2, 16, 3, 32, 32)
+    at_once = plain(*views)
+    plain.at_once = False
+    torch.testing.assert_close(plain(*views), at_once)
 
 
 def test_without_lightly_the_table_says_so(monkeypatch):
-    from eqssl.bench import methods
+    monkeypatch.setattr(peers, "find_spec", lambda name: None)
+    monkeypatch.setattr(peers, "augmentations", lambda options: [])
+    monkeypatch.setattr(peers, "trainings", lambda options, encoder: [])
+    assert [r.note for r in peers.measure(TINY)] == [peers.NO_LIGHTLY]
 
-    monkeypatch.setattr(methods, "find_spec", lambda name: None)
-    assert [r.note for r in methods.measure(options())] == [methods.NO_LIGHTLY]
 
-
-def test_without_a_peer_the_table_says_so():
+def test_a_method_that_lightly_lacks_is_refused():
     pytest.importorskip("lightly")
-    from eqssl.bench import methods
-    from eqssl.bench.peers import PEERS
-
-    assert set(PEERS) == {"simclr", "vicreg", "barlow_twins", "byol", "simsiam", "moco_v3", "dino", "ibot"}
-    assert [(r.name, r.note) for r in methods.measure(options(methods=("sie",)))] == [("sie", methods.NO_PEER)]
+    with pytest.raises(ValueError, match="--methods is 'dino'; allowed: simclr"):
+        peers.method_step(TINY, "dino")
 
 
-def test_reading():
-    from eqssl.bench import data
+def test_an_ended_study_is_resumed_summarised_and_reported():
+    found = scale.ended(20, 40)
+    assert found["seconds"].keys() == {"resume", "summary", "report"} and 100 < found["peak_mb"] < 10_000
+    for of_sizes in found["seconds"].values():
+        assert len(of_sizes) == 2 and all(0 < seconds < 600 for pair in of_sizes for seconds in pair)
 
-    rows = data.measure(options(data_images=8, data_pixels=16 * 32**2, data_sizes=(32,)))
-    assert len(rows) == 12 and all(r.value > 1 for r in rows)
 
-
-@pytest.mark.parametrize("subject", ["resumed", "summary", "report"])
-def test_growth_of_a_study_is_an_exponent(subject, tmp_path):
-    from eqssl.bench import scale
-
-    studies = {trials: scale.ended_study(tmp_path / str(trials), trials) for trials in (20, 60)}
-    made = scale.growth(options(), getattr(scale, subject), studies)
-    assert made.rounds >= MIN_ROUNDS and made.low <= made.ratio <= made.high
-    assert made.note.startswith("20: ") and made.aim.startswith("≤ 1.1: ")
+def test_the_rows_of_scale_hold_exponents_and_an_extrapolated_memory(monkeypatch):
+    ended = {"seconds": {"report": [(2.0, 1.0), (8.0, 4.0)]}, "peak_mb": 750.0}
+    running = {"last_mb": 300.0, "mb_per_trial": 0.1, "dropped": 0}
+    monkeypatch.setattr(scale, "_in_own_process", lambda function, *_: ended if function == "ended" else running)
+    seconds, k, peak, memory, dropped = scale.measure(Options(study_trials=(100, 400), simulated=(200, 10)))
+    assert (seconds.value, seconds.ratio, k.value) == (8.0, pytest.approx(8 / 60), pytest.approx(1.0))
+    assert peak.ratio == 0.5 and memory.value == pytest.approx(300 + 0.1 * 9800) and dropped.value == 0
 
 
 @pytest.mark.slow  # 40 s
-def test_a_simulated_study_leaves_little_in_memory_and_nothing_untracked(monkeypatch):
-    from eqssl.bench import scale
-
-    monkeypatch.setattr(scale, "growth", lambda *arguments: None)
-    *_, memory, dropped = scale.measure(options(simulated=(60, 10)))
-    assert 0 < memory.value < 1 and dropped.value == 0
+def test_a_simulated_study_leaves_little_in_memory_and_nothing_untracked():
+    found = scale._in_own_process("simulated", *TINY.simulated)
+    assert 0 < found["mb_per_trial"] < 1 and found["dropped"] == 0

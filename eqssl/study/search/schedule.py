@@ -60,6 +60,7 @@ class Suggestions(Listener):
         self._records: dict[str, TrialRecord] = {}
         self._untold: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
         self._names: dict[str, str] = {}  # exact overrides -> name
+        self._taken = {trial.configuration.name for trial in self._rows}  # names
         self._times_suggested: Counter[str] = Counter()
         self._schedule = self._all_trials()
 
@@ -72,6 +73,7 @@ class Suggestions(Listener):
         """
         self._earlier = {c.number: c for c in configurations if c.number is not None}
         self._names |= {exact(c.overrides or {}): c.name for c in self._earlier.values()}
+        self._taken |= set(self._names.values())
         self._records |= records
         self.ended = len(records)
 
@@ -116,8 +118,8 @@ class Suggestions(Listener):
         params = self.search.suggest(params)
         values = exact(params)
         if values not in self._names:
-            taken = {trial.configuration.name for trial in self._rows} | set(self._names.values())
-            self._names[values] = Configuration.suggested(params, number, taken).name
+            self._names[values] = Configuration.suggested(params, number, self._taken).name
+            self._taken.add(self._names[values])
         name = self._names[values]
         first_seed = self._times_suggested[name] * self._stages[-1]
         self._times_suggested[name] += 1
