@@ -10,7 +10,7 @@ from eqssl.bench.peers import trainings
 from eqssl.bench.step import steps_of
 from eqssl.bench.timing import Row
 
-CASES = {"resnet18": (64, 512), "resnet50": (224, 128), "vit_small_patch16_224": (224, 128)}  # size, px, and batch
+CASES = {"resnet18": (64, 512), "resnet50": (224, 64), "vit_small_patch16_224": (224, 64)}  # size, px, and batch
 LIMIT_S, COMPARISON_S = 330.0, 8.0  # no comparison begins after the first; seconds of each
 
 

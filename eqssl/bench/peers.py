@@ -232,8 +232,8 @@ class Loop:
         encoder = Encoder(ours.config, ours.channels, ours.image_size, *ours.mean_std)
         make_model = plain_simclr if library == "plain" else partial(lightly_method, "simclr")
         if run.config.train.compile:
-            # A graph of its own for each library.
-            encoder.tokens = partial(compiled_tokens(library), encoder)  # type: ignore[method-assign]
+            # A graph of its own for each library and encoder.
+            encoder.tokens = partial(compiled_tokens(library, ours.config, ours.image_size), encoder)  # type: ignore[method-assign]
         self.model = make_model(encoder, run.autocast).to(self.device).to(memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)
         self.loader = DataLoader(
