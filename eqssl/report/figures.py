@@ -1,4 +1,4 @@
-"""The style that all figures share; reconstructions and the heat map. Data in, figure out."""
+"""The style that all figures share; reconstructions, the heat map and the forest plot. Data in, figure out."""
 
 import io
 from collections.abc import Mapping
@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
 from eqssl.images import image_grid
-from eqssl.metrics import factor_of
+from eqssl.metrics import factor_of, label_of
 from eqssl.report import selection
-from eqssl.report.selection import Summary, bounds_of
+from eqssl.report.selection import REFERENCES, Summary, bounds_of
+from eqssl.report.tables import gain_metrics
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
 STYLE: dict[RcKeyType, Any] = {
@@ -35,6 +36,11 @@ STYLE: dict[RcKeyType, Any] = {
 }  # of matplotlib, in force while figures are made and saved
 PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
 MAX_ROWS = 40  # of the heat map and the forest
+FOREST = (
+    "Paired differences from the best of a configuration's controls, metric by metric; bars: 95 %. Filled: "
+    "significant, with the comparisons of its table accounted for. Grey band: the minimum detectable difference. "
+    "Shaded: the choice. Shown: {}."
+)
 NO_DATE: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # metadata
 
 
@@ -155,6 +161,38 @@ def heatmap_picture(summary: Summary) -> Picture | None:
     figure.colorbar(drawn, ax=list(grid), label="R²", shrink=0.8, pad=0.02)
     title = "R² per factor and part of the features"
     return Picture("heatmap", title, f"Means over seeds on one scale; {shown}.", figure)
+
+
+def forest_picture(summary: Summary) -> Picture | None:
+    """Return the gains in the main metrics, a panel a metric and a row a configuration, reference rows aside.
+
+    None where no configuration has a gain.
+    """
+    metrics = [metric for metric in gain_metrics(summary) if metric in summary["minimum_detectable_difference"]]
+    rows = selection.in_order(summary["configurations"])
+    rows = [c for c in rows if c["name"] not in REFERENCES and any(metric in c["gains"] for metric in metrics)]
+    if not rows:
+        return None
+    rows, shown = selection.most_important(summary, rows, MAX_ROWS)
+    figure = Figure(figsize=(2.4 + 2.5 * len(metrics), 0.9 + 0.2 * len(rows)))
+    grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(grid, metrics, strict=True):
+        if detectable := summary["minimum_detectable_difference"][metric]:
+            axes.axvspan(-detectable, detectable, color="#888888", alpha=0.12, lw=0)
+        axes.axvline(0, color="black", lw=0.8)
+        for place, c in enumerate(rows):
+            if c["name"] == selection.choice(summary):
+                axes.axhspan(place - 0.5, place + 0.5, color=COLOURS[0], alpha=0.12, lw=0)
+            if gain := c["gains"].get(metric):
+                bounds = np.array([gain["low"], gain["high"]], dtype=float)
+                errors = np.abs(bounds - gain["estimate"])[:, None]
+                colour, fill = (COLOURS[0], COLOURS[0]) if gain.get("significant") else ("#555555", "white")
+                axes.errorbar(gain["estimate"], place, xerr=errors, fmt="o", ms=4.5, color=colour, mfc=fill, lw=1.1)
+        axes.margins(x=0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        label_axes(axes, f"Δ {label_of(metric)}")
+    grid[0].set(yticks=range(len(rows)), yticklabels=[c["name"] for c in rows], ylim=(len(rows) - 0.5, -0.5))
+    return Picture("forest", "Forest plot of the gains over the best control", FOREST.format(shown), figure)
 
 
 def _hide_frame(axes: Axes) -> None:

@@ -41,10 +41,12 @@ def front_picture(summary: Summary) -> Picture | None:
     The colour is the method, else the first varied option. None for a single objective, or where no configuration has
     all objectives.
     """
-    rows, searched = selection.front_candidates(summary), _searched(summary)
+    rows = selection.front_candidates(summary)
     first, *others = summary["objectives"]
     if not others or not rows:
         return None
+    owners = selection.owners_of_controls(rows)
+    searched = [c for c in rows if c["name"] not in REFERENCES and c["name"] not in owners]
     smaller = {metric: " (smaller is better)" for metric, way in summary["objectives"].items() if way == "minimize"}
     figure = Figure(figsize=(7.6 if len(others) == 1 else 6.0 * len(others), 5.4))
     grid = figure.subplots(1, len(others), squeeze=False)[0]
@@ -64,13 +66,6 @@ def front_picture(summary: Summary) -> Picture | None:
         caption += ARROWS.format(" (of the choice and the front alone)" * (len(searched) > MAX_ARROWS))
     known = any(c["front_probability"] is not None for c in rows)
     return Picture("front", "Trade-off", caption + UNCERTAINTY * known, figure)
-
-
-def _searched(summary: Summary) -> list[Configuration]:
-    """Return the candidates that are neither reference rows nor auto-encoding controls of others."""
-    rows = selection.front_candidates(summary)
-    owners = selection.owners_of_controls(rows)
-    return [c for c in rows if c["name"] not in REFERENCES and c["name"] not in owners]
 
 
 def _looks(

@@ -16,7 +16,6 @@ from eqssl.config import RunConfig, flatten
 from eqssl.files import read, write_atomically
 from eqssl.metrics import register_stored
 from eqssl.report import figures, selection
-from eqssl.report.forest import forest_picture
 from eqssl.report.front import front_picture
 from eqssl.report.importance import importance_picture, study_importances
 from eqssl.report.progress import learning_picture, progress_picture
@@ -83,7 +82,7 @@ def _place(section: figures.Picture | Table) -> int:
 
 def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFrame) -> list[figures.Picture]:
     """Return all figures that the summary, the study's folder and the result of `study_importances` have data for."""
-    pictures = [front_picture(summary), forest_picture(summary)]
+    pictures = [front_picture(summary), figures.forest_picture(summary)]
     pictures += [*response_pictures(summary), figures.heatmap_picture(summary), learning_picture(summary, folder)]
     if len(importances):
         pictures.append(importance_picture(importances))

@@ -26,9 +26,12 @@ def with_matched_controls(study: Study, options: StudyOptions) -> Study:
     open_ended = options.sampler not in DESIGNS or options.seed_schedule != "fixed"
     if not study.matched_controls or not study.space or open_ended:
         return study
+    from eqssl.study.search.schedule import Suggestions  # imports optuna
+
     rows = {name: overrides for name, overrides in study.rows.items() if name != AUTOENCODE}
     controls: dict[str, tuple[str, ...]] = {}
-    searched = [(configuration, configuration.overrides or {}) for configuration in _searched(study, options)]
+    trained = [trial.configuration for trial in iter(Suggestions(study, options).next, None)]
+    searched = {c.name: (c, c.overrides or {}) for c in trained if c.number is not None}.values()
     # Exact options of a control -> its name; a searched configuration that auto-encodes may be one.
     matched = {exact(autoencoding(params)): c.name for c, params in searched if params.get(ATTENTION) == AUTOENCODE}
     for configuration, params in searched:
@@ -44,14 +47,6 @@ def with_matched_controls(study: Study, options: StudyOptions) -> Study:
             rows[name], controls[name] = control, PLAIN
         controls[configuration.name] = (*PLAIN, matched[exact(control)])
     return change(study, rows=rows, controls=dict(study.controls) | controls)
-
-
-def _searched(study: Study, options: StudyOptions) -> list[Configuration]:
-    """Return the configurations of a design that will be trained."""
-    from eqssl.study.search.schedule import Suggestions  # imports optuna
-
-    searched = [trial.configuration for trial in iter(Suggestions(study, options).next, None)]
-    return list({c.name: c for c in searched if c.number is not None}.values())
 
 
 def autoencoding(params: Params) -> Params:

@@ -35,7 +35,13 @@ def current_summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} holds no study; give the folder of a study, OUTPUT/STUDY")
     if not ended:
         raise ValueError(f"{folder}: no trial has ended yet; come back when one has")
-    return _summary_of_records(folder, parse_json(folder / "study.json", about))
+    known = parse_json(folder / "study.json", about)
+    identity, study, records = known["identity"], _study(known), read_records(folder)
+    most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
+    status = f"running, {len(records)} of at most {most} trials have ended"
+    run = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
+    run |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}
+    return summarise(study, records, run, folder)
 
 
 def summary_of_predictions(folder: Path) -> dict[str, Any]:
@@ -88,13 +94,3 @@ def _study(known: dict[str, Any]) -> Study:
         objectives=identity["objectives"],
         seeds=identity["seeds"],
     ).for_data(labelled=about["data"]["num_classes"] > 0, known=about["data"].get("known", True))
-
-
-def _summary_of_records(folder: Path, known: dict[str, Any]) -> dict[str, Any]:
-    identity, study = known["identity"], _study(known)
-    about = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
-    records = read_records(folder)
-    most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
-    status = f"running, {len(records)} of at most {most} trials have ended"
-    about |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}
-    return summarise(study, records, about, folder)

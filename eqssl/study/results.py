@@ -44,7 +44,7 @@ RULE = (
 )
 
 
-def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = None) -> Chosen | None:
+def choose(study: Study, records: list[TrialRecord], table: Table | None = None) -> Chosen | None:
     """Return the choice of a study, by `RULE`; None where no searched configuration qualifies.
 
     Args:
@@ -52,7 +52,6 @@ def choose(study: Study, records: Iterable[TrialRecord], table: Table | None = N
         records: of all trials.
         table: of the same records; default: it is made.
     """
-    records = list(records)
     table = table or Table(records, study.controls, study.objectives)
     objectives, searched = _candidates(study, records, table)
     if not searched:
@@ -138,16 +137,9 @@ def _word(metric: str) -> str:
 
 
 def summarise(
-    study: Study, records: list[TrialRecord], about: dict[str, Any], folder: Path | None = None
-) -> dict[str, Any]:
-    """Return the plain values of summary.json, see `analyse`."""
-    return analyse(study, records, about, folder).to_dict()
-
-
-def analyse(
     study: Study, records: Iterable[TrialRecord], about: dict[str, Any], folder: Path | None = None
-) -> StudySummary:
-    """Return the result of a study.
+) -> dict[str, Any]:
+    """Return the result of a study, the content of summary.json.
 
     Args:
         study: whose objectives and seeds decide the choice.
@@ -166,7 +158,7 @@ def analyse(
     found = answer(study, records, table, chosen)
     warm = [record.overhead_s for record in records if record.warm]
     objectives = list(study.objectives)
-    return StudySummary(
+    summary = StudySummary(
         study=study.name,
         question=study.question,
         sentence=sentence(found),
@@ -187,6 +179,7 @@ def analyse(
         environment=environment(),
         metrics=stored_properties(metrics),
     )
+    return summary.to_dict()
 
 
 def _configurations(
@@ -313,17 +306,14 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
     columns = {name: [getattr(record, name) for record in records] for name in COLUMNS}
     for option in sorted({option for record in records for option in record.params}):
-        columns[option] = [_cell(record.params.get(option)) for record in records]
+        values = [record.params.get(option) for record in records]
+        columns[option] = [json.dumps(value) if isinstance(value, dict) else value for value in values]
     rows = pa.array([row for row, record in enumerate(records) for _ in record.metrics], pa.int64())
     table = pa.table(columns).take(rows)
     metrics = [item for record in records for item in record.metrics.items()]
     table = table.append_column("metric", pa.array([name for name, _ in metrics], pa.string()))
     table = table.append_column("value", pa.array([value for _, value in metrics], pa.float64()))
     write_atomically(path, lambda temporary: pq.write_table(table, temporary))
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, dict) else value
 
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
@@ -355,8 +345,7 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
     return [folder / SUMMARY, folder / "trials.parquet"]
 
 
-def nothing_completed(records: Iterable[TrialRecord]) -> bool:
+def nothing_completed(records: list[TrialRecord]) -> bool:
     """Return whether no searched configuration, or no row of a study that searches nothing, came to its end."""
-    records = list(records)
     searched = [record for record in records if record.number is not None] or records
     return not any(record.status == "COMPLETE" for record in searched)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from eqssl.config import did_you_mean
 from eqssl.files import as_path, read
@@ -41,12 +41,6 @@ class Interval:
         """Return the interval as JSON has it: None for NaN, and no `significant` where that was not tested."""
         values = {name: None if value != value else value for name, value in vars(self).items()}
         return {name: value for name, value in values.items() if name != "significant" or value is not None}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the interval of values as `to_dict` returns them."""
-        known: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        return cls(**known)
 
 
 @dataclass(frozen=True)
@@ -267,8 +261,11 @@ def _with_intervals(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration or of the answer, with typed intervals and verdict."""
     typed = dict(values)
     for name in INTERVALS & values.keys():
-        kind = Best if name == "best" else Interval
-        typed[name] = {metric: kind.from_dict(of) for metric, of in values[name].items()}
+        kind: type[Interval] = Best if name == "best" else Interval
+        typed[name] = {
+            metric: kind(**{key: value for key, value in of.items() if value is not None})
+            for metric, of in values[name].items()
+        }
     if verdict := values.get("equivariant_without_loss"):
         typed["equivariant_without_loss"] = Verdict(**verdict)
     return typed

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from eqssl.report.figures import heatmap_picture
-from eqssl.report.forest import forest_picture
+from eqssl.report.figures import forest_picture, heatmap_picture
 from eqssl.report.front import front_picture
 from eqssl.report.progress import learning_picture
 from eqssl.report.report import study_pictures

@@ -9,8 +9,8 @@ import pytest
 import eqssl
 from eqssl.config import EncoderConfig
 from eqssl.files import write_json
-from eqssl.study import choice, load_study, uniform
-from eqssl.study.results import analyse, summarise
+from eqssl.study import Study, choice, load_study, uniform
+from eqssl.study.results import summarise
 from eqssl.study.summary import Answer, Interval, NoAnswer, StudySummary
 from tests.report import made_up
 
@@ -18,9 +18,15 @@ MEASURED = Path(__file__).parents[2] / "studies" / "measured"
 RECORDS = made_up.records(60)
 
 
+def typed(study: Study, records: list) -> StudySummary:
+    """Return the summary of a study as it comes back from JSON."""
+    plain = json.dumps(summarise(study, records, made_up.ABOUT), allow_nan=False)
+    return StudySummary.from_dict(json.loads(plain))
+
+
 @pytest.fixture(scope="module")
 def summary() -> StudySummary:
-    return analyse(made_up.STUDY, RECORDS, made_up.ABOUT)
+    return typed(made_up.STUDY, RECORDS)
 
 
 @pytest.fixture
@@ -68,23 +74,21 @@ def test_a_conditional_space_comes_back():
         "recon.query_gradient": uniform(0.0, 1.0).when("recon.attention", "pooled-query"),
         "recon.view": choice("second", "other").when("recon.attention", "pooled-query"),
     }
-    found = analyse(dataclasses.replace(made_up.STUDY, space=space), RECORDS, made_up.ABOUT)
-    assert StudySummary.from_dict(json.loads(json.dumps(found.to_dict()))).space == space
+    assert typed(dataclasses.replace(made_up.STUDY, space=space), RECORDS).space == space
 
 
 def test_unknown_bounds_are_none_in_json_and_nan_in_memory():
-    few = analyse(made_up.STUDY, [r for r in RECORDS if r.seed == 0], made_up.ABOUT)
-    again = StudySummary.from_dict(json.loads(json.dumps(few.to_dict(), allow_nan=False)))
-    (base,) = (of for of in again.configurations if of.name == "base")
+    few = typed(made_up.STUDY, [r for r in RECORDS if r.seed == 0])
+    (base,) = (of for of in few.configurations if of.name == "base")
     assert not base.metrics["linear"].has_bounds
     assert Interval(0.5).to_dict() == {"estimate": 0.5, "low": None, "high": None}
 
 
 def test_a_study_without_an_answer_comes_back():
-    found = analyse(dataclasses.replace(made_up.STUDY, space={}), RECORDS[:20], made_up.ABOUT)
-    assert isinstance(found.answer, NoAnswer)
-    again = StudySummary.from_dict(json.loads(json.dumps(found.to_dict())))
-    assert again.answer == found.answer and again.sentence == found.sentence
+    study = dataclasses.replace(made_up.STUDY, space={})
+    plain, found = summarise(study, RECORDS[:20], made_up.ABOUT), typed(study, RECORDS[:20])
+    assert isinstance(found.answer, NoAnswer) and found.to_dict()["answer"] == plain["answer"]
+    assert found.sentence == plain["sentence"]
 
 
 def test_tables_have_a_row_per_trial_and_per_configuration(summary):
