@@ -298,15 +298,5 @@ def save_contributions(predictions: Iterable[Prediction], path: Path, objects: M
     _write(table.astype({"metric": "category"}), path)
 
 
-def load_contributions(path: Path) -> Contributions:
-    """Return the contributions of a file that `save_contributions` wrote."""
-    with on_disk(path) as local:
-        table = pd.read_parquet(local)
-    return {
-        str(metric): (rows["unit"].to_numpy(), rows["value"].to_numpy(), rows["weight"].to_numpy())
-        for metric, rows in table.groupby("metric", sort=False, observed=True)
-    }
-
-
 def _write(table: pd.DataFrame, path: Path) -> None:
     write_atomically(path, lambda temporary: table.to_parquet(temporary, compression="zstd", index=False))

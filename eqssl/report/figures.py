@@ -59,12 +59,8 @@ class Picture:
     caption: str
     figure: Figure
 
-    def files(self) -> dict[str, bytes]:
-        """Return suffix -> the figure as PNG, SVG and PDF, which are the same bytes whenever they are made."""
-        return {suffix: self.save(suffix) for suffix in NO_DATE}
-
     def save(self, suffix: str = "png") -> bytes:
-        """Return the figure as a file of one of these formats."""
+        """Return the figure as a PNG, SVG or PDF, the same bytes whenever it is made."""
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format=suffix, metadata=NO_DATE[suffix])
         self.figure.set_layout_engine("none")  # the first format's layout holds for all

@@ -42,16 +42,14 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
     importances = study_importances(summary)
     tables = report_tables(summary, importances)
     with matplotlib.rc_context(figures.STYLE):
-        pictures = {picture: picture.files() for picture in study_pictures(summary, folder, importances)}
-    files = {
-        folder / f"{picture.name}.{suffix}": data for picture, of in pictures.items() for suffix, data in of.items()
-    }
+        pictures = study_pictures(summary, folder, importances)
+        saved = {(picture, suffix): picture.save(suffix) for picture in pictures for suffix in figures.NO_DATE}
+    files = {folder / f"{picture.name}.{suffix}": data for (picture, suffix), data in saved.items()}
     files |= {folder / "tables" / f"{table.name}.csv": csv_text(table).encode() for table in tables}
     files |= {folder / "tables" / f"{table.name}.tex": latex(table).encode() for table in tables}
     files[folder / "tables.md"] = markdown(tables, caption(summary)).encode()
-    files[folder / "report.html"] = page(
-        summary, tables, {picture: of["png"] for picture, of in pictures.items()}
-    ).encode()
+    images = {picture: saved[picture, "png"] for picture in pictures}
+    files[folder / "report.html"] = page(summary, tables, images).encode()
     for path, data in files.items():
         write_atomically(path, partial(Path.write_bytes, data=data))
     return list(files)

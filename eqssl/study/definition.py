@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eqssl.config import AUTOENCODE as AUTOENCODE
-from eqssl.config import RunConfig
+from eqssl.config import AUTOENCODE, RunConfig
 from eqssl.metrics import METRICS, Direction
 from eqssl.study.search.space import Configuration, Params, Space
 

@@ -5,24 +5,24 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from eqssl import stats
+from eqssl.config import AUTOENCODE
 from eqssl.metrics import METRICS, is_accuracy, metric_of, part_of
 from eqssl.stats import Estimate
 from eqssl.study.contributions import Loader, SamplingVariances
 from eqssl.study.controls import autoencoding
-from eqssl.study.definition import ATTENTION, AUTOENCODE, CONTROLS, REFERENCES, WITHOUT_ENCODER
+from eqssl.study.definition import ATTENTION, CONTROLS, REFERENCES, WITHOUT_ENCODER
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import Interval, Verdict
 
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"
 UNTRAINED = ("pixels", "random")  # rows that a trained method has to beat
-T = TypeVar("T")
 
 
 def interval(estimate: Estimate, level: float = stats.LEVEL) -> Interval:
@@ -30,7 +30,7 @@ def interval(estimate: Estimate, level: float = stats.LEVEL) -> Interval:
     return Interval(estimate.value, *estimate.bounds(level))
 
 
-def _with_invariance(metrics: Mapping[str, T]) -> Mapping[str, T]:
+def _with_invariance(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return metrics, or contributions to them, of a trial with all features in the place of a missing invariant part.
 
     Without a split all features are the method's, as the invariant part is elsewhere.

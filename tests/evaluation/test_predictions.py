@@ -1,6 +1,7 @@
 """What probes predictions: written, read again, and scored to the same metrics."""
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -14,7 +15,6 @@ from eqssl.evaluation.predictions import (
     ALL,
     LABEL,
     Prediction,
-    load_contributions,
     load_predictions,
     metrics_of,
     save_contributions,
@@ -162,11 +162,14 @@ def test_contributions_are_read_as_they_were_written(flat_images, tmp_path):
     predictions = []
     evaluate(Halves(), flat_images, config=CONFIG, predictions=predictions)
     save_contributions(predictions, tmp_path / "contributions.parquet")
-    read, expected = load_contributions(tmp_path / "contributions.parquet"), unit_contributions(predictions)
-    assert list(read) == list(expected)
-    assert all(np.array_equal(a, b) for name in expected for a, b in zip(read[name], expected[name], strict=True))
+    table, expected = pd.read_parquet(tmp_path / "contributions.parquet"), unit_contributions(predictions)
+    assert list(table["metric"].unique()) == list(expected)
+    for metric, columns in expected.items():
+        rows = table[table["metric"] == metric]
+        read = (rows[name] for name in ("unit", "value", "weight"))
+        assert all(np.array_equal(a, b) for a, b in zip(read, columns, strict=True))
     save_contributions([], tmp_path / "none.parquet")
-    assert load_contributions(tmp_path / "none.parquet") == {}
+    assert pd.read_parquet(tmp_path / "none.parquet").empty
 
 
 def test_few_images_and_other_protocols_have_no_contributions(flat_images):
