@@ -98,10 +98,10 @@ def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
         if trial["status"] == "COMPLETE" and signs.keys() <= trial["metrics"].keys():
             point[:] = [sign * trial["metrics"][metric] for metric, sign in signs.items()]
     reference = np.where(np.isinf(points), np.inf, points).min(0, initial=np.inf)
+    constant = next((c["metrics"] for c in summary["configurations"] if c["name"] == "constant"), {})
     for place, (metric, sign) in enumerate(signs.items()):
-        for c in summary["configurations"]:
-            if c["name"] == "constant" and metric in c["metrics"]:
-                reference[place] = sign * c["metrics"][metric]["estimate"]
+        if metric in constant:
+            reference[place] = sign * constant[metric]["estimate"]
     front, volume, volumes = np.empty((0, len(signs))), 0.0, []
     for point in points:
         if not (front >= point).all(1).any():  # else it adds nothing

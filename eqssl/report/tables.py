@@ -126,11 +126,11 @@ def beyond_table(summary: Summary) -> Table:
 
 def configurations_table(summary: Summary) -> Table:
     """Return the values of the searched configurations where numbers are their names."""
-    numbered = [c for c in in_order(summary["configurations"]) if c["name"] == f"no. {c['number']}"]
     rows = [
         {"configuration": c["name"]}
         | {option: f"{v:.4g}" if isinstance(v, float) else str(v) for option, v in c["params"].items()}
-        for c in numbered
+        for c in in_order(summary["configurations"])
+        if c["name"] == f"no. {c['number']}"
     ]
     return _table("configurations", "Configurations", rows, summary)
 

@@ -75,32 +75,24 @@ class SamplingVariances:
         return found
 
 
-def contributions_of(folder: Path) -> Loader:
-    """Return the function that reads the contributions of a study's trials.
+def read_contributions(folder: Path, trial_id: str) -> Contributions:
+    """Return the contributions of a trial in a study's folder, OUTPUT/STUDY; none where they cannot be read."""
+    import pyarrow.parquet as pq
 
-    Args:
-        folder: OUTPUT/STUDY.
-    """
-
-    def load(trial_id: str) -> Contributions:
-        import pyarrow.parquet as pq
-
-        try:
-            with on_disk(folder / "trials" / trial_id / CONTRIBUTIONS) as path:
-                table = pq.read_table(path, read_dictionary=["metric"]).combine_chunks()
-        except FileNotFoundError:  # of an earlier version
-            return {}
-        except (OSError, ValueError) as error:  # a cut file costs some width of the intervals, and no study
-            logger.warning("%s of trial %s cannot be read: %s", CONTRIBUTIONS, trial_id, error)
-            return {}
-        ids, values, weights = (table[name].to_numpy() for name in ("unit", "value", "weight"))
-        metrics = table["metric"].combine_chunks()
-        codes, names = metrics.indices.to_numpy(), metrics.dictionary.to_pylist()
-        starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]  # rows of a metric follow one another
-        pieces = (slice(*bounds) for bounds in pairwise(starts) if len(codes))
-        return {names[codes[of.start]]: (ids[of], equally_weighted(values[of], weights[of])) for of in pieces}
-
-    return load
+    try:
+        with on_disk(folder / "trials" / trial_id / CONTRIBUTIONS) as path:
+            table = pq.read_table(path, read_dictionary=["metric"]).combine_chunks()
+    except FileNotFoundError:  # of an earlier version
+        return {}
+    except (OSError, ValueError) as error:  # a cut file costs some width of the intervals, and no study
+        logger.warning("%s of trial %s cannot be read: %s", CONTRIBUTIONS, trial_id, error)
+        return {}
+    ids, values, weights = (table[name].to_numpy() for name in ("unit", "value", "weight"))
+    metrics = table["metric"].combine_chunks()
+    codes, names = metrics.indices.to_numpy(), metrics.dictionary.to_pylist()
+    starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]  # rows of a metric follow one another
+    pieces = (slice(*bounds) for bounds in pairwise(starts) if len(codes))
+    return {names[codes[of.start]]: (ids[of], equally_weighted(values[of], weights[of])) for of in pieces}
 
 
 def equally_weighted(values: NDArray, weights: NDArray) -> NDArray:

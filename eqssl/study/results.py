@@ -14,7 +14,7 @@ from eqssl.environment import environment
 from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
-from eqssl.study.contributions import contributions_of
+from eqssl.study.contributions import read_contributions
 from eqssl.study.definition import REFERENCES, WITHOUT_ENCODER, Study
 from eqssl.study.sentence import name_of, sentence
 from eqssl.study.store.records import TrialRecord
@@ -150,7 +150,7 @@ def summarise(
     """
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
-    table = Table(records, study.controls, study.objectives, contributions_of(folder) if folder else None)
+    table = Table(records, study.controls, study.objectives, partial(read_contributions, folder) if folder else None)
     metrics = sorted({metric for record in records for metric in record.metrics})
     metrics = [metric for metric in metrics if metric_of(metric).level != "cost"]
     gains = {metric: table.gains(metric) for metric in metrics if table.is_compared(metric)}
