@@ -237,11 +237,10 @@ def object_views(split: Split) -> Tensor:
     T is the median number of views, at most 50; an object with fewer is left out, so that one which lacks a view does
     not make the search easier for all.
     """
-    assert split.objects is not None
-    order = split.objects.argsort(stable=True)
-    counts = split.objects.unique(return_counts=True)[1]
+    order, _, first_rank, count = split.sorted_by_object
+    starts = first_rank.unique()
+    counts = count[order[starts]]
     views = min(int(counts.median()), BANK_VIEWS)
-    starts = counts.cumsum(0) - counts
     chosen = permutation(SEED, 0, len(starts))
     chosen = chosen[counts[chosen] >= views][:BANK_IMAGES]
     return order[starts[chosen][:, None] + torch.arange(views)]

@@ -112,9 +112,8 @@ def rank_metrics(rank: Tensor) -> dict[str, float]:
     return {"mrr": float((1 / rank.double()).mean()), **hits, "views": float(views)}
 
 
-# Metrics of predictions by how they are scored; all others are accuracies. R2 and ranks: with the prefix of results.
-R2 = {"r2": "", **{f"{head}_r2": f"{head}_" for head in ("mlp", "extrapolation", "linear", "constant")}}
-RANKS = {"posthoc_rank": "posthoc_", "own_rank": "own_"}
+# Metrics of predictions by how they are scored; all others are accuracies.
+R2, RANKS = ("r2", "mlp_r2", "extrapolation_r2", "linear_r2", "constant_r2"), ("posthoc_rank", "own_rank")
 EQUIVARIANCE, INVARIANCE = ("equivariance", "equivariance_raw"), ("invariance",)
 SEARCHES = ("train_train", "held_held", "held_all")
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
@@ -134,9 +133,9 @@ def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
     for (protocol, part, metric), group in groups.items():
         start = prefix(protocol, part)
         if metric in R2:
-            values, start = _r2_metrics(group), start + R2[metric]
+            values, start = _r2_metrics(group), start + metric.removesuffix("r2")
         elif metric in RANKS:
-            values, start = rank_metrics(group[0].predicted), start + RANKS[metric]
+            values, start = rank_metrics(group[0].predicted), start + metric.removesuffix("rank")
         else:
             values = {_name(one): _score(one) for one in group if _is_scorable(one)}
         metrics |= {start + name: value for name, value in values.items()}

@@ -58,7 +58,7 @@ class Suggestions(Listener):
         self.ended, self.finished = 0, False
         self._earlier: dict[int, Configuration] = {}  # suggestions of an earlier process by number
         self._records: dict[str, TrialRecord] = {}
-        self._untold: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
+        self._pending: dict[int, list[Trial]] = {}  # trials of the first stage, until the sampler knows their outcome
         self._names: dict[str, str] = {}  # exact overrides -> name
         self._taken = {trial.configuration.name for trial in self._rows}  # names
         self._times_suggested: Counter[str] = Counter()
@@ -98,7 +98,7 @@ class Suggestions(Listener):
         for number in range(self._count):
             candidate = self._suggest(number)
             candidates.append(candidate)
-            self._untold[number] = _trials(candidate, 0, self._stages[0])
+            self._pending[number] = _trials(candidate, 0, self._stages[0])
             self._tell()  # of a resumed study
             yield from _trials(candidate, 0, self._stages[0])
         for before, seeds in pairwise(self._stages):
@@ -144,8 +144,8 @@ class Suggestions(Listener):
         self._tell()
 
     def _tell(self) -> None:
-        for number in [number for number, trials in self._untold.items() if self._ended(trials)]:
-            self.search.tell(number, [self._records[trial.id] for trial in self._untold.pop(number)])
+        for number in [number for number, trials in self._pending.items() if self._ended(trials)]:
+            self.search.tell(number, [self._records[trial.id] for trial in self._pending.pop(number)])
 
 
 def _trials(candidate: _Candidate, first: int, end: int) -> list[Trial]:
