@@ -17,6 +17,7 @@ from eqssl.metrics import factor_of, label_of
 from eqssl.report import selection
 from eqssl.report.selection import REFERENCES, Summary, bounds_of
 from eqssl.report.tables import gain_metrics
+from eqssl.study.sentence import plain_number
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
 STYLE: dict[RcKeyType, Any] = {
@@ -152,7 +153,7 @@ def heatmap_picture(summary: Summary) -> Picture | None:
         _hide_frame(axes)
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.65 * highest else "white"
-            text = "" if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1)
+            text = "" if np.isnan(value) else plain_number(value, 2)
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
     figure.colorbar(drawn, ax=list(grid), label="R²", shrink=0.8, pad=0.02)
     title = "R² per factor and part of the features"

@@ -13,6 +13,7 @@ from eqssl.report.render import MARK, Cell, Number, Table, TerminalTable
 from eqssl.report.selection import Summary, choice, in_order, members_of
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import CONTROLS
+from eqssl.study.sentence import plain_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -81,7 +82,7 @@ def _verdict(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return ""
     weak = found["power"] is not None and found["power"] < ENOUGH_POWER and found["answer"] == "inconclusive"
-    return found["answer"] + (f" (power {found['power']:.2f})".replace("0.", ".", 1) if weak else "")
+    return found["answer"] + (f" (power {plain_number(found['power'], 2)})" if weak else "")
 
 
 def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:

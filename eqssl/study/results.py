@@ -16,7 +16,7 @@ from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import read_contributions
 from eqssl.study.definition import REFERENCES, WITHOUT_ENCODER, Study
-from eqssl.study.sentence import name_of, sentence
+from eqssl.study.sentence import name_of, plain_number, sentence
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import (
     BEST_ENCODER,
@@ -34,7 +34,7 @@ from eqssl.study.table import INVARIANCE, Table, interval
 POSE = "r2/pose"  # the paper's own claim, so that the sentence names it wherever the data have it
 TIED = 3  # configurations named in a reason
 COLUMNS = ("trial_id", "configuration", "number", "seed", "status", "epochs", "wall_s")  # of trials.parquet
-MARGIN = f"{ACCURACY_MARGIN:g}".lstrip("0")
+MARGIN = plain_number(ACCURACY_MARGIN, 2)
 
 RULE = (
     "of the searched configurations with all seeds (or the most there are) trained to their end, that did not collapse "

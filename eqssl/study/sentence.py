@@ -37,7 +37,7 @@ def _outcome(answer: Answer) -> str:
         if low > 0:
             change = "gained"
         elif margin and low > -margin:
-            change = f"kept within {_plain(margin, 2)}"
+            change = f"kept within {plain_number(margin, 2)}"
         else:
             change = "lost" if high < 0 else "not significantly different"
         names.setdefault(change, []).append(name_of(metric))
@@ -102,11 +102,11 @@ def _listed(intervals: Mapping[str, Interval], digits: int, *, signed: bool) -> 
 
 def _number(of: Interval, digits: int, *, signed: bool = False) -> str:
     """Return an estimate and its half width."""
-    text = _plain(of.estimate, digits, signed=signed)
-    return f"{text} ± {_plain(of.estimate - of.low, digits)}" if of.has_bounds else text
+    text = plain_number(of.estimate, digits, signed=signed)
+    return f"{text} ± {plain_number(of.estimate - of.low, digits)}" if of.has_bounds else text
 
 
-def _plain(value: float, digits: int, *, signed: bool = False) -> str:
+def plain_number(value: float, digits: int, *, signed: bool = False) -> str:
     """Return a number without the zero before its point, and without a minus before zero."""
     value = round(value, digits) + 0.0
     text = f"{value:{'+' if signed else ''}.{digits}f}"

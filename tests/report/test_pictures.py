@@ -180,6 +180,12 @@ def test_a_heat_map_is_drawn_where_nothing_is_retained():
     assert heatmap_picture(toy({"knn": "maximize"}, {"c1": (1,)})) is None
 
 
+def test_a_heat_map_shows_large_losses_whole():
+    summary = toy({"r2/dx": "maximize"}, {"c1": (-10.25,), "c2": (0.051,), "c3": (-0.5,)})
+    shown = {text.get_text() for text in heatmap_picture(summary).figure.axes[0].texts}
+    assert shown == {"-10.25", ".05", "-.50"}
+
+
 def test_what_collapsed_is_not_on_the_front():
     summary = toy({"knn": "maximize", "inv/invariance": "maximize"}, {"c1": (1, 1), "c2": (0, 2)})
     summary["trials"] = [{"configuration": "c2", "collapsed": ["inv"]}, {"configuration": "c1", "collapsed": []}]
