@@ -10,6 +10,7 @@ from rich.console import Console
 
 from eqssl.config import replace
 from eqssl.files import as_path, replace_unknown_letters
+from eqssl.signals import SignalHandler
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
@@ -83,6 +84,10 @@ def _report(summary: dict[str, Any], folder: Path) -> "tuple[list[Path], Rendera
     return write_report(summary, folder), result_table(summary)
 
 
+def _interrupt(number: int, first: bool) -> None:
+    raise Interrupted(number)
+
+
 def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
     """Run a study from the command line and return its exit code.
 
@@ -98,9 +103,10 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     """
     replace_unknown_letters()
     try:
-        study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
-        width = None if sys.stdout.isatty() else 140
-        summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
+        with SignalHandler(_interrupt):  # where `StopSignals` is not entered, as while modules are imported
+            study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
+            width = None if sys.stdout.isatty() else 140
+            summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
