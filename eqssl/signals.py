@@ -7,6 +7,7 @@ from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
+AGAIN_S = 5
 
 
 class Terminated(SystemExit):
@@ -23,7 +24,9 @@ class Terminated(SystemExit):
 
 
 def terminate(number: int, first: bool) -> None:
-    """Raise `Terminated` at any signal, see `SignalHandler`."""
+    """Raise `Terminated` at any signal, again every five seconds: an import may swallow it; see `SignalHandler`."""
+    signal.signal(signal.SIGALRM, lambda *_: terminate(number, False))
+    signal.alarm(AGAIN_S)
     raise Terminated(number)
 
 
@@ -42,6 +45,7 @@ class SignalHandler:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        signal.alarm(0)
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
