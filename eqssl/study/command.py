@@ -17,11 +17,13 @@ from eqssl.study.execution.preflight import check_output
 from eqssl.study.execution.signals import Interrupted
 from eqssl.study.flow import NOTHING, run_search
 from eqssl.study.options import StudyOptions, default_options, parse, settle
-from eqssl.study.store.records import check_same, known_study
+from eqssl.study.plan import plan
+from eqssl.study.store.records import known_study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+PLANNED = "planned"  # status of a dry run
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 FRESH_SEED = 1000  # added to the seed of a final test, so that no seed of the search comes again
 
@@ -44,7 +46,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """Run a study, or go on with it, write its results and its report, and return the content of summary.json.
 
     The final test of its choice, if `options.final_test` asks for it, is a study of its own, OUTPUT/STUDY_test, whose
-    trials are never pruned.
+    trials are never pruned. With `options.dry_run` its plan is shown, and nothing but its `status`, planned, returned.
 
     Args:
         study: the question.
@@ -57,13 +59,14 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """
     study, options = settle(study, options or default_options(study))
     console = console or Console(quiet=True)
+    if options.dry_run:
+        console.print("\n".join(plan(study, options)), markup=False, soft_wrap=True)
+        return {"status": PLANNED, "study": study.name}
     if not options.final_test:
         return run_search(study, options, console, _report)
     check_output(options.output)
     folder = as_path(options.output) / f"{study.name}_test"
-    begun = known_study(folder)
-    if begun and not options.resume:  # after the search it would be too late
-        check_same(folder, {}, {}, resume=False)
+    begun = known_study(folder, resume=options.resume)  # after the search it would be too late
     summary = run_search(study, options, console, _report)
     if begun:  # its choice holds, even if a trial that was tried again has changed the search's results since
         name, params = list(begun["identity"]["rows"].items())[-1]

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from eqssl.config import RunConfig, check_effect, options_in
+from eqssl.config import replace as change
 from eqssl.files import as_path
 from eqssl.names import check_names
 from eqssl.signals import Terminated
@@ -33,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     After SIGINT or SIGTERM the state is saved, and the code is 130 or 143.
     """
     try:
-        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         given = options_in(sys.argv[1:] if arguments is None else arguments)
+        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         check_effect(options.run, given)
-        check_names(options.run)
+        check_names(change(options.run, {"method.preset": None}))
         if options.run.method.preset:
             from eqssl.methods import with_preset
 
