@@ -94,7 +94,7 @@ EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
         (STUDY, ["--train.epoch", "3"], "--train.epochs"),
         (STUDY, ["--seed", "3"], "--seeds"),
         (STUDY, ["--race"], "--race is now --seed-schedule"),
-        (STUDY, ["--method.options", "sim_coef", "2"], "did you mean sim_coeff?"),
+        (STUDY, ["--method.options", "sim_coef", "2"], "did you mean sim_coeff or std_coeff?"),
         (TRAIN, ["--method.name", "byol", "--method.options", "tau", "2"], "tau is no option of byol; allowed: width"),
         (TRAIN, ["--recon.roles", "residual"], "--recon.roles is now --recon.attention"),
         (TRAIN, ["--method.name", "vicregg"], "did you mean vicreg?"),

@@ -49,8 +49,8 @@ def test_a_plan_lists_what_a_design_trains_and_counts_what_a_sampler_suggests(tm
         f"7 trials to come in {tmp_path}/toy",
         "  pixels: seed 0; no encoder",
         "  base: seeds 0, 1; recon.weight 0",
-        "  weight 10: seeds 0, 1; recon.weight 10",
         "  weight 0.1: seeds 0, 1; recon.weight 0.1",
+        "  weight 10: seeds 0, 1; recon.weight 10",
     ]
     more = ["--sampler", "tpe", "--configs", "9", "--seeds", "3", "--seed-schedule", "halving", "--final-test", "5"]
     assert shown(capsys, *output, *more)[1:-1] == [

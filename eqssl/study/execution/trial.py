@@ -99,7 +99,7 @@ class TrialContext:
         self._earlier_s = 0.0
         self._epochs: list[dict[str, float]] = []  # their metrics
         self._told = 0  # epochs of the history that the study knows
-        self.options: dict[str, Any] = {}  # of its states, see `identity`
+        self.options: dict[str, Any] | None = None  # of its own states, see `identity`; None: of any
         self.start_clock()
 
     def __enter__(self) -> "TrialContext":
@@ -163,7 +163,8 @@ class TrialContext:
         from eqssl.training import checkpoint
 
         def is_own(state: dict[str, Any]) -> bool:
-            return not changed_options(state["run"]["options"], self.options, state["run"]["defaults"])
+            run = state["run"]
+            return self.options is None or not changed_options(run["options"], self.options, run["defaults"])
 
         state = checkpoint.load(self.folder / CHECKPOINT, is_own)
         if state is None:
