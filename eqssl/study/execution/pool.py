@@ -25,7 +25,6 @@ from ray.tune.search import Searcher
 from eqssl.config import RunConfig
 from eqssl.files import as_path, remove, write_atomically
 from eqssl.study.execution.cluster import Capacity
-from eqssl.study.execution.nodes import BadNodes
 from eqssl.study.execution.preemption import SaveNotice, start_here
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.signals import StopSignals
@@ -70,8 +69,8 @@ def run_trials(
     notice = start_here(SaveNotice)
     notice.watch_nodes.remote()
     signals.before_stop = lambda: ray.get(notice.stop.remote(), timeout=SAVING_S)
-    searcher, bad_nodes = _Searcher(suggestions, run_of), BadNodes(capacity.worker)
-    events = _Events(searcher, setup, listeners, signals, bad_nodes)
+    searcher = _Searcher(suggestions, run_of)
+    events = _Events(searcher, setup, listeners, signals)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
     trainable = tune.with_parameters(run, setup=replace(setup, save_notice=notice))
     staging = tempfile.mkdtemp()  # nobody reads Tune's own files, so they need no shared storage
@@ -81,7 +80,7 @@ def run_trials(
         tune.with_resources(trainable, reserved),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_Scheduler(searcher, halving, None if capacity.driver else bad_nodes),
+            scheduler=_Scheduler(searcher, halving) if halving else None,
             num_samples=-1,
             max_concurrent_trials=capacity.trials,
             reuse_actors=True,
@@ -137,31 +136,15 @@ class _Searcher(_Unsaved, Searcher):
 
 
 class _Scheduler(_Unsaved, FIFOScheduler):
-    """The pruner, if there is one, and the choice of nodes, in Tune's interface; reference rows are never pruned."""
+    """The pruner, in Tune's interface; reference rows are never pruned."""
 
-    def __init__(self, searcher: _Searcher, halving: Halving | None, bad_nodes: BadNodes | None):
+    def __init__(self, searcher: _Searcher, halving: Halving):
         super().__init__()
-        self._searcher, self._halving, self._bad_nodes = searcher, halving, bad_nodes
-
-    def on_trial_add(self, controller: Any, tune_trial: TuneTrial) -> None:
-        if not tune_trial.num_failures:  # else it is in Tune's queue already, under its resources
-            self._avoid_nodes(tune_trial)
-
-    def on_trial_error(self, controller: Any, tune_trial: TuneTrial) -> None:
-        """Prepare another attempt, if there is one, elsewhere; one that failed by its node's fault does not count."""
-        if self._bad_nodes and tune_trial.status == TuneTrial.ERROR:
-            error, address = _last_error(tune_trial)
-            if self._bad_nodes.is_to_blame(address, error):
-                tune_trial.max_failures += 1
-            self._avoid_nodes(tune_trial)
-
-    def _avoid_nodes(self, tune_trial: TuneTrial) -> None:
-        if self._bad_nodes and (elsewhere := self._bad_nodes.elsewhere()):
-            tune_trial.update_resources(elsewhere)
+        self._searcher, self._halving = searcher, halving
 
     def on_trial_result(self, controller: Any, tune_trial: TuneTrial, result: dict[str, Any]) -> str:
         trial, record = self._searcher.trials[tune_trial.trial_id], result.get(RECORD)
-        if not self._halving or not record or record.status != "STOPPED" or trial.configuration.number is None:
+        if not record or record.status != "STOPPED" or trial.configuration.number is None:
             return self.CONTINUE
         for epoch, metrics in record.history.items():
             self._halving.add(trial.id, trial.seed, int(epoch), metrics)
@@ -171,16 +154,8 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 class _Events(_Unsaved, tune.Callback):
     """Passes Tune's events on to the listeners."""
 
-    def __init__(
-        self,
-        searcher: _Searcher,
-        setup: StudySetup,
-        listeners: Sequence[Listener],
-        signals: StopSignals,
-        bad_nodes: BadNodes | None = None,
-    ):
+    def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
         self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
-        self._bad_nodes = bad_nodes or BadNodes(setup.worker)
         self._started_s: dict[str, float] = {}
         self._last: dict[str, TrialRecord] = {}  # of running trials, with their whole history
         self._open: list[TuneTrial] = []  # that have not ended, of the `_seen` first ones
@@ -201,7 +176,6 @@ class _Events(_Unsaved, tune.Callback):
         record: TrialRecord | None = result.get(RECORD)
         if not record:
             return
-        address = result.get("node_ip")
         # Tune keeps a last result, and statistics of its numbers, for good; of a trial without any it prints the end.
         result.clear()
         result[RECORD] = ""
@@ -214,7 +188,6 @@ class _Events(_Unsaved, tune.Callback):
             return
         if before is None or record.epochs > before.epochs:  # progress: attempts are counted anew
             trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1
-            self._bad_nodes.progressed(address)
         for listener in self._listeners:
             listener.epoch_ended(self._searcher.trials[trial.trial_id], record.metrics)
 
@@ -241,12 +214,16 @@ class _Events(_Unsaved, tune.Callback):
 
     def _error(self, tune_trial: TuneTrial) -> str:
         """Return the last line of an attempt's error, and its node; the trial's folder gets the whole."""
-        path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         text = Path(tune_trial.error_file).read_text()
+        path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
             write_atomically(path, lambda temporary: temporary.write_text(text))
-        error, address = _last_error(tune_trial)
-        return error + (f" (on {address})" if address else "")
+        last = text.rpartition("Failure # ")[2].strip()
+        lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
+        error = lines[-1]
+        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # else it has an error of its own
+            error = "its node died" if "its node" in lines[0] else "its process died"
+        return error + (f" (on {node[1]})" if node else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
@@ -269,13 +246,3 @@ class _Events(_Unsaved, tune.Callback):
         """Return the record with the seconds beyond training for which the last attempt reserved its process."""
         held_s = time.perf_counter() - self._started_s.get(tune_id, time.perf_counter())
         return replace(record, overhead_s=max(0.0, held_s - (record.wall_s - record.resumed_s)))
-
-
-def _last_error(tune_trial: TuneTrial) -> tuple[str, str | None]:
-    """Return the last line of the error of a trial's last attempt, and the address of its node if that is known."""
-    last = Path(tune_trial.error_file).read_text().rpartition("Failure # ")[2].strip()
-    lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
-    error = lines[-1]
-    if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # else it has an error of its own
-        error = "its node died" if "its node" in lines[0] else "its process died"
-    return error, node[1] if node else None

@@ -68,7 +68,7 @@ def events(heard, tmp_path):
 
 def epoch(events, trial, number, **values):
     record = record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)
-    result = {RECORD: record, "config": {}, "training_iteration": number, "node_ip": "10.0.0.6"}
+    result = {RECORD: record, "config": {}, "training_iteration": number}
     events.on_trial_result(0, [trial], trial, result)
     assert result == {RECORD: ""}  # Tune keeps a trial's last result for good
 
@@ -123,13 +123,6 @@ def test_an_epoch_that_is_new_lets_attempts_be_counted_anew(events, tmp_path):
         assert [trial.fails(events, ActorDiedError()) for _ in range(2)] == [True, True]
     epoch(events, trial, 2)  # as read from the checkpoint again
     assert not trial.fails(events, ActorDiedError())
-
-
-def test_a_node_is_good_once_a_trial_has_progressed_there(events, tmp_path):
-    lacks = "ImportError: libcudart.so"
-    assert not events._bad_nodes.is_to_blame("10.0.0.7", lacks)
-    epoch(events, TuneTrial(tmp_path), 1)
-    assert events._bad_nodes.is_to_blame("10.0.0.7", lacks) and not events._bad_nodes.is_to_blame("10.0.0.6", lacks)
 
 
 def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(events, heard, tmp_path):
