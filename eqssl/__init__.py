@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from eqssl.data import register_source as register_source
     from eqssl.evaluation.protocol import evaluate as evaluate
     from eqssl.methods import register_method as register_method
+    from eqssl.methods import with_preset as with_preset
     from eqssl.metrics import Metric as Metric
     from eqssl.metrics import register_metric as register_metric
     from eqssl.models.backbones import register_encoder as register_encoder
@@ -37,7 +38,7 @@ _MODULES = {  # imported on first use: torch alone takes seconds, and `--help` n
     "eqssl.config": [f"{name}Config" for name in _CONFIGS],
     "eqssl.data": ["load_data", "register_source"],
     "eqssl.evaluation.protocol": ["evaluate"],
-    "eqssl.methods": ["register_method"],
+    "eqssl.methods": ["register_method", "with_preset"],
     "eqssl.metrics": ["Metric", "register_metric"],
     "eqssl.models.backbones": ["register_encoder"],
     "eqssl.models.export": ["export_encoder", "load_encoder"],

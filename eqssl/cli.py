@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from eqssl.files import replace_unknown_letters
+from eqssl.signals import SignalHandler, Terminated, terminate
 
 COMMANDS = {  # name: module with its `main`, and one line for the help
     "train": ("eqssl.training.command", "train one encoder, without Ray"),
@@ -22,16 +23,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: the command's name and its options; default: those of the process.
 
     Returns:
-        Exit code of the command; 2 for an unknown one.
+        Exit code of the command; 2 for an unknown one, 130 after SIGINT, 143 after SIGTERM.
     """
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     replace_unknown_letters()
     if name in COMMANDS:
         try:
-            return importlib.import_module(COMMANDS[name][0]).main(rest)
+            with SignalHandler(terminate):
+                return importlib.import_module(COMMANDS[name][0]).main(rest)
         except OSError as error:  # such as of a full disk, with the name of the file
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except Terminated as stop:
+            print(f"stopped by {stop.name}", file=sys.stderr)
+            return 128 + stop.number
     usage = "usage: eqssl COMMAND [OPTIONS]\n\n" + "".join(f"  {key:10}{text}\n" for key, (_, text) in COMMANDS.items())
     if name in ("-h", "--help"):
         print(usage + "\n`eqssl COMMAND --help` lists the options of a command.")

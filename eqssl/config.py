@@ -6,12 +6,13 @@ so that `--help` and a refused option cost no time.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from typing_extensions import Doc
 from tyro.constructors import PrimitiveConstructorSpec
@@ -47,6 +48,44 @@ Scale = Literal["tiny", "small", "imagenet"]
 Stem = Literal["auto", "standard", "small"]
 Pose = Literal["turntable", "free"]
 Classes = Literal["coarse", "fine"]
+RENAMED = {  # option, or field of a dataclass -> its name now
+    "encoder.split": "encoder.equi_fraction",
+    "recon.roles": "recon.attention",
+    "train.accumulate": "train.grad_accum_steps",
+    "train.shard": "train.fsdp",
+    "race": "seed_schedule",
+    "stopping": "pruner",
+    "confirm": "final_test",
+    "trials": "configs",
+    "configurations": "configs",
+    "twins": "matched_controls",
+    "knob": "hyperparameter",
+    "on": "builds_on",
+}
+RENAMED_FIELDS = {old.rpartition(".")[2]: new.rpartition(".")[2] for old, new in RENAMED.items()}
+T = TypeVar("T")
+
+
+def names_fields(kind: type[T]) -> type[T]:
+    """Let a dataclass refuse an unknown argument by a message with its fields and the new or the nearest name."""
+    init: Callable[..., None] = kind.__init__
+    names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+
+    @functools.wraps(init)
+    def checked(self: T, *arguments: Any, **values: Any) -> None:
+        for name in values.keys() - set(names):
+            raise TypeError(f"{kind.__name__} has no argument {name!r}{instead_of(name, names)}")
+        init(self, *arguments, **values)
+
+    kind.__init__ = checked  # type: ignore[method-assign, assignment]
+    return kind
+
+
+def instead_of(name: str, names: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the names there are, and the new or the nearest one."""
+    names = list(names)
+    new = RENAMED_FIELDS.get(name)
+    return f"; there are: {', '.join(names)}" + (f"; it is now {new}" if new in names else did_you_mean(name, names))
 
 
 @dataclass(frozen=True)
@@ -79,6 +118,7 @@ WEIGHTS = PrimitiveConstructorSpec(
 )
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where images, labels and known factors come from."""
@@ -115,6 +155,7 @@ class DataConfig:
     """Classes of solids: coarse (12 families) or fine (24: each family in two proportions). Default: fine."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
     """One strength in [0, 1] an augmentation family; .5 is the range of arXiv 2503.18753 where it has one.
@@ -153,6 +194,7 @@ class AugmentConfig:
 AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig) if f.name != "crop_ratio")
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """The backbone, its token map and its split into an invariant and an equivariant part."""
@@ -170,6 +212,7 @@ class EncoderConfig:
     encoder of this name, of a folder of timm's, or of a .safetensors file."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """The self-supervised method that makes the invariant part invariant."""
@@ -191,6 +234,7 @@ class MethodConfig:
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class ReconConfig:
     """The reconstruction branch of arXiv 2412.03314."""
@@ -217,6 +261,7 @@ class ReconConfig:
     """Channels of the decoder: one linear and four convolutional layers, as light as the follow-up's."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The optimisation."""
@@ -256,6 +301,7 @@ class TrainConfig:
     whose training does not fit on one GPU; without, every worker holds all (DistributedDataParallel)."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
     """The frozen encoder's evaluation: fixed transforms, independent of the training's."""
@@ -271,6 +317,7 @@ class EvaluateConfig:
     """Held-out images that score the probes, or all where the split has fewer."""
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run."""
@@ -296,7 +343,7 @@ def check(config: RunConfig) -> None:
     for section in dataclasses.fields(config):
         values = getattr(config, section.name)
         for f in dataclasses.fields(values):
-            _check_value(f"{section.name}.{f.name}", getattr(values, f.name), f.type)
+            check_value(f"{section.name}.{f.name}", getattr(values, f.name), f.type)
     train, recon, source = config.train, config.recon, config.data.source
     if train.compile and train.fsdp:
         raise ValueError("--train.compile needs a copy of the model on every worker; it excludes --train.fsdp")
@@ -318,8 +365,12 @@ def check(config: RunConfig) -> None:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss; allowed: a weight above 0")
 
 
-def _check_value(option: str, value: Any, kind: Any) -> None:
-    """Refuse a value outside the `Literal` or `Allowed` in its field's type."""
+def check_value(option: str, value: Any, kind: Any) -> None:
+    """Refuse a value outside the `Literal` or `Allowed` in its field's type.
+
+    Raises:
+        ValueError: naming the option, its value and the allowed values.
+    """
     if type(None) in get_args(kind):
         if value is None:
             return
@@ -351,9 +402,16 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def options_in(arguments: Iterable[str]) -> set[str]:
-    """Return the dotted options that a command line sets, with underscores for dashes."""
+    """Return the dotted options that a command line sets, with underscores for dashes.
+
+    Raises:
+        ValueError: for the earlier name of an option, with its name now.
+    """
     names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
-    return {name.removeprefix("--").replace("-", "_") for name in names}
+    given = {name.removeprefix("--").replace("-", "_") for name in names}
+    for name in given & RENAMED.keys():
+        raise ValueError(f"--{name.replace('_', '-')} is now --{RENAMED[name].replace('_', '-')}")
+    return given
 
 
 def check_effect(config: RunConfig, given: Collection[str]) -> None:
@@ -406,10 +464,7 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     for option, value in values.items():
         name, _, rest = option.partition(".")
         if name not in names:
-            raise ValueError(
-                f"{name!r} is no option of {type(config).__name__}; there are: {', '.join(names)}"
-                + did_you_mean(name, names)
-            )
+            raise ValueError(f"{name!r} is no option of {type(config).__name__}{instead_of(name, names)}")
         current = changes.get(name, getattr(config, name))
         if not rest:
             changes[name] = value
@@ -447,7 +502,22 @@ def identity(config: RunConfig) -> dict[str, Any]:
     return {option: value for option, value in flatten(config).items() if option != "data.cache"}
 
 
+def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    """Return the options that differ between an earlier run and one that is to continue it.
+
+    An option that only one version of the package has differs unless its value is the default of that version.
+
+    Args:
+        before: of the earlier run, see `identity`.
+        now: of the run to come.
+        defaults: of the version of the earlier run.
+    """
+    before, now = {**identity(RunConfig()), **before}, {**defaults, **now}
+    return sorted(option for option in before.keys() | now.keys() if before.get(option) != now.get(option))
+
+
 def digest(config: RunConfig) -> str:
-    """Return 16 hexadecimal digits that change with any value that results depend on."""
-    text = json.dumps(identity(config), sort_keys=True)
+    """Return 16 hexadecimal digits that change with any value that results depend on, and with no new option."""
+    default, values = identity(RunConfig()), identity(config)
+    text = json.dumps({o: v for o, v in values.items() if o not in default or v != default[o]}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -214,6 +214,9 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Args:
         path: the file; its folder is made where it is missing.
         write: takes the temporary path, always on a disk, with the same suffix.
+
+    Raises:
+        OSError: of the system, such as of a full disk, with the path of the file.
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory() as folder:
@@ -228,6 +231,10 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,14 +1,24 @@
 """Encoders and methods by name, and the refusal of unknown names, which waits for no import of torch."""
 
+import ast
 import importlib.util
+import inspect
 import re
 import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from eqssl.config import BASE_METHODS, CONDITIONED_METHODS, REFERENCE_METHODS, RunConfig, check_known, did_you_mean
+from eqssl.config import (
+    BASE_METHODS,
+    CONDITIONED_METHODS,
+    REFERENCE_METHODS,
+    MethodConfig,
+    RunConfig,
+    check_known,
+    did_you_mean,
+)
 from eqssl.data import SOURCES
 from eqssl.models.pretrained import find_weights
 
@@ -68,14 +78,50 @@ def check_encoder(name: str, option: str = "--encoder.name", folders: str = "") 
     raise ValueError(f"{text}; allowed: {folders}{', '.join(own)}, torchvision/NAME or a timm model{near}")
 
 
+def method_options(name: str) -> dict[str, Any]:
+    """Return option -> default of a registered method; of one of the package from its code, without torch."""
+    method = METHODS[name]
+    if not isinstance(method, str):
+        return {o: p.default for o, p in inspect.signature(method).parameters.items() if o != "sizes"}
+    module, _, kind = method.partition(":")
+    code = ast.parse(Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text())
+    (own,) = (node for node in code.body if isinstance(node, ast.ClassDef) and node.name == kind)
+    (init,) = (node for node in own.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
+    defaults = map(ast.literal_eval, filter(None, init.args.kw_defaults))
+    return dict(zip((argument.arg for argument in init.args.kwonlyargs), defaults, strict=True))
+
+
+def check_method(config: MethodConfig) -> None:
+    """Refuse the name of an unknown method, or an option that the method does not have.
+
+    Raises:
+        ValueError: with all names and the nearest ones.
+    """
+    check_known("method.name", config.name, METHODS)
+    options = method_options(config.name)
+    for option in config.options:
+        if option not in options:
+            allowed = ", ".join(f"{name} (default {default})" for name, default in options.items()) or "none"
+            raise ValueError(
+                f"--method.options {option} is no option of {config.name}; allowed: {allowed}"
+                + did_you_mean(option, options)
+            )
+
+
 def check_names(config: RunConfig) -> None:
-    """Refuse unknown names of a source, an encoder or a method, and weights of another encoder.
+    """Refuse unknown names of a source, an encoder, a method or its options, weights of another encoder, and a preset
+    that is only named.
 
     Raises:
         ValueError: naming the option, its value and the nearest names.
     """
     check_known("data.source", config.data.source, SOURCES)
-    check_known("method.name", config.method.name, METHODS)
+    check_method(config.method)
     check_encoder(config.encoder.name)
     if isinstance(config.encoder.pretrained, str):
         find_weights(config.encoder)
+    if config.method.preset:
+        raise ValueError(
+            f"method.preset is {config.method.preset!r}, and its values are not applied; from Python "
+            "eqssl.with_preset(config) returns the configuration with them"
+        )

@@ -1,8 +1,9 @@
 """Runs in MLflow; the only file that imports it.
 
 A thread of the study's process logs everything: no trial waits for the tracking server, and no worker needs MLflow.
-Entries wait in a file, however many and however slow the server. Once training has begun, tracking is never fatal: a
-failed entry is tried again, and counted if it is given up; a resume of the study logs it from the trials' files.
+Entries wait in a file, however many and however slow the server. A store that cannot be used is refused before training
+begins. Tracking is never fatal otherwise: without MLflow nothing is tracked, which is said; a failed entry is tried
+again, and counted if it is given up; a resume of the study logs it from the trials' files.
 """
 
 import io
@@ -46,13 +47,35 @@ OUTCOME = "outcome"  # tag with a trial's status, as MLflow has none for a prune
 FINAL_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAILED": "FAILED"}
 
 
+class NoMLflow(Exception):
+    """MLflow is not installed, or its import fails."""
+
+
+def import_mlflow() -> None:
+    """Set MLflow's options and import it.
+
+    Raises:
+        NoMLflow: for an import that fails, with the reason.
+    """
+    # MLflow's own retries take minutes, and create a run again where only the answer was lost.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
+    try:
+        import mlflow.store.db.utils  # noqa: F401 (takes seconds)
+    except Exception as error:  # of any type, by any of its packages
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise NoMLflow(f"MLflow cannot be imported ({reason})") from error
+
+
 def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     """Return a client and the id of the experiment, created if missing.
 
     Raises:
+        NoMLflow: where MLflow cannot be imported.
         ValueError: for a server that cannot be reached or a URI that MLflow does not accept.
     """
-    prepare_import()
+    import_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
@@ -72,14 +95,6 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
         return client, found.experiment_id
     except Exception as error:  # of any type, by the store's library
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
-
-
-def prepare_import() -> None:
-    """Set MLflow's options, before it is imported."""
-    # MLflow's own retries take minutes, and create a run again where only the answer was lost.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
 
 
 def _prepare_database(path: Path) -> str:
@@ -167,11 +182,12 @@ class StudyTracker(Listener):
         self._patience_s, self._last_success, self._deadline = math.inf, 0.0, math.inf
         self._wanted, self._connected = threading.Event(), threading.Event()
         self._refusal: ValueError | None = None
+        self.missing = ""  # why nothing is tracked, in words; known once `ready`
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
     def ready(self) -> None:
-        """Connect, which makes a missing database and experiment.
+        """Connect, which makes a missing database and experiment; without MLflow `missing` says why nothing is tracked.
 
         Raises:
             ValueError: for a server that cannot be reached.
@@ -189,7 +205,9 @@ class StudyTracker(Listener):
             base: options of all trials, except varied ones.
             records, trials: that have ended and that were suggested; empty for a new study.
         """
-        self._study_id, self._base, self._begun = study_id, base, True
+        self._study_id, self._base, self._begun = study_id, base, not self.missing
+        if self.missing:
+            return
         by_id = {trial.id: trial for trial in trials}
         self._earlier.extend((by_id[record.trial_id], record) for record in records)
         self._put("_open_parent")
@@ -227,7 +245,7 @@ class StudyTracker(Listener):
             return
         self._last_success, self._patience_s = time.monotonic(), patience_s
         self._closing.set()
-        if not self._begun:  # of a study that was refused
+        if not self._begun:  # of a study that was refused, or without MLflow
             self._wanted.set()
             return
         summary = summary or {}
@@ -251,25 +269,35 @@ class StudyTracker(Listener):
         return f"{self.waiting + 1} entries waiting for {self._uri}" if self._is_away else ""
 
     def _put(self, method: str, *arguments: object) -> None:
+        if not self._begun:  # without MLflow
+            return
         try:
             self._spool.put((method, arguments))
         except OSError:
             self.dropped += 1
 
     def _work(self) -> None:
-        with suppress(Exception):  # told when connecting
-            prepare_import()
-            import mlflow.store.db.utils  # noqa: F401 (takes seconds: meanwhile)
-        self._wanted.wait()
-        if self._closing.is_set():
-            return
         try:
+            import_mlflow()  # meanwhile
+            self._wanted.wait()
+            if self._closing.is_set():
+                return
             self._client, self._experiment = connect(self._uri, self._name)
+        except NoMLflow as error:
+            self.missing = f"nothing is tracked, since {error}"
+            return
         except ValueError as error:
             self._refusal = error
             return
         finally:
             self._connected.set()
+        try:
+            self._log_entries()
+        except Exception as error:  # such as of a disk that does not give back what waits
+            self.dropped += 1 + self.waiting
+            logger.warning("tracking ends, since an entry cannot be read: %s: %s", type(error).__name__, error)
+
+    def _log_entries(self) -> None:
         for method, arguments in self._entries():
             if time.monotonic() > self._deadline and method != "_close":
                 self.dropped += 1
@@ -443,14 +471,14 @@ def track_run(
     Raises:
         ValueError: for a server that cannot be reached.
     """
-    client, experiment_id = connect(uri, experiment)
-    tags = {"kind": "run", "config": digest(config)}
-    query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
-    found = client.search_runs([experiment_id], query, max_results=1) if resume else []
-    run = found[0] if found else client.create_run(experiment_id, tags=tags)
-    run_id = run.info.run_id
-    client.update_run(run_id, status="RUNNING")
-    _log_params(client, run_id, identity(config))
+    try:
+        client, run_id = _open_run(uri, experiment, config, resume)
+    except ValueError:
+        raise
+    except Exception as error:  # of any type, by the store's library
+        logger.warning("the run is not tracked: %s", _first_line(error))
+        yield lambda metrics: None
+        return
 
     def log(metrics: dict[str, float]) -> None:
         try:
@@ -468,6 +496,18 @@ def track_run(
     finally:
         with suppress(Exception):
             client.set_terminated(run_id, status)
+
+
+def _open_run(uri: str, experiment: str, config: RunConfig, resume: bool) -> "tuple[MlflowClient, str]":
+    """Return a client and the id of a new run, or of the last interrupted one of the configuration to resume."""
+    client, experiment_id = connect(uri, experiment)
+    tags = {"kind": "run", "config": digest(config)}
+    query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
+    found = client.search_runs([experiment_id], query, max_results=1) if resume else []
+    run_id = (found[0] if found else client.create_run(experiment_id, tags=tags)).info.run_id
+    client.update_run(run_id, status="RUNNING")
+    _log_params(client, run_id, identity(config))
+    return client, run_id
 
 
 def _log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:

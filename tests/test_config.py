@@ -1,24 +1,32 @@
 """Configurations: refused values, dotted options, round trips, digests."""
 
+import dataclasses
 from typing import get_args
 
 import pytest
 
 from eqssl.config import (
     AUTOENCODE,
+    RENAMED,
     WITH_QUERY_GRADIENT,
     DataConfig,
+    EncoderConfig,
+    EvaluateConfig,
     ReconAttention,
+    ReconConfig,
     RunConfig,
+    changed_options,
     check_effect,
     digest,
     flatten,
     from_dict,
     get,
+    identity,
     options_in,
     replace,
     to_dict,
 )
+from eqssl.study import Candidate, Study, StudyOptions
 
 
 @pytest.mark.parametrize(
@@ -75,6 +83,52 @@ def test_digest_changes_with_any_value():
     assert plain == digest(RunConfig()) and len(plain) == 16
     changed = [{"train.seed": 1}, {"augment.blur": 0.1}, {"method.options.width": 8.0}, {"data.objects": 7}]
     assert len({plain, *(digest(replace(RunConfig(), c)) for c in changed)}) == 5
+
+
+def test_an_option_of_one_version_alone_counts_as_its_default():
+    now = identity(replace(RunConfig(), {"train.epochs": 3}))
+    assert changed_options(now, now, {}) == []
+    before = {option: value for option, value in now.items() if option != "recon.query_gradient"}
+    assert changed_options(before, now, {}) == []  # as of an earlier version, without the option
+    assert changed_options(before, now | {"recon.query_gradient": 0.5}, {}) == ["recon.query_gradient"]
+    before = now | {"recon.gone": 2.0}
+    assert changed_options(before, now, {"recon.gone": 2.0, "train.epochs": 10}) == []
+    assert changed_options(before, now, {"recon.gone": 1.0}) == ["recon.gone"]
+    assert changed_options(before, now, {}) == ["recon.gone"]
+    assert changed_options(now | {"method.options.width": 8.0}, now, {}) == ["method.options.width"]
+    assert changed_options(now, identity(RunConfig()), identity(RunConfig())) == ["train.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument", "message"),
+    [
+        (Study, "configurations", "Study has no argument 'configurations'; there are: name, .*; it is now configs$"),
+        (Study, "race", "it is now seed_schedule"),
+        (Study, "confirm", "it is now final_test"),
+        (Study, "stopping", "it is now pruner"),
+        (StudyOptions, "trials", "StudyOptions has no argument 'trials'; there are: run, .*; it is now configs"),
+        (StudyOptions, "sampeler", "did you mean sampler"),
+        (Candidate, "knob", "it is now hyperparameter"),
+        (ReconConfig, "roles", "it is now attention"),
+        (EncoderConfig, "split", "it is now equi_fraction"),
+        (EvaluateConfig, "splitt", "did you mean split"),
+        (RunConfig, "reco", "did you mean recon"),
+    ],
+)
+def test_an_unknown_or_renamed_argument_is_refused_with_its_name_now_or_the_nearest(kind, argument, message):
+    with pytest.raises(TypeError, match=message):
+        kind(**{argument: 1})
+
+
+def test_a_renamed_option_is_refused_with_its_name_now():
+    with pytest.raises(ValueError, match=r"'roles' is no option of ReconConfig; .*; it is now attention"):
+        replace(RunConfig(), {"recon.roles": "residual"})
+    with pytest.raises(ValueError, match=r"--seed-schedule"):
+        options_in(["--train.epochs", "3", "--race"])
+    with pytest.raises(ValueError, match=r"--train.accumulate is now --train.grad-accum-steps"):
+        options_in(["--train.accumulate=3"])
+    names = {f.name for kind in (Study, StudyOptions, Candidate) for f in dataclasses.fields(kind)}
+    assert set(RENAMED.values()) <= names | flatten(RunConfig()).keys()
 
 
 def test_an_option_without_effect_is_refused_only_where_it_was_set():

@@ -1,5 +1,6 @@
 """Names: refused within seconds, without torch, with the nearest; timm's and torchvision's are read from their code."""
 
+import inspect
 import subprocess
 import sys
 
@@ -8,8 +9,12 @@ import timm
 import torchvision.models
 from timm.models import _registry
 
-from eqssl.config import RunConfig, did_you_mean, replace
-from eqssl.names import check_encoder, check_names, model_names
+import eqssl
+from eqssl.config import MethodConfig, RunConfig, did_you_mean, replace
+from eqssl.methods import find_method
+from eqssl.names import METHODS, check_encoder, check_names, method_options, model_names
+from eqssl.study import Study, StudyOptions, choice, run_study
+from eqssl.study.search.space import check_space
 
 
 def test_the_source_code_names_the_models_that_the_packages_register():
@@ -37,12 +42,35 @@ def test_a_model_that_the_user_registered_with_timm_is_allowed(monkeypatch):
         ("encoder.name", "torchvision/resnet5", "did you mean torchvision/resnet50"),
         ("encoder.name", "url", r"--encoder.name is 'url'"),
         ("method.name", "vicregg", r"--method.name is 'vicregg'; allowed: simclr, .*; did you mean vicreg\?"),
+        (
+            "method.options.sim_coef",
+            2.0,
+            r"--method.options sim_coef is no option of vicreg; .*; did you mean sim_coeff",
+        ),
         ("data.source", "solid", r"--data.source is 'solid'; allowed: .*; did you mean solids\?"),
     ],
 )
 def test_unknown_names_are_refused_with_the_nearest(option, value, message):
     with pytest.raises(ValueError, match=message):
         check_names(replace(RunConfig(), {option: value}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_source_code_names_the_options_of_the_methods(name):
+    parameters = inspect.signature(find_method(name)).parameters
+    assert method_options(name) == {option: p.default for option, p in parameters.items() if option != "sizes"}
+
+
+def test_a_preset_that_is_only_named_is_refused():
+    run = RunConfig(method=MethodConfig(name="byol", preset="cifar"))
+    for start in (eqssl.train, lambda run: run_study(Study(name="toy", question="?", space={}), StudyOptions(run=run))):
+        with pytest.raises(
+            ValueError, match=r"method.preset is 'cifar', and its values are not applied; .*with_preset"
+        ):
+            start(run)
+    with pytest.raises(ValueError, match=r"method.preset is 'cifar'"):
+        check_space({"method.preset": choice(None, "cifar")}, RunConfig())
+    check_names(eqssl.with_preset(run))
 
 
 def test_nothing_near_nothing_suggested():
@@ -65,6 +93,10 @@ EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
         (STUDY, ["--objectives", "epoch"], "--objectives has epoch; allowed"),
         (STUDY, ["--train.epoch", "3"], "--train.epochs"),
         (STUDY, ["--seed", "3"], "--seeds"),
+        (STUDY, ["--race"], "--race is now --seed-schedule"),
+        (STUDY, ["--method.options", "sim_coef", "2"], "did you mean sim_coeff or std_coeff?"),
+        (TRAIN, ["--method.name", "byol", "--method.options", "tau", "2"], "tau is no option of byol; allowed: width"),
+        (TRAIN, ["--recon.roles", "residual"], "--recon.roles is now --recon.attention"),
         (TRAIN, ["--method.name", "vicregg"], "did you mean vicreg?"),
         (TRAIN, ["--encoder.pretrained", "nowhere"], "nowhere is no exported encoder"),
         (EVALUATE, ["resnet5"], "MODEL is 'resnet5', which is no folder; allowed: the folder of an encoder, "),

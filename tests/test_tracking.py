@@ -1,4 +1,7 @@
 import dataclasses
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -294,6 +297,37 @@ def test_tracking_that_cannot_be_used_is_a_quick_and_clear_error(bad):
     with pytest.raises(ValueError, match="--tracking-uri"):
         connect(bad, "x")
     assert time.monotonic() - begun < 20
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+from eqssl.config import RunConfig
+from eqssl.study.search.space import Configuration, Trial
+from eqssl.tracking import StudyTracker, track_run
+
+uri, trial = sys.argv[1], Trial(Configuration("base", {}), 0)
+tracker = StudyTracker(uri, "study", [], ["knn"], Path("."))
+tracker.ready()
+tracker.begin("id", RunConfig(), [], [])
+tracker.trial_started(trial)
+tracker.epoch_ended(trial, {"epoch": 1.0})
+tracker.close("FINISHED", [], summary={"sentence": "all is well"})
+print(tracker.missing, tracker.dropped, tracker.waiting, repr(tracker.behind()))
+with track_run(uri, "train", RunConfig()) as log:
+    log({"epoch": 1.0})
+"""
+
+
+@pytest.mark.parametrize("error", ["ImportError", "AttributeError", "SystemError"])
+def test_without_mlflow_nothing_is_tracked_which_is_said_once(error, tmp_path):
+    (tmp_path / "mlflow.py").write_text(f"raise {error}('broken\\nby another package')")
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    command = [sys.executable, "-c", WITHOUT, f"sqlite:///{tmp_path}/mlflow.db"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
+    why = f"MLflow cannot be imported ({error}: broken)"
+    assert done.stdout == f"nothing is tracked, since {why} 0 0 ''\n"
+    assert done.stderr == f"the run is not tracked: {why}\n"
 
 
 def test_two_studies_that_begin_at_once_share_a_new_database(tmp_path):

@@ -7,9 +7,9 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from eqssl.config import Allowed, MethodConfig, RunConfig, check_known, did_you_mean, replace
+from eqssl.config import Allowed, MethodConfig, RunConfig, check_known, replace
 from eqssl.methods.base import Method, Sizes
-from eqssl.names import METHODS
+from eqssl.names import METHODS, check_method
 
 
 def register_method(name: str, method: type[Method]) -> None:
@@ -32,7 +32,8 @@ def find_method(name: str) -> type[Method]:
 
 
 def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
-    """Return a run with the published settings of its method, where `method.preset` names some.
+    """Return a run with the published settings of its method, where `method.preset` names some, which it then no longer
+    does.
 
     Args:
         config: the run.
@@ -48,7 +49,8 @@ def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
     if name not in presets:
         allowed = ", ".join(presets) or "none"
         raise ValueError(f"--method.preset is {name!r}; allowed with --method.name {config.method.name}: {allowed}")
-    return replace(config, {option: value for option, value in presets[name].options.items() if option not in given})
+    values = {option: value for option, value in presets[name].options.items() if option not in given}
+    return replace(config, values | {"method.preset": None})
 
 
 def build_method(config: MethodConfig, sizes: Sizes) -> Method:
@@ -57,13 +59,9 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
     Raises:
         ValueError: for an unknown method, an option or a scale that it does not have, or sizes that it cannot work on.
     """
+    check_method(config)
     kind = find_method(config.name)
-    parameters = {name: p for name, p in inspect.signature(kind).parameters.items() if name != "sizes"}
-    for option in config.options:
-        if option not in parameters:
-            allowed = ", ".join(f"{name} (default {p.default})" for name, p in parameters.items()) or "none"
-            raise ValueError(f"--method.options {option} is no option of {config.name}; allowed: {allowed}"
-                             + did_you_mean(option, parameters))  # fmt: skip
+    parameters = inspect.signature(kind).parameters
     scales: dict[str, dict[str, float | str]] = {"tiny": {}, "small": {}, "imagenet": {}} | kind.scales
     if config.scale not in scales:
         raise ValueError(f"--method.scale is {config.scale!r}; allowed: {', '.join(scales)}")

@@ -98,7 +98,7 @@ def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
         if trial["status"] == "COMPLETE" and signs.keys() <= trial["metrics"].keys():
             point[:] = [sign * trial["metrics"][metric] for metric, sign in signs.items()]
     reference = np.where(np.isinf(points), np.inf, points).min(0, initial=np.inf)
-    constant = next((c["metrics"] for c in summary["configurations"] if c["name"] == "constant"), {})
+    constant: dict[str, Any] = next((c["metrics"] for c in summary["configurations"] if c["name"] == "constant"), {})
     for place, (metric, sign) in enumerate(signs.items()):
         if metric in constant:
             reference[place] = sign * constant[metric]["estimate"]

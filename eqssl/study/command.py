@@ -10,17 +10,20 @@ from rich.console import Console
 
 from eqssl.config import replace
 from eqssl.files import as_path, replace_unknown_letters
+from eqssl.signals import SignalHandler
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
 from eqssl.study.execution.signals import Interrupted
 from eqssl.study.flow import NOTHING, run_search
 from eqssl.study.options import StudyOptions, default_options, parse, settle
-from eqssl.study.store.records import check_same, known_study
+from eqssl.study.plan import plan
+from eqssl.study.store.records import known_study
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+PLANNED = "planned"  # status of a dry run
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
 FRESH_SEED = 1000  # added to the seed of a final test, so that no seed of the search comes again
 
@@ -43,7 +46,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """Run a study, or go on with it, write its results and its report, and return the content of summary.json.
 
     The final test of its choice, if `options.final_test` asks for it, is a study of its own, OUTPUT/STUDY_test, whose
-    trials are never pruned.
+    trials are never pruned. With `options.dry_run` its plan is shown, and nothing but its `status`, planned, returned.
 
     Args:
         study: the question.
@@ -56,13 +59,14 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     """
     study, options = settle(study, options or default_options(study))
     console = console or Console(quiet=True)
+    if options.dry_run:
+        console.print("\n".join(plan(study, options)), markup=False, soft_wrap=True)
+        return {"status": PLANNED, "study": study.name}
     if not options.final_test:
         return run_search(study, options, console, _report)
     check_output(options.output)
     folder = as_path(options.output) / f"{study.name}_test"
-    begun = known_study(folder)
-    if begun and not options.resume:  # after the search it would be too late
-        check_same(folder, {}, {}, resume=False)
+    begun = known_study(folder, resume=options.resume)  # after the search it would be too late
     summary = run_search(study, options, console, _report)
     if begun:  # its choice holds, even if a trial that was tried again has changed the search's results since
         name, params = list(begun["identity"]["rows"].items())[-1]
@@ -83,6 +87,10 @@ def _report(summary: dict[str, Any], folder: Path) -> "tuple[list[Path], Rendera
     return write_report(summary, folder), result_table(summary)
 
 
+def _interrupt(number: int, first: bool) -> None:
+    raise Interrupted(number)
+
+
 def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
     """Run a study from the command line and return its exit code.
 
@@ -98,9 +106,10 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     """
     replace_unknown_letters()
     try:
-        study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
-        width = None if sys.stdout.isatty() else 140
-        summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
+        with SignalHandler(_interrupt):  # where `StopSignals` is not entered, as while modules are imported
+            study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
+            width = None if sys.stdout.isatty() else 140
+            summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS

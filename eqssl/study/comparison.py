@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
-from eqssl.config import get, replace
+from eqssl.config import get, names_fields, replace
 from eqssl.files import as_path, parse_or_set_aside, read, write_json
 from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
@@ -23,6 +23,7 @@ TUNING_SEEDS = 2
 SEARCH_OPTIONS = ("configs", "sampler", "seed_schedule", "pruner", "warm_start", "final_test", "objectives")
 
 
+@names_fields
 @dataclass(frozen=True)
 class Candidate:
     """A method with one hyperparameter to tune.
@@ -104,6 +105,9 @@ def tune(
         earlier: settings that candidates build on; those that build on a missing one are left out.
         later: name of the study that uses the choice.
         shown: further arguments of `run_study`.
+
+    Raises:
+        SystemExit: 0 after a dry run.
     """
     candidates = {name: c for name, c in candidates.items() if c.builds_on is None or c.builds_on in earlier}
     rows_of = {name: _settings(name, candidate, earlier) for name, candidate in candidates.items()}
@@ -111,6 +115,8 @@ def tune(
     on_val = replace(options.run, {"evaluate.split": "val", "evaluate.level": "quick"})
     tuning = change(options, run=on_val, seeds=TUNING_SEEDS, configs=None)
     summary = run_study(change(study, rows=rows), tuning, **shown)
+    if options.dry_run:  # later stages depend on the results of this one
+        raise SystemExit(0)
     output = as_path(options.output)
     path = output / study.name / "choices.json"
     best = None

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eqssl.config import AUTOENCODE, RunConfig
+from eqssl.config import AUTOENCODE, RunConfig, names_fields
 from eqssl.metrics import METRICS, Direction
 from eqssl.study.search.space import Configuration, Params, Space
 
@@ -64,6 +64,7 @@ def lacking(*, labelled: bool, known: bool) -> tuple[str, ...]:
     return tuple(metric.name for metric in quick if any(absent.get(need) for need in metric.needs))
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One question.

@@ -121,6 +121,8 @@ class _StudyRun:
             if (epoch_s := data.pop("epoch_s")) is not None:
                 approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
             self.tracker.ready()
+            if self.tracker.missing:
+                self._say(f"warning: {self.tracker.missing}; a --resume with MLflow tracks it")
             own = stored_properties(registered()["metric"])
             self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages, "metrics": own}
             self.about["options"] = flatten(self.options.run)

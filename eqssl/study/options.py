@@ -8,12 +8,13 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, did_you_mean, get, options_in, replace
+from eqssl.config import RunConfig, check_effect, check_value, did_you_mean, get, names_fields, options_in, replace
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
 from eqssl.study.search.space import fix
 
 
+@names_fields
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
     """How a study is run."""
@@ -64,6 +65,9 @@ class StudyOptions:
     """Hours that this run of the command may take, those before a --resume not counted: a longer forecast is refused
     at the start, and a study that takes longer all the same is stopped as by SIGTERM, to go on with --resume. Where a
     command runs several studies, of each."""
+    dry_run: bool = False
+    """Show the trials to come and what is known of their time, and end: nothing is trained or written, Ray not
+    started."""
     yes: bool = False
     """Do not ask before a study that is forecast to take more than half an hour; asked on a terminal only."""
     smoke: bool = False
@@ -71,6 +75,8 @@ class StudyOptions:
     and MLflow's experiment are called STUDY_smoke."""
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            check_value(f.name, getattr(self, f.name), f.type)
         if self.final_test < 0:
             raise ValueError(f"--final-test is {self.final_test}; allowed: 0 or more")
         for name in ("configs", "seeds", "concurrency"):

@@ -37,6 +37,11 @@ def save(state: dict[str, Any], folder: Path) -> None:
     write_atomically(folder / FILE, write)
 
 
+def exists(folder: Path) -> bool:
+    """Return whether a folder holds a state; a full disk or a stop before the first one may leave it empty."""
+    return any((folder / name).exists() for name in (FILE, PREVIOUS))
+
+
 def load(folder: Path, is_own: Callable[[dict[str, Any]], bool] = lambda state: True) -> dict[str, Any] | None:
     """Return the state last saved, tensors on the CPU; None where there is none.
 

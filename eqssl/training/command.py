@@ -1,6 +1,5 @@
 """`eqssl train`: one training run from the command line, without Ray."""
 
-import signal
 import sys
 from dataclasses import dataclass, field, replace
 from typing import Annotated
@@ -8,8 +7,10 @@ from typing import Annotated
 import tyro
 
 from eqssl.config import RunConfig, check_effect, options_in
+from eqssl.config import replace as change
 from eqssl.files import as_path
 from eqssl.names import check_names
+from eqssl.signals import Terminated
 from eqssl.training.memory import keep_freed
 
 
@@ -33,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     After SIGINT or SIGTERM the state is saved, and the code is 130 or 143.
     """
     try:
-        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         given = options_in(sys.argv[1:] if arguments is None else arguments)
+        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         check_effect(options.run, given)
-        check_names(options.run)
+        check_names(change(options.run, {"method.preset": None}))
         if options.run.method.preset:
             from eqssl.methods import with_preset
 
@@ -50,15 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(options: TrainOptions) -> int:
     keep_freed()
     # torch takes 5 s to import: not before the options are known to be good.
-    from eqssl.training.context import Terminated
     from eqssl.training.single import train
 
     given = {name: getattr(options, name) for name in ("output", "tracking_uri", "resume")}
     try:
         train(options.run, progress=True, handle_signals=True, **given)
     except Terminated as stop:
-        name = signal.Signals(stop.number).name
-        print(f"stopped by {name}: the same command with --resume goes on", file=sys.stderr)
+        print(f"stopped by {stop.name}: the same command with --resume goes on", file=sys.stderr)
         return 128 + stop.number
     print(f"encoder: {as_path(options.output) / 'encoder'}")
     return 0

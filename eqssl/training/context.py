@@ -1,17 +1,13 @@
 """The surroundings of a run: its place among the workers, and the destination of its checkpoints and metrics."""
 
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 
+from eqssl.signals import SignalHandler, Terminated
 from eqssl.training import checkpoint
-
-REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
 
 
 class Context(Protocol):
@@ -66,18 +62,6 @@ class LocalContext:
             checkpoint.save(state, self.folder)
 
 
-class Terminated(SystemExit):
-    """The end of a run by a signal, after its state was saved.
-
-    Args:
-        number: of the signal; 128 more is the exit code.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(128 + number)
-        self.number = number
-
-
 class LoggingContext(LocalContext):
     """A single process that passes every epoch's metrics on; a signal ends it with its state saved.
 
@@ -95,22 +79,18 @@ class LoggingContext(LocalContext):
     def __init__(self, folder: Path | None, *loggers: Callable[[dict[str, float]], object]):
         super().__init__(folder)
         self.loggers = loggers
-        self._signal, self._heard_s, self._unsaved = 0, 0.0, False
+        self._signal, self._unsaved = 0, False
+        self._handler = SignalHandler(self._handle)
 
     def __enter__(self) -> "LoggingContext":
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        self._handlers = {number: signal.signal(number, self._handle) for number in numbers}
+        self._handler.__enter__()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._handler.__exit__()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        first, now = not self._signal, time.monotonic()
-        if not first and now - self._heard_s < REPEAT_S:
-            return
-        self._signal, self._heard_s = number, now
+    def _handle(self, number: int, first: bool) -> None:
+        self._signal = number
         if not first or not self._unsaved:
             raise Terminated(number)
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from eqssl.config import RunConfig, digest, flatten, identity
+from eqssl.config import RunConfig, changed_options, flatten, identity
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
@@ -120,7 +120,6 @@ class Run:
         warn_of_small_rate(config.train, self.steps_per_epoch)
         precision = config.train.precision
         self.autocast = precision == "bf16" or (precision == "auto" and supports_bf16(self.device))
-        self.identity = f"{digest(config)}-{dataset.digest}"
         self.is_sharded = config.train.fsdp and context.world_size > 1
         # By one backward pass more for each term, in an epoch's last step; sharded parameters are no leaves of a graph.
         self.measures_gradient_share = self.model.reconstruction is not None and not self.is_sharded
@@ -263,8 +262,9 @@ class Run:
         if self.context.rank > 0:
             return None
         return {
-            "identity": self.identity,
             "options": identity(self.config),
+            "defaults": identity(RunConfig()),
+            "data": self.dataset.digest,
             "threads": torch.get_num_threads(),
             **{name: getattr(self, name) for name in PROGRESS},
             **(parts or {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}),
@@ -280,11 +280,10 @@ class Run:
         """
         if state is None:
             return
-        if state.get("identity") != self.identity:
-            ours, theirs = identity(self.config), state.get("options", {})
-            others = [
-                f"--{o.replace('_', '-')} is {ours.get(o)}, was {v}" for o, v in theirs.items() if ours.get(o) != v
-            ]
+        ours, theirs = identity(self.config), state.get("options", {})
+        changed = changed_options(theirs, ours, state.get("defaults", {}))
+        if changed or state.get("data") != self.dataset.digest:
+            others = [f"--{o.replace('_', '-')} is {ours.get(o)}, was {theirs.get(o)}" for o in changed]
             what = ", ".join(others) or "other data"
             raise ValueError(
                 f"the checkpoint belongs to another configuration or other data ({what}); take another --output"

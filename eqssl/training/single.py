@@ -10,7 +10,7 @@ from eqssl.images import save_reconstructions
 from eqssl.metrics import METRICS
 from eqssl.models.export import export_encoder
 from eqssl.names import check_names
-from eqssl.training import loop
+from eqssl.training import checkpoint, loop
 from eqssl.training.context import LoggingContext
 
 
@@ -46,7 +46,7 @@ def train(
     if output is not None:
         folder = as_path(output, "--output")
         make_folder(folder, "--output")
-        if (folder / "checkpoint").exists() and not resume:
+        if checkpoint.exists(folder / "checkpoint") and not resume:
             raise ValueError(f"--output: {folder} holds a run; continue it with --resume or take another --output")
     loggers: list[Callable[[dict[str, float]], object]] = []
     with ExitStack() as stack:

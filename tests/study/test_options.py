@@ -31,6 +31,12 @@ def test_smoke_is_small_and_other_options_still_hold():
     assert parse(STUDY, [])[1].run == RunConfig()
 
 
+@pytest.mark.parametrize(("name", "near"), [("sampler", "grid"), ("seed_schedule", "halving"), ("pruner", "halving")])
+def test_a_value_that_no_option_has_is_refused_from_code_too(name, near):
+    with pytest.raises(ValueError, match=f"--{name.replace('_', '-')} is '{near}s'; allowed: .*; did you mean {near}"):
+        StudyOptions(**{name: f"{near}s"})
+
+
 def test_what_is_settled_stays():
     parsed = parse(STUDY, ["--smoke", "--train.epochs", str(STUDY.base.train.epochs)])
     assert settle(*parsed) == parsed and parsed[1].run.train.epochs == STUDY.base.train.epochs

@@ -345,6 +345,17 @@ def test_held_out_images_that_are_swapped_show_different_objects():
     assert one_image_per_object(split).tolist() == list(range(24))
 
 
+def test_a_checkpoint_of_a_version_without_an_option_goes_on_where_that_has_its_default(tmp_path):
+    train(configuration(), LocalContext(tmp_path), toy())
+    state = checkpoint.load(tmp_path)
+    for values in (state["options"], state["defaults"]):
+        del values["recon.query_gradient"]
+    checkpoint.save(state, tmp_path)
+    train(configuration(), LocalContext(tmp_path), toy())
+    with pytest.raises(ValueError, match=r"\(--recon.query-gradient is 0.5, was None\)"):
+        train(configuration(**{"recon.query_gradient": 0.5}), LocalContext(tmp_path), toy())
+
+
 def test_a_checkpoint_of_another_configuration_or_other_data_is_refused(tmp_path):
     train(configuration(), LocalContext(tmp_path), toy())
     with pytest.raises(ValueError, match="other data"):

@@ -1,6 +1,8 @@
 """`eqssl.train`: what it prints, tracks and writes."""
 
 import json
+import re
+import resource
 from pathlib import Path
 
 import pytest
@@ -53,6 +55,22 @@ def test_a_run_is_written_tracked_and_resumed(run, tmp_path):
     assert eqssl.train(run, output=output, resume=True).metrics["loss"] == result.metrics["loss"]
     (tracked,) = mlflow.MlflowClient(store).search_runs(["1"])
     assert tracked.data.metrics["knn"] == pytest.approx(result.metrics["knn"])
+
+
+def test_a_disk_that_takes_no_more_is_an_error_with_the_path_and_leaves_no_run_behind(run, tmp_path):
+    output = tmp_path / "run"
+    eqssl.load_data(run.data)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # bytes of a file
+    try:
+        with pytest.raises(OSError, match=re.escape(f"{output}/checkpoint/checkpoint.pt")):
+            eqssl.train(run, output=str(output))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert eqssl.train(run, output=str(output)).epochs == 2
+    (output / "checkpoint" / "checkpoint.pt").unlink()
+    with pytest.raises(ValueError, match="holds a run"):  # whose last checkpoint but one is left
+        eqssl.train(run, output=str(output))
 
 
 def test_an_unknown_name_is_refused(run):

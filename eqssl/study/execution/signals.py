@@ -18,20 +18,17 @@ The way of a SIGTERM, from whoever sends it:
 A node that leaves takes the same way from `SaveNotice` on, for its own trials, which continue elsewhere. A signal after
 the last trial lets the study end as complete; the command's next study does not start. A repeated signal within two
 seconds is the same stop (GNU timeout sends two); a later one ends the study at once. `eqssl train` has no Ray: its
-context (training/command.py) hears the signals itself.
+context (training/context.py) hears the signals itself.
 """
 
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 from typing import ClassVar
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
-REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
+from eqssl.signals import SignalHandler
 
 
 class Interrupted(BaseException):
@@ -90,21 +87,20 @@ class StopSignals:
         self.interruption: Interrupted | None = None
         self.before_stop: Callable[[], None] | None = None
         self._reason: str | None = None
-        self._heard_s = 0.0
+        self._handler = SignalHandler(self._handle)
 
     def __enter__(self) -> "StopSignals":
         if postponed := StopSignals._postponed:
             StopSignals._postponed = None
             raise postponed
         # SIGUSR1 too: Tune leaves its handler behind, by which the next study would stop a Tune that has ended.
-        self._before = {number: signal.getsignal(number) for number in (*STOPPING, signal.SIGUSR1)}
-        for number in STOPPING:
-            signal.signal(number, self._handle)
+        self._sigusr1 = signal.getsignal(signal.SIGUSR1)
+        self._handler.__enter__()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handler.__exit__()
+        signal.signal(signal.SIGUSR1, self._sigusr1)
 
     def postpone(self) -> None:
         """Let a study end that a signal found complete, and the next one of this process not start."""
@@ -128,11 +124,8 @@ class StopSignals:
         finally:
             timer.cancel()
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        first = self.interruption is None
-        if not first and time.monotonic() - self._heard_s < REPEAT_S:
-            return
-        self._heard_s, self.interruption = time.monotonic(), Interrupted(number, self._reason)
+    def _handle(self, number: int, first: bool) -> None:
+        self.interruption = Interrupted(number, self._reason)
         if not first or not callable(signal.getsignal(signal.SIGUSR1)):
             raise self.interruption
         threading.Thread(target=self._stop_tune, daemon=True).start()

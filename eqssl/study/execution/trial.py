@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from eqssl.config import DataConfig, RunConfig, digest
+from eqssl.config import DataConfig, RunConfig, changed_options, identity
 from eqssl.environment import worker_environment
 from eqssl.files import as_path, finite, is_no_lack_of_space, persist, write_atomically, write_json
 from eqssl.study.execution.preemption import this_node
@@ -99,7 +99,7 @@ class TrialContext:
         self._earlier_s = 0.0
         self._epochs: list[dict[str, float]] = []  # their metrics
         self._told = 0  # epochs of the history that the study knows
-        self.run_digest = ""  # that the identity of its states begins with
+        self.options: dict[str, Any] | None = None  # of its own states, see `identity`; None: of any
         self.start_clock()
 
     def __enter__(self) -> "TrialContext":
@@ -163,7 +163,8 @@ class TrialContext:
         from eqssl.training import checkpoint
 
         def is_own(state: dict[str, Any]) -> bool:
-            return str(state["run"].get("identity", "")).startswith(self.run_digest)
+            run = state["run"]
+            return self.options is None or not changed_options(run["options"], self.options, run["defaults"])
 
         state = checkpoint.load(self.folder / CHECKPOINT, is_own)
         if state is None:
@@ -269,7 +270,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     from eqssl.models.export import export_encoder
     from eqssl.training.loop import train
 
-    context.run_digest = digest(run)
+    context.options = identity(run)
     result = train(run, context, data)
     record = context.record("COMPLETE", result.metrics)
     if context.rank > 0:

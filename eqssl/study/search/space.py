@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
 from eqssl.config import RunConfig, check_effect, replace
@@ -139,8 +140,11 @@ def check_space(space: Space, base: RunConfig) -> None:
             if earlier not in conditions:
                 raise ValueError(f"{option} exists only for some values of {earlier}, which must come before it")
             conditions[option] = conditions[earlier] | {earlier: values[0]}
-        for value in parameter.grid(2):
-            config = replace(base, conditions[option] | {option: value})
+        methods: list[Params] = [{}]  # a hyperparameter without a condition is one of all methods of the space
+        if option.startswith("method.options.") and "method.name" in space:
+            methods = [{"method.name": name} for name in space["method.name"].grid(2)]
+        for method, value in product(methods, parameter.grid(2)):
+            config = replace(base, method | conditions[option] | {option: value})
             check_names(config)
             check_effect(config, {option})
 

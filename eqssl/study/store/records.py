@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from eqssl.config import RunConfig, changed_options
+from eqssl.config import identity as run_identity
 from eqssl.files import (
     as_path,
     find,
@@ -168,8 +170,8 @@ class StudyFolder(Listener):
             ValueError: for a folder that holds another study, or this one without `resume`, or other files.
         """
         identity = json.loads(json.dumps(identity))
-        if known := known_study(folder):
-            check_same(folder, known["identity"], identity, resume=resume)
+        if known := known_study(folder, resume=resume):
+            _check_same(folder, known, identity)
             study = cls(folder, known["study_id"], identity, owned=owned)
             study._restore()
             return study
@@ -196,6 +198,7 @@ class StudyFolder(Listener):
             if warm_points:
                 write_json(self.folder / WARM_START, list(warm_points))
             values = {"study_id": self.study_id, "identity": self.identity, "data": data, "about": about or {}}
+            values["defaults"] = run_identity(RunConfig())
             for path in (self.folder / STUDY, self.folder / RUNS / STUDY):
                 write_json(path, values)
         except OSError as error:
@@ -388,39 +391,45 @@ def trial_outputs(folder: Path) -> dict[str, int]:
     }
 
 
-def known_study(folder: Path) -> dict[str, Any] | None:
+def known_study(folder: Path, *, resume: bool = True) -> dict[str, Any] | None:
     """Return the content of study.json or, where that is damaged or missing, of its copy; None without a study.
 
+    Args:
+        folder: OUTPUT/STUDY.
+        resume: whether the folder may hold a study.
+
     Raises:
-        ValueError: where both are damaged, with the path.
+        ValueError: where both are damaged, with the path, or for a study without `resume`.
     """
     damaged: ValueError | None = None
     for path in (folder / STUDY, folder / RUNS / STUDY):
         try:
             if (text := read(path)) is not None:
                 known = parse_json(path, text)
+                if not resume:
+                    break
                 if path.parent != folder:
                     logger.warning("%s; its copy %s is used", damaged or f"{folder / STUDY} is missing", path)
-                return {name: known[name] for name in ("study_id", "identity", "data", "about")}
+                found = {name: known[name] for name in ("study_id", "identity", "data", "about")}
+                return found | {"defaults": known.get("defaults", {})}  # of the version of eqssl that wrote it
         except (KeyError, TypeError) as error:
             damaged = damaged or ValueError(f"{path} is damaged ({error!r}); restore or remove it")
         except ValueError as error:
             damaged = damaged or error
-    if damaged:
-        raise damaged
-    return None
+    else:
+        if damaged:
+            raise damaged
+        return None
+    raise ValueError(f"--output: {folder} holds a study; continue it with --resume or take another --output")
 
 
-def check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any], *, resume: bool) -> None:
+def _check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any]) -> None:
     """Refuse to mix two studies in one folder.
 
     Raises:
-        ValueError: with the differences, or with possible actions.
+        ValueError: with the differences.
     """
-    names = sorted(name for name in known.keys() | identity.keys() if known.get(name) != identity.get(name))
-    if names and resume:
-        lines = (f"  {name}: {known.get(name)!r} there, {identity.get(name)!r} now" for name in names)
+    before = known["identity"]
+    if names := changed_options(before, identity, known["defaults"]):
+        lines = (f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now" for name in names)
         raise ValueError(f"--resume: {folder} holds another study; it differs in\n" + "\n".join(lines))
-    if not resume:
-        other = " (another one than this)" if names else ""
-        raise ValueError(f"--output: {folder} holds a study{other}; continue it with --resume or take another --output")

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from eqssl.study.execution import signals as module
+from eqssl import signals as module
 from eqssl.study.execution.signals import Interrupted, StopSignals, hold_sigterm
 
 

@@ -98,6 +98,18 @@ def test_a_value_is_checked_beside_what_it_exists_for():
         check_space({"recon.tokens": choice("map", "vector")}, RunConfig())
 
 
+def test_a_varied_hyperparameter_is_one_of_every_method_it_exists_for():
+    methods, share = choice("simclr", "moco_v3"), uniform(0.1, 1.0)
+    check_space({"method.name": methods, "method.options.temperature": share}, RunConfig())
+    check_space({"method.options.sim_coeff": share}, RunConfig())
+    with pytest.raises(ValueError, match=r"--method.options temprature is no .* vicreg; .*"):
+        check_space({"method.options.temprature": share}, RunConfig())
+    space = {"method.name": choice("simclr", "byol"), "method.options.temperature": share}
+    with pytest.raises(ValueError, match=r"--method.options temperature is no option of byol; allowed: width"):
+        check_space(space, RunConfig())
+    check_space(space | {"method.options.temperature": share.when("method.name", "simclr")}, RunConfig())
+
+
 def test_a_varied_option_must_have_an_effect():
     space = {"recon.query_gradient": uniform(0.0, 1.0)}
     check_space(space, RunConfig())

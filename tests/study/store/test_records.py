@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from eqssl.config import RunConfig, identity
 from eqssl.files import write_atomically, write_json
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import StudyFolder, TrialRecord, collapsed_parts
@@ -38,6 +39,26 @@ def test_suggested_and_finished_trials_are_read_back(tmp_path):
     assert again.suggested_trials()[0].id == TRIAL.id
     assert again.records() == {TRIAL.id: ended}
     assert not (record.trial_folder(TRIAL) / "checkpoint").exists()
+
+
+def test_a_study_of_a_version_with_other_options_goes_on_where_these_have_their_defaults(tmp_path):
+    now = IDENTITY | identity(RunConfig())
+    StudyFolder.open(tmp_path / "toy", now, resume=False).create("data")
+
+    def written_by_another_version(gone: dict, defaults: dict) -> None:
+        known = json.loads((tmp_path / "toy" / "study.json").read_text())
+        for name, values in (("identity", gone), ("defaults", defaults)):
+            known[name] = {o: v for o, v in known[name].items() if o != "recon.query_gradient"} | values
+        write_json(tmp_path / "toy" / "study.json", known)
+
+    written_by_another_version({"recon.gone": 0.5}, {"recon.gone": 0.5})
+    StudyFolder.open(tmp_path / "toy", now, resume=True).create("data")
+    written_by_another_version({"recon.gone": 0.5}, {"recon.gone": 0.5})
+    with pytest.raises(ValueError, match=r"differs in\n  recon.query_gradient: None there, 0.9 now$"):
+        StudyFolder.open(tmp_path / "toy", now | {"recon.query_gradient": 0.9}, resume=True)
+    written_by_another_version({"recon.gone": 0.7}, {"recon.gone": 0.5})
+    with pytest.raises(ValueError, match=r"differs in\n  recon.gone: 0.7 there, None now$"):
+        StudyFolder.open(tmp_path / "toy", now, resume=True)
 
 
 def test_a_failed_trial_keeps_its_last_good_checkpoint(tmp_path):

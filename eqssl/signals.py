@@ -1,0 +1,56 @@
+"""SIGINT and SIGTERM, which end a command: `eqssl train` and studies save their state first."""
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
+AGAIN_S = 5
+
+
+class Terminated(SystemExit):
+    """The end of a command by a signal.
+
+    Args:
+        number: of the signal; 128 more is the exit code.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.number = number
+        self.name = signal.Signals(number).name
+
+
+def terminate(number: int, first: bool) -> None:
+    """Raise `Terminated` at any signal, again every five seconds: an import may swallow it; see `SignalHandler`."""
+    signal.signal(signal.SIGALRM, lambda *_: terminate(number, False))
+    signal.alarm(AGAIN_S)
+    raise Terminated(number)
+
+
+class SignalHandler:
+    """While entered, by the main thread, SIGINT and SIGTERM call a function; other handlers are put back afterwards.
+
+    Args:
+        handle: takes the signal's number and whether it is the first one.
+    """
+
+    def __init__(self, handle: Callable[[int, bool], object]):
+        self._handle, self._heard_s = handle, float("-inf")
+
+    def __enter__(self) -> "SignalHandler":
+        self._before = {number: signal.signal(number, self._hear) for number in STOPPING}
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        signal.alarm(0)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        now, first = time.monotonic(), self._heard_s == float("-inf")
+        if now - self._heard_s >= REPEAT_S:
+            self._heard_s = now
+            self._handle(number, first)
