@@ -4,6 +4,7 @@ import json
 import math
 from bisect import bisect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
