@@ -134,8 +134,8 @@ def dino_loss(student: Tensor, targets: Tensor) -> Tensor:
     loss = F.cross_entropy(views / STUDENT_TEMPERATURE, targets.roll(len(targets) // 2, 0))
     if not len(local):
         return loss
-    # The mean over both targets of a crop's cross-entropy is that to their mean.
     log_p = F.log_softmax(local / STUDENT_TEMPERATURE, dim=-1).unflatten(0, (-1, len(targets) // 2))
-    of_local = -(torch.stack(targets.chunk(2)).mean(0) * log_p.mean(0)).sum(-1).mean()
-    count = len(log_p)
-    return (loss + count * of_local) / (1 + count)
+    # The mean of a crop's cross-entropies to both targets is the one to their mean.
+    both = targets.unflatten(0, (2, -1)).mean(0)
+    of_local = -(both * log_p.mean(0)).sum(-1).mean()
+    return (loss + len(log_p) * of_local) / (1 + len(log_p))

@@ -131,7 +131,12 @@ class TinyResNet(nn.Module):
 
 
 def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_sizes: bool = False) -> Backbone:
-    """Return a backbone for images (B, C, S, S), with `other_sizes` of a timm transformer for smaller ones too.
+    """Return a backbone for images (B, C, S, S).
+
+    Args:
+        config: its name, weights, stem and stride.
+        channels, image_size: C and S.
+        other_sizes: let a vision transformer of timm take other sizes too, if it can.
 
     Raises:
         ValueError: for an unknown name, an option that the backbone does not have, or weights that do not fit it.
