@@ -24,6 +24,7 @@ COLOUR = ("saturation", "hue", "grayscale")
 ERASING = ("grayscale", "solarize")
 
 MAX_AREA_LOST = 0.92
+LEAST_LOCAL_AREA = 0.05  # of the image, in a local crop
 MAX_SHIFT = 20 / 224  # of the side
 MAX_SIGMA = 4 / 224  # of the side
 MAX_SYMMETRIC = {
@@ -81,7 +82,7 @@ def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by:
 
 def draw(
     strengths: dict[str, float], ids: Tensor, *, epoch: int, seed: int, view: int, image_size: int,
-    crop_ratio: float = 1.0, aspects: Tensor | None = None,
+    crop_ratio: float = 1.0, aspects: Tensor | None = None, local_area: float | None = None,
 ) -> Params:  # fmt: skip
     """Draw the parameters of one view of every image.
 
@@ -98,10 +99,12 @@ def draw(
         strengths: family -> strength in [0, 1].
         ids: int64 (B,), the images' identities.
         epoch, seed: of the run.
-        view: 0 or 1.
+        view: 0 or 1; 2 or more for a local crop.
         image_size: height and width of the view, px.
         crop_ratio: largest width / height of a crop, 1 or more.
         aspects: float64 (B,), width / height of the images; None for squares.
+        local_area: of a local crop, the largest share of the image's area; it lies anywhere, whatever the strength of
+            the family crop. None for other views.
 
     Returns:
         Each of `PARAMETERS` as float32 (B,) on the device of `ids`: dx and dy as fractions of the side (positive: the
@@ -114,8 +117,11 @@ def draw(
     zero_to_one = dict(zip(_DRAWS, uniform.unbind(1), strict=True))
     signed = dict(zip(_DRAWS, (2 * uniform - 1).unbind(1), strict=True))
 
-    width, height = (1 + strengths["crop"] * (side - 1) for side in _sides(aspects, ids.device))
-    area = (1 - MAX_AREA_LOST * strengths["crop"] * zero_to_one["area"]) * (width * height)
+    crop, largest, lost = strengths["crop"], 1.0, MAX_AREA_LOST * strengths["crop"]
+    if local_area is not None:
+        crop, largest, lost = 1.0, local_area, local_area - LEAST_LOCAL_AREA
+    width, height = (1 + crop * (side - 1) for side in _sides(aspects, ids.device))
+    area = (largest - lost * zero_to_one["area"]) * (width * height)
     log_ratio = math.log(crop_ratio) * signed["ratio"]
     stretch = (log_ratio / 2).exp()
     too_wide, too_high = area.sqrt() * stretch / width, area.sqrt() / stretch / height

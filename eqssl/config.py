@@ -38,6 +38,7 @@ REFERENCE_METHODS = {
     "supervised_factors": "eqssl.methods.references:SupervisedFactors",
     "none": "eqssl.methods.references:NoMethod",
 }
+WITH_LOCAL_CROPS = ("dino", "ibot")  # methods whose loss takes local crops
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
 # Properties of attentions for studies and tables; `eqssl.models.reconstruction.blend` computes them.
@@ -189,9 +190,15 @@ class AugmentConfig:
     """Gaussian blur, sigma from 0 up to 4 px at 224 px (in proportion at other sizes) x strength."""
     solarize: Fraction | None = None
     """Solarize above .5, with probability .4 x strength."""
+    local_crops: Annotated[int, Allowed("0 to 100", lambda value: 0 <= value <= 100)] = 0
+    """Small crops of an image, of 96/224 of its side, that the student alone sees; for dino and ibot, whose authors
+    take 10 in their longest trainings. Of two renders of one object, each gives half of them."""
+    local_crop_area: Annotated[float, Allowed(".05 to 1", lambda value: 0.05 <= value <= 1)] = 0.4
+    """Largest share of an image's area in a local crop; the smallest is .05."""
 
 
-AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig) if f.name != "crop_ratio")
+NO_FAMILIES = ("crop_ratio", "local_crops", "local_crop_area")
+AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig) if f.name not in NO_FAMILIES)
 
 
 @names_fields
@@ -361,6 +368,10 @@ def check(config: RunConfig) -> None:
     for name in ("pose", "classes"):
         if (value := getattr(config.data, name)) and source != "solids":
             raise ValueError(f"--data.{name} is {value!r}; allowed with --data.source solids alone, not with {source}")
+    method, crops = config.method.name, config.augment.local_crops
+    if crops and method in (BASE_METHODS | CONDITIONED_METHODS) and method not in WITH_LOCAL_CROPS:
+        raise ValueError(f"--augment.local-crops is {crops}; allowed with --method.name {method}: 0, since only "
+                         f"{' and '.join(WITH_LOCAL_CROPS)} use local crops")  # fmt: skip
     if config.method.name == "none" and recon.weight == 0:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss; allowed: a weight above 0")
 
@@ -424,7 +435,11 @@ def check_effect(config: RunConfig, given: Collection[str]) -> None:
     Raises:
         ValueError: naming the option, its value and the allowed values.
     """
-    recon = config.recon
+    recon, augment = config.recon, config.augment
+    if "augment.local_crop_area" in given and augment.local_crops == 0:
+        raise ValueError(
+            f"--augment.local-crop-area is {augment.local_crop_area:g}; allowed with --augment.local-crops above 0"
+        )
     if "recon.query_gradient" in given and recon.attention not in WITH_QUERY_GRADIENT:
         raise ValueError(
             f"--recon.query-gradient is {recon.query_gradient:g}; allowed with --recon.attention "

@@ -1,4 +1,4 @@
-"""The batches of a run: two views of every image, and the transformation between them.
+"""The batches of a run: two views of every image, the transformation between them, and local crops.
 
 B images, C channels, S side in pixels, k components of a factor.
 """
@@ -33,6 +33,8 @@ class Batch(NamedTuple):
         mask: bool (2 B, T), for methods that mask patches.
         intermediate: (N_INTERMEDIATE x B, C, S, S), the targets of `recon.view intermediate`.
         factors: factor -> (2 B, k), of either view of an object, for methods that require factors.
+        local: (N x B, C, s, s), s < S: the first local crop of every image, then the second ones, and so on, for
+            methods that take them; of two renders the even ones are of the first, the odd ones of the second.
     """
 
     first: Tensor
@@ -44,6 +46,7 @@ class Batch(NamedTuple):
     mask: Tensor | None = None
     intermediate: Tensor | None = None
     factors: dict[str, Tensor] | None = None
+    local: Tensor | None = None
 
 
 class Read(NamedTuple):
@@ -74,6 +77,7 @@ class Views:
         device: where the views are made.
         method: of the run; None: batches have the views alone.
         tokens: T, of the masks.
+        local_size: s, side of the local crops in pixels; 0: none are made.
 
     Raises:
         ValueError: for a strength or a target that the source does not allow.
@@ -81,10 +85,10 @@ class Views:
 
     def __init__(
         self, config: RunConfig, dataset: Dataset, device: torch.device | None = None,
-        method: Requirements | None = None, tokens: int = 0,
+        method: Requirements | None = None, tokens: int = 0, local_size: int = 0,
     ):  # fmt: skip
         self.config, self.dataset, self.seed = config, dataset, config.train.seed
-        self.device, self.method, self.tokens = device, method, tokens
+        self.device, self.method, self.tokens, self.local_size = device, method, tokens, local_size
         self.strengths = strengths(
             config.augment, paired=dataset.paired, channels=dataset.channels, altered_by=dataset.altered_by
         )
@@ -143,6 +147,12 @@ class Views:
             shares = [k / (N_INTERMEDIATE + 1) for k in range(1, N_INTERMEDIATE + 1)]
             images = [apply(other, interpolate_params(params[1], share), size, of_other) for share in shares]
             required["intermediate"] = torch.cat(images)
+        if self.local_size:
+            sources, local = ((stored, aspects), (other, of_other)), []
+            for view in range(2, 2 + self.config.augment.local_crops):
+                source, sides = sources[view % 2]
+                local.append(apply(source, self._draw(split, pair, epoch, view), self.local_size, sides))
+            required["local"] = torch.cat(local)
         if self.method is not None:
             required |= self._required(self.method, split, pair, epoch, params)
         views = apply(stored, params[0], size, aspects), apply(other, params[1], size, of_other)
@@ -184,14 +194,16 @@ class Views:
         return {name: to_device(value, self.device) for name, value in values.items()}
 
     def _params(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int) -> tuple[Params, Params]:
-        def of(view: int) -> Params:
-            return draw(
-                self.strengths, split.ids[pair[view]], epoch=epoch, seed=self.seed, view=view,
-                image_size=self.dataset.image_size, crop_ratio=self.config.augment.crop_ratio,
-                aspects=_aspects(split, pair[view]),
-            )  # fmt: skip
+        return self._draw(split, pair, epoch, 0), self._draw(split, pair, epoch, 1)
 
-        return of(0), of(1)
+    def _draw(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int, view: int) -> Params:
+        """Return the parameters of a view, 0 or 1, or of a local crop, 2 and more, of the first and second by turns."""
+        indices, augment, is_local = pair[view % 2], self.config.augment, view > 1
+        return draw(
+            self.strengths, split.ids[indices], epoch=epoch, seed=self.seed, view=view,
+            image_size=self.local_size if is_local else self.dataset.image_size, crop_ratio=augment.crop_ratio,
+            aspects=_aspects(split, indices), local_area=augment.local_crop_area if is_local else None,
+        )  # fmt: skip
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
         """Return the transformation between the views: known factors of objects, augmentations over their range."""

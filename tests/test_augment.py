@@ -419,3 +419,17 @@ def test_the_relative_transform_of_crops_that_are_no_squares() -> None:
 
     expected = stretched(second) @ np.linalg.inv(stretched(first))
     np.testing.assert_allclose(stretched(relative(first, second)), expected, rtol=0, atol=2e-6)
+
+
+def test_local_crops_have_the_published_areas_lie_anywhere_and_change_no_other_draw() -> None:
+    aspects = torch.tensor([0.6, 1.0, 1.7, 1.0]).double().repeat(5000)
+    params = draw(NONE, MANY, epoch=0, seed=0, view=2, image_size=24, aspects=aspects, local_area=0.4)
+    width = np.exp(-params["log_scale"].double().numpy())
+    across, down = np.maximum(aspects, 1).numpy(), np.maximum(1 / aspects, 1).numpy()
+    share = width**2 / (across * down)
+    assert stats.kstest((share - 0.05) / 0.35, "uniform").pvalue > 1e-3 and share.min() >= 0.05 - 1e-6
+    for name, side in (("dx", across), ("dy", down)):
+        centre = -params[name].double().numpy() * width
+        assert stats.kstest(centre / (side - width) + 0.5, "uniform").pvalue > 1e-3
+    plain, local = draw_all(view=2), draw_all(view=2, local_area=0.25)
+    assert {name for name in PARAMETERS if not torch.equal(plain[name], local[name])} == {"dx", "dy", "log_scale"}

@@ -58,6 +58,10 @@ from eqssl.study import Candidate, Study, StudyOptions
         ({"train.seed": 2**63}, r"--train.seed is 9223372036854775808; allowed: 0 to 4294967295"),
         ({"augment.crop_ratio": 0.75}, r"--augment.crop-ratio is 0.75; allowed: 1 or more, finite"),
         ({"train.epochs": -1}, r"--train.epochs is -1; allowed: 0 or more"),
+        ({"augment.local_crops": 2}, r"--augment.local-crops is 2; allowed .* vicreg: 0, since only dino and ibot use"),
+        ({"augment.local_crops": 2, "method.name": "sie"}, r"--augment.local-crops is 2; allowed .* sie: 0"),
+        ({"augment.local_crops": 101, "method.name": "dino"}, r"--augment.local-crops is 101; allowed: 0 to 100"),
+        ({"augment.local_crop_area": 0.01}, r"--augment.local-crop-area is 0.01; allowed: .05 to 1"),
     ],
 )
 def test_values_that_cannot_work_are_refused_by_name(values, message):
@@ -136,6 +140,15 @@ def test_an_option_without_effect_is_refused_only_where_it_was_set():
     check_effect(config, {"recon.attention"})
     with pytest.raises(ValueError, match=r"--recon.query-gradient is 0.5; allowed with .* pooled-query alone"):
         check_effect(config, options_in(["--recon.attention", "concat", "--recon.query-gradient=0.5"]))
+
+
+def test_the_area_of_local_crops_is_refused_without_local_crops():
+    config = replace(RunConfig(), {"method.name": "dino", "augment.local_crop_area": 0.25})
+    with pytest.raises(
+        ValueError, match=r"--augment.local-crop-area is 0.25; allowed with --augment.local-crops above"
+    ):
+        check_effect(config, {"augment.local_crop_area"})
+    check_effect(replace(config, {"augment.local_crops": 2}), {"augment.local_crop_area", "augment.local_crops"})
 
 
 def test_a_share_of_the_gradient_is_refused_beside_a_weight_and_without_a_loss():

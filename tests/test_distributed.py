@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from eqssl.config import ReconAttention, ReconView
+from eqssl.config import WITH_LOCAL_CROPS, ReconAttention, ReconView
 from eqssl.distributed import convert_sync_batch_norm, set_local_batch_sizes
 from eqssl.methods import METHODS
 from eqssl.models.model import Model
@@ -16,11 +16,12 @@ from tests.toy import BATCH, make_batch, make_model
 from tests.workers import run_workers
 
 CHANNELS = 3
-# Every method, every target, and every attention.
+# Every method, every target, every attention, and local crops.
 CASES = [
-    *((method, "second", "target-queries") for method in METHODS),
-    *(("vicreg", view, "pooled-query") for view in get_args(ReconView)),
-    *(("vicreg", "second", a) for a in get_args(ReconAttention) if a not in ("target-queries", "pooled-query")),
+    *((method, "second", "target-queries", 0) for method in METHODS),
+    *(("vicreg", view, "pooled-query", 0) for view in get_args(ReconView)),
+    *(("vicreg", "second", a, 0) for a in get_args(ReconAttention) if a not in ("target-queries", "pooled-query")),
+    *((method, "second", "target-queries", 3) for method in WITH_LOCAL_CROPS),
 ]
 
 
@@ -36,9 +37,10 @@ def second_step(model: Model, run: nn.Module, batch: Batch) -> tuple[float, dict
     return losses.total.item(), {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
 
 
-def share_of(rank: int, world_size: int, method: str, view: ReconView, attention: ReconAttention):
-    model = convert_sync_batch_norm(make_model(method, view, attention))
-    loss, grads = second_step(model, DistributedDataParallel(model), make_batch(method, rank, world_size, view))
+def share_of(rank: int, world_size: int, method: str, view: ReconView, attention: ReconAttention, local_crops: int):
+    model = convert_sync_batch_norm(make_model(method, view, attention, local_crops))
+    batch = make_batch(method, rank, world_size, view, local_crops)
+    loss, grads = second_step(model, DistributedDataParallel(model), batch)
     return loss, grads, dict(model.named_buffers())
 
 
@@ -106,11 +108,11 @@ def shares(request):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", CASES, ids="-".join)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_gradient_of_workers_is_that_of_one_process(shares, case):
-    method, view, attention = case
-    model = make_model(method, view, attention)
-    loss, expected = second_step(model, model, make_batch(method, view=view))
+    method, view, attention, local_crops = case
+    model = make_model(method, view, attention, local_crops)
+    loss, expected = second_step(model, model, make_batch(method, view=view, local_crops=local_crops))
     for other in shares:
         assert other[case][1].keys() == expected.keys()
         for name, grad in other[case][1].items():

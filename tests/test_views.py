@@ -11,7 +11,7 @@ from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.stores import FramedImages
 from eqssl.methods import METHODS, find_method
-from eqssl.views import Views
+from eqssl.views import Batch, Views
 
 
 def toy(paired: bool = False) -> Dataset:
@@ -102,3 +102,37 @@ def test_crops_that_are_no_squares_are_part_of_theta_or_refused():
         Views(replace(RunConfig(), given | {"augment.rotation": 0.5}), toy(), method=find_method("equimod"))
     with pytest.raises(ValueError, match=r"crop-ratio is 1.5; allowed without --augment.crop: 1"):
         Views(replace(RunConfig(), given | {"augment.crop": 0.0}), toy())
+
+
+def made(config: RunConfig, dataset: Dataset, indices: torch.Tensor, local_size: int = 12) -> Batch:
+    views = Views(config, dataset, method=find_method("ibot"), tokens=16, local_size=local_size)
+    return views.batch(dataset.train, indices, 1)
+
+
+def test_local_crops_are_further_views_of_their_image_and_change_nothing_else():
+    config = replace(RunConfig(), {"method.name": "ibot", "augment.local_crops": 3})
+    batch, plain = (made(config, toy(), torch.arange(8), local_size) for local_size in (12, 0))
+    assert plain.local is None and batch.local.shape == (24, 3, 12, 12)
+    assert all(torch.equal(getattr(batch, name), getattr(plain, name)) for name in ("first", "second", "clean", "mask"))
+    crops = batch.local.unflatten(0, (3, 8))
+    assert all((a - b).abs().mean((1, 2, 3)).min() > 0.01 for a, b in pairwise([*crops, crops[0]]))
+    assert torch.equal(made(config, toy(), torch.arange(3, 5)).local.unflatten(0, (3, 2)), crops[:, 3:5])
+    more = made(replace(config, {"augment.local_crops": 5}), toy(), torch.arange(8))
+    assert torch.equal(more.local[:24], batch.local)
+
+
+def test_local_crops_of_an_object_are_of_both_its_renders_by_turns():
+    dataset = toy(paired=True)
+    grey = torch.arange(8)[:, None, None, None].expand(8, 3, 32, 32) * 30
+    dataset = replace_field(dataset, train=replace_field(dataset.train, images=MemoryImages(grey.to(torch.uint8))))
+    batch = made(replace(RunConfig(), {"method.name": "ibot", "augment.local_crops": 4}), dataset, torch.arange(8))
+    first, second = (view.mean((1, 2, 3)) for view in (batch.first, batch.second))
+    assert (first - second).abs().min() > 0.1
+    expected = torch.cat([first, second]).repeat(2)
+    torch.testing.assert_close(batch.local.mean((1, 2, 3)), expected, rtol=0, atol=1e-5)
+
+
+def test_local_crops_are_cut_from_larger_oblong_images():
+    dataset = framed(torch.linspace(0.6, 1.6, 8).double(), 16)
+    config = replace(RunConfig(), {"method.name": "ibot", "augment.local_crops": 2, "augment.crop_ratio": 4 / 3})
+    assert made(config, dataset, torch.arange(8), local_size=8).local.shape == (16, 3, 8, 8)

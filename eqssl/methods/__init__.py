@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
-from eqssl.config import Allowed, MethodConfig, RunConfig, check_known, replace
+from eqssl.config import REFERENCE_METHODS, Allowed, MethodConfig, RunConfig, check_known, replace
 from eqssl.methods.base import Method, Sizes
 from eqssl.names import METHODS, check_method
 
@@ -51,6 +51,22 @@ def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
         raise ValueError(f"--method.preset is {name!r}; allowed with --method.name {config.method.name}: {allowed}")
     values = {option: value for option, value in presets[name].options.items() if option not in given}
     return replace(config, values | {"method.preset": None})
+
+
+def count_local_crops(config: RunConfig) -> int:
+    """Return the local crops of an image in a run, 0 for the references of the tables, which do not take them.
+
+    Raises:
+        ValueError: for another method that does not take them.
+    """
+    name, crops = config.method.name, config.augment.local_crops
+    takes_them = find_method(name).takes_local_crops
+    if crops and not takes_them and name not in REFERENCE_METHODS:
+        raise ValueError(
+            f"--augment.local-crops is {crops}; allowed with --method.name {name}: 0, since its class does not set "
+            "takes_local_crops"
+        )
+    return crops if takes_them else 0
 
 
 def build_method(config: MethodConfig, sizes: Sizes) -> Method:

@@ -51,6 +51,8 @@ class Pair:
         mask: bool (2 B, T), the patches hidden from the student; None unless the method masks.
         labels: int64 (B,) or None.
         factors: factor -> float32 (2 B, k), the known factors of each view; None unless the method requires them.
+        local: float32 (N B, D), the pooled invariant part of N local crops of every image, all first ones before all
+            second ones; None without.
     """
 
     inv: Tensor
@@ -61,6 +63,7 @@ class Pair:
     mask: Tensor = ABSENT
     labels: Tensor = ABSENT
     factors: dict[str, Tensor] = ABSENT
+    local: Tensor = ABSENT
 
 
 class Method(nn.Module):
@@ -72,6 +75,7 @@ class Method(nn.Module):
         requires_labels: the method is trained on labels.
         requires_transform: it is conditioned on the transformation between the views.
         requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
+        takes_local_crops: its loss takes the local crops of `--augment.local-crops`.
         draw_masks: uniform draws in [0, 1), (N, T + 1), one row a view -> bool (N, T), the patches whose embedding the
             student replaces by the parameter `mask_token` (width,); None for a method without masks.
         momentum: of the teacher at the start, with a cosine schedule to 1; None for a method without a teacher.
@@ -85,6 +89,7 @@ class Method(nn.Module):
     requires_labels: ClassVar[bool] = False
     requires_transform: ClassVar[bool] = False
     requires_factors: ClassVar[bool] = False
+    takes_local_crops: ClassVar[bool] = False
     draw_masks: ClassVar[Callable[..., Tensor] | None] = None
     scales: ClassVar[dict[str, dict[str, float | str]]] = {}
     presets: ClassVar[dict[str, Preset]] = {}

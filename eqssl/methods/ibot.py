@@ -10,15 +10,15 @@ from eqssl.config import Fraction, Positive, PositiveInt
 from eqssl.distributed import all_reduce_mean
 from eqssl.methods.base import Pair, Sizes
 from eqssl.methods.dino import DINO, STUDENT_TEMPERATURE, Centre, warmed_up
-from eqssl.methods.presets import imagenet
+from eqssl.methods.presets import MULTI_CROP, imagenet
 
 
 class IBOT(DINO):
     """DINO's loss on the views plus the masked-patch loss, with one head for both, as in the authors' runs.
 
-    Deliberate differences beside DINO's, all of which hold here too (the student is exported and evaluated, no local
-    crops, no clipping, constant decay): masked patches are drawn one by one (the authors' option `rand`), not in
-    blocks; and the loss on the views compares means over patches, those of the student with masks, not class tokens.
+    Local crops are never masked. Deliberate differences beside DINO's, all of which hold here too: masked patches are
+    drawn one by one (the authors' option `rand`), not in blocks; and the loss on the views compares means over patches,
+    those of the student with masks, not class tokens.
 
     Args:
         width, bottleneck, prototypes, momentum, teacher_temperature: as DINO's.
@@ -32,10 +32,10 @@ class IBOT(DINO):
     }
     presets: ClassVar = {
         "imagenet": imagenet(
-            "the authors' (arXiv 2111.07832), ViT-S/16; here two global views alone, without their ten local crops",
-            "linear 77.9 % after 800 epochs, with local crops",
+            "the authors' (arXiv 2111.07832), ViT-S/16, ten local crops; here means over patches, not class tokens",
+            "linear 77.9 % after 800 epochs",
             encoder="vit_small_patch16_224", optimizer="adamw", lr=5e-4, weight_decay=0.04, weight_decay_end=0.4,
-            clip_norm=3.0, warmup_epochs=10.0, epochs=800, batch_size=1024,
+            clip_norm=3.0, warmup_epochs=10.0, epochs=800, batch_size=1024, augment=MULTI_CROP,
         ),
     }  # fmt: skip
 

@@ -19,6 +19,10 @@ class Preset:
     expected: str
 
 
+# The authors' multi-crop of DINO's and iBOT's 800 epochs: views of .25 to 1 of the area, local crops of .05 to .25.
+MULTI_CROP = {"crop": 0.815, "local_crops": 10, "local_crop_area": 0.25}
+
+
 def cifar(expected: str) -> Preset:
     """Return the settings that lightly's CIFAR-10 benchmark shares among methods."""
     crop_and_colour = {"crop": 1.0, "flip": 1.0, "grayscale": 0.5, "translation": 0.0, "rotation": 0.0, "blur": 0.0}
@@ -40,15 +44,17 @@ def imagenet(source: str, expected: str, **options: Any) -> Preset:
 
     Args:
         source, expected: see `Preset`.
-        options: `encoder`, and options of the training by name.
+        options: `encoder`, `augment`, a dictionary of strengths beside the usual ones, and options of the training by
+            name.
     """
     augment = {"crop": 1.0, "flip": 1.0, "grayscale": 0.5, "blur": 0.5, "translation": 0.0, "rotation": 0.0}
+    augment |= options.pop("augment", {})
     encoder = options.pop("encoder", "resnet50")
     return Preset(
         options={
             "data.image_size": 224, "encoder.name": encoder, "method.scale": "imagenet",
             **{f"train.{name}": value for name, value in options.items()},
-            **{f"augment.{name}": strength for name, strength in augment.items()},
+            **{f"augment.{name}": value for name, value in augment.items()},
         },
         source=source,
         expected=expected,

@@ -130,8 +130,13 @@ class TinyResNet(nn.Module):
         return self.blocks(self.patches(images))
 
 
-def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
+def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_sizes: bool = False) -> Backbone:
     """Return a backbone for images (B, C, S, S).
+
+    Args:
+        config: its name, weights, stem and stride.
+        channels, image_size: C and S.
+        other_sizes: let a vision transformer of timm take other sizes too, if it can.
 
     Raises:
         ValueError: for an unknown name, an option that the backbone does not have, or weights that do not fit it.
@@ -140,7 +145,7 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
     if isinstance(config.pretrained, str):
         weights = find_weights(config)
         untrained = dataclasses.replace(config, pretrained=False, stem=weights.stem)
-        backbone = build_backbone(untrained, channels, image_size)
+        backbone = build_backbone(untrained, channels, image_size, other_sizes)
         load_weights(backbone, weights, config)
         if weights.mean_std and len(weights.mean_std[0]) == channels:
             backbone.mean_std = weights.mean_std
@@ -155,7 +160,7 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
         return Backbone(TinyResNet(channels))
     if config.name.startswith("torchvision/"):
         return _torchvision_backbone(config, channels, image_size)
-    return _timm_backbone(config, channels, image_size)
+    return _timm_backbone(config, channels, image_size, other_sizes)
 
 
 def masks_patches(config: EncoderConfig) -> bool:
@@ -171,7 +176,7 @@ def masks_patches(config: EncoderConfig) -> bool:
         return build_backbone(config, 3, USUAL_IMAGE).width > 0
 
 
-def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Backbone:
+def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_sizes: bool) -> Backbone:
     import timm
 
     # The class has named arguments; an entry point has **kwargs alone.
@@ -181,6 +186,8 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int) -> Bac
     args: dict[str, Any] = {"in_chans": channels}
     if "img_size" in accepted:
         args["img_size"] = image_size
+    if other_sizes and "dynamic_img_size" in accepted:
+        args["dynamic_img_size"] = True  # position embeddings are resampled to the map of another size
     if config.output_stride is not None:
         loses_stride = bool(classes) and classes[0].__name__ == "ResNet" and _wants_small_stem(config, image_size)
         stride = config.output_stride * (4 if loses_stride else 1)  # that of the standard stem, replaced below

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from eqssl.config import EncoderConfig
 from eqssl.models.backbones import build_backbone
 
+LOCAL_SIDE = 96 / 224  # of the side of an image, that of a local crop (arXiv 2104.14294, section 3.1)
 MIN_CHANNELS = 3  # of a part: fewer are hardly distinct from features that collapsed to a line
 
 
@@ -21,28 +22,32 @@ class Encoder(nn.Module):
         config: name, fraction of equivariant channels and stem.
         channels, image_size: of the images, C and S.
         mean, std: per channel, of pixels in [0, 1]; published weights bring their own.
+        local_crops: of an image, in a training with them.
 
     Attributes:
         dim: D; `dim_inv`: the first channels, which the method makes invariant; the others are equivariant.
         grid: rows and columns of the token map.
+        local_size: side of the local crops in pixels, as published rounded to whole tokens; 0 without.
         provenance: options, data and versions of the training; empty for an encoder that `train` did not return.
 
     Raises:
-        ValueError: for a name, a stem or a stride that does not exist at this image size.
+        ValueError: for a name, a stem, a stride or local crops that are not possible at this image size.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, config: EncoderConfig, channels: int, image_size: int, mean: tuple[float, ...], std: tuple[float, ...]
-    ):
+        self, config: EncoderConfig, channels: int, image_size: int, mean: tuple[float, ...], std: tuple[float, ...],
+        local_crops: int = 0,
+    ):  # fmt: skip
         super().__init__()
         self.config, self.channels, self.image_size = config, channels, image_size
         self.provenance: dict[str, Any] = {}
         with torch.inference_mode(False), torch.enable_grad():  # wherever a caller makes it
-            self.backbone = build_backbone(config, channels, image_size)
+            self.backbone = build_backbone(config, channels, image_size, other_sizes=local_crops > 0)
             self.grid, self.dim = self._probe()
+        self.local_size = self._probe_local_crops(local_crops) if local_crops else 0
         self.mean_std = self.backbone.mean_std or (tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(self.mean_std[0]).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.mean_std[1]).view(1, -1, 1, 1), persistent=False)
@@ -86,6 +91,28 @@ class Encoder(nn.Module):
                 f"{side / rows:g} of {side} px"
             )
         return (rows, columns), dim
+
+    @torch.no_grad()
+    def _probe_local_crops(self, count: int) -> int:
+        """Return the side of local crops, after one pass that shows whether the backbone takes them."""
+        name, training = self.config.name, self.training
+        token = -(-self.image_size // self.grid[0])
+        side = max(1, round(LOCAL_SIDE * self.image_size / token)) * token
+        if side >= self.image_size:
+            raise ValueError(
+                f"--augment.local-crops is {count}; allowed with --encoder.name {name}, one of whose tokens covers all "
+                f"{self.image_size} px of an image: 0, or a larger --data.image-size"
+            )
+        try:
+            self.eval().backbone(torch.zeros(1, self.channels, side, side))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"--augment.local-crops is {count}; allowed with --encoder.name {name}, which does not take their "
+                f"{side} px beside {self.image_size} px ({error}): 0; ResNets, ConvNeXts and timm's plain vision "
+                "transformers take both"
+            ) from error
+        self.train(training)
+        return side
 
     def standardise(self, images: Tensor) -> Tensor:
         """Return pixels of mean 0 and deviation 1 over the training images, or as published weights have them.

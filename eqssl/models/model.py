@@ -1,6 +1,8 @@
 """Encoder + method + reconstruction -> one loss:
 
 ssl(inv_1, inv_2) + weight * mse(decoder(attend(equi_1, equi_2)), target view).
+
+Local crops go to the method's student alone: a teacher and the reconstruction see the two views.
 """
 
 import math
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
 from eqssl.distributed import all_reduce_mean
-from eqssl.methods import build_method
+from eqssl.methods import build_method, count_local_crops
 from eqssl.methods.base import Pair, Sizes
 from eqssl.models.encoder import Encoder
 from eqssl.models.reconstruction import Inputs, Reconstruction
@@ -58,7 +60,7 @@ class Model(nn.Module):
     def __init__(self, config: RunConfig, dataset: Dataset):
         super().__init__()
         size = (dataset.channels, dataset.image_size)
-        self.encoder = Encoder(config.encoder, *size, dataset.mean, dataset.std)
+        self.encoder = Encoder(config.encoder, *size, dataset.mean, dataset.std, count_local_crops(config))
         self.encode: Callable[..., Tensor] = Encoder.tokens
         if config.train.compile:
             self.encode = compiled_tokens(config.encoder, *size)
@@ -105,6 +107,8 @@ class Model(nn.Module):
         if self.teacher is not None:
             with torch.no_grad():
                 required["teacher"] = tokens_of(self.teacher.average, images)[..., :dim_inv]
+        if batch.local is not None:  # in a pass of their own, since they are smaller
+            required["local"] = tokens_of(self.encoder, batch.local).mean(1)[:, :dim_inv]
         inv, equi = representation.tensor_split([dim_inv], dim=1)
         ssl = self.method(Pair(inv, equi, tokens[..., :dim_inv], **required))
         if self.reconstruction is None:

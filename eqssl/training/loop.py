@@ -113,7 +113,8 @@ class Run:
         self.steps_per_epoch = len(self.split) // config.train.batch_size
         torch.manual_seed(config.train.seed)
         self.model = Model(config, dataset).to(self.device).to(memory_format=torch.channels_last)
-        self.views = Views(config, dataset, self.device, self.model.method, math.prod(self.model.encoder.grid))
+        encoder = self.model.encoder
+        self.views = Views(config, dataset, self.device, self.model.method, math.prod(encoder.grid), encoder.local_size)
         set_local_batch_sizes(config.train.batch_size // config.train.grad_accum_steps)
         self.parallel = parallelize_model(self.model, fsdp=config.train.fsdp)
         self.optimizer = make_optimizer(self.model, config.train)

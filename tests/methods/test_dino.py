@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +36,45 @@ def test_loss_is_the_papers():
         predicted = np.exp(STUDENT[(i + B) % (2 * B)].numpy() / 0.1)
         total -= target / target.sum() @ np.log(predicted / predicted.sum())
     assert dino_loss(STUDENT, centre(TEACHER, 0.05)).item() == pytest.approx(total / (2 * B), rel=1e-10)
+
+
+LOCAL = torch.tensor(rng.normal(size=(3 * B, K)))
+
+
+def test_with_local_crops_the_loss_is_the_mean_over_all_pairs_but_those_of_the_same_view():
+    students, teachers = (x.numpy().reshape(-1, B, K) for x in (torch.cat([STUDENT, LOCAL]), TEACHER))
+    losses = []
+    for q in range(2):
+        for v in range(5):
+            if v != q:
+                for image in range(B):
+                    target, predicted = np.exp(teachers[q, image] / 0.05), np.exp(students[v, image] / 0.1)
+                    losses.append(-target / target.sum() @ np.log(predicted / predicted.sum()))
+    assert len(losses) == 2 * 4 * B
+    loss = dino_loss(torch.cat([STUDENT, LOCAL]), torch.softmax(TEACHER / 0.05, 1))
+    assert loss.item() == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_with_local_crops_loss_and_centre_are_lightlys():
+    from lightly.loss import DINOLoss
+
+    theirs, centre, students = DINOLoss(K, student_temp=0.1).double(), Centre(K).double(), torch.cat([STUDENT, LOCAL])
+    for _ in range(2):
+        expected = theirs(list(TEACHER.chunk(2)), list(students.chunk(5)), teacher_temp=0.06)
+        torch.testing.assert_close(dino_loss(students, centre(TEACHER, 0.06)), expected, rtol=1e-7, atol=0)
+        centre.update(TEACHER)
+
+
+def test_the_head_of_the_student_takes_local_crops_and_the_centre_ignores_them():
+    method, plain, pair = make(), make(), make_pair()
+    local = torch.randn(3 * B, 5, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
+    targets = method.centre(method.teacher_head(pair.teacher.mean(1)), 0.04)
+    expected = dino_loss(method.head(torch.cat([pair.inv, local])), targets)
+    loss = method(replace(pair, local=local))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12) and loss.item() != plain(pair).item()
+    assert torch.equal(method.centre.mean, plain.centre.mean)
+    loss.backward()
+    assert local.grad.any(1).all()
 
 
 def test_loss_and_centre_are_lightlys():

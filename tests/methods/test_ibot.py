@@ -124,10 +124,15 @@ def test_published_scales():
     assert [head.prototypes.weight.shape for head in heads] == [(4096, 256), (8192, 256)]
 
 
-def test_an_interrupted_run_with_reconstruction_ends_bit_for_bit_like_one_that_was_not(tmp_path):
+LOCAL_CROPS = {"augment.local_crops": 3, "train.grad_accum_steps": 2, "train.precision": "bf16"}
+
+
+@pytest.mark.parametrize("values", [{}, LOCAL_CROPS], ids=["views", "local crops"])
+def test_an_interrupted_run_with_reconstruction_ends_bit_for_bit_like_one_that_was_not(tmp_path, values):
     config = configuration(
         **{"method.name": "ibot", "method.options.prototypes": 64.0, "encoder.name": "test_vit"},
         **{"encoder.output_stride": 4, "recon.weight": 1.0, "train.epochs": 3},
+        **values,
     )
     whole = train(config, LocalContext(tmp_path / "whole"), toy())
     assert all(np.isfinite(whole.metrics[name]) for name in ("loss", "ssl", "recon", "knn"))

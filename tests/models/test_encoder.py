@@ -70,6 +70,50 @@ def test_timm_and_torchvision_by_name(options, size, grid, dim, stem):
 
 
 @pytest.mark.parametrize(
+    ("options", "size", "local_size"),
+    [
+        ({"name": "resnet_tiny"}, 32, 16),
+        ({"name": "resnet_tiny"}, 64, 24),
+        ({"name": "test_vit", "output_stride": 4}, 32, 12),
+        ({"name": "test_vit3"}, 224, 96),  # fixed to one size without local crops
+        ({"name": "torchvision/swin_t"}, 64, 32),
+    ],
+)
+def test_local_crops_have_96_of_224_px_in_whole_tokens_and_leave_the_features_of_images(options, size, local_size):
+    given = (EncoderConfig(**options), 3, size, *COLOUR)
+    plain, encoder = Encoder(*given).eval(), Encoder(*given, local_crops=2).eval()
+    assert (plain.local_size, encoder.local_size) == (0, local_size)
+    encoder.load_state_dict(plain.state_dict())
+    images, crops = torch.rand(2, 3, size, size), torch.rand(2, 3, local_size, local_size)
+    torch.testing.assert_close(encoder.tokens(images), plain.tokens(images), rtol=1e-6, atol=1e-6)
+    tokens = encoder.tokens(crops)
+    assert tokens.shape == (2, (encoder.grid[0] * local_size // size) ** 2, encoder.dim)
+    tokens.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in encoder.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "message"),
+    [
+        (
+            {"name": "resnet18", "stem": "standard"},
+            32,
+            "resnet18, one of whose tokens covers all 32 px of an image: 0, or",
+        ),
+        ({"name": "torchvision/vit_b_16"}, 64, "torchvision/vit_b_16, which does not take their 32 px beside 64 px"),
+        (
+            {"name": "swin_tiny_patch4_window7_224"},
+            224,
+            r"swin_tiny_.*their 96 px .*: 0; ResNets, ConvNeXts and timm's",
+        ),
+    ],
+)
+def test_local_crops_that_a_backbone_cannot_take_are_refused(options, size, message):
+    with pytest.raises(ValueError, match=rf"--augment.local-crops is 6; allowed with --encoder.name {message}"):
+        Encoder(EncoderConfig(**options), 3, size, *COLOUR, local_crops=6)
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"name": "resnet19"}, r"--encoder.name is 'resnet19'; allowed: resnet_tiny, torchvision/NAME or a timm model"),
