@@ -15,7 +15,7 @@ from dataclasses import replace as change
 
 from eqssl.config import BASE_METHODS, RunConfig, TrainConfig, replace
 from eqssl.study import Candidate, Study, StudyOptions, choice, main, on_test, run_study, tune
-from eqssl.study.comparison import check_options, rows_on_test
+from eqssl.study.comparison import check_options, methods_for, methods_given, rows_on_test
 from eqssl.study.options import settle
 
 ALL = tuple(BASE_METHODS)
@@ -29,23 +29,6 @@ STUDY = Study(
     seeds=5,
     base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2)),
 )
-
-
-def methods_of(study: Study, options: StudyOptions) -> list[str]:
-    """Return the methods that are compared: the given ones, or all that the encoder can take."""
-    given, encoder = [name.strip() for name in options.run.method.name.split(",")], options.run.encoder
-    asked = list(ALL) if "method.name" in study.space else given
-    if wrong := [name for name in asked if name not in ALL]:
-        raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(ALL)}, without it all of them")
-    from eqssl.methods import find_method
-    from eqssl.models.backbones import masks_patches  # imports torch, which the other studies do not wait for
-
-    plain = [m for m in ALL if find_method(m).draw_masks is None]
-    unfit = [] if masks_patches(encoder) else [m for m in asked if m not in plain]
-    if unfit and asked is given:
-        without = f"allowed with --encoder.name {encoder.name}, which has none to mask: {', '.join(plain)}"
-        raise ValueError(f"--method.name has {unfit[0]}, which masks patches; {without}")
-    return [m for m in asked if m not in unfit]
 
 
 def candidates_of(paired: bool) -> dict[str, Candidate]:
@@ -64,9 +47,10 @@ def candidates_of(paired: bool) -> dict[str, Candidate]:
 def run(study: Study, options: StudyOptions, **shown) -> dict:
     """Tune every candidate on val, then train the best settings again and report them on test."""
     study, options = settle(study, options)
+    if given := methods_given(study, options, ALL):
+        options = change(options, run=replace(options.run, {"method.name": given[0]}))
     check_options(study, options, own=["recon.weight", "evaluate.split"])
-    methods, train, given = methods_of(study, options), options.run.train, "method.name" not in study.space
-    options = change(options, run=replace(options.run, {"method.name": methods[0]} if given else {}))
+    methods, train = methods_for(options.run.encoder, given or ALL, refuse=bool(given)), options.run.train
     rates = tuple(share * train.lr for share in RATES)
     by_rate = {m: Candidate(PLAIN | {"method.name": m}, "train.lr", rates) for m in methods}
     study = change(study, space={})  # the rows vary the method

@@ -3,12 +3,12 @@
 import logging
 import math
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
-from eqssl.config import get, names_fields, replace
+from eqssl.config import BASE_METHODS, EncoderConfig, get, names_fields, replace
 from eqssl.files import as_path, parse_or_set_aside, read, write_json
 from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
@@ -82,6 +82,48 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
         if value != allowed:
             raise ValueError(f"--{name} is {value}; allowed in {study.name}, which sets it: {allowed}")
     preflight.check_options(change(study, space={}), options)
+
+
+def methods_given(study: Study, options: StudyOptions, allowed: Sequence[str]) -> list[str]:
+    """Return the methods of `--method.name`, several by commas; empty without the option.
+
+    Args:
+        study, options: as of `settle`: an option that is given is in the space no more.
+        allowed: names of methods.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if "method.name" in study.space:
+        return []
+    given = [name.strip() for name in options.run.method.name.split(",")]
+    if wrong := [name for name in given if name not in allowed]:
+        raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(allowed)}, without it all of them")
+    return given
+
+
+def methods_for(encoder: EncoderConfig, methods: Sequence[str], *, refuse: bool) -> list[str]:
+    """Return the methods that an encoder can take: those that mask patches need one that has patches.
+
+    Args:
+        encoder: of the study.
+        methods: names.
+        refuse: rather than leave out one that it cannot take.
+
+    Raises:
+        ValueError: naming such a method.
+    """
+    from eqssl.methods import find_method
+    from eqssl.models.backbones import masks_patches  # imports torch
+
+    if masks_patches(encoder):
+        return list(methods)
+    plain = [name for name in BASE_METHODS if find_method(name).draw_masks is None]
+    unfit = [name for name in methods if name not in plain]
+    if unfit and refuse:
+        without = f"allowed with --encoder.name {encoder.name}, which has none to mask: {', '.join(plain)}"
+        raise ValueError(f"--method.name has {unfit[0]}, which masks patches; {without}")
+    return [name for name in methods if name in plain]
 
 
 def tune(

@@ -11,6 +11,7 @@ import pytest
 
 from eqssl.config import replace
 from eqssl.study import StudyOptions
+from eqssl.study.comparison import methods_for, methods_given
 from eqssl.study.definition import REFERENCES
 from eqssl.study.options import parse
 
@@ -33,25 +34,33 @@ def test_a_candidate_has_three_settings_and_is_compared_with_what_it_builds_on(b
     assert {"sie, all", "sie, one"} < {name for name, of in found.items() if of.builds_on == "vicreg"}
 
 
+def methods_of(baselines, *arguments):
+    study, options = parse(baselines.STUDY, arguments)
+    given = methods_given(study, options, baselines.ALL)
+    return methods_for(options.run.encoder, given or baselines.ALL, refuse=bool(given))
+
+
 def test_some_methods_may_be_asked_for(baselines):
     for given in (["byol"], ["dino", "byol"]):
-        study, options = parse(baselines.STUDY, ["--method.name", ",".join(given)])
-        assert baselines.methods_of(study, options) == given
-    study, options = parse(baselines.STUDY, [])
-    assert baselines.methods_of(study, options) == [m for m in baselines.ALL if m != "ibot"]
-    study, options = parse(baselines.STUDY, ["--encoder.name", "test_vit"])
-    assert baselines.methods_of(study, options) == list(baselines.ALL)
+        assert methods_of(baselines, "--method.name", ",".join(given)) == given
+    assert methods_of(baselines) == [m for m in baselines.ALL if m != "ibot"]
+    assert methods_of(baselines, "--encoder.name", "test_vit") == list(baselines.ALL)
     for encoder in ("deit_tiny_patch16_224", "vit_small_patch16_224.dino", "davit_tiny", "maxvit_nano_rw_256"):
-        study, options = parse(baselines.STUDY, ["--encoder.name", encoder])
-        assert ("ibot" in baselines.methods_of(study, options)) == encoder.startswith(("vit", "deit"))
-    study, options = parse(baselines.STUDY, ["--encoder.name", "beit_base_patch16_224"])  # by another name
-    assert "ibot" in baselines.methods_of(study, options)
-    study, options = parse(baselines.STUDY, ["--method.name", "byol, sie"])
+        assert ("ibot" in methods_of(baselines, "--encoder.name", encoder)) == encoder.startswith(("vit", "deit"))
+    assert "ibot" in methods_of(baselines, "--encoder.name", "beit_base_patch16_224")  # by another name
     with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*, ibot"):
-        baselines.methods_of(study, options)
-    study, options = parse(baselines.STUDY, ["--method.name", "byol,ibot"])
+        methods_of(baselines, "--method.name", "byol, sie")
     with pytest.raises(ValueError, match=r"has ibot, which masks .* --encoder.name resnet_tiny, .*: simclr, .*, dino$"):
-        baselines.methods_of(study, options)
+        methods_of(baselines, "--method.name", "byol,ibot")
+
+
+def test_several_methods_are_taken_from_the_command_line(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--method.name", "byol,dino", "--dry-run", "--output", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split(":")[0].strip() for line in done.stdout.splitlines() if line.startswith("  ")}
+    assert {"byol, train.lr 0.008", "dino, train.lr 0.032"} <= rows
+    assert {row.partition(",")[0] for row in rows if "train.lr" in row} == {"byol", "dino"}
 
 
 def test_what_cannot_work_is_refused_before_torch_is_imported(tmp_path):
