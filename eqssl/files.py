@@ -14,9 +14,11 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -69,6 +71,30 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
         hint = '; for s3:// that is pip install "eqssl[s3]"' if isinstance(error, ImportError) else ""
         raise ValueError(f"{option} is {text!r}: {error}{hint}") from error
     return path  # type: ignore[return-value] # see above
+
+
+def first_answer(ask: Callable[[], T]) -> T:
+    """Return the answer of a server, whose library may repeat a request for minutes.
+
+    Args:
+        ask: the request; it goes on in a thread of its own that does not keep the process.
+
+    Raises:
+        TimeoutError: after ten seconds.
+    """
+    answer: Future[T] = Future()
+
+    def wait() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        return answer.result(ANSWER_S)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"no answer in {ANSWER_S:g} s") from error
 
 
 def check_readable(folder: Path, option: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib
 import logging
+import warnings
 from typing import TYPE_CHECKING
 
 from eqssl.config import DataConfig, check_known
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["load_data", "register_source"]
 
 logger = logging.getLogger(__name__)
+
+# Pillow warns from 90 million pixels on, which a camera has, and refuses twice as many.
+warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit", RuntimeWarning)
 
 SUBSET_SEED = 0
 # Modules rather than functions, so that a source costs its imports only if it is used.
@@ -110,11 +114,16 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
         where: source and path, for messages.
 
     Raises:
-        ValueError: for pairs of objects with a single view, or a split without the labels that train has.
+        ValueError: for objects with a single view or a factor that is none, or a split without the labels of train.
     """
     import torch
 
+    from eqssl.data.pairs import KNOWN, find_fault
+
     for name, split in dataset.splits.items() if dataset.paired else ():
+        for factor in KNOWN.keys() & split.factors:
+            if fault := find_fault(factor, split.factors[factor]):
+                raise ValueError(f"--data.source {where}: {factor} of image {fault[0]} of {name} {fault[1]}")
         objects, views = split.units.unique(return_counts=True)
         if len(single := objects[views < 2].tolist()):
             raise ValueError(

@@ -12,6 +12,7 @@ import hashlib
 import io
 import logging
 import os
+import socket
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +24,15 @@ import tyro
 from PIL import Image
 
 from eqssl.config import DataConfig
-from eqssl.data.splits import group_by_split
+from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
+from eqssl.files import ANSWER_S
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
 
+MAX_DEPTH = 4  # of images that are found; those of classes are at 2 or 3, others are reported
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 VERSION = 3  # to be raised whenever the written files change
 TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # name -> class, split -> its arguments
     **{
@@ -54,7 +58,11 @@ def imagefolder(folder: Dir, out: Out) -> None:
     Raises:
         ValueError: for no such folder, no image in it, or an existing out.
     """
-    files = _find_images(folder)
+    _convert_images(folder, _find_images(folder, f"DIR {str(folder)!r}"), out)
+
+
+def _convert_images(folder: Path, files: dict[str, list[Path]], out: Path) -> None:
+    """Write the images that `_find_images` returned."""
     classes = sorted({_class_name(path) for paths in files.values() for path in paths})
     unreadable: list[Path] = []
 
@@ -63,13 +71,14 @@ def imagefolder(folder: Dir, out: Out) -> None:
         try:
             data = (folder / path).read_bytes()
             Image.open(io.BytesIO(data)).close()  # reads the header alone
-        except OSError:
+        except (OSError, Image.DecompressionBombError):
             unreadable.append(path)
         return {"image": {"bytes": data, "path": _as_text(str(path))}, "label": classes.index(_class_name(path))}
 
     _write(out, {split: map(row, paths) for split, paths in files.items()}, classes)
     if unreadable:
-        logger.warning("%s: %d files are no readable images, such as %s", folder, len(unreadable), unreadable[0])
+        example = _as_text(str(unreadable[0]))
+        logger.warning("%s: %d files are no readable images, such as %s", folder, len(unreadable), example)
 
 
 def _class_name(path: Path) -> str:
@@ -82,32 +91,71 @@ def _as_text(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "?")
 
 
-def _find_images(folder: Path) -> dict[str, list[Path]]:
+def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
     """Return the images of each split, relative to the folder, in order: CLASS/NAME or SPLIT/CLASS/NAME.
 
-    Hidden files and folders are no data; images at another depth are counted in a warning.
+    Hidden files, and folders of operating systems, are no data; images at another depth are counted in a warning, and
+    so are folders of classes without images.
+
+    Args:
+        folder: with subfolders.
+        where: option and value, for errors.
+
+    Raises:
+        ValueError: for a folder that is not there, cannot be read or has no images, also as a split.
     """
     if not folder.is_dir():
-        raise ValueError(f"{str(folder)!r} is no folder")
+        raise ValueError(f"{where} is no folder; allowed: a folder on a disk with one subfolder per class")
     endings = Image.registered_extensions()
-    below = (path.relative_to(folder) for levels in ("*", "*/*", "*/*/*", "*/*/*/*") for path in folder.glob(levels))
-    files_below = sorted(path for path in below if not any(part.startswith(".") for part in path.parts))
+    folders, files_below = _list_below(folder, where)
     images = [path for path in files_below if path.suffix.lower() in endings]
     tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
-    splits = group_by_split(tops, repr(str(folder)))
+    splits = group_by_split(tops, where)
     depth = 3 if splits else 2
     files = {
         split: [path for path in images if len(path.parts) == depth and f"{path.parts[0]}/" in of_split]
         for split, of_split in (splits or {"train": tops}).items()
     }
     if not files["train"]:
-        raise ValueError(f"{str(folder)!r} holds no image CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png")
-    others = [path for path in files_below if path.suffix.lower() not in endings and (folder / path).is_file()]
-    if others:
-        logger.warning("%s: %d files have no ending of an image, such as %s", folder, len(others), others[0])
-    if elsewhere := set(images).difference(*files.values()):
-        logger.warning("%s: %d images are in no folder of a class, such as %s", folder, len(elsewhere), min(elsewhere))
+        example = "train/CLASS/NAME.png" if splits else "CLASS/NAME.png (or .jpg, ...), nor train/CLASS/NAME.png"
+        found = f"; {len(images)} are elsewhere, such as {_as_text(str(images[0]))}" if images else ""
+        raise ValueError(f"{where} holds no image {example}{found}")
+    full = {of for parent in {path.parent for path in images} for of in (parent, *parent.parents)}
+    empty = [path for path in folders if len(path.parts) < depth and path not in full]
+    if without := [str(path) for path in empty if len(path.parts) == 1 and path.name.lower() in SPLIT_NAMES]:
+        raise ValueError(
+            f"{where}: {without[0]} holds no image; allowed: {without[0]}/CLASS/NAME.png, or no such folder"
+        )
+    others = [path for path in files_below if path.suffix.lower() not in endings]
+    elsewhere = sorted(set(images).difference(*files.values()))
+    for paths, fault in (
+        (others, "files have no ending of an image"),
+        (elsewhere, "images are in no folder of a class"),
+        (empty, "folders hold no image"),
+    ):
+        if paths:
+            logger.warning("%s: %d %s, such as %s", where, len(paths), fault, _as_text(str(paths[0])))
     return {split: paths for split, paths in files.items() if paths}
+
+
+def _list_below(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
+    """Return the folders and the files below a folder, relative to it, in order and down to the depth of any image.
+
+    Raises:
+        ValueError: for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ValueError(f"{where}: {error.filename} cannot be read: {error.strerror}") from error
+
+    folders, files = [], []
+    for at, inside, names in os.walk(folder, onerror=refuse, followlinks=True):
+        below = Path(at).relative_to(folder)
+        is_last = len(below.parts) == MAX_DEPTH - 1  # also ends a circle of links
+        inside[:] = [] if is_last else [name for name in inside if name[0] != "." and name not in SYSTEM_FOLDERS]
+        folders += [below / name for name in inside]
+        files += [below / name for name in names if name[0] != "."]
+    return sorted(folders), sorted(files)
 
 
 def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
@@ -126,10 +174,15 @@ def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
     kind, splits = TORCHVISION_SETS[name]
     root = root.expanduser()
     root.mkdir(parents=True, exist_ok=True)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(ANSWER_S)  # torchvision waits without a limit
     try:
         sets = {split: getattr(datasets, kind)(root, **arguments) for split, arguments in splits.items()}
     except (RuntimeError, OSError) as error:  # archives that are not there, a download that fails
-        raise ValueError(f"{name} cannot be had in {root}: {error}") from error
+        allowed = "its files in that folder (--data.path, of eqssl convert --root)"
+        raise ValueError(f"{name} cannot be had in {root}: {error}; allowed: {allowed}") from error
+    finally:
+        socket.setdefaulttimeout(timeout)
     classes = [c if isinstance(c, str) else ", ".join(c) for c in sets["train"].classes]
     _write(out, {split: _rows(images) for split, images in sets.items()}, classes)
 
@@ -168,10 +221,16 @@ def load(config: DataConfig) -> "Dataset":
     if config.source == "imagefolder":
         if config.path is None:
             raise ValueError("--data.path is not given; allowed: a folder with one subfolder per class")
+        where = f"--data.path {config.path!r}"
+        if "://" in config.path:
+            raise ValueError(
+                f"{where} is a URI; allowed with --data.source imagefolder: a folder (--data.source parquet reads URIs)"
+            )
         folder = Path(config.path).expanduser()
-        convert = functools.partial(imagefolder, folder)
+        files = _find_images(folder, where)
+        convert = functools.partial(_convert_images, folder, files)
         listing = []  # a new name, size or time of change is a new set; so is a link that leads nowhere
-        for path in chain(*_find_images(folder).values()):
+        for path in chain(*files.values()):
             found = (folder / path).stat() if (folder / path).exists() else None
             listing.append((str(path), found and (found.st_size, found.st_mtime_ns)))
         key = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]

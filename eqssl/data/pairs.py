@@ -11,7 +11,28 @@ from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
 HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
-KNOWN = ("quaternion", *HUES)  # factors whose difference between views of one object is taken
+# Factors whose difference between views of one object is taken, and their numbers.
+KNOWN = {"quaternion": 4, **dict.fromkeys(HUES, 1)}
+
+
+def find_fault(name: str, values: Tensor) -> tuple[int, str] | None:
+    """Return the first image whose factor cannot be used, and the reason; None if all can.
+
+    Args:
+        name: of the factor; quaternions and hues have checks of their own.
+        values: float (N, k).
+    """
+    count = values.shape[1]
+    if name in KNOWN and count != KNOWN[name]:
+        return 0, f"has {count} numbers; allowed: {KNOWN[name]} for each image"
+    faulty, allowed = ~values.float().isfinite().all(dim=1), "finite numbers of 32 bits"
+    if name == "quaternion":
+        faulty |= values.double().norm(dim=1) == 0
+        allowed += ", not all 0"
+    if not faulty.any():
+        return None
+    row = int(faulty.nonzero()[0])
+    return row, f"is {values[row].tolist()} ({int(faulty.sum())} such; allowed: {allowed})"
 
 
 def is_known(dataset: Dataset) -> bool:

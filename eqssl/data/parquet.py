@@ -5,12 +5,16 @@ names, are train. A missing val is 10 % of train, a missing test is half of val,
 missing they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or
 test without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes,
 path> or binary; each further column of numbers or of equally long lists of numbers is a factor, others are not read.
+
+Metrics use the factors of `eqssl.data.pairs.KNOWN`, of pairs of objects alone. A fault in one of these is refused; any
+other factor with a fault is left out, with a warning.
 """
 
 import hashlib
 import logging
 import posixpath
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -23,13 +27,21 @@ from torch import Tensor
 
 from eqssl.config import DataConfig
 from eqssl.data.dataset import Dataset, Split
-from eqssl.data.reader import VERSION, ParquetReader
+from eqssl.data.pairs import HUES, KNOWN, find_fault
+from eqssl.data.reader import VERSION, ParquetReader, few
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
+from eqssl.files import first_answer
 
 OBJECT_COLUMN = "object"
 CUT_SEED = 0
 DIGEST_BYTES = 1 << 16
+TOLERANCE = 1e-3  # of the length of a quaternion and of a turn; float32 and rounded text are nearer
+OBJECT_TYPES = (
+    pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+    pa.types.is_null,
+)  # fmt: skip
+SCHEMES = ("file://", "s3://", "gs://", "abfs://", "hdfs://", "hf://")  # of pyarrow
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +59,15 @@ def load(config: DataConfig) -> Dataset:
     filesystem, files = find_files(config.path)
     digest = _digest(filesystem, files, config)
     reader = ParquetReader(filesystem, [file.path for file in chain(*files.values())], config)
-    if not any(reader.counts.values()):
-        raise ValueError(f"--data.path {config.path!r} has no readable image, since it has no row")
-    stops = np.cumsum([sum(reader.counts[file.path] for file in of_split) for of_split in files.values()])
+    counts = {name: sum(reader.counts[file.path] for file in of_split) for name, of_split in files.items()}
+    for name in files:
+        if not counts[name]:
+            raise _no_image(name, files[name], "no row")
+    stops = np.cumsum([*counts.values()])
     special = (config.label_column, OBJECT_COLUMN)
     table = reader.read_table([f.name for f in reader.schema if f.name in special or _is_numeric(f.type)])
     labels, class_names = _labels(reader, table, stops)
-    objects, factors = _objects(reader, table), _factors(reader, table)
+    objects, factors = _objects(reader, table, dict(zip(files, stops.tolist(), strict=True))), _factors(reader, table)
     if mode := reader.feature(config.image_column).get("mode"):
         logger.warning(
             "column %r: its mode %s is not applied, images keep their own channels", config.image_column, mode
@@ -69,7 +83,7 @@ def load(config: DataConfig) -> Dataset:
     splits, start = {}, 0
     for name, stop in zip(files, np.searchsorted(rows, stops).tolist(), strict=True):
         if start == stop:
-            raise ValueError(f"--data.path {config.path!r} has no readable image of {name}")
+            raise _no_image(name, files[name], f"{counts[name]} rows, none of them readable")
         splits[name] = select(whole, slice(start, stop))
         start = stop
     splits = _complete(splits, config.path)
@@ -91,12 +105,17 @@ def load(config: DataConfig) -> Dataset:
     )
 
 
+def _no_image(split: str, files: list[FileInfo], content: str) -> ValueError:
+    paths = few([file.path for file in files])
+    return ValueError(f"--data.path: {split} has no readable image: {content} in {paths}; allowed: one or more")
+
+
 def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]:
     """Return a filesystem and, in it, the Parquet files of train and, where there are, val and test, in order of names.
 
     Args:
-        path: a file, a folder or a URI of either; of a folder, the files in it, else those in its `data`, else those
-            in folders named like splits.
+        path: a file, a folder or a URI of either; of a folder, the files in it, in its `data` and in folders named like
+            splits.
 
     Raises:
         ValueError: for no file, no training file, or a split in some names but not in others.
@@ -105,31 +124,40 @@ def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]
         raise ValueError("--data.path is not given; allowed: a Parquet file, a folder of them, or a URI of either")
     where = f"--data.path {path!r}"
     try:
-        if "://" in path:
-            filesystem, root = FileSystem.from_uri(path)
-        else:
-            filesystem, root = LocalFileSystem(), str(Path(path).expanduser().absolute())
-        info = filesystem.get_file_info(root)
-        if info.is_file:
-            return filesystem, {"train": [info]}
-        if info.type == FileType.NotFound:
-            raise ValueError(f"{where} is not there")
+        filesystem, root, info = first_answer(partial(_open, path)) if "://" in path else _open(path)
+    except Exception as error:  # of many kinds, from the library of each storage
+        raise ValueError(
+            f"{where} cannot be opened: {str(error).rstrip('. ')}; allowed: a file or folder on a disk, or a URI with "
+            f"{', '.join(SCHEMES)}"
+        ) from error
+    if info.is_file:
+        return filesystem, {"train": [info]}
+    if info.type == FileType.NotFound:
+        raise ValueError(f"{where} is not there")
+    try:
         folders = [i for i in filesystem.get_file_info(FileSelector(root)) if i.type == FileType.Directory]
-        data = [folder.path for folder in folders if folder.base_name == "data"]
-        named = [folder.path for folder in folders if folder.base_name.lower() in SPLIT_NAMES]
-        found: dict[str, FileInfo] = {}
-        for candidates in ([root], data, named):
-            inside = chain(*(filesystem.get_file_info(FileSelector(folder)) for folder in candidates))
-            parquet = (
-                i for i in inside if i.is_file and i.extension.lower() == "parquet" and not i.base_name.startswith(".")
-            )
-            found = found or {posixpath.relpath(i.path, root): i for i in parquet}
+        inner = [folder.path for folder in folders if folder.base_name.lower() in ("data", *SPLIT_NAMES)]
+        inside = chain(*(filesystem.get_file_info(FileSelector(folder)) for folder in (root, *inner)))
+        found = {
+            posixpath.relpath(i.path, root): i
+            for i in inside
+            if i.is_file and i.extension.lower() == "parquet" and not i.base_name.startswith(".")
+        }
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{where} cannot be opened: {error}") from error
     if not found:
-        raise ValueError(f"{where} holds no file *.parquet, nor does its folder data")
+        raise ValueError(f"{where} holds no file *.parquet, nor do its folders data, train, val and test")
     splits = group_by_split(found, where) or {"train": sorted(found)}
     return filesystem, {split: [found[name] for name in names] for split, names in splits.items()}
+
+
+def _open(path: str) -> tuple[FileSystem, str, FileInfo]:
+    """Return the filesystem, the path in it and the kind of a path or URI."""
+    if "://" in path:
+        filesystem, root = FileSystem.from_uri(path)
+    else:
+        filesystem, root = LocalFileSystem(), str(Path(path).expanduser().absolute())
+    return filesystem, root, filesystem.get_file_info(root)
 
 
 def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: DataConfig) -> str:
@@ -189,19 +217,24 @@ def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[
     """
     name = reader.config.label_column
     if name not in table.column_names or pa.types.is_null(table[name].type):
+        similar = [column for column in reader.schema.names if column != name and "label" in column.lower()]
+        if similar:
+            logger.warning("no labels in a column %r; --data.label-column can name another: %s", name, few(similar))
         return None, []
     starts = [0, *stops[:-1].tolist()]
     of_splits = [table[name].slice(start, stop - start) for start, stop in zip(starts, stops.tolist(), strict=True)]
     known = [pc.fill_null(column, -1) if column.null_count == len(column) else column for column in of_splits]
     chunks = pa.chunked_array(list(chain(*(column.chunks for column in known))), table[name].type)
     labels = _values(reader, pa.table({name: chunks}), name)
-    for part in np.split(labels, stops[:-1]):
+    for start, part in zip(starts, np.split(labels, stops[:-1]), strict=True):
         if (part < 0).any() and (part != -1).any():
-            raise ValueError(f"--data.label-column {name!r} holds {part.min()}; allowed: 0 or more")
+            place = reader.place(start + int(part.argmin()))
+            raise ValueError(f"--data.label-column {name!r} holds {part.min()}, in {place}; allowed: 0 or more")
     names = reader.feature(name).get("names") or []  # of a ClassLabel, whose labels are ranks already
     if names and labels.max(initial=-1) >= len(names):
         allowed = f"0 to {len(names) - 1}, the ranks of its {len(names)} classes"
-        raise ValueError(f"--data.label-column {name!r} holds {labels.max()}; allowed: {allowed}")
+        place = reader.place(int(labels.argmax()))
+        raise ValueError(f"--data.label-column {name!r} holds {labels.max()}, in {place}; allowed: {allowed}")
     values = np.arange(labels.max(initial=-1) + 1) if names else np.unique(labels[labels >= 0])
     if not names and len(values) and len(values) <= values[-1]:
         logger.warning("column %r: %d labels from %d to %d are numbered from 0", name, len(values), *values[[0, -1]])
@@ -209,36 +242,96 @@ def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[
     return torch.from_numpy(classes), [names[v] if v < len(names) else str(v) for v in values.tolist()]
 
 
-def _objects(reader: ParquetReader, table: pa.Table) -> Tensor | None:
-    """Return integers unchanged, and the rank of names of any other type."""
+def _objects(reader: ParquetReader, table: pa.Table, stops: dict[str, int]) -> Tensor | None:
+    """Return integers unchanged, and the ranks of names and of other numbers.
+
+    Args:
+        reader, table: of all rows.
+        stops: split -> end of its rows. Objects in several splits are reported.
+    """
     if OBJECT_COLUMN not in table.column_names:
         return None
+    column = table[OBJECT_COLUMN]
+    if not any(test(column.type) for test in OBJECT_TYPES):
+        raise ValueError(f"column {OBJECT_COLUMN!r} is {column.type}; allowed: integers or names")
     names = _values(reader, table, OBJECT_COLUMN)
     if names.dtype.kind == "f" and np.isnan(names).any():
-        raise ValueError(f"column {OBJECT_COLUMN!r} has values that are no number; allowed: integers or names")
+        place = reader.place(int(np.isnan(names).argmax()))
+        raise ValueError(f"column {OBJECT_COLUMN!r} holds {np.nan}, in {place}; allowed: integers or names")
     if names.dtype.kind not in "iu":
         names = np.unique(names.astype(str), return_inverse=True)[1]
-    return torch.from_numpy(names.astype(np.int64))
+    objects = torch.from_numpy(names.astype(np.int64))
+    shared, start = [], 0
+    for split, stop in stops.items():
+        seen = torch.isin(objects[start:stop], objects[:start])
+        if count := len(objects[start:stop][seen].unique()):
+            example = column[start + int(seen.nonzero()[0])].as_py()
+            shared.append(f"{count} of {split}, such as {example!r},")
+        start = stop
+    if shared:
+        logger.warning(
+            "--data.path %s: objects %s are in another split too: unless each split numbers its own objects, metrics "
+            "are of objects seen in training", reader.config.path, " and ".join(shared),
+        )  # fmt: skip
+    return objects
 
 
 def _factors(reader: ParquetReader, table: pa.Table) -> dict[str, Tensor]:
-    """Return all other columns of numbers or of equally long lists, float32 (N, k)."""
+    """Return all other columns of numbers or of equally long lists, float32 (N, k).
+
+    Raises:
+        ValueError: for a fault in a factor that metrics use; another is left out, with a warning.
+    """
+    pairs, has_objects = reader.config.pairs, OBJECT_COLUMN in table.column_names
+    used = KNOWN if has_objects and pairs != "image" else ()
+    known = [name for name in KNOWN if name in reader.schema.names]
+    if known and not has_objects and pairs == "auto":
+        logger.warning("no metric of %s: it needs pairs, by a column %r", few(known), OBJECT_COLUMN)
     factors = {}
-    for name in table.column_names:
+    for name in dict.fromkeys([*table.column_names, *(name for name in known if name in used)]):
         if name in (reader.config.label_column, OBJECT_COLUMN):
             continue
-        lengths = pc.list_value_length(table[name]).unique().to_pylist() if _is_list(table[name].type) else [1]
-        if len(lengths) > 1 or lengths == [0]:
-            logger.warning("column %r is no factor, since its lists are not equally long or empty", name)
-            continue
-        exact = _values(reader, table, name)
-        values = exact.astype(np.float32)
-        if exact.dtype.kind in "iu" and (values.astype(exact.dtype) != exact).any():
-            logger.warning("column %r is a factor, whose integers up to %d are rounded to float32", name, exact.max())
-        if not np.isfinite(values).all():
-            raise ValueError(f"column {name!r} is a factor, and has values that are missing or not finite")
-        factors[name] = torch.from_numpy(values.reshape(len(table), -1))
+        try:
+            factors[name] = _factor(reader, table, name)
+        except ValueError as error:
+            if name in used:
+                raise
+            logger.warning("%s; the column is left out, since no metric uses it", error)
     return factors
+
+
+def _factor(reader: ParquetReader, table: pa.Table, name: str) -> Tensor:
+    """Return a column of numbers or of equally long lists, float32 (N, k); quaternions of other lengths than 1 scaled.
+
+    Raises:
+        ValueError: for values that are no factor, with the first one's place.
+    """
+    if name not in table.column_names:
+        where = f"column {name!r} of --data.path {reader.config.path!r}"
+        raise ValueError(f"{where} is {reader.schema.field(name).type}; allowed: numbers or lists of numbers")
+    exact, column = _values(reader, table, name), table[name]
+    if _is_list(column.type):
+        lengths = pc.list_value_length(column).to_numpy()
+        if (odd := (lengths != lengths[0]) | (lengths == 0)).any():
+            row = int(odd.argmax())
+            raise ValueError(
+                f"column {name!r} is no factor: its lists have {lengths[0]} numbers and, in {reader.place(row)}, "
+                f"{lengths[row]}; allowed: equally long lists that are not empty"
+            )
+    values = torch.from_numpy(exact.astype(np.float64).reshape(len(table), -1))
+    if fault := find_fault(name, values):
+        row, reason = fault
+        raise ValueError(f"column {name!r} {reason}, in {reader.place(row)}")
+    if exact.dtype.kind in "iu" and (exact.astype(np.float32).astype(exact.dtype) != exact).any():
+        logger.warning("column %r is a factor, whose integers up to %d are rounded to float32", name, exact.max())
+    if name in HUES and (largest := values.abs().max()) > 1 + TOLERANCE:
+        logger.warning("column %r has values up to %g: a hue is in turns, 0 to 1", name, largest)
+    if name == "quaternion":
+        length = values.norm(dim=1, keepdim=True)
+        if (scaled := (length - 1).abs() > TOLERANCE).any():
+            logger.warning("column %r: %d of %d are scaled to length 1", name, scaled.sum(), len(values))
+            values = torch.where(scaled, values / length, values)
+    return values.float()
 
 
 def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
@@ -254,17 +347,19 @@ def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
                 del splits[name]
     train, val, test = splits["train"], splits.get("val"), splits.get("test")
     if val is None:
-        train, val = _cut(train, 0.1 if test else 0.2)
+        train, val = _cut(train, 0.1 if test else 0.2, path)
     if test is None:
-        val, test = _cut(val, 0.5)
+        val, test = _cut(val, 0.5, path)
     return {"train": train, "val": val, "test": test}
 
 
-def _cut(split: Split, share: float) -> tuple[Split, Split]:
+def _cut(split: Split, share: float, path: str | None) -> tuple[Split, Split]:
     """Return the rest and a share of a split, no object in both."""
     names = split.units.unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(CUT_SEED))
     chosen = torch.isin(split.units, names[order[: max(1, round(share * len(names)))]])
     if bool(chosen.all()):
-        raise ValueError(f"{len(split)} images of {len(names)} objects are too few to cut train, val and test from")
+        raise ValueError(
+            f"--data.path {path!r}: {len(split)} images of {len(names)} objects are too few to cut val or test from"
+        )
     return select(split, (~chosen).nonzero()[:, 0]), select(split, chosen.nonzero()[:, 0])

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from pyarrow.fs import FileSystem
 from torch import Tensor
 
@@ -81,9 +82,12 @@ class ParquetReader:
             self.counts: dict[str, int] = {file.path: file.count_rows() for file in self.files}
         types = {field.name: field.type for field in self.schema}
         image, label = config.image_column, config.label_column
-        for column in [image] if label == DataConfig.label_column else [image, label]:
+        given = {"label": label} if label != DataConfig.label_column else {}
+        for option, column in ({"image": image} | given).items():
             if column not in types:
-                raise ValueError(f"column {column!r} is not in {config.path!r}; there are: {', '.join(types)}")
+                raise ValueError(
+                    f"--data.{option}-column {column!r} is not in {config.path!r}; there are: {', '.join(types)}"
+                )
         fields = {field.name: field.type for field in types[image]} if pa.types.is_struct(types[image]) else {}
         if fields.get("bytes", types[image]) not in BINARY:
             allowed = "struct<bytes: binary, path: string>, binary"
@@ -110,7 +114,7 @@ class ParquetReader:
             first, names, others = described[0][0], described[0][1].get("names"), feature.get("names")
             if names != others:
                 raise ValueError(
-                    f"column {column!r} has the classes {_few(names)} in {first}, and {_few(others)} in {path}; "
+                    f"column {column!r} has the classes {few(names)} in {first}, and {few(others)} in {path}; "
                     "allowed: the same in the same order, since labels are their ranks"
                 )
         return described[0][1] if described else {}
@@ -180,7 +184,7 @@ class ParquetReader:
         Args:
             bits: of grey values in 16; None: 16, and the notes on images are reported at the end.
         """
-        row, shape, notes = 0, None, dict[str, list[int]]()
+        row, shape, notes, noted = 0, None, Counter[str](), dict[str, str]()
         for path, cells, nbytes in self._cells():
             images, encoded, rows = [], [], []
             read = partial(self._read, path, bits or 16)
@@ -191,18 +195,19 @@ class ParquetReader:
                     image, data = result
                     shape = shape or image.pixels.shape[1:]
                     if image.pixels.shape[1:] != shape:
-                        sizes = f"{shape[0]} px and, in {self.place(row)}, {image.pixels.shape[1]} px"
+                        sizes = f"{shape[0]} px and, in {self._place(row, cell)}, {image.pixels.shape[1]} px"
                         raise ValueError(f"images have different sizes ({sizes}): give --data.image-size")
                     if image.note:
-                        notes.setdefault(image.note, []).append(row)
+                        notes[image.note] += 1
+                        noted[image.note] = noted.get(image.note) or self._place(row, cell)
                     images.append(image)
                     encoded.append(data)
                     rows.append(row)
                 row += 1
             if images:
                 yield images, encoded, rows
-        for note, rows in notes.items() if bits is None else ():
-            logger.warning("%d of %d images, such as %s: each %s", len(rows), row, self.place(rows[0]), note)
+        for note, count in notes.items() if bits is None else ():
+            logger.warning("%d of %d images, such as %s: each %s", count, row, noted[note], note)
 
     def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]], float]]:
         """Yield a file's path, the image cells of some rows and their size in bytes, infinite if they are paths."""
@@ -225,14 +230,20 @@ class ParquetReader:
             return ValueError("a path without bytes, and no such file")
         except UnidentifiedImageError:  # whose text is an address in memory
             return ValueError("no image that Pillow reads" if data else "no bytes")
+        except Image.DecompressionBombError:
+            return ValueError(f"more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that Pillow reads")
         except Exception as error:  # Pillow's plugins raise many kinds for a broken file
             return error
+
+    def _place(self, row: int, cell: dict[str, Any]) -> str:
+        """Return an image's own name, if it has one, and its place."""
+        path = cell.get("path")
+        return f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
 
     def _count_unreadable(self, row: int, cell: dict[str, Any], error: Exception) -> None:
         if row in self.unreadable:  # of an earlier pass
             return
-        limit, path = self.config.max_bad_images, cell.get("path")
-        place = f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
+        limit, place = self.config.max_bad_images, self._place(row, cell)
         self.unreadable[row] = place
         logger.warning("unreadable image %d of at most %d: %s: %s", len(self.unreadable), limit, place, error)
         if len(self.unreadable) > limit:
@@ -245,7 +256,8 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _few(names: list[str] | None) -> str:
+def few(names: list[str] | None) -> str:
+    """Return the first of some names, for messages."""
     return "(none)" if not names else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 

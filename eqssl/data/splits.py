@@ -1,5 +1,6 @@
 """Names of splits, as the Hugging Face hub knows them in the names of files and folders."""
 
+import logging
 import re
 from collections.abc import Iterable
 from itertools import chain
@@ -10,24 +11,34 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
 
+logger = logging.getLogger(__name__)
+
 
 def group_by_split(paths: Iterable[str], where: str) -> dict[str, list[str]]:
     """Return the paths of train and, where there are, val and test, in order; nothing if no path names a split.
 
+    Paths that name one split differently, as `val` and `dev`, are pooled as on the hub, with a warning.
+
     Args:
-        paths: relative to the data set, folders with a slash at the end. A folder's whole name counts, and any word of
+        paths: relative to the data set, folders with a slash at the end. A folder's whole name counts, else any word of
             a file's name, in upper or lower case: `train/0.parquet` and `cifar-Train-0.parquet` are train.
         where: option and value, for errors.
 
     Raises:
-        ValueError: for a split in some paths but not in others, or no train.
+        ValueError: for a split in some paths but not in others, two splits in one path, or no train.
     """
-    splits: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    splits: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}  # path -> its name of the split
     others: list[str] = []
     for path in sorted(paths):
         *folders, file = path.lower().split("/")
-        words = [word for word in (*folders, *re.split("[^a-z]+", file)) if word in SPLIT_NAMES]
-        (splits[SPLIT_NAMES[words[0]]] if words else others).append(path)
+        words = [word for word in folders if word in SPLIT_NAMES]
+        words = words or [word for word in re.split("[^a-z]+", file) if word in SPLIT_NAMES]
+        if len({SPLIT_NAMES[word] for word in words}) > 1:
+            raise ValueError(f"{where}: {path} names the splits {' and '.join(words)}; allowed: one")
+        if words:
+            splits[SPLIT_NAMES[words[0]]][path] = words[0]
+        else:
+            others.append(path)
     named = list(chain(*splits.values()))
     if named and others:
         raise ValueError(
@@ -36,4 +47,7 @@ def group_by_split(paths: Iterable[str], where: str) -> dict[str, list[str]]:
         )
     if named and not splits["train"]:
         raise ValueError(f"{where} has no training images, only {', '.join(named[:5])}")
-    return {split: of_split for split, of_split in splits.items() if of_split}
+    for split, of_split in splits.items():
+        if len(names := {word: path for path, word in of_split.items()}) > 1:
+            logger.warning("%s: %s are read together as %s", where, " and ".join(names.values()), split)
+    return {split: list(of_split) for split, of_split in splits.items() if of_split}

@@ -22,11 +22,13 @@ Row = dict[str, Any]  # column -> value; image is {"bytes": ..., "path": ...}
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """Return the folder of `--data.cache`; ValueError if it is below a home directory and there is none."""
+    """Make and return the folder of `--data.cache`; ValueError if that is impossible, as without a home directory."""
     try:
-        return Path(config.cache).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"--data.cache is {config.cache!r}; allowed: a folder, since there is no home") from error
+        folder = Path(config.cache).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (RuntimeError, OSError) as error:
+        raise ValueError(f"--data.cache is {config.cache!r}; allowed: a folder that can be made: {error}") from error
+    return folder
 
 
 @contextmanager

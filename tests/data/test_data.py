@@ -84,6 +84,19 @@ def test_an_object_with_a_single_view_is_named_with_its_split_and_source():
     assert load_data(DataConfig(source="toy")).paired
 
 
+@pytest.mark.parametrize("values, message", [
+    (torch.ones(4, 3), r"quaternion of image 0 of test has 3 numbers; allowed: 4 for each image"),
+    (torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]] * 2), r"quaternion of image 1 of test is \[0.0, .* \(2 such"),
+])  # fmt: skip
+def test_a_factor_of_any_source_is_checked(values, message):
+    data = paired_toy({"train": [2], "val": [2], "test": [2, 2]})
+    faulty = replace(data.test, factors={"quaternion": values})
+    register_source("toy", lambda config: replace(data, test=faulty))
+    with pytest.raises(ValueError, match=message):
+        load_data(DataConfig(source="toy"))
+    assert load_data(DataConfig(source="toy", pairs="image")).test.factors
+
+
 def test_classes_that_a_split_lacks_are_named_in_one_warning(caplog):
     def labelled(**labels: list[int] | None) -> Dataset:
         data = toy(50)

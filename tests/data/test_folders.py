@@ -61,11 +61,12 @@ def test_a_class_beside_split_folders_is_an_error_that_lists_them(folder: Path):
 
 def test_hidden_and_stray_images_are_no_data(folder: Path, tmp_path: Path, png, caplog):
     (folder / ".ipynb_checkpoints").mkdir()
-    for path in (".ipynb_checkpoints/00.png", "cat/._00.png", "stray.png"):
+    (folder / "@eaDir").mkdir()  # thumbnails of a Synology disk
+    for path in (".ipynb_checkpoints/00.png", "@eaDir/00.png", "cat/._00.png", "stray.png"):
         (folder / path).write_bytes(png(1))
     data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
     assert sum(map(len, data.splits.values())) == 40 and data.class_names == ("bird", "cat")
-    assert "1 images are in no folder of a class, such as stray.png" in caplog.text
+    assert caplog.text.count("1 images are in no folder of a class, such as stray.png") == 1
 
 
 def test_unreadable_files_are_named_and_counted(folder: Path, tmp_path: Path, caplog, capsys):
@@ -107,6 +108,7 @@ def test_files_that_are_no_images_by_their_name_are_counted(folder: Path, tmp_pa
     data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
     assert data.class_names == ("bird", "cat")
     assert "6 files have no ending of an image, such as bird/notes.txt" in caplog.text
+    assert "2 folders hold no image, such as empty" in caplog.text
 
 
 @pytest.mark.parametrize("kind, ending", [("JPEG", "JPG"), ("WEBP", "webp"), ("TIFF", "Tif"), ("BMP", "bmp")])
@@ -128,13 +130,67 @@ def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda p: p / "nowhere", "is no folder"),
-    (lambda p: (p / "empty").mkdir() or p / "empty", "holds no image"),
+    (lambda p: p / "nowhere", "is no folder; allowed: a folder on a disk"),
+    (lambda p: (p / "empty").mkdir() or p / "empty", "holds no image CLASS/NAME.png"),
 ])  # fmt: skip
 def test_what_is_no_image_folder(tmp_path: Path, make, message: str, capsys):
-    assert main(["imagefolder", str(make(tmp_path)), str(tmp_path / "out")]) == 2
-    assert message in capsys.readouterr().err
+    path = str(make(tmp_path))
+    assert main(["imagefolder", path, str(tmp_path / "out")]) == 2
+    assert f"error: DIR {path!r} {message}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=re.escape(f"--data.path {path!r} {message}")):
+        load_data(DataConfig(source="imagefolder", path=path, cache=str(tmp_path / "cache")))
+
+
+def load_error(tmp_path: Path, path: object) -> str:
+    with pytest.raises(ValueError) as error:
+        load_data(DataConfig(source="imagefolder", path=str(path), cache=str(tmp_path / "cache")))
+    return str(error.value)
+
+
+def test_images_at_another_depth_and_uris_are_named(folder: Path, tmp_path: Path):
+    text = load_error(tmp_path, folder / "cat")
+    assert "--data.path" in text and "holds no image CLASS/NAME.png" in text
+    assert text.endswith("; 20 are elsewhere, such as 00.png")
+    assert "--data.path 'https://host/photos' is a URI; allowed with" in load_error(tmp_path, "https://host/photos")
+
+
+def test_a_split_without_images_is_refused(folder: Path, tmp_path: Path):
+    (tmp_path / "set/val/cat").mkdir(parents=True)
+    (tmp_path / "set/train").symlink_to(folder)
+    assert "set': val holds no image; allowed: val/CLASS/NAME.png, or no such folder" in load_error(
+        tmp_path, tmp_path / "set"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads any folder")
+def test_a_folder_that_cannot_be_read_is_refused(folder: Path, tmp_path: Path):
+    (folder / "cat").chmod(0)
+    try:
+        assert f"{folder}/cat cannot be read: Permission denied" in load_error(tmp_path, folder)
+    finally:
+        (folder / "cat").chmod(0o755)
+
+
+def test_too_few_images_and_two_sizes_name_the_path(folder: Path, tmp_path: Path, png):
+    (folder / "bird/00.png").write_bytes(png(0, size=(9, 9)))
+    assert "(9 px and, in bird/01.png in " in load_error(tmp_path, folder)
+    for path in [*folder.glob("*/*.png")][1:]:
+        path.unlink()
+    assert "--data.path" in load_error(tmp_path, folder) and "too few to cut" in load_error(tmp_path, folder)
+
+
+def test_a_cache_that_cannot_be_made_is_named(folder: Path, tmp_path: Path):
+    (tmp_path / "cache").write_text("")
+    assert re.match(
+        r"--data.cache is '.*cache'; allowed: a folder that can be made: .*exists", load_error(tmp_path, folder)
+    )
+
+
+def test_an_image_of_too_many_pixels_is_counted(folder: Path, tmp_path: Path, monkeypatch, caplog):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)
+    assert main(["imagefolder", str(folder), str(tmp_path / "out")]) == 0
+    assert "40 files are no readable images, such as bird/00.png" in caplog.text
 
 
 def test_an_existing_output_is_not_overwritten(folder: Path, tmp_path: Path, capsys):

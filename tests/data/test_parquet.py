@@ -1,6 +1,9 @@
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,7 +261,8 @@ def test_composed_images_are_reported_once_with_their_number(tmp_path, write, pn
     (lambda p: p / "nowhere", "is not there"),
     (lambda p: (p / "empty").mkdir() or p / "empty", "holds no file"),
     (lambda p: (p / "train-0.parquet").write_text("text" * 9) and p / "train-0.parquet", "is no Parquet file"),
-    (lambda p: "nosuchscheme://bucket/x", "cannot be opened"),
+    (lambda p: "https://host/x", r"'https://host/x' cannot be opened: .*; allowed: a file or folder on a disk, .* s3://"),
+    (lambda p: "hf://datasets/cifar10", "--data.path 'hf://datasets/cifar10' cannot be opened: Invalid HF URI"),
 ])  # fmt: skip
 def test_paths_that_cannot_be_read(tmp_path, make, message):
     with pytest.raises(ValueError, match=message):
@@ -273,23 +277,132 @@ def test_path_is_needed():
 @pytest.mark.parametrize("option", ["image_column", "label_column"])
 def test_a_missing_column_lists_those_there(tmp_path, write, images, option):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0] * 40), angle=pa.array([0.0] * 40))
-    with pytest.raises(ValueError, match=r"'nothing' is not in .*there are: image, label, angle"):
+    name = option.replace("_", "-")
+    with pytest.raises(ValueError, match=rf"--data.{name} 'nothing' is not in .*there are: image, label, angle"):
         load_data(config(tmp_path / "set", **{option: "nothing"}))
 
 
 @pytest.mark.parametrize("column, values, message", [
     ("label", ["a"] * 40, "label.* is string"),
     ("label", [0, None] * 20, "20 null"),
-    ("label", [0, -2] * 20, "holds -2"),
-    ("angle", [0.0, None] * 20, "'angle' has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
-    ("angle", [0.0, float("nan")] * 20, "'angle' is a factor"),
-    ("object", [0.0, float("nan")] * 20, "'object' has values that are no number"),
+    ("label", [0, -2] * 20, "holds -2, in .*train-0.parquet row 1; allowed: 0 or more"),
+    ("object", [0.0, float("nan")] * 20, "'object' holds nan, in .*train-0.parquet row 1; allowed"),
     ("object", [0, 0, 1, None] * 10, "'object' has 10 null, the first in .*train-0.parquet row 3"),
+    ("object", [[0, 1]] * 40, "'object' is list<.*int64>; allowed: integers or names"),
+    ("object", [b"\xff"] * 40, "'object' is binary; allowed: integers or names"),
 ])  # fmt: skip
 def test_columns_that_cannot_be_used(tmp_path, write, images, column, values, message):
     write(tmp_path / "set/train-0.parquet", images, **{column: pa.array(values)})
     with pytest.raises(ValueError, match=message):
         load_data(config(tmp_path / "set"))
+
+
+TURN = [0.0, 0.0, 0.6, 0.8]
+FACTOR_FAULTS = [
+    ("quaternion", [TURN[:3]] * 40, r"has 3 numbers; allowed: 4 for each image, in .*train-0.parquet row 0"),
+    ("quaternion", [TURN] * 17 + [[0.0] * 4] * 23, r"is \[0.0, 0.0, 0.0, 0.0\] \(23 such; .*, in .*train-0.* row 17"),
+    ("quaternion", [TURN, [*TURN, 1.0]] * 20, r"lists have 4 numbers and, in .*train-0.parquet row 1, 5; allowed"),
+    ("quaternion", [TURN, None] * 20, r"has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
+    ("quaternion", [TURN, [None, *TURN[:3]]] * 20, r"is \[nan, .* in .*train-0.parquet row 1"),
+    ("floor_hue", [0.0, 1e300] * 20, r"is \[1e\+300\] \(20 such; allowed: finite .*, in .*train-0.parquet row 1"),
+    ("light_hue", [[0.0, 0.5]] * 40, r"has 2 numbers; allowed: 1 for each image"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("column, values, message", FACTOR_FAULTS)
+def test_a_fault_in_a_factor_is_refused_where_it_is_used(tmp_path, write, images, caplog, column, values, message):
+    objects = pa.array([i // 2 for i in range(40)])
+    path = tmp_path / "set/train-0.parquet"
+    write(path, images, object=objects, **{column: pa.array(values)})
+    with pytest.raises(ValueError, match=f"column '{column}' {message}"):
+        load_data(config(path))
+    for options, columns in (({}, {}), ({"pairs": "image"}, {"object": objects})):
+        caplog.clear()
+        write(path, images, **columns, **{column: pa.array(values)})
+        assert not load_data(config(path, **options)).train.factors
+        (text,) = [text for text in caplog.messages if "is left out" in text]
+        assert re.search(f"column '{column}' {message}.*; the column is left out, since no metric uses it", text)
+
+
+def test_a_known_factor_of_another_type_is_refused(tmp_path, write, images):
+    pose = pa.array([{"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0}] * 40)
+    path = write(tmp_path / "x.parquet", images, object=pa.array([i // 2 for i in range(40)]), quaternion=pose)
+    with pytest.raises(
+        ValueError, match=r"column 'quaternion' of --data.path .* is struct<.*; allowed: numbers or lists"
+    ):
+        load_data(config(path))
+
+
+def test_quaternions_of_any_length_are_scaled_and_unusual_units_reported(tmp_path, write, images, caplog):
+    turns = np.random.default_rng(0).normal(size=(40, 4)).astype(np.float32)
+    unit = turns / np.linalg.norm(turns, axis=1, keepdims=True)
+    columns = {"object": pa.array([i // 2 for i in range(40)]), "floor_hue": pa.array([9.0 * i for i in range(40)])}
+    path = write(tmp_path / "x.parquet", images, **columns, quaternion=pa.array(list(turns)))
+    data = load_data(config(path))
+    torch.testing.assert_close(data.train.factors["quaternion"], torch.from_numpy(unit)[data.train.ids])
+    assert "'quaternion': 40 of 40 are scaled to length 1" in caplog.text
+    assert "'floor_hue' has values up to 351: a hue is in turns, 0 to 1" in caplog.text
+    caplog.clear()
+    write(path, images, quaternion=pa.array(list(unit)))
+    data = load_data(config(path))
+    assert torch.equal(data.train.factors["quaternion"], torch.from_numpy(unit)[data.train.ids])  # bit for bit
+    assert caplog.messages == ["no metric of quaternion: it needs pairs, by a column 'object'"]
+
+
+def test_objects_in_several_splits_are_reported_once(tmp_path, write, images, caplog):
+    for split, first in (("train", 0), ("val", 20), ("test", 15)):
+        objects = pa.array([f"o{first + i // 2}" for i in range(40)])
+        write(tmp_path / f"set/{split}-0.parquet", images, object=objects)
+    load_data(config(tmp_path / "set"))
+    (text,) = caplog.messages
+    assert "objects 20 of test, such as 'o15', are in another split too" in text
+    caplog.clear()
+    (tmp_path / "set/test-0.parquet").unlink()
+    load_data(config(tmp_path / "set"))
+    assert not caplog.messages
+
+
+def test_a_split_without_rows_is_refused_with_its_file(tmp_path, write, images):
+    write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
+    write(tmp_path / "set/val-0.parquet", [], label=pa.array([], pa.int64()))
+    with pytest.raises(ValueError, match=r"--data.path: val has no readable image: no row in .*val-0.parquet; allowed"):
+        load_data(config(tmp_path / "set"))
+    write(tmp_path / "set/val-0.parquet", [b"broken"] * 3, label=pa.array([0] * 3))
+    with pytest.raises(
+        ValueError, match=r"val has no readable image: 3 rows, none of them readable in .*val-0.parquet"
+    ):
+        load_data(config(tmp_path / "set"))
+
+
+@pytest.mark.parametrize("path", ["test/0.parquet", "data/test-0.parquet"])
+def test_files_beside_and_in_folders_are_read_together(tmp_path, write, images, path):
+    write(tmp_path / "set/train-0.parquet", images)
+    write(tmp_path / "set" / path, images[:8])
+    assert [len(split) for split in load_data(config(tmp_path / "set")).splits.values()] == [36, 4, 8]
+
+
+def test_labels_in_another_column_are_suggested(tmp_path, write, images, caplog):
+    path = write(tmp_path / "x.parquet", images, fine_label=pa.array([0, 1] * 20), size=pa.array([1] * 40))
+    assert load_data(config(path)).num_classes == 0
+    assert "no labels in a column 'label'; --data.label-column can name another: fine_label" in caplog.messages
+
+
+def test_an_image_of_too_many_pixels_is_named(tmp_path, write, images, caplog, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 70)  # Pillow refuses twice as many; these have 12 x 12
+    write(tmp_path / "x.parquet", [*images[:9], b"broken"])
+    with pytest.raises(ValueError, match=r"more than|has no readable image"):
+        load_data(config(tmp_path / "x.parquet"))
+    assert "x.parquet row 0: more pixels than the 140 that Pillow reads" in caplog.text
+
+
+def test_a_large_image_is_no_warning():
+    """Pillow warns from 89 million pixels on."""
+    code = (
+        "import io; from PIL import Image; import eqssl.data; file = io.BytesIO(); "
+        "Image.new('1', (10000, 9000)).save(file, 'PNG'); file.seek(0); Image.open(file)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0 and not run.stderr
 
 
 @pytest.mark.parametrize("column", [None, pa.array([None] * 40, pa.int64()), pa.array([None] * 40)])
@@ -331,7 +444,7 @@ def test_classes_in_another_order_are_refused(tmp_path, write, images):
 
 def test_a_label_without_a_name_among_names_is_refused(tmp_path, write, images):
     described(write(tmp_path / "x.parquet", images, label=pa.array([0, 7] * 20)), ["cat", "dog"])
-    with pytest.raises(ValueError, match=r"'label' holds 7; allowed: 0 to 1, the ranks of its 2 classes"):
+    with pytest.raises(ValueError, match=r"'label' holds 7, in .* row 1; allowed: 0 to 1, the ranks of its 2 classes"):
         load_data(config(tmp_path / "x.parquet"))
 
 
@@ -358,7 +471,7 @@ def test_files_without_rows_and_endings_in_capitals_are_read(tmp_path, write, im
     write(tmp_path / "set/train-0.PARQUET", images, label=pa.array([0, 1] * 20))
     write(tmp_path / "set/train-1.parquet", [], label=pa.array([], pa.int64()))
     assert sum(len(split) for split in load_data(config(tmp_path / "set")).splits.values()) == 40
-    with pytest.raises(ValueError, match=r"train-1.parquet' has no readable image"):
+    with pytest.raises(ValueError, match=r"train has no readable image: no row in .*train-1.parquet"):
         load_data(config(tmp_path / "set/train-1.parquet"))
 
 

@@ -21,8 +21,20 @@ def test_the_names_of_the_hub(paths: list[str], expected: dict[str, int]):
 
 @pytest.mark.parametrize("paths, message", [
     (["train-0.parquet", "x.parquet"], r"here: train-0.parquet name a split, and 1 do not: x.parquet; allowed"),
+    (["train_kit-test.parquet", "train_kit-train.parquet"], r"here: train_kit-test.parquet names the splits train and"),
     (["val-0.parquet", "test-0.parquet"], r"here has no training images, only val-0.parquet, test-0.parquet"),
 ])  # fmt: skip
 def test_names_that_do_not_fit_together_are_listed(paths: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         group_by_split(paths, "here")
+
+
+@pytest.mark.parametrize("paths, message", [
+    (["train/", "val/", "valid/"], ["here: val/ and valid/ are read together as val"]),
+    (["train-0.parquet", "eval-0.parquet", "eval-1.parquet", "test-0.parquet"],
+     ["here: eval-1.parquet and test-0.parquet are read together as test"]),
+    (["train-0.parquet", "train-1.parquet", "Dev-0.parquet", "dev-1.parquet"], []),
+])  # fmt: skip
+def test_two_names_of_one_split_are_reported(paths: list[str], message: list[str], caplog):
+    assert sum(map(len, group_by_split(paths, "here").values())) == len(paths)
+    assert caplog.messages == message
