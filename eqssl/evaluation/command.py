@@ -51,11 +51,15 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
     try:
         check_names(RunConfig(data=command.data, evaluate=command.evaluate))
-        if not is_folder(command.model) and command.model not in ROWS:
+        if is_folder(command.model):
+            model_of(command.model)
+        elif command.model not in ROWS:
             check_encoder(command.model, "MODEL", f"the folder of an encoder, {', '.join(ROWS)}, ")
         for option, file in (("--output", command.output), ("--predictions", command.predictions)):
             if file:
                 make_folder(as_path(file, option).parent, option)
+                if as_path(file).is_dir():
+                    raise ValueError(f"{option} is {file!r}, a folder; allowed: a file")
         result = run(command)
         if command.output:
             text = json.dumps(result, indent=2) + "\n"
@@ -77,9 +81,12 @@ def run(command: Command) -> dict[str, Any]:
     from eqssl.evaluation.encoders import load_model
     from eqssl.evaluation.predictions import save_predictions
     from eqssl.evaluation.transforms import digest
+    from eqssl.models.backbones import check_published
 
     unpublished = command.model in (*ROWS, OWN_ENCODER, *ENCODERS) or is_folder(command.model)
     pretrained = command.pretrained and not unpublished
+    if pretrained:
+        check_published(command.model)
     dataset = load_data(command.data)
     _check_protocols(command.protocols, dataset)
     encoder = load_model(command.model, dataset, pretrained)

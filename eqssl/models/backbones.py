@@ -6,7 +6,11 @@ timm and torchvision take 10 s to import, so each is imported only for its own n
 import contextlib
 import dataclasses
 import inspect
+import posixpath
+import urllib.request
 from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,10 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eqssl.config import EncoderConfig, replace
+from eqssl.files import first_answer
 from eqssl.models.pretrained import find_weights, load_weights
 from eqssl.names import ENCODERS, check_encoder
 
 SMALL_IMAGE, USUAL_IMAGE = 64, 224
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # one of which a model on the hub has
+WITHOUT_PUBLISHED = (
+    "no weights (eqssl evaluate MODEL --no-pretrained; no --encoder.pretrained), "
+    "weights on a disk (eqssl evaluate FOLDER; --encoder.pretrained FOLDER)"
+)
 IMAGENET_MEAN_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all torchvision weights
 
 
@@ -130,6 +140,65 @@ class TinyResNet(nn.Module):
         return self.blocks(self.patches(images))
 
 
+@cache
+def check_published(name: str) -> None:
+    """Refuse published weights that are neither in the cache nor on a server that answers.
+
+    Args:
+        name: of the model.
+
+    Raises:
+        ValueError: with the cause and the alternatives.
+    """
+    import huggingface_hub as hub
+
+    kind, _, model = name.rpartition("/")
+    if kind:
+        import torchvision.models as models
+
+        repository, url = None, models.get_model_weights(model).DEFAULT.url
+    else:
+        import timm
+
+        try:
+            published = timm.models.get_pretrained_cfg(model)
+        except RuntimeError as error:  # no such tag
+            raise ValueError(f"{name}: {error}") from error
+        if published and (published.file or published.state_dict):  # of a model that the user registered
+            return
+        repository, url = (published.hf_hub_id, published.url) if published else (None, None)
+    if not repository and not url:
+        raise ValueError(f"{name} has no published weights; allowed: {WITHOUT_PUBLISHED}")
+    if repository:
+        found = [hub.try_to_load_from_cache(repository, file) for file in HUB_FILES]
+        cached, ask = any(isinstance(file, str) for file in found), partial(_ask_hub, repository)
+    else:
+        cached = (Path(torch.hub.get_dir()) / "checkpoints" / posixpath.basename(url)).is_file()
+        ask = partial(urllib.request.urlopen, urllib.request.Request(url, method="HEAD"))
+    try:
+        if not cached:
+            first_answer(ask)
+    except Exception as error:  # of the library of the connection
+        raise unavailable(name, error) from error
+
+
+def _ask_hub(repository: str) -> None:
+    """Wait for any answer of the hub, which may also be that a file is missing."""
+    import huggingface_hub as hub
+
+    with contextlib.suppress(hub.errors.HfHubHTTPError):
+        hub.get_hf_file_metadata(hub.hf_hub_url(repository, "config.json"))
+
+
+def unavailable(name: str, cause: Exception) -> ValueError:
+    """Return the refusal of published weights that are not to be had."""
+    lines = str(cause).strip().splitlines() or [type(cause).__name__]
+    return ValueError(
+        f"the published weights of {name} are not in the cache and cannot be downloaded ({lines[0]}); "
+        f"allowed: {WITHOUT_PUBLISHED}, or a copy in the cache (HF_HOME or TORCH_HOME; then HF_HUB_OFFLINE=1)"
+    )
+
+
 def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_sizes: bool = False) -> Backbone:
     """Return a backbone for images (B, C, S, S).
 
@@ -191,11 +260,17 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_
     if config.output_stride is not None:
         loses_stride = bool(classes) and classes[0].__name__ == "ResNet" and _wants_small_stem(config, image_size)
         stride = config.output_stride * (4 if loses_stride else 1)  # that of the standard stem, replaced below
-        args["patch_size" if "patch_size" in accepted else "output_stride"] = stride
+        is_patch = "patch_size" in accepted and "output_stride" not in accepted  # ConvNeXt has both
+        args["patch_size" if is_patch else "output_stride"] = stride
+    if config.pretrained:
+        check_published(config.name)
     try:
         model: Any = timm.create_model(config.name, pretrained=bool(config.pretrained), num_classes=0, **args)
     except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
-        raise ValueError(f"--encoder.name {config.name} cannot be made with {args}: {error}") from error
+        text = f"--encoder.name {config.name} cannot be made with {args}: {error}"
+        raise ValueError(text.rstrip(": ")) from error  # timm's assertions have no text
+    except OSError as error:
+        raise unavailable(config.name, error) from error
     if getattr(model, "global_pool", None) == "token" and {"global_pool", "fc_norm"} <= accepted.keys():
         model.global_pool = "avg"  # of the patches, after the normalisation that precedes the class token's use
         args |= {"global_pool": "avg", "fc_norm": False}
@@ -223,12 +298,17 @@ def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int)
     if channels != 3:
         raise ValueError(f"--encoder.name {config.name} takes colour images; for {channels} channel take timm's")
     if config.output_stride is not None:
-        raise ValueError("--encoder.output-stride works for timm's models, not for torchvision's")
+        raise ValueError("an output stride works for timm's models, not for torchvision's")
     is_vit = name.startswith("vit")
     if is_vit:
         _check_size(config, image_size, int(name.rsplit("_", 1)[1]))
     sized = {"image_size": image_size} if is_vit else {}
-    model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
+    if config.pretrained:
+        check_published(config.name)
+    try:
+        model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
+    except OSError as error:
+        raise unavailable(config.name, error) from error
     stem = _set_stem(config, model, channels, image_size)
     node = next((n for n in ("encoder", "layer4", "features") if hasattr(model, n)), None)
     if node is None:

@@ -3,16 +3,83 @@
 B batch, C channels, S side in pixels, T tokens, D width.
 """
 
+import contextlib
+import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from eqssl.config import EncoderConfig
-from eqssl.models.backbones import build_backbone
+from eqssl.config import EncoderConfig, Stem
+from eqssl.models.backbones import Backbone, build_backbone
+from eqssl.models.pretrained import find_weights
 
 LOCAL_SIDE = 96 / 224  # of the side of an image, that of a local crop (arXiv 2104.14294, section 3.1)
 MIN_CHANNELS = 3  # of a part: fewer are hardly distinct from features that collapsed to a line
+
+
+def _build(
+    config: EncoderConfig, channels: int, image_size: int, other_sizes: bool = False
+) -> tuple[Backbone, tuple[int, int], int]:
+    """Return a backbone, rows and columns of its token map, and D, by one pass, which no table of names can replace.
+
+    Parameters without effect are frozen. The arguments are those of `build_backbone`.
+    """
+    backbone = build_backbone(config, channels, image_size, other_sizes)
+    name, stride = config.name, config.output_stride
+    training = backbone.training
+    try:
+        features = backbone.eval()(torch.zeros(1, channels, image_size, image_size))
+    except (AssertionError, RuntimeError) as error:
+        raise ValueError(
+            f"--encoder.name {name} does not take images of {image_size} px ({error}); take another --data.image-size"
+        ) from error
+    backbone.train(training)
+    if not isinstance(features, Tensor) or features.ndim not in (3, 4):
+        raise ValueError(f"--encoder.name {name} gives no single map of tokens; take a ResNet, ViT, Swin")
+    # A parameter that the map does not depend on (an unused head, say) would wait for a gradient that never comes.
+    features.sum().backward()
+    for parameter in backbone.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    if features.ndim == 4:
+        dim, rows, columns = features.shape[1:]
+    else:
+        tokens, dim = features.shape[1:]
+        rows = round(tokens**0.5)
+        columns = tokens // rows
+        if rows * columns != tokens:
+            raise ValueError(f"--encoder.name {name} gives {tokens} tokens, no map of rows and columns")
+    if stride is not None and rows not in (image_size // stride, -(-image_size // stride)):
+        stem = backbone.stem
+        raise ValueError(f"with the {stem} stem, a token covers {image_size / rows:g} of {image_size} px")
+    return backbone, (rows, columns), dim
+
+
+def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: ValueError) -> ValueError:
+    """Return the refusal of an output stride with the possible ones, found by trying; the cause if it is another.
+
+    Args:
+        config: with an output stride.
+        channels, image_size: of the images.
+        cause: why the encoder with that stride cannot be built.
+    """
+    stem: Stem = "standard" if config.pretrained else config.stem
+    if isinstance(config.pretrained, str):
+        stem = find_weights(config).stem
+    powers = [2**i for i in range(image_size.bit_length())]
+    possible: list[int | None] = []
+    for stride in (None, *sorted({*powers, *(i for i in range(1, image_size + 1) if image_size % i == 0)})):
+        with contextlib.suppress(ValueError), torch.device("meta"):  # no memory for weights
+            _build(dataclasses.replace(config, output_stride=stride, pretrained=False, stem=stem), channels, image_size)
+            possible.append(stride)
+    if None not in possible or config.output_stride in possible:
+        return cause
+    allowed = ", ".join(str(stride) for stride in possible if stride) or "none"
+    return ValueError(
+        f"--encoder.output-stride is {config.output_stride}; allowed with --encoder.name {config.name} and images of "
+        f"{image_size} px: {allowed} ({cause})"
+    )
 
 
 class Encoder(nn.Module):
@@ -45,8 +112,12 @@ class Encoder(nn.Module):
         self.config, self.channels, self.image_size = config, channels, image_size
         self.provenance: dict[str, Any] = {}
         with torch.inference_mode(False), torch.enable_grad():  # wherever a caller makes it
-            self.backbone = build_backbone(config, channels, image_size, other_sizes=local_crops > 0)
-            self.grid, self.dim = self._probe()
+            try:
+                self.backbone, self.grid, self.dim = _build(config, channels, image_size, other_sizes=local_crops > 0)
+            except ValueError as error:
+                if config.output_stride is None:
+                    raise
+                raise _stride_error(config, channels, image_size, error) from error
         self.local_size = self._probe_local_crops(local_crops) if local_crops else 0
         self.mean_std = self.backbone.mean_std or (tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(self.mean_std[0]).view(1, -1, 1, 1), persistent=False)
@@ -58,39 +129,6 @@ class Encoder(nn.Module):
                 f"--encoder.equi-fraction is {config.equi_fraction}; allowed: 0, or a fraction that leaves both parts "
                 f"{MIN_CHANNELS} or more channels of {self.dim}"
             )
-
-    def _probe(self) -> tuple[tuple[int, int], int]:
-        """Return grid and D by one pass, which no table of names can replace, and freeze parameters without effect."""
-        name, side, stride = self.config.name, self.image_size, self.config.output_stride
-        training = self.training
-        try:
-            features = self.eval().backbone(torch.zeros(1, self.channels, side, side))
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(
-                f"--encoder.name {name} does not take images of {side} px ({error}); take another --data.image-size"
-            ) from error
-        self.train(training)
-        if not isinstance(features, Tensor) or features.ndim not in (3, 4):
-            raise ValueError(f"--encoder.name {name} gives no single map of tokens; take a ResNet, ViT, Swin")
-        # A parameter that the map does not depend on (an unused head, say) would wait for a gradient that never comes.
-        features.sum().backward()
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad_(parameter.grad is not None)
-            parameter.grad = None
-        if features.ndim == 4:
-            dim, rows, columns = features.shape[1:]
-        else:
-            tokens, dim = features.shape[1:]
-            rows = round(tokens**0.5)
-            columns = tokens // rows
-            if rows * columns != tokens:
-                raise ValueError(f"--encoder.name {name} gives {tokens} tokens, no map of rows and columns")
-        if stride is not None and rows not in (side // stride, -(-side // stride)):
-            raise ValueError(
-                f"--encoder.output-stride is {stride}, and a token of {name} with the {self.backbone.stem} stem covers "
-                f"{side / rows:g} of {side} px"
-            )
-        return (rows, columns), dim
 
     @torch.no_grad()
     def _probe_local_crops(self, count: int) -> int:

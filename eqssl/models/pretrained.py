@@ -60,9 +60,12 @@ def model_of(folder: str) -> str | None:
     Raises:
         ValueError: for another folder.
     """
-    path = as_path(folder)
-    check_readable(path, "the folder")
-    about = read_description(path)
+    path = as_path(folder, "MODEL")
+    check_readable(path, "MODEL")
+    try:
+        about = read_description(path)
+    except ValueError as error:
+        raise ValueError(f"MODEL: {error}") from error
     return None if "eqssl" in about else _name_in(about, path)
 
 

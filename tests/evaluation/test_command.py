@@ -113,3 +113,21 @@ def test_an_unknown_model_is_refused(command, tmp_path):
     error = command("results/nothing", "--data.path", tmp_path / "none", "--output", tmp_path / "result.json", code=2)
     assert error.startswith("error: MODEL is 'results/nothing', which is no folder; allowed: ")
     assert not (tmp_path / "result.json").exists()
+
+
+def test_a_folder_is_refused_as_a_file_and_as_a_model_before_the_data_are_read(command, tmp_path):
+    register_source("flat", lambda config: pytest.fail("the data are read"))
+    for option in ("--output", "--predictions"):
+        assert f"error: {option} is '{tmp_path}', a folder; allowed: a file" in command(
+            "pixels", option, tmp_path, code=2
+        )
+    assert f"error: MODEL: {tmp_path} is no exported encoder: it needs config.json" in command(tmp_path, code=2)
+
+
+def test_published_weights_that_are_not_to_be_had_are_refused_before_the_data_are_read(command, monkeypatch):
+    register_source("flat", lambda config: pytest.fail("the data are read"))
+    monkeypatch.setattr("eqssl.models.backbones._ask_hub", lambda model: (_ for _ in ()).throw(OSError("no such host")))
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *names: None)
+    error = command("resnet18", code=2)
+    assert "the published weights of resnet18 are not in the cache and cannot be downloaded (no such host)" in error
+    assert "--no-pretrained" in error
