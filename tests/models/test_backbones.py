@@ -72,8 +72,8 @@ def test_a_copy_in_the_cache_needs_no_server(hub, monkeypatch):
 def test_a_model_that_nobody_published_is_refused(hub):
     with pytest.raises(ValueError, match=r"Invalid pretrained tag \(none\) for resnet18"):
         check_published("resnet18.none")
-    with pytest.raises(ValueError, match="vit_tiny_patch16_18x2 has no published weights; allowed: no weights"):
-        check_published("vit_tiny_patch16_18x2")
+    with pytest.raises(ValueError, match="vit_small_patch16_18x2_224 has no published weights; allowed: no weights"):
+        check_published("vit_small_patch16_18x2_224")
 
 
 @pytest.mark.parametrize("options, size, allowed", [
