@@ -73,7 +73,7 @@ def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: 
         with contextlib.suppress(ValueError), torch.device("meta"):  # no memory for weights
             _build(dataclasses.replace(config, output_stride=stride, pretrained=False, stem=stem), channels, image_size)
             possible.append(stride)
-    if None not in possible or config.output_stride in possible:
+    if not possible or config.output_stride in possible:
         return cause
     allowed = ", ".join(str(stride) for stride in possible if stride) or "none"
     return ValueError(

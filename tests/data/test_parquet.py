@@ -301,7 +301,7 @@ TURN = [0.0, 0.0, 0.6, 0.8]
 FACTOR_FAULTS = [
     ("quaternion", [TURN[:3]] * 40, r"has 3 numbers; allowed: 4 for each image, in .*train-0.parquet row 0"),
     ("quaternion", [TURN] * 17 + [[0.0] * 4] * 23, r"is \[0.0, 0.0, 0.0, 0.0\] \(23 such; .*, in .*train-0.* row 17"),
-    ("quaternion", [TURN, [*TURN, 1.0]] * 20, r"lists have 4 numbers and, in .*train-0.parquet row 1, 5; allowed"),
+    ("quaternion", [TURN, [*TURN, 1.0]] * 20, r"is no factor: its lists have 4 .* in .*train-0.* row 1, 5; allowed"),
     ("quaternion", [TURN, None] * 20, r"has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
     ("quaternion", [TURN, [None, *TURN[:3]]] * 20, r"is \[nan, .* in .*train-0.parquet row 1"),
     ("floor_hue", [0.0, 1e300] * 20, r"is \[1e\+300\] \(20 such; allowed: finite .*, in .*train-0.parquet row 1"),
