@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         check_names(RunConfig(data=command.data, evaluate=command.evaluate))
         if not is_folder(command.model) and command.model not in ROWS:
-            check_encoder(command.model, "MODEL", f"the folder of an encoder, {', '.join(ROWS)}, ")
+            check_encoder(command.model, "MODEL", ("the folder of an encoder", *ROWS))
         for option, file in (("--output", command.output), ("--predictions", command.predictions)):
             if file:
                 make_folder(as_path(file, option).parent, option)
