@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from eqssl.config import did_you_mean
 from eqssl.files import replace_unknown_letters
 from eqssl.signals import SignalHandler, Terminated, terminate
 
@@ -41,5 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name in ("-h", "--help"):
         print(usage + "\n`eqssl COMMAND --help` lists the options of a command.")
         return 0
-    print(f"error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}", file=sys.stderr)
+    near = did_you_mean(name, COMMANDS)
+    print(f"error: unknown command {name!r}; allowed: {', '.join(COMMANDS)}{near}", file=sys.stderr)
     return 2

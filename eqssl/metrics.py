@@ -5,12 +5,15 @@ Tables, the choice, tracking, the report and the options read a metric's propert
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from eqssl.config import did_you_mean
 
 if TYPE_CHECKING:  # types alone: the registry imports no torch
     from eqssl.evaluation.features import EncodedViews
 
 Direction = Literal["maximize", "minimize"]
+Level = Literal["quick", "full", "train", "cost"]
 Need = Literal["labels", "factors", "pose", "binary factors", "split"]
 PARTS = ("inv", "equi")  # prefixes of metrics of one part of the features
 
@@ -35,14 +38,14 @@ class Metric:
             the protocol computes the metric.
 
     Raises:
-        ValueError: for a function at a level at which no encoder is evaluated.
+        ValueError: for an unknown direction or level, or a function at a level at which no encoder is evaluated.
     """
 
     name: str
     label: str
     direction: Direction = "maximize"
     needs: tuple[Need, ...] = ()
-    level: Literal["quick", "full", "train", "cost"] = "quick"
+    level: Level = "quick"
     per_factor: bool = False
     is_accuracy: bool = False
     in_main_table: bool = False
@@ -50,6 +53,10 @@ class Metric:
     fn: "Callable[[EncodedViews], float | Mapping[str, float]] | None" = None
 
     def __post_init__(self) -> None:
+        for name, kind in {"direction": Direction, "level": Level}.items():
+            if (value := getattr(self, name)) not in get_args(kind):
+                near = did_you_mean(value, get_args(kind))
+                raise ValueError(f"metric {self.name}: {name} is {value!r}; allowed: {', '.join(get_args(kind))}{near}")
         if self.fn is not None and self.level not in ("quick", "full"):
             raise ValueError(f"metric {self.name}: level is {self.level!r}; allowed with fn: quick, full")
 

@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,13 +51,13 @@ def model_names(package: str) -> frozenset[str]:
     return frozenset(renamed).union(*map(MODEL.findall, texts))
 
 
-def check_encoder(name: str, option: str = "--encoder.name", folders: str = "") -> None:
+def check_encoder(name: str, option: str = "--encoder.name", others: Sequence[str] = ()) -> None:
     """Refuse a name that no encoder has.
 
     Args:
         name: as of `--encoder.name`.
         option: of the user, for the message.
-        folders: of the message, the further values of an option that also takes folders.
+        others: further values of the option, for the message; the first is a folder.
 
     Raises:
         ValueError: with the nearest names.
@@ -73,9 +73,9 @@ def check_encoder(name: str, option: str = "--encoder.name", folders: str = "") 
         or (registered is not None and registered.is_model(name))
     ):
         return
-    near = did_you_mean(name, [*own, *(prefix + model for model in known)])
-    text = f"{option} is {name!r}" + ", which is no folder" * bool(folders)
-    raise ValueError(f"{text}; allowed: {folders}{', '.join(own)}, torchvision/NAME or a timm model{near}")
+    near = did_you_mean(name, [*others, *own, *(prefix + model for model in known)])
+    text = f"{option} is {name!r}" + ", which is no folder" * bool(others)
+    raise ValueError(f"{text}; allowed: {', '.join([*others, *own])}, torchvision/NAME or a timm model{near}")
 
 
 def method_options(name: str) -> dict[str, Any]:

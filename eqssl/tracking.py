@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eqssl.config import RunConfig, digest, get, identity, to_dict
+from eqssl.config import RunConfig, digest, get, identity, replace, to_dict
 from eqssl.files import on_disk, parse_or_set_aside, read
 from eqssl.images import image_grid
 from eqssl.study.listener import Listener
-from eqssl.study.search.space import Trial
+from eqssl.study.search.space import Params, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
 
 if TYPE_CHECKING:
@@ -156,10 +156,11 @@ class _Spool:
 class StudyTracker(Listener):
     """A study's parent run and its trials' child runs, found again by their tags after a resume.
 
-    Parameters are the varied options and the seed, and the objectives are the metrics that sort first, also on the
-    parent, so that MLflow's page of a comparison shows them when all runs are selected. All other options are tags of
-    the parent and in its config.yaml. A thread imports MLflow while the rest of a study starts, connects once it is
-    `ready`, and then logs.
+    Parameters are the varied options alone, and the objectives are the metrics that sort first, also on the parent,
+    which has those of the chosen configuration: MLflow's comparison takes the first ones as its axes, and draws a run
+    that lacks one at a value of its own. The seed and what a row overrides beside the varied options are tags of the
+    child; all other options are tags of the parent and in its config.yaml. A thread imports MLflow while the rest of a
+    study starts, connects once it is `ready`, and then logs.
 
     Args:
         uri: of MLflow.
@@ -213,7 +214,7 @@ class StudyTracker(Listener):
         self._put("_open_parent")
 
     def trial_started(self, trial: Trial) -> None:
-        self._put("_run_of", trial, True)
+        self._put("_run_of", trial, _now_ms(), True)
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         self._put("_log_epoch", trial, metrics, _now_ms())
@@ -238,7 +239,7 @@ class StudyTracker(Listener):
             files: kept with the parent run.
             patience_s: with a server that is away; one that takes entries, however slowly, is waited for.
             summary: of the study; its sentence becomes the parent's description, and the chosen configuration's
-                objectives its metrics.
+                options and objectives its parameters and metrics.
             stopped: whether the user wants the study to end, so that entries are given up after 15 s.
         """
         if self._closing.is_set():
@@ -249,7 +250,7 @@ class StudyTracker(Listener):
             self._wanted.set()
             return
         summary = summary or {}
-        self._put("_close", status, files, _chosen_metrics(summary, self._objectives), summary.get("sentence", ""))
+        self._put("_close", status, files, _chosen(summary), summary.get("sentence", ""))
         with suppress(OSError):  # of a full disk: what waits is given up once nothing has been logged for some time
             self._spool.put(None)
         while self._worker.is_alive() and time.monotonic() < self._last_success + patience_s + HANG_S:
@@ -318,7 +319,7 @@ class StudyTracker(Listener):
         while (entry := self._spool.take()) is not None:
             yield entry
             while self._earlier:
-                yield "_end_trial", (*self._earlier.popleft(), _now_ms())
+                yield "_end_trial", self._earlier.popleft()
 
     def _is_done(self, job: Callable[..., object], arguments: Sequence[Any]) -> bool:
         """Try an entry once; return whether another attempt is useless."""
@@ -346,9 +347,11 @@ class StudyTracker(Listener):
     def _open_parent(self) -> None:
         run = self._find(study_id=self._study_id, kind="study")
         if run is None:
-            tags = {name: str(value) for name, value in identity(self._base).items()}
+            fixed = {name: value for name, value in identity(self._base).items() if name not in self._varied}
+            tags = {name: str(value) for name, value in fixed.items() if value is not None}
             tags |= {"study_id": self._study_id, "kind": "study"}
-            run = self._client.create_run(self._experiment, tags=tags, run_name=self._name)
+            name = f"{self._name}, {_title(self._base)}"
+            run = self._client.create_run(self._experiment, tags=tags, run_name=name)
         self._client.update_run(run.info.run_id, status="RUNNING")
         self._client.log_dict(run.info.run_id, to_dict(self._base), "config.yaml")
         self._parent = run.info.run_id
@@ -368,8 +371,14 @@ class StudyTracker(Listener):
             self._last_success = time.monotonic()
         return found
 
-    def _run_of(self, trial: Trial, starts: bool = False) -> str:
-        """Return the id of a trial's run, found or created; a failed trial's is opened again when the trial starts."""
+    def _run_of(self, trial: Trial, start_ms: int | None = None, starts: bool = False) -> str:
+        """Return the id of a trial's run, found or created; a failed trial's is opened again when the trial starts.
+
+        Args:
+            trial: of the study.
+            start_ms: of a run that is created, ms since 1970; default: now.
+            starts: whether the trial starts, perhaps again.
+        """
         if trial.id in self._runs:
             return self._runs[trial.id][0]
         run = self._find(study_id=self._study_id, trial_id=trial.id)
@@ -377,29 +386,37 @@ class StudyTracker(Listener):
         if run is None:
             tags = {"study_id": self._study_id, "kind": "trial", "trial_id": trial.id}
             tags |= {"mlflow.parentRunId": self._parent, "configuration": trial.configuration.name}
-            run = self._client.create_run(self._experiment, tags=tags, run_name=trial.name)
+            overrides = {"seed": trial.seed} | (trial.configuration.overrides or {})
+            tags |= {name: str(value) for name, value in overrides.items() if name not in self._varied}
+            run = self._client.create_run(self._experiment, start_ms, tags, trial.name)
         else:
             history = self._client.get_metric_history(run.info.run_id, "epoch")
             steps = {metric.step for metric in history}
             if starts or not _has_outcome(run):
                 self._client.update_run(run.info.run_id, status="RUNNING")
-        _log_params(self._client, run.info.run_id, self._params(trial))
+        _log_params(self._client, run.info.run_id, self._params(trial.configuration.overrides))
         # Epochs that had not reached the server when a study was stopped or killed.
-        path = self._folder / "trials" / trial.id / EPOCHS
-        epochs = parse_or_set_aside(path, read(path), list, move=False) or []
-        missing = [(of.pop(ENDED), self._named(of)) for of in epochs if int(of["epoch"]) not in steps]
+        missing = [(of.pop(ENDED), self._named(of)) for of in self._epochs(trial) if int(of["epoch"]) not in steps]
         _log_epochs(self._client, run.info.run_id, missing)
         steps |= {int(metrics["epoch"]) for _, metrics in missing}
         self._runs[trial.id] = run.info.run_id, max(steps, default=-1)
         return run.info.run_id
 
-    def _params(self, trial: Trial) -> dict[str, Any]:
-        """Return the seed and the varied options with a value: MLflow would plot numbers beside None as text."""
-        if trial.configuration.overrides is None:  # a row without an encoder
-            return {"seed": trial.seed}
-        config = trial.run_config(self._base)
+    def _epochs(self, trial: Trial) -> list[dict[str, Any]]:
+        path = self._folder / "trials" / trial.id / EPOCHS
+        return parse_or_set_aside(path, read(path), list, move=False) or []
+
+    def _params(self, overrides: Params | None) -> dict[str, Any]:
+        """Return the varied options with a value, as MLflow would plot numbers beside None as text.
+
+        Args:
+            overrides: of a configuration; None: a row without an encoder.
+        """
+        if overrides is None:
+            return {}
+        config = replace(self._base, overrides)
         values = {option: get(config, option) for option in self._varied}
-        return {option: value for option, value in values.items() if value is not None} | {"seed": trial.seed}
+        return {option: value for option, value in values.items() if value is not None}
 
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
@@ -410,8 +427,11 @@ class StudyTracker(Listener):
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
         return {OBJECTIVE + name if name in self._objectives else name: value for name, value in metrics.items()}
 
-    def _end_trial(self, trial: Trial, record: TrialRecord, time_ms: int) -> None:
-        run_id = self._run_of(trial)
+    def _end_trial(self, trial: Trial, record: TrialRecord, time_ms: int | None = None) -> None:
+        if time_ms is None:  # it ended in an earlier process
+            epochs = self._epochs(trial)
+            time_ms = int(epochs[-1][ENDED]) if epochs else _now_ms()
+        run_id = self._run_of(trial, time_ms - round(1000 * record.wall_s))
         run = self._client.get_run(run_id)
         if run.info.status == "RUNNING":
             self._log_end(trial, record, run, time_ms)
@@ -428,14 +448,21 @@ class StudyTracker(Listener):
         if record.error or "error" in run.data.tags:
             self._client.set_tag(run_id, "error", (record.error or "")[:5000])
         self._client.set_tag(run_id, OUTCOME, record.status)  # last: a run with an outcome is complete
-        self._client.set_terminated(run_id, FINAL_STATUS[record.status])
+        self._client.set_terminated(run_id, FINAL_STATUS[record.status], time_ms)
 
-    def _close(self, status: str, files: list[Path], chosen: Mapping[str, float], sentence: str) -> None:
+    def _close(self, status: str, files: list[Path], chosen: Mapping[str, Any] | None, sentence: str) -> None:
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
-        metrics = {"tracking/dropped": float(self.dropped), **self._named(chosen)}
-        _log_metrics(self._client, self._parent, metrics, 0, _now_ms())
+        _log_metrics(self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, _now_ms())
+        if chosen:
+            means = {name: of["estimate"] for name, of in chosen["metrics"].items() if name in self._objectives}
+            step = self._base.train.epochs  # in charts, where the trials end
+            _log_metrics(self._client, self._parent, self._named(means), step, _now_ms())
+            self._client.set_tag(self._parent, "configuration", chosen["name"])
+            # A stopped study may choose another configuration when it goes on, and parameters cannot be changed.
+            if status == "FINISHED" and not self._client.get_run(self._parent).data.params:
+                _log_params(self._client, self._parent, self._params(chosen["params"]))
         if sentence:
             self._client.set_tag(self._parent, DESCRIPTION, sentence[:5000])
         for file in files:
@@ -444,14 +471,17 @@ class StudyTracker(Listener):
         self._client.set_terminated(self._parent, status)
 
 
-def _chosen_metrics(summary: Mapping[str, Any], names: Collection[str]) -> dict[str, float]:
-    """Return the means of the chosen configuration; empty where there is none."""
-    chosen = (summary.get("chosen") or {}).get("configuration")
-    for configuration in summary.get("configurations", ()):
-        if configuration["name"] == chosen:
-            metrics = configuration["metrics"]
-            return {name: metrics[name]["estimate"] for name in names if name in metrics}
-    return {}
+def _chosen(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the chosen configuration of a summary, or the subject of a study without a search."""
+    name = (summary.get("chosen") or summary.get("answer") or {}).get("configuration")
+    return next((of for of in summary.get("configurations", ()) if of["name"] == name), None)
+
+
+def _title(config: RunConfig) -> str:
+    """Return the data, the method and the date of a run, which tell it from others of its experiment."""
+    path = (config.data.path or "").rstrip("/").rpartition("/")[2]
+    data = f"{config.data.source} {path}".strip()
+    return f"{data}, {config.method.name}, {time.strftime('%Y-%m-%d %H:%M')}"
 
 
 @contextmanager
@@ -504,7 +534,7 @@ def _open_run(uri: str, experiment: str, config: RunConfig, resume: bool) -> "tu
     tags = {"kind": "run", "config": digest(config)}
     query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
     found = client.search_runs([experiment_id], query, max_results=1) if resume else []
-    run_id = (found[0] if found else client.create_run(experiment_id, tags=tags)).info.run_id
+    run_id = (found[0] if found else client.create_run(experiment_id, tags=tags, run_name=_title(config))).info.run_id
     client.update_run(run_id, status="RUNNING")
     _log_params(client, run_id, identity(config))
     return client, run_id

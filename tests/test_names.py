@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import timm
@@ -10,10 +11,12 @@ import torchvision.models
 from timm.models import _registry
 
 import eqssl
-from eqssl.config import MethodConfig, RunConfig, did_you_mean, replace
+from eqssl.config import MethodConfig, ReconConfig, RunConfig, did_you_mean, replace
 from eqssl.methods import find_method
+from eqssl.metrics import Metric
 from eqssl.names import METHODS, check_encoder, check_names, method_options, model_names
-from eqssl.study import Study, StudyOptions, choice, run_study
+from eqssl.study import Study, StudyOptions, choice, run_study, uniform
+from eqssl.study.execution.preflight import check_options
 from eqssl.study.search.space import check_space
 
 
@@ -79,6 +82,7 @@ def test_nothing_near_nothing_suggested():
 
 
 STUDY = "from eqssl.study import Study, main; code = main(Study(name='toy', question='?', space={{}}), {arguments})"
+COMMAND = "from eqssl.cli import main; code = main({arguments})"
 TRAIN = "from eqssl.cli import main; code = main(['train', *{arguments}])"
 EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
 
@@ -97,9 +101,22 @@ EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
         (STUDY, ["--method.options", "sim_coef", "2"], "did you mean sim_coeff or std_coeff?"),
         (TRAIN, ["--method.name", "byol", "--method.options", "tau", "2"], "tau is no option of byol; allowed: width"),
         (TRAIN, ["--recon.roles", "residual"], "--recon.roles is now --recon.attention"),
+        (STUDY, ["--data.source", "sollids"], "did you mean solids?"),
+        (STUDY, ["--objectives", "linear:maximise"], "METRIC:maximize or METRIC:minimize"),
+        (STUDY, ["--sampler", "grdi"], "'one-at-a-time'"),
+        (STUDY, ["--data.source", "parquet"], "--data.path is not given; allowed with --data.source parquet"),
+        (
+            STUDY,
+            ["--tracking-uri", "sqllite:///x.db"],
+            "is 'sqllite:///x.db'; allowed: sqlite:///FILE, http(s)://SERVER; did you mean sqlite?",
+        ),
+        (COMMAND, ["trian"], "did you mean train?"),
         (TRAIN, ["--method.name", "vicregg"], "did you mean vicreg?"),
         (TRAIN, ["--encoder.pretrained", "nowhere"], "nowhere is no exported encoder"),
+        (TRAIN, ["--method.options", "sim_coef", "3"], "did you mean sim_coeff"),
+        (TRAIN, ["--recon.wieght", "3"], "--recon.weight"),
         (EVALUATE, ["resnet5"], "MODEL is 'resnet5', which is no folder; allowed: the folder of an encoder, "),
+        (EVALUATE, ["pixel"], "did you mean pixels"),
     ],
 )
 def test_a_mistyped_command_ends_before_torch_is_imported(tmp_path, program, arguments, message):
@@ -111,3 +128,62 @@ def test_a_mistyped_command_ends_before_torch_is_imported(tmp_path, program, arg
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.stdout.strip().endswith("2 [] True") and message in " ".join((run.stderr + run.stdout).split())
+
+
+def toy(space=None, **values) -> Study:
+    return Study(name="toy", question="?", space=space or {}, **values)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda: RunConfig(recon=ReconConfig(view="secnod")), r"--recon.view is 'secnod'; .*; did you mean second\?"),
+        (lambda: replace(RunConfig(), {"recon.wieght": 3}), "'wieght' is no option of ReconConfig; .* mean weight"),
+        (lambda: Metric(name="x", label="x", direction="maximise"), "direction is 'maximise'; .* mean maximize"),
+        (lambda: Metric(name="x", label="x", level="ful"), r"metric x: level is 'ful'; .*; did you mean full\?"),
+        (lambda: StudyOptions(sampler="grdi"), r"--sampler is 'grdi'; allowed: .*; did you mean grid\?"),
+        (lambda: StudyOptions(pruner="halvign"), r"--pruner is 'halvign'; .*; did you mean halving\?"),
+        (lambda: StudyOptions(seed_schedule="halvign"), r"--seed-schedule is 'halvign'; .*; did you mean halving\?"),
+        (partial(run_study, toy(sampler="grdi")), r"--sampler is 'grdi'; .*; did you mean grid\?"),
+        (partial(run_study, toy(objectives={"linaer": "maximize"})), r"has linaer; .*; did you mean linear\?"),
+        (partial(run_study, toy(objectives={"linaer": "maximize"}), StudyOptions()), "did you mean linear"),
+        (partial(run_study, toy(objectives={"linear": "maximise"})), "--objectives has linear:maximise"),
+        (partial(run_study, toy({"recon.wieght": uniform(0, 1)})), "did you mean weight"),
+        (partial(run_study, toy({"recon.view": choice("secnod", "first")})), "did you mean second"),
+        (partial(run_study, toy({"method.name": choice("vicregg", "simclr")})), "did you mean vicreg"),
+        (
+            partial(run_study, toy({"method.options.sim_coef": uniform(0, 1)})),
+            "sim_coef is no option of vicreg; .* sim_",
+        ),
+        (partial(run_study, toy(rows={"base": {"method.options": {"x": 1.0}}})), "x is no option of vicreg"),
+        (partial(run_study, toy(subject="bsae")), r"subject of study toy has 'bsae'; .*; did you mean base\?"),
+        (partial(run_study, toy(controls={"bsae": ("base",)})), "controls of study toy has 'bsae'"),
+        (partial(run_study, toy(controls={"base": ("no-recn",)})), r"controls\['base'\] of .* 'no-recn'; .* no-recon"),
+        (partial(run_study, toy(smoke={"train.epoch": 0}), StudyOptions(smoke=True)), "did you mean epochs"),
+    ],
+)
+def test_a_mistake_in_python_is_refused_before_ray_starts(mistake, message, tmp_path, monkeypatch):
+    def start(*arguments):
+        raise AssertionError("Ray starts")
+
+    monkeypatch.setattr("eqssl.study.execution.cluster.ray_running", start)
+    monkeypatch.setenv("EQSSL_OUTPUT", str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        mistake()
+
+
+def test_a_study_may_lack_one_of_the_usual_controls(tmp_path):
+    study = toy(rows={"base": {}, "mine": {}}, controls={"mine": ("base", "no-recon")})
+    check_options(study, StudyOptions(output=str(tmp_path)))
+
+
+def test_options_of_a_method_of_your_own_are_those_of_its_class(monkeypatch):
+    class Align:
+        def __init__(self, sizes, power=2.0): ...
+
+    monkeypatch.setitem(METHODS, "align", Align)
+    check_names(RunConfig(method=MethodConfig(name="align", options={"power": 1.0})))
+    with pytest.raises(
+        ValueError, match=r"pwer is no option of align; allowed: power \(default 2.0\); did you mean po"
+    ):
+        check_names(RunConfig(method=MethodConfig(name="align", options={"pwer": 1.0})))

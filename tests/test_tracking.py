@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import time
@@ -68,16 +69,19 @@ def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
         "sentence": "weight 0.5: equivariance gained.",
         "chosen": {"configuration": TRIAL.configuration.name},
         "configurations": [
-            {"name": name, "metrics": {metric: {"estimate": value} for metric in ("knn", "rank")}}
-            for name, value in (("base", 0.5), (TRIAL.configuration.name, 0.75))
+            {"name": name, "params": params, "metrics": {metric: {"estimate": value} for metric in ("knn", "rank")}}
+            for name, params, value in (("base", {}, 0.5), (TRIAL.configuration.name, RECORD.params, 0.75))
         ],
     }
     tracker.close("FINISHED", [tmp_path / "summary.json"], summary=summary)
     found = runs(uri, "plain")
+    assert found["study"].data.params == {"recon.weight": "0.5"}
+    assert found["study"].data.tags["configuration"] == TRIAL.configuration.name
+    assert re.fullmatch(r"plain, solids, vicreg, \d{4}-\d\d-\d\d \d\d:\d\d", found["study"].info.run_name)
     assert found["study"].data.tags["mlflow.note.content"] == "weight 0.5: equivariance gained."
     assert found.keys() == {"study", TRIAL.id}
     child = found[TRIAL.id]
-    assert child.data.params == {"recon.weight": "0.5", "seed": "1"}
+    assert child.data.params == {"recon.weight": "0.5"} and child.data.tags["seed"] == "1"
     assert child.data.metrics["Objective/knn"] == 0.75
     assert steps(uri, child) == [1, 2, 3]
     assert child.info.status == found["study"].info.status == "FINISHED"
@@ -89,9 +93,47 @@ def test_options_that_do_not_vary_are_tags_of_the_parent_and_in_its_configuratio
     tracker.close("FINISHED", [])
     parent = runs(uri, "options")["study"]
     assert parent.data.params == {}
-    assert parent.data.tags["train.epochs"] == "10" and "data.cache" not in parent.data.tags
+    assert parent.data.tags["train.epochs"] == "10"
+    assert not {"data.cache", "data.path", "recon.weight"} & parent.data.tags.keys()  # unset, or varied
     path = MlflowClient(uri).download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
     assert from_dict(RunConfig, yaml.safe_load(Path(path).read_text())) == BASE
+
+
+def test_a_stopped_study_may_choose_another_configuration_when_it_goes_on(uri, tmp_path):
+    configurations = [
+        {"name": name, "params": {"recon.weight": weight}, "metrics": {"knn": {"estimate": weight / 10}}}
+        for name, weight in (("weight 1", 1.0), ("weight 2", 2.0))
+    ]
+    for status, name in (("KILLED", "weight 1"), ("FINISHED", "weight 2")):
+        tracker = start(uri, "chosen", tmp_path)
+        summary = {"chosen": {"configuration": name}, "configurations": configurations}
+        tracker.close(status, [], summary=summary)
+        assert tracker.dropped == 0
+    data = runs(uri, "chosen")["study"].data
+    assert data.tags["configuration"] == "weight 2" and data.params == {"recon.weight": "2.0"}
+    assert data.metrics["Objective/knn"] == 0.2
+
+
+def test_a_study_without_a_search_shows_its_subject(uri, tmp_path):
+    tracker = start(uri, "subject", tmp_path, varied=["recon.attention"])
+    row = {"name": "concat", "params": {"recon.attention": "concat"}, "metrics": {"knn": {"estimate": 0.5}}}
+    answer = {"chosen": None, "answer": {"configuration": "concat"}, "configurations": [row]}
+    tracker.close("FINISHED", [], summary=answer)
+    data = runs(uri, "subject")["study"].data
+    assert data.params == {"recon.attention": "concat"} and data.metrics["Objective/knn"] == 0.5
+
+
+def test_a_run_lasts_as_long_as_its_trial_however_late_it_is_logged(uri, tmp_path, monkeypatch):
+    log_batch = MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *of, **named: time.sleep(0.5) or log_batch(*of, **named))
+    tracker = start(uri, "late", tmp_path)
+    before_ms = time.time() * 1000
+    train_epochs(tracker, 1, 3)
+    tracker.trial_ended(TRIAL, RECORD)
+    after_ms = time.time() * 1000
+    tracker.close("FINISHED", [])
+    info = runs(uri, "late")[TRIAL.id].info
+    assert before_ms - 1 <= info.start_time <= info.end_time <= after_ms
 
 
 def test_an_objective_has_its_curve_and_end_under_one_name_that_sorts_first(uri, tmp_path):
@@ -127,19 +169,23 @@ def test_a_resumed_study_finds_its_runs_and_repeats_no_step(uri, tmp_path):
 
 def test_only_what_a_trial_has_a_value_of_is_among_its_parameters(uri, tmp_path):
     tracker = start(uri, "values", tmp_path, varied=["augment.blur", "augment.crop", "recon.weight"])
-    trained = Trial(Configuration("trained", {"augment.crop": 0.3}), 0)
+    trained = Trial(Configuration("trained", {"augment.crop": 0.3, "encoder.equi_fraction": 0.25}), 0)
     for trial in (trained, Trial(Configuration("pixels", None), 0)):
         tracker.trial_started(trial)
     tracker.close("FINISHED", [])
-    params = {run.data.tags.get("configuration"): run.data.params for run in runs(uri, "values").values()}
-    assert params["trained"] == {"augment.crop": "0.3", "recon.weight": "1.0", "seed": "0"}
-    assert params["pixels"] == {"seed": "0"}
+    found = {run.data.tags.get("configuration"): run.data for run in runs(uri, "values").values()}
+    assert found["trained"].params == {"augment.crop": "0.3", "recon.weight": "1.0"}
+    assert found["trained"].tags["encoder.equi_fraction"] == "0.25" and found["pixels"].params == {}
 
 
 def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
-    tracker = start(uri, "unlogged", tmp_path, records=[RECORD], trials=[TRIAL])
+    write_json(tmp_path / "trials" / TRIAL.id / EPOCHS, [{"epoch": 3.0, ENDED: 1_700_000_009_000}])
+    record = dataclasses.replace(RECORD, wall_s=9.0)
+    tracker = start(uri, "unlogged", tmp_path, records=[record], trials=[TRIAL])
     tracker.close("FINISHED", [])
-    assert runs(uri, "unlogged")[TRIAL.id].data.metrics["Objective/knn"] == 0.75
+    run = runs(uri, "unlogged")[TRIAL.id]
+    assert run.data.metrics["Objective/knn"] == 0.75
+    assert (run.info.start_time, run.info.end_time) == (1_700_000_000_000, 1_700_000_009_000)
 
 
 @pytest.mark.parametrize("status", ["COMPLETE", "STOPPED", "FAILED"])
@@ -355,7 +401,7 @@ def test_a_single_run_is_logged_with_its_whole_configuration(uri):
     )
     assert (done.info.status, failed.info.status) == ("FINISHED", "FAILED")
     assert done.data.metrics["loss"] == 0.5
-    assert done.data.params["recon.weight"] == "1.0"
+    assert done.data.params["recon.weight"] == "1.0" and done.info.run_name.startswith("solids, vicreg, 20")
 
 
 def test_a_single_run_goes_on_wherever_its_data_are_cached(uri):

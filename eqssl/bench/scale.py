@@ -122,7 +122,7 @@ def summary(folder: Path) -> None:
     records = list(StudyFolder.open(folder, {}, resume=True).records().values())
     made = summarise(STUDY, records, about | {"data": {"name": "", "digest": ""}}, folder)
     write_results(made, records, folder)
-    write_journal(STUDY.space, STUDY.objectives, records, folder / "optuna.journal")
+    write_journal(STUDY, records, folder / "optuna.journal")
 
 
 def report(folder: Path) -> None:

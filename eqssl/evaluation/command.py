@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         if is_folder(command.model):
             model_of(command.model)
         elif command.model not in ROWS:
-            check_encoder(command.model, "MODEL", f"the folder of an encoder, {', '.join(ROWS)}, ")
+            check_encoder(command.model, "MODEL", ("the folder of an encoder", *ROWS))
         for option, file in (("--output", command.output), ("--predictions", command.predictions)):
             if file:
                 make_folder(as_path(file, option).parent, option)

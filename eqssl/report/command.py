@@ -16,12 +16,14 @@ def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool 
             study with --evaluate.level full saves.
     """
     from eqssl.files import as_path, check_readable
-    from eqssl.report.report import write_report
     from eqssl.study.live import current_summary, summary_of_predictions
 
     path = as_path(folder, "FOLDER")
     check_readable(path, "FOLDER")
-    write_report(summary_of_predictions(path) if from_predictions else current_summary(path), path)
+    summary = summary_of_predictions(path) if from_predictions else current_summary(path)
+    from eqssl.report.report import write_report  # imports matplotlib, which a wrong folder need not wait for
+
+    write_report(summary, path)
     print((path / "tables.md").read_text(), end="")
 
 

@@ -90,7 +90,7 @@ def final_test(study: Study, options: StudyOptions, name: str, params: Params) -
         space={},
         configs=0,
         rows=rows | own | {name: params},
-        controls=dict(study.controls) | controls,
+        controls={row: of for row, of in study.controls.items() if row in rows} | controls,
         matched_controls=False,
         subject=name,
     )

@@ -126,8 +126,6 @@ class Study:
         """
         absent = lacking(labelled=labelled, known=known)
         objectives = {metric: direction for metric, direction in self.objectives.items() if metric not in absent}
-        if not objectives:
-            objectives["r2_mean" if known else "linear"] = "maximize"
         available = {"supervised": labelled, "supervised-factors": known}
         rows = {name: overrides for name, overrides in self.rows.items() if available.get(name, True)}
         return dataclasses.replace(self, objectives=objectives, rows=rows)

@@ -17,7 +17,7 @@ from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path, is_no_lack_of_space, persist
 from eqssl.metrics import stored_properties
 from eqssl.study.controls import with_matched_controls
-from eqssl.study.definition import Study, count_trials, seed_stages
+from eqssl.study.definition import REFERENCE_ROWS, Study, count_trials, seed_stages
 from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
 from eqssl.study.execution.setup import StudySetup, registered
 from eqssl.study.execution.signals import Interrupted, StopSignals
@@ -80,7 +80,8 @@ class _StudyRun:
         self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume, owned=lock.owned)
         self.record.stopped = lambda: signals.interruption is not None
         self.warm_points = self.record.warm_points(options.warm_start, study.objectives)
-        varied = {option for overrides in study.rows.values() for option in overrides or {}} | study.space.keys()
+        own = [overrides or {} for name, overrides in study.rows.items() if name not in REFERENCE_ROWS]
+        varied = study.space.keys() or {option for overrides in own for option in overrides}
         self.tracker = StudyTracker(options.tracking_uri, study.name, sorted(varied), study.objectives, self.folder)
 
     def _identity(self) -> dict[str, Any]:
@@ -259,6 +260,6 @@ class _StudyRun:
 
         files = write_results(summary, records, self.folder)
         if self.study.space:
-            write_journal(self.study.space, self.study.objectives, records, self.folder / "optuna.journal")
+            write_journal(self.study, records, self.folder / "optuna.journal")
         report_files, table = self.report(summary, self.folder)
         return [*files, *report_files], table

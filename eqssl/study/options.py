@@ -152,12 +152,12 @@ def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
     not those with another value.
     """
     if options.smoke and study.smoke:
+        small = _smoke(study)  # refuses a name that is no option
         unset = {o: value for o, value in study.smoke.items() if get(options.run, o) == get(study.base, o)}
-        options = dataclasses.replace(options, run=replace(options.run, unset))
-        study = _smoke(study)
-    if options.objectives is not None:
-        study = dataclasses.replace(study, objectives=directions(options.objectives, options))
-    return study, options
+        study, options = small, dataclasses.replace(options, run=replace(options.run, unset))
+    own = tuple(f"{metric}:{direction}" for metric, direction in study.objectives.items())
+    asked = own if options.objectives is None else options.objectives
+    return dataclasses.replace(study, objectives=directions(asked, options)), options
 
 
 def _smoke(study: Study) -> Study:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
@@ -138,6 +139,10 @@ class StudySummary:
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # label, direction, ... of every measured metric
     folder: Path | None = None  # of the study, where it was loaded from one
 
+    def __repr__(self) -> str:
+        """Return a short text: all values take a notebook pages."""
+        return f"<study {self.study}: {len(self.configurations)} configurations, {len(self.records)} trials>"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values of summary.json."""
         names = [f.name for f in fields(self) if f.name not in ("about", "records", "folder")]
@@ -166,7 +171,8 @@ class StudySummary:
         """One row per trial: seed, status and times, a column per option that varies, and one per metric."""
         import pandas as pd
 
-        rows = [vars(record) | record.params | record.metrics for record in self.records]
+        options = {option: None for record in self.records for option in record.params}  # beside the trial
+        rows = [vars(record) | options | record.params | record.metrics for record in self.records]
         return pd.DataFrame(rows).drop(columns=["params", "metrics", "history"])
 
     @cached_property
@@ -215,7 +221,8 @@ class StudySummary:
         from eqssl.report.report import study_pictures
 
         summary = self.to_dict()
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "IProgress not found")  # tqdm's in a notebook, when optuna imports it
             pictures = study_pictures(summary, self.folder, study_importances(summary))
         figures = {}
         for picture in pictures:

@@ -12,7 +12,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,12 @@ class Result:
         predictions: of the last evaluation's probes; None if an earlier process evaluated.
     """
 
-    encoder: Encoder
-    method: Method
+    encoder: Encoder = field(repr=False)  # a notebook shows metrics, not pages of layers
+    method: Method = field(repr=False)
     metrics: dict[str, float]
     epochs: int
-    reconstructions: Tensor | None
-    predictions: list[Prediction] | None
+    reconstructions: Tensor | None = field(repr=False)
+    predictions: list[Prediction] | None = field(repr=False)
 
 
 def train(config: RunConfig, context: Context | None = None, dataset: Dataset | None = None) -> Result:

@@ -73,6 +73,6 @@ def epoch_line(metrics: dict[str, float], epochs: int) -> str:
     epoch, train_s = int(metrics["epoch"]), metrics["train_s"]
     known = {name: METRICS[name] for name in metrics if name in METRICS}
     shown = [name for name, metric in known.items() if metric.in_main_table or metric.level == "train"]
-    parts = [f"{METRICS[name].label} {metrics[name]:.4g}" for name in shown if not name.startswith("recon/")]
+    parts = [f"{METRICS[name].label} {metrics[name]:.4g}" for name in shown if "/" not in name]
     left = f", about {train_s * (epochs - epoch):.0f} s left" if epoch < epochs else ""
     return f"epoch {epoch}/{epochs}: {', '.join([*parts, f'{train_s:.1f} s'])}{left}"

@@ -117,11 +117,11 @@ def test_tracking_has_one_run_a_trial_under_the_study(finished, tracking):
         run = children[trial["trial_id"]]
         assert run.info.status == {"COMPLETE": "FINISHED", "FAILED": "FAILED"}[trial["status"]]
         assert run.data.tags["mlflow.parentRunId"] == parent[0].info.run_id
-        varied = (
-            set() if trial["configuration"] in ("constant", "pixels") else {"recon.weight", "encoder.equi_fraction"}
-        )
-        varied |= {"train.weight_decay"} if varied else set()
-        assert set(run.data.params) == varied | {"seed"}
+        without_encoder = trial["configuration"] in ("constant", "pixels")
+        assert run.data.params.keys() == (set() if without_encoder else {"recon.weight"})
+        assert run.data.tags["seed"] == str(trial["seed"])
+    assert parent[0].data.params == {"recon.weight": str(summary["chosen"]["params"]["recon.weight"])}
+    assert parent[0].data.tags["configuration"] == summary["chosen"]["configuration"]
     assert float(parent[0].data.tags["augment.rotation"]) == 0  # what the default is for pairs of one object
     done = children[summary["chosen"]["trial_id"]]
     history = client.get_metric_history(done.info.run_id, "loss")

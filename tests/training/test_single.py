@@ -3,7 +3,6 @@
 import json
 import re
 import resource
-from pathlib import Path
 
 import pytest
 
@@ -76,26 +75,3 @@ def test_a_disk_that_takes_no_more_is_an_error_with_the_path_and_leaves_no_run_b
 def test_an_unknown_name_is_refused(run):
     with pytest.raises(ValueError, match="did you mean vicreg"):
         eqssl.train(replace(run, {"method.name": "vicregg"}))
-
-
-@pytest.mark.slow
-def test_a_notebook_trains_and_shows_a_study(tmp_path):
-    """Some 40 s: a kernel imports torch."""
-    client, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
-    pytest.importorskip("ipykernel")
-    measured = Path(__file__).parents[2] / "studies" / "measured" / "loss_weight"
-    cells = [
-        "import eqssl",
-        f"config = eqssl.RunConfig(data=eqssl.DataConfig(objects=8, image_size=32, cache={str(tmp_path)!r}),\n"
-        "    train=eqssl.TrainConfig(epochs=1, batch_size=16),\n"
-        "    evaluate=eqssl.EvaluateConfig(train_images=16, images=8))\n"
-        "eqssl.train(config, progress=True).metrics['knn']",
-        f"study = eqssl.load_study({str(measured)!r})\nstudy.configs.head()",
-        "study.figure('tradeoff')",
-    ]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    client.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    _, trained, configs, figure = ([*cell.outputs] for cell in notebook.cells)
-    (printed,) = (output.text for output in trained if output.get("name") == "stdout")
-    assert printed.startswith("epoch 1/1: loss ") and float(trained[-1].data["text/plain"]) >= 0
-    assert "text/html" in configs[-1].data and "image/png" in figure[-1].data

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from eqssl.config import EvaluateConfig, RunConfig, replace
+from eqssl.config import EvaluateConfig, RunConfig, did_you_mean, replace
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
 from eqssl.names import check_names
-from eqssl.study.definition import LEARNING, Pruner, Study, lacking
+from eqssl.study.definition import CONTROLS, LEARNING, Pruner, Study, lacking
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FEW_IMAGES = 500  # of the eval split, below which their sampling alone hides differences of some hundredths
 OF_TRIALS = ("ray.tune", "ray.train.torch", "eqssl.training.loop", "eqssl.evaluation.protocol", "eqssl.models.export")
+STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc", "uc")
 STEPS_S = 5.0  # of timed steps, about
 ASK_ABOVE_S = 1800.0
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
@@ -40,6 +41,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
     Raises:
         ValueError: naming the option, its value and the allowed values.
     """
+    _check_rows(study)
     check_space(study.space, options.run)
     if study.space and options.run.evaluate.split == "test":
         raise ValueError(
@@ -52,9 +54,15 @@ def check_options(study: Study, options: StudyOptions) -> None:
         check_rungs(options.run.train)
     for row in study.reference_configurations():
         check_names(Trial(row, 0).run_config(options.run))
-    path = options.run.data.path
+    path, source = options.run.data.path, options.run.data.source
+    if path is None and source in ("parquet", "imagefolder", "3diebench"):
+        raise ValueError(f"--data.path is not given; allowed with --data.source {source}: a file, a folder or a URI")
     if path is not None and "://" not in path and not Path(path).expanduser().exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
+    scheme, colon, _ = options.tracking_uri.partition(":")
+    scheme = scheme.partition("+")[0]
+    if colon and scheme not in STORES and (near := did_you_mean(scheme, STORES)):  # others: of a plugin of MLflow
+        raise ValueError(f"--tracking-uri is {options.tracking_uri!r}; allowed: sqlite:///FILE, http(s)://SERVER{near}")
     if options.warm_start:
         if options.sampler not in LEARNING:
             raise ValueError(f"--sampler is {options.sampler}; allowed with --warm-start: {', '.join(LEARNING)}")
@@ -63,6 +71,17 @@ def check_options(study: Study, options: StudyOptions) -> None:
         if not read(earlier / "summary.json"):
             raise ValueError(f"--warm-start is {options.warm_start!r}; allowed: OUTPUT/STUDY of a study that has ended")
     check_output(options.output)
+
+
+def _check_rows(study: Study) -> None:
+    """Refuse a subject, or controls, that name no row of the study; it may lack one of the usual controls."""
+    named = {"subject": (study.subject,) * bool(study.subject), "controls": tuple(study.controls)}
+    named |= {f"controls[{row!r}]": controls for row, controls in study.controls.items()}
+    for field, rows in named.items():
+        for row in rows:
+            if row not in study.rows and (field in ("subject", "controls") or row not in CONTROLS):
+                near = did_you_mean(row, study.rows)
+                raise ValueError(f"{field} of study {study.name} has {row!r}; allowed: {', '.join(study.rows)}{near}")
 
 
 def check_output(text: str) -> None:
@@ -183,7 +202,14 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
             f"--data.source {data.name} has neither labels nor a factor between the views of an object "
             f"({', '.join(KNOWN)}), so that nothing can be measured; allowed: one of these, or --data.pairs image"
         )
-    if set(objectives) <= set(lacking(labelled=False, known=False)):  # the study drops those without data
+    absent = {metric for metric in objectives if metric in lacking(labelled=labelled, known=known)}
+    if absent:
+        needed = "labels" if not labelled else "known factors"
+        text = f"--objectives has {', '.join(sorted(absent))}, which needs {needed}; --data.source {data.name} has none"
+        if absent == set(objectives):
+            raise ValueError(f"{text}; allowed: {'r2_mean' if known else 'linear'}, for example")
+        logger.warning("%s: left out", text)
+    if set(objectives) <= set(lacking(labelled=False, known=False)):
         return
     from eqssl.evaluation.encoders import Constant
     from eqssl.evaluation.protocol import evaluate
@@ -192,11 +218,11 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
     given = evaluate(Constant(), data, config=change(config, level=level, train_images=256, images=128))
     allowed = {part + metric for metric in given for part in ("", "inv/", "equi/")}
     allowed |= {metric.name for metric in METRICS.values() if metric.level == "train"}
-    if wrong := sorted({*objectives} - allowed - {*lacking(labelled=labelled, known=known)}):
+    if wrong := sorted({*objectives} - allowed - absent):
         on_the_way = ", at which --pruner halving compares trials" if level != config.level else ""
         raise ValueError(
             f"--objectives has {', '.join(wrong)}; allowed at level {level}{on_the_way}, each also after "
-            f"inv/ and equi/: {', '.join(sorted(given))}"
+            f"inv/ and equi/: {', '.join(sorted(given))}{did_you_mean(wrong[0], allowed)}"
         )
 
 

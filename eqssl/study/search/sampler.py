@@ -1,7 +1,9 @@
 """Optuna's samplers, which suggest configurations and are told the outcome of each."""
 
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +15,14 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from eqssl.files import write_atomically
+from eqssl.files import find, read_all, write_atomically
 from eqssl.metrics import Direction
-from eqssl.study.definition import Sampler
+from eqssl.study.definition import Sampler, Study
 from eqssl.study.search.space import Params, Space
-from eqssl.study.store.records import Point, TrialRecord
+from eqssl.study.store.records import ENDED, EPOCHS, TRIALS, Point, TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-STUDY_NAME = "study"  # in Optuna
 N_STARTUP = 10  # random points before a sampler goes by results
 GENETIC = ("nsga2", "nsga3")
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
@@ -51,7 +52,7 @@ class Search:
         seed: int = 0,
     ):
         self._space, self._objectives, self._sampler, self._seed = space, objectives, sampler, seed
-        self.optuna = optuna.create_study(study_name=STUDY_NAME, directions=[*objectives.values()])
+        self.optuna = optuna.create_study(directions=[*objectives.values()])
         self._trials: list[optuna.Trial] = []
 
     def warm_start(self, points: Iterable[Point]) -> None:
@@ -126,29 +127,50 @@ class Search:
         return [record.metrics[metric] for metric in self._objectives]
 
 
-def write_journal(
-    space: Space, objectives: Mapping[str, Direction], records: Sequence[TrialRecord], path: Path
-) -> None:
+def write_journal(study: Study, records: Sequence[TrialRecord], path: Path) -> None:
     """Write the search as an Optuna journal, which optuna-dashboard opens; the records stay the only truth.
 
+    A trial of Optuna is a configuration, from the start of its first seed to the end of its last one; attributes are
+    its name and the status of each seed.
+
     Args:
-        space, objectives: of the study.
+        study: with its space and objectives.
         records: of all finished trials.
-        path: replaced if it is there.
+        path: in the study's folder; replaced if it is there.
     """
     by_number: dict[int, list[TrialRecord]] = {}
     for record in records:
         if record.number is not None:
             by_number.setdefault(record.number, []).append(record)
 
-    search = Search(space, objectives)
+    search, ended = Search(study.space, study.objectives), _epochs_ended(path.parent)
     for place, number in enumerate(sorted(by_number)):
         search.suggest(by_number[number][0].params)
         search.tell(place, by_number[number])
+    trials = search.optuna.get_trials(deepcopy=False)
+    for trial, number in zip(trials, sorted(by_number), strict=True):
+        seeds = by_number[number]
+        trial.set_user_attr("configuration", seeds[0].configuration)
+        trial.set_user_attr("seeds", {str(record.seed): record.status for record in seeds})
+        timed = [(record.wall_s, ended[record.trial_id]) for record in seeds if record.trial_id in ended]
+        if timed:  # the seconds leave out pauses: a resumed trial began before its first known epoch ended
+            trial.datetime_start = datetime.fromtimestamp(min(min(s[0], s[-1] - wall_s) for wall_s, s in timed))
+            trial.datetime_complete = datetime.fromtimestamp(max(s[-1] for _, s in timed))
 
     def write(temporary: Path) -> None:  # every trial is one line, with a sync of the disk
         storage = JournalStorage(JournalFileBackend(str(temporary)))
-        study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=search.optuna.directions)
-        study.add_trials(search.optuna.get_trials(deepcopy=False))
+        written = optuna.create_study(storage=storage, study_name=study.name, directions=[*study.objectives.values()])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            written.set_metric_names([*study.objectives])
+        written.add_trials(trials)
 
     write_atomically(path, write)
+
+
+def _epochs_ended(folder: Path) -> dict[str, list[float]]:
+    """Return trial id -> end of its epochs, seconds since 1970; a study's folder may lack trials."""
+    paths = find(folder, f"{TRIALS}/*/{EPOCHS}")
+    pattern = re.compile(rb'"%s": (\d+)' % ENDED.encode())  # whole files would take long to parse
+    found = {path.parent.name: pattern.findall(text) for path, text in zip(paths, read_all(paths), strict=True)}
+    return {trial: [int(ms) / 1000 for ms in ends] for trial, ends in found.items() if ends}

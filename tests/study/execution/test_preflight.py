@@ -100,6 +100,24 @@ def test_objects_of_which_no_factor_is_known_are_asked_for_their_class_alone(
         assert found["error"].startswith("--data.source solids has neither labels nor a factor between the views of an")
 
 
+@pytest.mark.parametrize("objectives", [("linear",), ("linear", "r2_mean")])
+def test_an_objective_that_needs_labels_is_refused_or_left_out_where_there_are_none(
+    lock, base, tmp_path, monkeypatch, objectives
+):
+    def unlabelled(config):
+        data = solids.load(config)
+        return change(data.map_splits(lambda split: change(split, labels=None)), num_classes=0)
+
+    monkeypatch.setitem(SOURCES, "unlabelled", unlabelled)
+    setup, run = StudySetup(str(tmp_path / "study"), objectives), replace(base, {"data.source": "unlabelled"})
+    found = try_run(setup, run, lock.run.token, 1)
+    text = "--objectives has linear, which needs labels; --data.source solids has none"
+    if len(objectives) == 1:
+        assert found["error"] == f"{text}; allowed: r2_mean, for example"
+    else:
+        assert f"{text}: left out" in found["warnings"]
+
+
 @pytest.mark.parametrize(("objects", "warned"), [(16, True), (4000, False)])
 def test_few_held_out_images_are_warned_of(objects, warned, caplog):
     from eqssl.config import EvaluateConfig

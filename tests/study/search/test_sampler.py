@@ -1,5 +1,6 @@
 """The search: Optuna is told the truth, learns, and its journal says the same."""
 
+import dataclasses
 import os
 from statistics import mean
 
@@ -9,9 +10,11 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from eqssl.files import write_json
+from eqssl.study.definition import Study
 from eqssl.study.search.sampler import Search, write_journal
 from eqssl.study.search.space import choice, log_uniform, uniform
-from eqssl.study.store.records import TrialRecord
+from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
 
 SPACE = {
     "recon.attention": choice("target-queries", "concat"),
@@ -20,6 +23,7 @@ SPACE = {
 }
 BOTH = {"knn": "maximize", "r2_mean": "maximize"}
 ONE = {"knn": "maximize"}
+STUDY = Study(name="toy", question="?", space=SPACE, objectives=BOTH)
 
 
 def record(number=0, status="COMPLETE", params=None, **values) -> TrialRecord:
@@ -113,7 +117,7 @@ def test_a_warm_start_passes_over_values_that_the_space_has_not():
 def test_a_trial_of_the_journal_is_one_sync_of_the_disk(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(file) or fsync(file))
-    write_journal(SPACE, BOTH, [record(number) for number in range(20)], tmp_path / "optuna.journal")
+    write_journal(STUDY, [record(number) for number in range(20)], tmp_path / "optuna.journal")
     assert len(synced) < 20 + 10
 
 
@@ -123,8 +127,24 @@ def test_the_journal_says_what_optuna_was_told(tmp_path):
     records = [record(n, params=p, **end) for n, (p, end) in enumerate(zip(points, ends, strict=True))]
     path = tmp_path / "optuna.journal"
     for _ in range(2):  # it is made anew every time
-        write_journal(SPACE, BOTH, [*records, record(None)], path)
+        write_journal(STUDY, [*records, record(None)], path)
     study = optuna.load_study(study_name=None, storage=JournalStorage(JournalFileBackend(str(path))))
     assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.PRUNED]
     assert study.trials[0].params == points[0] and study.trials[0].values == [0.5, 0.2]
     assert study.best_trials[0].number == 0
+    assert study.study_name == "toy" and study.metric_names == ["knn", "r2_mean"]
+
+
+def test_a_trial_of_the_journal_has_the_seeds_and_the_times_of_its_trials(tmp_path):
+    now_ms = 1_700_000_000_000
+    for trial, ends in {"t0": [now_ms, now_ms + 2000], "late": [now_ms + 9000]}.items():
+        write_json(tmp_path / "trials" / trial / EPOCHS, [{"epoch": 1.0, ENDED: ms} for ms in ends])
+    first = record(0, wall_s=3.5)
+    second = dataclasses.replace(first, trial_id="late", seed=1, status="FAILED", wall_s=1.0)
+    write_journal(STUDY, [first, second, record(1)], tmp_path / "optuna.journal")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "optuna.journal")))
+    both, without = optuna.load_study(study_name="toy", storage=storage).trials
+    assert both.user_attrs == {"configuration": "c0", "seeds": {"0": "COMPLETE", "1": "FAILED"}}
+    times = [both.datetime_start.timestamp(), both.datetime_complete.timestamp()]
+    assert times == [now_ms / 1000 - 1.5, now_ms / 1000 + 9]
+    assert without.state == TrialState.COMPLETE and without.datetime_start <= without.datetime_complete
