@@ -6,7 +6,7 @@ import pytest
 
 from eqssl.config import EncoderConfig
 from eqssl.files import write_json
-from eqssl.study.results import analyse
+from eqssl.study.results import summarise
 from tests.report import made_up
 
 nbformat = pytest.importorskip("nbformat")
@@ -28,7 +28,7 @@ def study(tmp_path) -> Path:
     from eqssl.models.export import export_encoder
 
     folder = tmp_path / "study"
-    write_json(folder / "summary.json", analyse(made_up.STUDY, made_up.records(60), made_up.ABOUT).to_dict())
+    write_json(folder / "summary.json", summarise(made_up.STUDY, made_up.records(60), made_up.ABOUT))
     export_encoder(Encoder(EncoderConfig(), 3, 32, (0.5,) * 3, (0.25,) * 3), folder / "best_encoder")
     return folder
 
