@@ -145,7 +145,10 @@ def test_a_compiled_step_has_the_same_parts_and_losses():
     assert compiled.rounds[-1].keys() == plain.rounds[-1].keys()
 
 
-@pytest.mark.parametrize("part", ["step", "reading", pytest.param("workers", marks=pytest.mark.slow)])
+SLOW = [pytest.param(part, marks=pytest.mark.slow) for part in ("step", "workers")]
+
+
+@pytest.mark.parametrize("part", ["reading", *SLOW])
 def test_parts_that_need_no_other_package(part, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("eqssl.bench.step.EVALUATION", EvaluateConfig(train_images=64, images=32))
     for name, value in {"SIZE": 32, "RENDERED": 8, "READ": 16}.items():
@@ -220,6 +223,7 @@ def test_a_method_that_lightly_lacks_is_refused():
         peers.method_step(TINY, "dino")
 
 
+@pytest.mark.slow  # 30 s
 def test_an_ended_study_is_resumed_summarised_and_reported():
     found = scale.ended(20, 40)
     assert found["seconds"].keys() == {"resume", "summary", "report"} and 100 < found["peak_mb"] < 10_000
