@@ -35,7 +35,7 @@ MAX_SYMMETRIC = {
     "hue": ("hue", 0.2),  # of the circle
 }  # parameter uniform in ± strength x limit -> its family and limit
 MAX_PROBABILITY = {"flip": 0.5, "grayscale": 0.4, "solarize": 0.4}
-RATIO = "log_ratio"  # a parameter of crops that are no squares
+RATIO = "log_ratio"  # a parameter of crops that are not square
 
 _CACHED_VALUES = 2**19  # 2 MiB of float32
 
@@ -50,7 +50,7 @@ def strengths(config: AugmentConfig, *, paired: bool, channels: int, altered_by:
     """Return the strength of every family, defaults filled in for the source.
 
     Pairs of one object have a known transformation and default to 0. Pairs of one image default to .5, the ranges of
-    arXiv 2503.18753, but for grayscale and solarize, which erase the colour and the brightness that probes predict.
+    arXiv 2503.18753, except for grayscale and solarize, which erase the colour and brightness that probes predict.
 
     Args:
         config: strengths in [0, 1], None for the default.
@@ -91,7 +91,7 @@ def draw(
     side the unit. Every draw has its own column of the counter-based generator, so that the strength of one family
     never changes the draws of another.
 
-    A crop has its share of the area and its ratio as in torchvision; where it would not fit, it is the largest of its
+    The area and ratio of a crop are drawn as in torchvision; where it would not fit, it is shrunk to the largest of its
     ratio. At full strength it lies anywhere in an oblong image; a lower strength limits it in proportion to a smaller
     margin beside the central square.
 
@@ -159,8 +159,8 @@ def max_params(
         crop_ratio, aspects: as `draw` takes them, of all images.
 
     Returns:
-        parameter -> largest absolute value, or a bound for images that are no squares, in the units of `draw`; 1 for
-        binary ones that happen.
+        parameter -> largest absolute value, or a bound for images that are not square, in the units of `draw`; 1
+        for binary ones that can occur.
     """
     width, height = (1 + strengths["crop"] * (float(side.max()) - 1) for side in _sides(aspects, torch.device("cpu")))
     magnification = (1 - MAX_AREA_LOST * strengths["crop"]) ** -0.5
@@ -190,8 +190,8 @@ def relative(first: Params, second: Params) -> Params:
     """Return the parameters of the transform from the first view to the second.
 
     The geometric ones are those of the composition g2 g1^-1; the photometric ones are differences, as AugSelf's
-    (arXiv 2111.09613); a binary one is 1 where the views differ. Crops that are no squares have such parameters only
-    where nothing is rotated, since the composition would shear.
+    (arXiv 2111.09613); a binary one is 1 where the views differ. Non-square crops have such parameters only if
+    nothing is rotated, since the composition would include a shear.
 
     Args:
         first, second: of two views of the same images, as `draw` returns them.
@@ -250,7 +250,7 @@ def apply(images: Tensor, params: Params, size: int | None = None, aspects: Tens
     Returns:
         float32 (B, C, S, S) in [0, 1]; where no parameter alters anything it may be `images`, not a copy.
     """
-    # On a CPU, parts that stay in its cache are half again as fast as one large batch.
+    # On a CPU, chunks that fit into its cache are 1.5 times as fast as one large batch.
     count = len(images) if images.is_cuda else max(1, _CACHED_VALUES // images[0].numel())
     parts = [slice(start, start + count) for start in range(0, len(images), count)]
     size = images.shape[-1] if size is None else size
@@ -284,7 +284,7 @@ def _apply(images: Tensor, params: Params, size: int, aspects: Tensor | None) ->
 def _resample(images: Tensor, params: Params, size: int, aspects: Tensor | None) -> Tensor:
     """Transform about the centre, by the inverse map from output to input positions, in units of the side.
 
-    A view smaller than its image is the mean of several samples a pixel, so that no pixel of the image is passed over.
+    A view smaller than its image averages several samples per pixel, so that no pixel of the image is skipped.
     """
     # In float64, since vectorised and remainder loops round sin and cos differently, which would depend on the batch.
     dx, dy, log_scale, angle_deg, flip = (params[name].double() for name in GEOMETRIC)
@@ -315,7 +315,7 @@ def _choose(condition: Tensor, images: Tensor, others: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Return the luma of ITU-R BT.601, with torchvision's digits; grey images unchanged.
+    """Return the luma of ITU-R BT.601, with torchvision's coefficients; grey images are returned unchanged.
 
     Args:
         images: float (B, C, S, S), C 1 or 3: red, green, blue.
@@ -373,7 +373,7 @@ def _blur(images: Tensor, sigma: Tensor) -> Tensor:
     taps = exponent.softmax(dim=-1).float().split(1, dim=-1)
     for dim, padding in ((2, (0, 0, radius, radius)), (3, (radius, radius, 0, 0))):
         padded = F.pad(images, padding, mode="reflect")
-        # Shifted sums and no convolution: its algorithm, and so its rounding, depends on the batch.
+        # Shifted sums instead of a convolution, whose algorithm, and so its rounding, depends on the batch.
         images = padded.narrow(dim, 0, side) * taps[0]
         for start, tap in enumerate(taps[1:], start=1):
             images.addcmul_(padded.narrow(dim, start, side), tap)

@@ -115,7 +115,7 @@ class _Noise:
 def _fit_noise(values: NDArray) -> _Noise:
     """Fit the model to values (C, S), NaN where missing.
 
-    Configurations are weighted by their precision; else the residuals of all would have a noisy one's noise in them.
+    Configurations are weighted by their precision; otherwise a noisy one's noise would leak into the residuals of all.
     """
     equal = _fit_weighted(values, np.ones(len(values)))
     return _fit_weighted(values, 1 / equal.variances) if (equal.variances > 0).all() else equal
@@ -155,8 +155,8 @@ def _add_sampling(variances: NDArray, dof: NDArray, sampling: ArrayLike | None) 
     """Return variances with the variance of the held-out sample added, and the degrees of freedom of the sum.
 
     The squares of the two half-widths at 95 % are added (MOVER; Zou and Donner 2008, doi.org/10.1002/sim.3095), and the
-    degrees of freedom are those of the resulting quantile. Satterthwaite's would count a variance of one degree of
-    freedom for little just where it came out too small, and cover 89 to 93 % with two seeds.
+    degrees of freedom are those of the resulting quantile. Satterthwaite's would give a variance with one degree of
+    freedom little weight exactly where it came out too small, and cover 89 to 93 % with two seeds.
     """
     if sampling is None:
         return variances, dof
@@ -248,8 +248,8 @@ def sampling_variance(contributions: ArrayLike) -> float:
     seeds, units = values.shape
     if seeds < 1 or units < 2:
         return float("nan")
-    # The mean product of two different seeds' deviations is the variance that they share: products of sums, since one
-    # comparison of a large study's many is this function alone.
+    # The mean product of two different seeds' deviations is the variance that they share. It is computed from products
+    # of sums, for speed: each of a large study's many comparisons is little but this function.
     means, total = values.mean(1), values.sum(0)
     shared = total @ total - units * means.sum() ** 2
     if seeds > 1:
@@ -347,7 +347,7 @@ def on_front(means: ArrayLike) -> NDArray:
     rest = np.flatnonzero(~front)
     while len(rest):
         points = columns[:, rest]
-        # No point dominates that of the largest sum; of equal sums, an effect of rounding, the lexically largest one.
+        # No point dominates the one with the largest sum; of sums equal by rounding, the lexicographically largest one.
         sums = points.sum(0)
         ties = rest[sums == sums.max()]
         best = columns[:, ties[np.lexsort(columns[::-1, ties])[-1]], None]
@@ -365,7 +365,7 @@ def verdict(differences: Mapping[str, Estimate]) -> tuple[Literal["yes", "no", "
     Returns:
         yes, where every lower bound is above its margin; no, where an upper bound is below; else inconclusive. The
         power is the probability of a yes if accuracy and invariance truly lost nothing and the gains are as estimated,
-        metrics counting as independent; NaN where an error is not known.
+        treating metrics as independent; NaN where an error is not known.
     """
     bounds = {metric: differences[metric].bounds() for metric in MARGINS}
     gained = {metric: differences[metric].value for metric in ("r2_mean", "equivariance")}

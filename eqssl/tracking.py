@@ -1,9 +1,9 @@
 """Runs in MLflow; the only file that imports it.
 
 A thread of the study's process logs everything: no trial waits for the tracking server, and no worker needs MLflow.
-Entries wait in a file, however many and however slow the server. A store that cannot be used is refused before training
-begins. Tracking is never fatal otherwise: without MLflow nothing is tracked, which is said; a failed entry is tried
-again, and counted if it is given up; a resume of the study logs it from the trials' files.
+Entries queue up in a file, however many there are and however slow the server is. A store that cannot be used is
+refused before training begins. Otherwise tracking is never fatal: without MLflow nothing is tracked, with a warning; a
+failed entry is retried, and counted if it is given up; a resume of the study logs it from the trials' files.
 """
 
 import io
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 SQLITE = "sqlite:///"
 PAGE = 200  # runs of one request, as the answer has to come within the timeout
 BATCH = 1000  # metrics of one request, MLflow's maximum
-STOP_S = 15.0  # for what waits when the study is stopped
+STOP_S = 15.0  # given to waiting entries when the study is stopped
 HANG_S = 10.0  # of a call that does not return, beyond the patience
 OBJECTIVE = "Objective/"  # prefix of objectives: MLflow's pages sort by code point and show the first metric
 DESCRIPTION = "mlflow.note.content"  # tag that MLflow shows as a run's description
@@ -57,7 +57,7 @@ def import_mlflow() -> None:
     Raises:
         NoMLflow: for an import that fails, with the reason.
     """
-    # MLflow's own retries take minutes, and create a run again where only the answer was lost.
+    # MLflow's own retries take minutes, and create a duplicate run where only the answer was lost.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
@@ -98,7 +98,7 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
 
 
 def _prepare_database(path: Path) -> str:
-    """Create a database once, whole or not at all, as MLflow cannot use a half-made one; return a URI for artifacts."""
+    """Create a database once and atomically, as MLflow cannot use a half-made one; return a URI for artifacts."""
     from mlflow import MlflowClient
 
     from eqssl.data.write import make_once
@@ -188,7 +188,7 @@ class StudyTracker(Listener):
         self._worker.start()
 
     def ready(self) -> None:
-        """Connect, which makes a missing database and experiment; without MLflow `missing` says why nothing is tracked.
+        """Connect, creating a missing database or experiment; without MLflow `missing` says why nothing is tracked.
 
         Raises:
             ValueError: for a server that cannot be reached.
@@ -237,7 +237,7 @@ class StudyTracker(Listener):
         Args:
             status: FINISHED, FAILED or KILLED.
             files: kept with the parent run.
-            patience_s: with a server that is away; one that takes entries, however slowly, is waited for.
+            patience_s: for a server that is unreachable; one that takes entries, however slowly, is waited for.
             summary: of the study; its sentence becomes the parent's description, and the chosen configuration's
                 options and objectives its parameters and metrics.
             stopped: whether the user wants the study to end, so that entries are given up after 15 s.
@@ -266,7 +266,7 @@ class StudyTracker(Listener):
         return self._spool.waiting + len(self._earlier)
 
     def behind(self) -> str:
-        """Return in words what waits for a server that is away; nothing if it is there."""
+        """Return in words how many entries wait for an unreachable server; empty if it is reachable."""
         return f"{self.waiting + 1} entries waiting for {self._uri}" if self._is_away else ""
 
     def _put(self, method: str, *arguments: object) -> None:

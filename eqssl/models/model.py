@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 @cache
 def compiled_tokens(*kind: Hashable) -> Callable[..., Tensor]:
-    """Return `Encoder.tokens`, compiled once a process for all encoders of a kind, as those of a study's trials.
+    """Return `Encoder.tokens`, compiled once per process for all encoders of a kind, such as those of a study's trials.
 
     Args:
         kind: configuration and sizes of the encoder; each has its own compiled code.
@@ -87,14 +87,14 @@ class Model(nn.Module):
         Args:
             batch: this worker's share of it, views float (B, C, S, S) in [0, 1].
             autocast: whether the encoder computes in bfloat16; heads and losses never do.
-            compiled: use compiled code where the run has it, through which backward goes only once.
+            compiled: use the compiled code if the run has any; it supports only one backward pass.
         """
         encode: Callable[..., Tensor] = self.encode if compiled else Encoder.tokens
 
         def tokens_of(encoder: nn.Module, images: Tensor, **masked: Tensor) -> Tensor:
             with torch.autocast(images.device.type, torch.bfloat16, enabled=autocast):
                 tokens = encode(encoder, images, **masked)
-            return tokens.float() if autocast else tokens  # for losses in float32 or more
+            return tokens.float() if autocast else tokens  # so that losses are computed in float32 or higher
 
         # Both views in one pass: batch normalisation sees them together, in every method alike.
         images, dim_inv = torch.cat([batch.first, batch.second]), self.encoder.dim_inv
@@ -114,7 +114,7 @@ class Model(nn.Module):
         if self.reconstruction is None:
             return Losses(ssl, ssl, ssl.new_zeros(()), representation.detach())
         if batch.mask is not None:
-            # The target must not depend on a method's masks; views without one would cost a pass for nothing.
+            # The target must not depend on a method's masks; encoding the views without a mask again would be wasted.
             views = batch.mask.any(1)
             views[0] = True  # not every backbone takes an empty batch
             tokens = tokens.index_put((views,), tokens_of(self.encoder, images[views]))

@@ -85,10 +85,10 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
 
 
 def methods_given(study: Study, options: StudyOptions, allowed: Sequence[str]) -> list[str]:
-    """Return the methods of `--method.name`, several by commas; empty without the option.
+    """Return the methods of `--method.name`, separated by commas; empty if the option is not given.
 
     Args:
-        study, options: as of `settle`: an option that is given is in the space no more.
+        study, options: as returned by `settle`: an option that is given is no longer in the space.
         allowed: names of methods.
 
     Raises:
@@ -98,17 +98,17 @@ def methods_given(study: Study, options: StudyOptions, allowed: Sequence[str]) -
         return []
     given = [name.strip() for name in options.run.method.name.split(",")]
     if wrong := [name for name in given if name not in allowed]:
-        raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(allowed)}, without it all of them")
+        raise ValueError(f"--method.name has {wrong[0]}; allowed: {', '.join(allowed)}; all of them if it is not given")
     return given
 
 
 def methods_for(encoder: EncoderConfig, methods: Sequence[str], *, refuse: bool) -> list[str]:
-    """Return the methods that an encoder can take: those that mask patches need one that has patches.
+    """Return the methods that work with an encoder: those that mask patches need one that has patches.
 
     Args:
         encoder: of the study.
         methods: names.
-        refuse: rather than leave out one that it cannot take.
+        refuse: raise for a method that does not work with it, rather than leave it out.
 
     Raises:
         ValueError: naming such a method.
@@ -135,10 +135,10 @@ def tune(
     later: str,
     **shown: Any,
 ) -> tuple[dict[str, Setting], dict[str, Any]]:
-    """Train all settings of every candidate on val with two seeds, and return the best ones and the data's description.
+    """Train all settings of every candidate with two seeds; return the best ones on val and a description of the data.
 
     A setting with a trial that failed or collapsed is not chosen. The choice is written to OUTPUT/STUDY/choices.json.
-    Once the later study was begun it holds, even if a trial that is tried again after a resume would change it.
+    Once the later study has begun, the choice is fixed, even if a trial repeated after a resume would change it.
 
     Args:
         study: its name and base are used.
@@ -234,9 +234,9 @@ def rows_on_test(
 ) -> tuple[dict[str, Params | None], dict[str, tuple[str, ...]]]:
     """Return the rows of the final table, and the controls of each.
 
-    Every method has a row of its own, one of equal time, trained for as long as its reconstruction takes, one of the
-    split without reconstruction and, where its reconstruction was tuned, one each of auto-encoding and of concatenation
-    at the same weight.
+    Every method has a row of its own; one of equal time, trained for as long as the method with reconstruction takes;
+    one of the split without reconstruction; and, where its reconstruction was tuned, one each of auto-encoding and of
+    concatenation at the same weight.
 
     Args:
         alone: method -> its setting.

@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 
 MANY_ENTRIES = 1000  # that wait for the tracking server, and are mentioned
-NOTHING = "failed"  # status of a study of which nothing came to its end
+NOTHING = "failed"  # status of a study in which no trial was completed
 Report = Callable[[dict[str, Any], Path], "tuple[list[Path], RenderableType]"]
 
 
 def run_search(study: Study, options: StudyOptions, console: Console, report: Report) -> dict[str, Any]:
-    """Run one study, or go on with it, and return the content of its summary.json.
+    """Run a study, or resume it, and return the content of its summary.json.
 
     Args:
-        study, options: that agree, see `settle`.
+        study, options: consistent with each other, see `settle`.
         console: where progress and the final table are shown.
         report: takes the summary and the study's folder; writes the report, and returns its files and the table for
             the console.
@@ -105,7 +105,7 @@ class _StudyRun:
             try:
                 return self._run()
             except BaseException as error:
-                if self.lock.owned():  # the runs of MLflow are another process's, too, otherwise
+                if self.lock.owned():  # otherwise the MLflow runs, too, belong to another process
                     self.tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", [], patience_s=2)
                 raise
 
@@ -123,7 +123,7 @@ class _StudyRun:
                 approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
             self.tracker.ready()
             if self.tracker.missing:
-                self._say(f"warning: {self.tracker.missing}; a --resume with MLflow tracks it")
+                self._say(f"warning: {self.tracker.missing}; --resume with MLflow installed will track it")
             own = stored_properties(registered()["metric"])
             self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages, "metrics": own}
             self.about["options"] = flatten(self.options.run)
@@ -156,7 +156,7 @@ class _StudyRun:
     def _preflight(self, capacity: "Capacity", *, timed: bool) -> dict[str, Any]:
         """Check the study on every node and in a worker, and return a description of its data.
 
-        `resolved` becomes the run with the defaults that depend on the data.
+        Sets `resolved` to the run with the defaults that depend on the data filled in.
 
         Raises:
             ValueError: with the reason why the study cannot run.

@@ -79,7 +79,7 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
 
     Raises:
         ValueError: for options that do not fit the data, before the first step.
-        FloatingPointError: for a loss that is not finite, naming the epoch.
+        FloatingPointError: for a loss or weights that are not finite, naming the epoch.
     """
     context = context or LocalContext()
     run = Run(config, context, dataset or load_data(config.data))
@@ -122,7 +122,7 @@ class Run:
         precision = config.train.precision
         self.autocast = precision == "bf16" or (precision == "auto" and supports_bf16(self.device))
         self.is_sharded = config.train.fsdp and context.world_size > 1
-        # By one backward pass more for each term, in an epoch's last step; sharded parameters are no leaves of a graph.
+        # One extra backward pass per term, in an epoch's last step; sharded parameters are not leaves of the graph.
         self.measures_gradient_share = self.model.reconstruction is not None and not self.is_sharded
         self.epoch, self.step = 0, 0
         self.totals = torch.zeros(3, device=self.device)  # losses of this epoch's steps, summed
@@ -145,7 +145,7 @@ class Run:
         self.model.weight = value
 
     def next_epoch(self) -> dict[str, float]:
-        """Train the rest of an epoch (nothing, if zero are asked for) and return its metrics, evaluated where due."""
+        """Train the rest of the epoch (nothing if `train.epochs` is 0) and return its metrics, evaluated if due."""
         every = self.config.train.eval_every
         if self.config.train.epochs > 0 and not self.unevaluated:
             self.unevaluated = self._train_epoch()
@@ -207,12 +207,12 @@ class Run:
         return metrics
 
     def batches(self, first_step: int) -> Iterator[list[Batch]]:
-        """Yield this worker's micro-batches of every step left; images are prefetched unless they are on the device."""
+        """Yield this worker's micro-batches of each remaining step; images not yet on the device are prefetched."""
         size, parts = self.config.train.batch_size, self.config.train.grad_accum_steps
         order = permutation(self.config.train.seed, self.epoch, len(self.split))
 
         def read(step: int) -> list[Read]:
-            # Micro-batches are cut first: the images that a loss compares are then the same for 1 and N workers.
+            # Split into micro-batches first, so that a loss compares the same images with 1 or N workers.
             micro_batches = order[step * size : (step + 1) * size].chunk(parts)
             local = [indices.tensor_split(self.context.world_size)[self.context.rank] for indices in micro_batches]
             return [self.views.read(self.split, indices, self.epoch) for indices in local]
@@ -237,9 +237,9 @@ class Run:
         """Move the weight of the steps to come towards the one that gives the reconstruction its share of the gradient.
 
         Args:
-            norms: see `_gradient_norms`; without a gradient of both terms the weight stays.
+            norms: see `_gradient_norms`; the weight is unchanged unless both terms have a gradient.
             share: of the sum of both norms, 0 to 1.
-            first: whether to take the whole way at once, since the weight before has no meaning.
+            first: whether to jump there in one step, since the weight before is arbitrary.
         """
         ssl, recon = norms.tolist()
         if math.isfinite(ssl + recon) and ssl > 0 and recon > 0:
@@ -248,7 +248,7 @@ class Run:
 
     def _should_checkpoint(self) -> bool:
         due = self.context.rank == 0 and self.context.should_checkpoint()
-        if self.is_sharded:  # whose state is gathered from all workers
+        if self.is_sharded:  # all workers have to agree, since the state is gathered from them
             due = bool(all_reduce_sum(torch.tensor(float(due), device=self.device)))
         return due and self._is_finite()  # else the last good state stays
 
@@ -257,7 +257,7 @@ class Run:
             self.context.save(state)
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Return the state for `load_state_dict`, on rank 0; a collective call."""
+        """Return the state for `load_state_dict` on rank 0, None elsewhere; every rank must call this."""
         # The same form with any number of workers, since that may change.
         parts = full_state_dict(self.model, self.optimizer) if self.config.train.fsdp else {}
         if self.context.rank > 0:
@@ -303,11 +303,11 @@ class Run:
             torch.cuda.set_rng_state(state["cuda_rng"], self.device)
 
     def _is_finite(self) -> bool:
-        """Return whether losses and weights are finite; those of all workers, so that all raise together."""
+        """Return whether losses and weights are finite, on all workers together, so that all of them raise."""
         return all(bool(values.isfinite().all()) for values in (self.totals, *self.model.parameters()))
 
     def full_model(self) -> Model:
-        """Return the model; of a sharded one, an unsharded copy on every worker, by a collective call."""
+        """Return the model, or an unsharded copy of a sharded one; every worker must call this."""
         if not self.is_sharded:
             return self.model
         with torch.random.fork_rng():
@@ -317,7 +317,7 @@ class Run:
 
     def _evaluate(self, model: Model) -> dict[str, float]:
         start, config = time.perf_counter(), self.config.evaluate
-        if not self.is_last:  # little, and on val, since trials are ended early by it
+        if not self.is_last:  # briefly and on val, since it decides which trials are stopped early
             config = dataclasses.replace(config, level="quick", split="val")
         self.predictions = []
         metrics = evaluate(
@@ -354,7 +354,7 @@ class Run:
 
 
 def one_image_per_object(split: Split) -> Tensor:
-    """Return the index of one image of every object, int64, so that no two images are views of the same one."""
+    """Return the index of one image per object, int64, so that no two of them show the same object."""
     if split.objects is None:
         return torch.arange(len(split))
     return torch.from_numpy(np.unique(split.objects.numpy(), return_index=True)[1])

@@ -1,11 +1,11 @@
 """The folder of a study, from which it is resumed: one file per suggested and per finished trial.
 
-A damaged file is named and renamed to FILE.damaged, and its trial is trained again.
+A damaged file is reported and renamed to FILE.damaged, and its trial is trained again.
 
 - OUTPUT/STUDY/study.json: the study's identity; another study is refused. A copy is runs/study.json.
 - OUTPUT/STUDY/configs/NUMBER.json: written when the configuration is suggested.
 - OUTPUT/STUDY/trials/ID/trial.json: written when the trial is suggested.
-- OUTPUT/STUDY/trials/ID/checkpoint: the last and the one before, while it trains and of a trial that failed.
+- OUTPUT/STUDY/trials/ID/checkpoint: the last two, kept while the trial trains and if it failed.
 - OUTPUT/STUDY/trials/ID/epochs.json: the metrics of its epochs.
 - OUTPUT/STUDY/trials/ID/result.json: written once, when it has ended.
 - OUTPUT/STUDY/trials/ID/contributions.parquet: the share of each evaluated image in its metrics, see `contributions`.
@@ -134,10 +134,10 @@ class StudyFolder(Listener):
         folder: OUTPUT/STUDY.
         study_id: unique among studies.
         identity: plain values that must be equal for trials to belong to one study.
-        owned: returns whether this process still owns the folder; nothing is written any more once it does not.
+        owned: returns whether this process still owns the folder; once it does not, nothing more is written.
 
     Attributes:
-        stopped: returns whether the study is being stopped, so that no write is waited for.
+        stopped: returns whether the study is being stopped, so that failing writes are not retried.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class StudyFolder(Listener):
     def open(
         cls, folder: Path, identity: dict[str, Any], *, resume: bool, owned: Callable[[], bool] = lambda: True
     ) -> "StudyFolder":
-        """Return a new study, or one to resume: trials whose failure may not come again, or whose files are damaged,
-        run again.
+        """Return a new study, or one to resume: trials whose failure may not recur, or whose files are damaged, run
+        again.
 
-        But for damaged files, which are set aside, nothing is changed before `create`.
+        Except for damaged files, which are set aside, nothing is changed before `create`.
 
         Args:
             folder: OUTPUT/STUDY.
@@ -279,7 +279,7 @@ class StudyFolder(Listener):
         try:
             return persist(write, lambda error: self.stopped())
         except OSError as error:
-            logger.warning("%s is not written, and its trial goes on after a resume: %s", path, error)
+            logger.warning("%s was not written; its trial continues after a resume: %s", path, error)
             return False
 
     def suggested_trials(self) -> list[Trial]:
@@ -332,7 +332,7 @@ class StudyFolder(Listener):
         return {path: of for path, of in made.items() if of is not None}
 
     def _is_final(self, record: TrialRecord, found: dict[str, int]) -> bool:
-        """Return whether a trial need not run again: its failure would come again, or its files are whole."""
+        """Return whether a trial need not run again: its failure would recur, or its files are intact."""
         if record.error and record.error.endswith(RETRYABLE):
             return False
         final = True
