@@ -44,7 +44,7 @@ LAYERS: dict[str, dict[str, str]] = {
     "study": {
         "flow.py": "options to results",
         "search/": "designs, pruning",
-        "execution/": "Ray: trials",
+        "execution/": "Ray, signals",
         "store/": "lock, records",
         "results.py": "choice, answer",
         "tracking.py": "MLflow",
@@ -54,7 +54,7 @@ LAYERS: dict[str, dict[str, str]] = {
         "evaluation/": "metrics of a frozen encoder",
     },
     "loss": {
-        "models/": "encoder, reconstruction",
+        "models/": "model.py: the loss",
         "methods/": "a file each",
         "views.py, augment.py": "pairs",
     },

@@ -21,10 +21,10 @@ from eqssl.evaluation.predictions import (
     save_predictions,
     unit_contributions,
 )
-from eqssl.evaluation.protocol import evaluate
+from eqssl.evaluation.protocol import collapse_metrics, evaluate
 
 CONFIG = EvaluateConfig(level="full", train_images=150, images=150)
-NOT_OF_PROBES = ("std", "spread", "rank")
+NOT_OF_PROBES = tuple(collapse_metrics(torch.rand(4, 2)))
 
 
 class Halves(torch.nn.Module):

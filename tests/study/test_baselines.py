@@ -48,9 +48,9 @@ def test_some_methods_may_be_asked_for(baselines):
     for encoder in ("deit_tiny_patch16_224", "vit_small_patch16_224.dino", "davit_tiny", "maxvit_nano_rw_256"):
         assert ("ibot" in methods_of(baselines, "--encoder.name", encoder)) == encoder.startswith(("vit", "deit"))
     assert "ibot" in methods_of(baselines, "--encoder.name", "beit_base_patch16_224")  # by another name
-    with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*, ibot"):
+    with pytest.raises(ValueError, match=r"--method.name has sie; allowed: simclr, .*ibot"):
         methods_of(baselines, "--method.name", "byol, sie")
-    with pytest.raises(ValueError, match=r"has ibot, which masks .* --encoder.name resnet_tiny, .*: simclr, .*, dino$"):
+    with pytest.raises(ValueError, match=r"has ibot, which masks .* --encoder.name resnet_tiny, .*: simclr, .*dino"):
         methods_of(baselines, "--method.name", "byol,ibot")
 
 
