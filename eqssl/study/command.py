@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 PLANNED = "planned"  # status of a dry run
 NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
-FRESH_SEED = 1000  # added to the seed of a final test, so that no seed of the search comes again
+FRESH_SEED = 1000  # added to the seed of a final test, so that it reuses no seed of the search
 
 
 def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
     """Return the options of a final test: fresh seeds, the full evaluation, reported on test.
 
     Args:
-        options: of the search.
-        seeds: trials of every row.
+        options: those of the search.
+        seeds: number of trials of every row.
     """
     run = options.run
     final = {"train.seed": run.train.seed + FRESH_SEED, "evaluate.split": "test", "evaluate.level": "full"}
@@ -43,10 +43,10 @@ def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
 
 
 def run_study(study: Study, options: StudyOptions | None = None, *, console: Console | None = None) -> dict[str, Any]:
-    """Run a study, or go on with it, write its results and its report, and return the content of summary.json.
+    """Run a study, or resume it, write its results and report, and return the content of summary.json.
 
-    The final test of its choice, if `options.final_test` asks for it, is a study of its own, OUTPUT/STUDY_test, whose
-    trials are never pruned. With `options.dry_run` its plan is shown, and nothing but its `status`, planned, returned.
+    The final test of its choice, if `options.final_test` asks for one, is a separate study, OUTPUT/STUDY_test, whose
+    trials are never pruned. With `options.dry_run` the plan is shown, and only `study` and `status`, planned, returned.
 
     Args:
         study: the question.
@@ -55,7 +55,7 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
 
     Raises:
         ValueError: for options that cannot work, before anything is trained or written.
-        Interrupted: after SIGINT, SIGTERM or --max-hours, with all that has ended on record.
+        Interrupted: after SIGINT, SIGTERM or --max-hours; all trials that have ended are on record.
     """
     study, options = settle(study, options or default_options(study))
     console = console or Console(quiet=True)
@@ -66,15 +66,15 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
         return run_search(study, options, console, _report)
     check_output(options.output)
     folder = as_path(options.output) / f"{study.name}_test"
-    begun = known_study(folder, resume=options.resume)  # after the search it would be too late
+    begun = known_study(folder, resume=options.resume)  # checked now, since after the search it would be too late
     summary = run_search(study, options, console, _report)
-    if begun:  # its choice holds, even if a trial that was tried again has changed the search's results since
+    if begun:  # its choice stands, even if a retried trial has changed the search's results since
         name, params = list(begun["identity"]["rows"].items())[-1]
     elif summary["chosen"]:
         name, params = summary["chosen"]["configuration"], summary["chosen"]["params"]
     else:
         return summary
-    last = change(on_test(options, options.final_test), yes=True)  # nobody may be there to be asked again
+    last = change(on_test(options, options.final_test), yes=True)  # the user may no longer be there to answer
     run_search(final_test(study, options, name, params), last, console, _report)
     return summary
 
@@ -95,18 +95,18 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     """Run a study from the command line and return its exit code.
 
     Args:
-        study: with its defaults.
-        arguments: default: those of this process.
-        run: in the place of `run_study`, for a question that takes several studies.
+        study: the question, with its defaults.
+        arguments: the command line; default: that of this process.
+        run: called instead of `run_study`, for a question that takes several studies.
 
     Returns:
         0; 1 if no searched configuration was completed; 2 for options that cannot work, a folder in use or a forecast
         that was declined; 130 after SIGINT; 143 after SIGTERM, --max-hours or the loss of the folder. A signal after
-        the last trial changes none of this, unless the command has another study to start.
+        the last trial does not change the exit code, unless the command has another study to start.
     """
     replace_unknown_letters()
     try:
-        with SignalHandler(_interrupt):  # where `StopSignals` is not entered, as while modules are imported
+        with SignalHandler(_interrupt):  # while `StopSignals` is not entered, such as during imports
             study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
             width = None if sys.stdout.isatty() else 140
             summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))

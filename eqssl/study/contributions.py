@@ -30,9 +30,9 @@ class SamplingVariances:
     """Variances of means and paired differences due to the sample of held-out images.
 
     Args:
-        load: trial id -> its contributions; empty where none were saved.
-        trials: configuration -> seed -> trial id; one without an encoder has a single trial for all seeds.
-        kept: number of configurations whose contributions stay in memory.
+        load: trial id -> its contributions; empty if none were saved.
+        trials: configuration -> seed -> trial id; a configuration without an encoder has a single trial for all seeds.
+        kept: number of configurations whose contributions are kept in memory.
     """
 
     def __init__(self, load: Loader, trials: Mapping[str, Mapping[int, str]], kept: int = 4):
@@ -44,7 +44,7 @@ class SamplingVariances:
 
     @property
     def known(self) -> Collection[str]:
-        """Metrics of which contributions were found in the files that have been read."""
+        """Metrics with contributions in the files that have been read."""
         return self._ids.keys()
 
     def metrics(self, configuration: str) -> list[str]:
@@ -76,21 +76,21 @@ class SamplingVariances:
 
 
 def read_contributions(folder: Path, trial_id: str) -> Contributions:
-    """Return the contributions of a trial in a study's folder, OUTPUT/STUDY; none where they cannot be read."""
+    """Return the contributions of a trial in a study's folder, OUTPUT/STUDY; empty if they cannot be read."""
     import pyarrow.parquet as pq
 
     try:
         with on_disk(folder / "trials" / trial_id / CONTRIBUTIONS) as path:
             table = pq.read_table(path, read_dictionary=["metric"]).combine_chunks()
-    except FileNotFoundError:  # of an earlier version
+    except FileNotFoundError:  # a trial of an earlier version
         return {}
-    except (OSError, ValueError) as error:  # a cut file costs some width of the intervals, and no study
+    except (OSError, ValueError) as error:  # a truncated file affects the intervals' width, but must not fail the study
         logger.warning("%s of trial %s cannot be read: %s", CONTRIBUTIONS, trial_id, error)
         return {}
     ids, values, weights = (table[name].to_numpy() for name in ("unit", "value", "weight"))
     metrics = table["metric"].combine_chunks()
     codes, names = metrics.indices.to_numpy(), metrics.dictionary.to_pylist()
-    starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]  # rows of a metric follow one another
+    starts = [0, *(np.flatnonzero(np.diff(codes)) + 1), len(codes)]  # the rows of a metric are contiguous
     pieces = (slice(*bounds) for bounds in pairwise(starts) if len(codes))
     return {names[codes[of.start]]: (ids[of], equally_weighted(values[of], weights[of])) for of in pieces}
 

@@ -1,4 +1,4 @@
-"""Matched controls: rows that share a configuration's options but for the reconstruction, or its attention."""
+"""Matched controls: rows that share a configuration's options except for the reconstruction, or its attention."""
 
 from dataclasses import replace as change
 
@@ -8,19 +8,19 @@ from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Configuration, Params, exact
 
 PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
-FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, beside the choice and its own controls
+FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, in addition to the choice and its own controls
 
 
 def with_matched_controls(study: Study, options: StudyOptions) -> Study:
-    """Return the study with an auto-encoding control for every searched configuration, if it asks for them.
+    """Return the study with an auto-encoding control for every searched configuration, if the study asks for them.
 
-    The gain of a configuration over this control is that of cross-attention. Configurations that differ in the
-    attention alone share one control; one that auto-encodes itself, or reconstructs nothing, has none. Samplers other
-    than designs, and seed halving, leave the configurations or their seeds open: there the row autoencode stays the
-    control of all.
+    The gain of a configuration over this control is due to cross-attention. Configurations that differ only in the
+    attention share one control; a configuration that itself auto-encodes, or reconstructs nothing, has none. With
+    samplers other than designs, or with seed halving, the configurations or their seeds are not known in advance: the
+    row autoencode then remains the control of all.
 
     Args:
-        study: with its space; unchanged unless `study.matched_controls`.
+        study: the study with its space; returned unchanged unless `study.matched_controls`.
         options: configs, seeds and sampler of the search.
     """
     open_ended = options.sampler not in DESIGNS or options.seed_schedule != "fixed"
@@ -50,7 +50,7 @@ def with_matched_controls(study: Study, options: StudyOptions) -> Study:
 
 
 def autoencoding(params: Params) -> Params:
-    """Return the same options with auto-encoding in the place of the attention."""
+    """Return the same options with auto-encoding in place of the attention."""
     rest = {option: value for option, value in params.items() if option not in CROSS_ATTENTION_OPTIONS}
     return rest | {ATTENTION: AUTOENCODE}
 
@@ -60,15 +60,15 @@ def _reads_other_view(run: RunConfig) -> bool:
 
 
 def final_test(study: Study, options: StudyOptions, name: str, params: Params) -> Study:
-    """Return the study that trains a choice again beside its controls.
+    """Return the study that retrains a choice together with its controls.
 
-    Where more than the reconstruction was searched, the choice is compared with controls that share the rest: a gain of
-    stronger augmentation is no gain of the reconstruction. Its auto-encoding control has all of its options but the
-    attention.
+    If more than the reconstruction was searched, the choice is compared with controls that share the other options: a
+    gain from stronger augmentation is not a gain from reconstruction. The auto-encoding control has all options of the
+    choice except the attention.
 
     Args:
-        study, options: of the search.
-        name, params: of the choice, which is the last row.
+        study, options: those of the search.
+        name, params: name and overrides of the choice, which is the last row.
     """
     rows = {row: overrides for row, overrides in study.rows.items() if row in FINAL_ROWS}
     shared = {option: value for option, value in params.items() if not option.startswith("recon.")}

@@ -10,7 +10,7 @@ from eqssl.metrics import METRICS, Direction
 from eqssl.study.search.space import Configuration, Params, Space
 
 NO_SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}
-# Every table has these rows; None: no encoder, the pixels or nothing at all are evaluated.
+# Rows of every table; None: no encoder; the pixels, or nothing at all, are evaluated.
 REFERENCE_ROWS: dict[str, Params | None] = {
     "constant": None,
     "pixels": None,
@@ -25,16 +25,16 @@ REFERENCE_ROWS: dict[str, Params | None] = {
 CONTROLS = ("base", "no-recon", "autoencode")
 ATTENTION = "recon.attention"
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
-# Beside the methods, not among them.
+# Shown alongside the methods, but not counted among them.
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only")
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
 DESIGNS = ("grid", "one-at-a-time", "qmc")  # known before the first result
-LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that go by earlier results
+LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that learn from earlier results
 SeedSchedule = Literal["fixed", "halving"]
 Pruner = Literal["none", "halving"]
-REDUCTION = 3  # halving, of seeds or of epochs, keeps one in so many
-FIRST_STAGES = (1, 3)  # seeds of a configuration after the first stages of halving; after the last it has all
+REDUCTION = 3  # halving, of seeds or of epochs, keeps one in this many
+FIRST_STAGES = (1, 3)  # seeds of a configuration after the first stages of halving; after the last it has all of them
 
 
 def seed_stages(seeds: int, schedule: SeedSchedule) -> list[int]:
@@ -49,7 +49,7 @@ def seed_stages(seeds: int, schedule: SeedSchedule) -> list[int]:
 
 
 def count_trials(configs: int, stages: list[int]) -> int:
-    """Return the number of trials of so many configurations over all stages."""
+    """Return the number of trials that `configs` configurations take over all stages."""
     trials, before = 0, 0
     for seeds in stages:
         trials += configs * (seeds - before)
@@ -70,25 +70,25 @@ class Study:
     """One question.
 
     Args:
-        name: also the folder's name and MLflow's experiment.
-        question: one sentence, shown by `--help` and on the report.
+        name: also the name of the folder and of the MLflow experiment.
+        question: one sentence, shown by `--help` and in the report.
         space: dotted option -> its parameter.
-        configs: configurations of the search by default; 0: the rows are the whole study.
-        seeds: trials of a configuration by default.
+        configs: default number of configurations in the search; 0: the rows are the whole study.
+        seeds: default number of trials per configuration.
         sampler: a design, or one of Optuna's samplers.
         seed_schedule: whether all configurations get all seeds, or only the best, see `seed_stages`.
-        pruner: whether trials that are behind are ended early, see `eqssl.study.search.pruning`.
-        final_test: fresh seeds with which the choice is trained again and reported on test; 0: no final test.
+        pruner: whether trials that fall behind are ended early, see `eqssl.study.search.pruning`.
+        final_test: number of fresh seeds with which the choice is retrained and reported on test; 0: no final test.
         objectives: metric of the evaluation -> maximize or minimize; the first is the accuracy, which the choice
             guards, the last is the goal of the choice.
         rows: name -> overrides, the reference rows of the tables.
-        controls: name of a row -> the rows it is compared with, where these are not base, no-recon and autoencode; the
+        controls: name of a row -> the rows it is compared with, if these are not base, no-recon and autoencode; the
             first is its base method.
         matched_controls: whether every searched configuration of a design gets an auto-encoding control at its own
-            options, see `eqssl.study.controls`, in the place of the row autoencode.
-        subject: row of the study's sentence where nothing is searched.
-        base: every option that is not varied.
-        smoke: overrides under which the whole study ends within a minute or two.
+            options, see `eqssl.study.controls`, instead of the row autoencode.
+        subject: row that the study's sentence is about if nothing is searched.
+        base: values of all options that are not varied.
+        smoke: overrides with which the whole study takes a minute or two.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Study:
         return dataclasses.replace(self, objectives=objectives, rows=rows)
 
     def count_configs(self, asked: int | None) -> int:
-        """Return the configurations of the search: the number asked for, else the default; 1 where nothing varies."""
+        """Return the number of configurations: the number asked for, else the default; at most 1 if nothing varies."""
         count = self.configs if asked is None else asked
         return count if self.space else min(1, count)
 

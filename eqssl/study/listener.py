@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Receives the events of a study in its own process, in their order."""
+    """Receives the events of a study, in order, in the study's own process."""
 
     def trial_started(self, trial: Trial) -> None:
-        """A process begins with the trial, for the first time or again."""
+        """A process starts the trial, for the first time or again."""
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         """An epoch has been trained; its checkpoint, if one was due, is on disk."""
@@ -24,4 +24,4 @@ class Listener:
         """The trial is complete, was stopped early or has failed for good."""
 
     def time_passed(self, running: int, waiting: int) -> None:
-        """A moment has passed; numbers of trials that run, and that wait for a node."""
+        """A moment has passed; gives the numbers of trials that are running and that wait for a node."""

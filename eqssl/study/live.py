@@ -21,7 +21,7 @@ def current_summary(folder: Path) -> dict[str, Any]:
         folder: OUTPUT/STUDY.
 
     Raises:
-        ValueError: for a folder that holds no study, of which no trial has ended, or of an earlier version.
+        ValueError: for a folder without a study, for a study of an earlier version, or if no trial has ended.
     """
     text = read(folder / "summary.json")
     summary = parse_json(folder / "summary.json", text) if text else None
@@ -45,14 +45,14 @@ def current_summary(folder: Path) -> dict[str, Any]:
 
 
 def summary_of_predictions(folder: Path) -> dict[str, Any]:
-    """Return `current_summary` with every probe's metrics computed again from its predictions.
+    """Return `current_summary` with every probe's metrics recomputed from its predictions.
 
     Args:
         folder: OUTPUT/STUDY.
 
     Raises:
-        ValueError: as `current_summary` does, for a folder that was reduced to its summary, for predictions of another
-            protocol, and for a complete trial whose predictions were not saved.
+        ValueError: as `current_summary` does; also for a folder that was reduced to its summary, for predictions of
+            another protocol, and for a complete trial whose predictions were not saved.
     """
     summary, about = current_summary(folder), read(folder / "study.json")
     if not about:
@@ -81,7 +81,7 @@ def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
 
 
 def _study(known: dict[str, Any]) -> Study:
-    """Return the study of a study.json."""
+    """Return the study that a study.json describes."""
     identity, about = known["identity"], known["about"]
     register_stored(about.get("metrics", {}))
     return Study(

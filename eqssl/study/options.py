@@ -1,4 +1,4 @@
-"""The options of every study, made from the typed configuration; importing this costs neither torch nor Ray."""
+"""The options of every study, made from the typed configuration; importing this imports neither torch nor Ray."""
 
 import dataclasses
 import os
@@ -40,16 +40,16 @@ class StudyOptions:
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, with whose results the sampler starts."""
     final_test: int = 0
-    """Fresh seeds with which the chosen configuration and its controls are trained again and reported on test; 0: no
-    final test."""
+    """Number of fresh seeds with which the chosen configuration and its controls are retrained and reported on test; 0:
+    no final test."""
     workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
     """Processes that train one trial together; 1 trains in the trial's own process, more by Ray Train. MIN:MAX: as many
     as there is room for, which changes as nodes come and go; --train.batch-size stays the same."""
     gpus_per_trial: float | None = None
-    """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 a worker where there are any, or
-    the variable EQSSL_GPUS_PER_WORKER where an autoscaler may still add them."""
+    """GPUs of one trial, over all its workers; below 1, trials share one. Default: 1 per worker if there are any, or
+    the variable EQSSL_GPUS_PER_WORKER if an autoscaler may still add them."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
-    """Resources that each worker reserves beside CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
+    """Resources that each worker reserves in addition to CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
     concurrency: int | None = None
     """Trials at a time; those without room wait, and let an autoscaler add nodes. Default: as many as the nodes hold;
     with an autoscaler all, or 8 where the sampler goes by earlier results."""
@@ -98,7 +98,7 @@ class StudyOptions:
 
     @property
     def workers(self) -> tuple[int, int]:
-        """The least and the most workers of a trial."""
+        """The minimum and maximum number of workers per trial."""
         parts = str(self.workers_per_trial).split(":")
         counts = [int(part) for part in parts if part.isdigit()]
         if len(counts) != len(parts) or len(counts) > 2 or not 1 <= counts[0] <= counts[-1]:
@@ -107,15 +107,15 @@ class StudyOptions:
 
 
 def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
-    """Return the study without the fixed options in its space, and the options; with --smoke it is called NAME_smoke.
+    """Return the study with fixed options removed from its space, and the options; with --smoke it is named NAME_smoke.
 
     Args:
-        study: with its defaults.
+        study: the study with its defaults.
         arguments: the command line without the program's name.
 
     Raises:
         SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
-        ValueError: for a value that its type allows and its meaning does not.
+        ValueError: for a value of the right type that is not allowed.
     """
     given = options_in(arguments)
     smoke: Mapping[str, Any] = {}
@@ -146,10 +146,10 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
 
 
 def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
-    """Return the study that the options ask for, with their objectives and small if `smoke`, and its options.
+    """Return the study that the options ask for, with their objectives and, if `smoke`, made small, and its options.
 
-    What a command line has settled is settled already. In code, a smoke run changes options of the study's base alone,
-    not those with another value.
+    Options parsed from a command line are settled already. In code, a smoke run changes only options that have the
+    value of the study's base.
     """
     if options.smoke and study.smoke:
         small = _smoke(study)  # refuses a name that is no option
@@ -161,12 +161,12 @@ def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
 
 
 def _smoke(study: Study) -> Study:
-    """Return the smoke run of a study, which is no part of the real one."""
+    """Return the smoke run of a study, which is not part of the real one."""
     return dataclasses.replace(study, name=f"{study.name}_smoke", base=replace(study.base, dict(study.smoke)), smoke={})
 
 
 def default_options(study: Study) -> StudyOptions:
-    """Return the options of a study where none is given."""
+    """Return the options of a study if none is given."""
     same = {name: getattr(study, name) for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
     same["configs"] = study.configs or None
     objectives = tuple(
@@ -180,11 +180,11 @@ def directions(objectives: Sequence[str], options: StudyOptions) -> dict[str, Di
     """Return metric -> maximize or minimize, by default as the metric's registration says.
 
     Args:
-        objectives: of the options.
-        options: level of the evaluation, pruner.
+        objectives: as given in the options.
+        options: for the level of the evaluation and the pruner.
 
     Raises:
-        ValueError: for an unknown metric, one that the evaluation leaves out, another direction, or no objective.
+        ValueError: for an unknown metric, one that the evaluation leaves out, an unknown direction, or no objective.
     """
     found: dict[str, Direction] = {}
     for objective in objectives:

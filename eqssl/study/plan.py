@@ -1,4 +1,4 @@
-"""The plan of a study, for --dry-run: its trials, and what is known of their time, without Ray."""
+"""The plan of a study, for --dry-run: its trials, and what is known about their duration, without Ray."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +15,10 @@ def plan(study: Study, options: StudyOptions) -> Iterator[str]:
     """Yield the lines of a study's plan; nothing is trained or written.
 
     Args:
-        study, options: that agree, see `settle`.
+        study, options: consistent with each other, see `settle`.
 
     Raises:
-        ValueError: for options that cannot work, or a folder that holds a study without --resume.
+        ValueError: for options that cannot work or, without --resume, a folder that contains a study.
     """
     from eqssl.study.search.schedule import Suggestions  # imports optuna
 
@@ -62,7 +62,7 @@ def _values(overrides: Params | None) -> str:
 
 
 def _time(epochs: int, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Yield what is known of the time that epochs take, from trials that have ended."""
+    """Yield what trials that have ended tell about the time that epochs take."""
     trained = [record for record in records if record.epochs]
     if not trained:
         yield f"{epochs} epochs; how long one takes is measured when the study starts, before its first trial"

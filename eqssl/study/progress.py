@@ -1,4 +1,4 @@
-"""The progress of a study: live bars on a terminal, elsewhere plain lines, one a minute or more."""
+"""The progress of a study: live bars on a terminal, elsewhere plain lines, at least one per minute."""
 
 import time
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
-QUIET_S = 60.0  # of silence before a line with the running trials and the resources they wait for
-SHOWN = 3  # running trials of such a line
+QUIET_S = 60.0  # of silence before a line with the running trials and what the waiting ones wait for
+SHOWN = 3  # running trials listed in such a line
 
 
 class StudyProgress(Listener):
     """Counts trials and estimates the time left.
 
     Args:
-        console: of the study.
-        base: run of the study; the work of a trial is its epochs and one evaluation.
+        console: the study's console.
+        base: the study's base run; the work of a trial is its epochs and one evaluation.
         suggestions: the trials to come.
-        metrics: shown of a finished trial.
-        why_waiting: returns the reason why trials wait, in words.
-        tracking: returns in words what waits for the tracking server, or nothing.
+        metrics: names of the metrics shown for a finished trial.
+        why_waiting: returns in words why trials wait.
+        tracking: returns in words what waits for the tracking server, or an empty text.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class StudyProgress(Listener):
         self._console, self._base, self._metrics = console, base, metrics
         self._why_waiting, self._tracking = why_waiting, tracking
         self._total, self._ended = suggestions.total, suggestions.ended
-        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left of all trials, and of each
-        self._first_s, self._events = 0.0, 0  # of epochs and evaluations: the start is no part of their pace
+        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left in all trials, and in each
+        self._first_s, self._events = 0.0, 0  # of epochs and evaluations; the start-up before them is not timed
         self._start_s = self._said_s = time.perf_counter()
         self._running: dict[str, tuple[Trial, int, float]] = {}  # trial id -> trial, epochs, time of the last one
-        self._environments = [worker_environment()]  # of this process and of workers, without repetition
+        self._environments = [worker_environment()]  # distinct ones: of this process, then of workers
         self._bars: dict[str, TaskID] = {}
         self._live: Progress | None = None
 
@@ -89,7 +89,7 @@ class StudyProgress(Listener):
         self._running.pop(trial.id, None)
         self._advance(trial, 0)
         if self._live:
-            if trial.id in self._bars:  # else its process has never started
+            if trial.id in self._bars:  # otherwise its process has never started
                 self._live.remove_task(self._bars.pop(trial.id))
             self._live.update(self._overall, completed=self._ended, note=self._time_left())
         outcome = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._metrics if name in record.metrics)
@@ -112,13 +112,13 @@ class StudyProgress(Listener):
         self._say_count(f"after {duration(now - self._start_s)}: " + ", ".join([*parts, *filter(None, [tracking])]))
 
     def _place(self, trial: Trial, epochs: int, since_s: float, now: float) -> str:
-        """Return how far a running trial has come; its start is part of its first epoch."""
+        """Return in words how far a running trial has come; its start-up counts as part of its first epoch."""
         every = trial.work(self._base) - 1
         doing = f"epoch {epochs + 1} of {every}" if epochs < every else "evaluation"
         return f"{trial.name}: {doing} for {duration(now - since_s)}"
 
     def _compare_environment(self, trial: Trial, environment: dict[str, str]) -> None:
-        """Say once for each environment of workers how it differs from that of this process."""
+        """Say once per worker environment how it differs from that of this process."""
         if not environment or environment in self._environments:
             return
         own = self._environments[0]
@@ -128,7 +128,7 @@ class StudyProgress(Listener):
         self._say(f"warning: {trial.name} ran with other versions than the study's own process: {different}")
 
     def _advance(self, trial: Trial, work: int) -> None:
-        """Set the work that is left of a trial."""
+        """Set the work left in a trial."""
         self._work += work - self._work_of.get(trial.id, 0)
         self._work_of[trial.id] = work
         self._events += 1

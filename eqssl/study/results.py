@@ -31,8 +31,8 @@ from eqssl.study.summary import (
 )
 from eqssl.study.table import INVARIANCE, Table, interval
 
-POSE = "r2/pose"  # the paper's own claim, so that the sentence names it wherever the data have it
-TIED = 3  # configurations named in a reason
+POSE = "r2/pose"  # the paper's own claim, so the sentence reports it whenever the data have it
+TIED = 3  # tied configurations named in a reason
 COLUMNS = ("trial_id", "configuration", "number", "seed", "status", "epochs", "wall_s")  # of trials.parquet
 MARGIN = plain_number(ACCURACY_MARGIN, 2)
 
@@ -45,12 +45,12 @@ RULE = (
 
 
 def choose(study: Study, records: list[TrialRecord], table: Table | None = None) -> Chosen | None:
-    """Return the choice of a study, by `RULE`; None where no searched configuration qualifies.
+    """Return the choice of a study, by `RULE`; None if no searched configuration qualifies.
 
     Args:
-        study: whose objectives are the guard (the first) and the goal (the last).
-        records: of all trials.
-        table: of the same records; default: it is made.
+        study: its objectives are the guard (the first) and the goal (the last).
+        records: records of all trials.
+        table: the table of the same records; default: built here.
     """
     table = table or Table(records, study.controls, study.objectives)
     objectives, searched = _candidates(study, records, table)
@@ -92,12 +92,12 @@ def best_by_rule(
     floor: float,
     not_below: Callable[[], Collection[str]] | None = None,
 ) -> tuple[list[str], Collection[str], str]:
-    """Return the names whose guard reaches a floor, those that may be chosen, and the best by the goal of these.
+    """Return the names whose guard reaches a floor, those that may be chosen, and the best of these by the goal.
 
     Args:
         values: name -> guard and goal, both better when larger; among equals the earlier name comes first.
-        floor: least guard; infinite: the guard decides.
-        not_below: returns those that may be chosen where none reaches the floor; None: the one with the best guard.
+        floor: minimum guard; infinite: the guard decides.
+        not_below: returns those that may be chosen if none reaches the floor; None: the one with the best guard.
     """
     good = [name for name, (guard, _) in values.items() if guard >= floor]
     allowed = good or (not_below() if not_below else [max(values, key=values.__getitem__)])
@@ -108,12 +108,12 @@ def best_by_rule(
 def _candidates(study: Study, records: list[TrialRecord], table: Table) -> tuple[list[str], set[str]]:
     """Return the objectives that searched configurations have, and the configurations that may be chosen by them.
 
-    These were trained to their end with all seeds, did not collapse, and have the first and the last objective.
+    The latter completed training with all seeds, did not collapse, and have the first and the last objective.
     """
     seeds = Counter(record.configuration for record in records if record.status == "COMPLETE")
     searched = {record.configuration for record in records if record.number is not None and seeds[record.configuration]}
     searched -= {record.configuration for record in records if record.collapsed}
-    # A configuration that was suggested again has twice the seeds, which excludes no other one.
+    # A configuration that was suggested twice has twice the seeds, which must not exclude the others.
     enough = min(study.seeds, max((seeds[name] for name in searched), default=0))
     searched = {name for name in searched if seeds[name] >= enough}
     objectives = [metric for metric in study.objectives if searched & table.point_estimates(metric).keys()]
@@ -123,7 +123,7 @@ def _candidates(study: Study, records: list[TrialRecord], table: Table) -> tuple
 
 
 def _not_below(table: Table, metric: str, best: str, names: Collection[str]) -> set[str]:
-    """Return the names that are not significantly worse than the best, itself among them; it alone where unknown."""
+    """Return the names that are not significantly worse than the best, including the best; only the best if unknown."""
     found = {best}
     for name, difference in table.differences(metric, dict.fromkeys(names, best)).items():
         low, high = difference.bounds()
@@ -142,11 +142,11 @@ def summarise(
     """Return the result of a study, the content of summary.json.
 
     Args:
-        study: whose objectives and seeds decide the choice.
-        records: of all trials that have ended.
-        about: the run: options, data, wall seconds, ...
-        folder: of the study, from which the contributions of held-out images are read; None: intervals leave out that
-            these are a sample.
+        study: its objectives and seeds determine the choice.
+        records: records of all trials that have ended.
+        about: a description of the run: options, data, wall seconds, ...
+        folder: the study's folder, from which the contributions of held-out images are read; None: intervals do not
+            account for the sampling of these images.
     """
     places = {name: place for place, name in enumerate(study.rows)}
     records = sorted(records, key=lambda r: (places.get(r.configuration, len(places)), r.number or 0, r.seed))
@@ -219,8 +219,8 @@ def _of(name: str, intervals: Mapping[str, Mapping[str, Interval]]) -> dict[str,
 def _tested(table: Table, differences: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, Interval]]:
     """Return metric -> configuration -> interval, and whether it is significant within its table (Benjamini-Hochberg).
 
-    A table is that of the main metrics, or of one family over its factors. References are not among the claims, so that
-    their large differences lend nothing.
+    A table covers the main metrics, or one family of metrics over its factors. References are not among the claims, so
+    that their large differences do not help other claims to significance.
     """
     tables: dict[str, dict[tuple[str, str], Estimate]] = {}
     for metric, of_metric in differences.items():
@@ -234,16 +234,16 @@ def _tested(table: Table, differences: Mapping[str, Mapping[str, Estimate]]) -> 
 
 
 def _detectable(gains: Mapping[str, Estimate]) -> float | None:
-    """Return the minimum detectable difference of the gain with the median standard error, references aside."""
+    """Return the minimum detectable difference of the gain with the median standard error, excluding references."""
     found = sorted((gain for name, gain in gains.items() if name not in REFERENCES), key=lambda gain: gain.error)
     return minimum_detectable_difference(found[len(found) // 2]) if found else None
 
 
 def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chosen | None) -> Answer | NoAnswer:
-    """Return the comparison that the study's sentence is about: of its choice, else of its subject.
+    """Return the comparison that the study's sentence is about: that of its choice, else of its subject.
 
-    The best of C configurations looks better than it is: its intervals hold for all C at once (Bonferroni, level
-    1 - .05 / C). One that is trained again with fresh seeds is the only one.
+    The best of C configurations looks better than it is, so its intervals hold for all C at once (Bonferroni, level
+    1 - .05 / C). A choice that is retrained with fresh seeds is the only candidate.
     """
     name = chosen.configuration if chosen else study.subject
     objectives = [metric for metric in study.objectives if len(table.values(metric))]
@@ -276,7 +276,7 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
 
 
 def _difference(table: Table, metric: str, name: str, other: str | None, level: float) -> Interval:
-    """Return the difference from another configuration; other: None: the mean, at 95 %."""
+    """Return the difference from another configuration, or the mean, at 95 %, if `other` is None."""
     if other is None:
         return table.means(metric)[name]
     if estimate := table.differences(metric, {name: other}).get(name):
@@ -300,7 +300,7 @@ def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnsw
 
 
 def write_parquet(records: list[TrialRecord], path: Path) -> None:
-    """Write one row per trial and metric, a column for every option that any trial set."""
+    """Write one row per trial and metric, with a column for every option that any trial set."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -317,7 +317,7 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
-    """Write indented JSON, but a configuration or trial in one line: indented, thousands take ten times as long."""
+    """Write indented JSON, but each configuration or trial on one line: indenting thousands takes ten times as long."""
     with path.open("w") as file:
         for place, (name, value) in enumerate(summary.items()):
             file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
@@ -335,8 +335,8 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
 
     Args:
         summary: from `summarise`.
-        records: of all trials that have ended.
-        folder: of the study.
+        records: records of all trials that have ended.
+        folder: the study's folder.
     """
     write_atomically(folder / SUMMARY, partial(_write_summary, summary))
     write_parquet(records, folder / "trials.parquet")
@@ -346,6 +346,6 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
 
 
 def nothing_completed(records: list[TrialRecord]) -> bool:
-    """Return whether no searched configuration, or no row of a study that searches nothing, came to its end."""
+    """Return whether no searched configuration, or no row of a study that searches nothing, was completed."""
     searched = [record for record in records if record.number is not None] or records
     return not any(record.status == "COMPLETE" for record in searched)

@@ -10,7 +10,7 @@ NAMES = {"knn": "kNN accuracy", "linear": "accuracy", "inv/invariance": "invaria
 
 
 def sentence(answer: Answer | NoAnswer) -> str:
-    """Return the finding of a study: metrics gained, kept and lost, and the part of cross-attention in the gain."""
+    """Return the finding of a study: metrics gained, kept and lost, and how much of the gain is cross-attention's."""
     if isinstance(answer, NoAnswer):
         digits = _digits(answer.best.values())
         best = [f"best {name_of(metric)}: {of.name}, {_number(of, digits)}" for metric, of in answer.best.items()]
@@ -45,7 +45,7 @@ def _outcome(answer: Answer) -> str:
 
 
 def _beyond(answer: Answer, digits: int) -> str:
-    """Return the part of cross-attention: the difference from auto-encoding at the same weight."""
+    """Return in words what cross-attention adds: the difference from auto-encoding at the same weight."""
     if answer.autoencodes:
         return "; this is auto-encoding, without cross-attention"
     if answer.missing:
@@ -91,7 +91,7 @@ def _and(names: list[str]) -> str:
 
 
 def _digits(intervals: Iterable[Interval]) -> int:
-    """Return the number of decimals: two, or three where an interval is narrower than .01."""
+    """Return the number of decimals: two, or three if an interval is narrower than .01."""
     narrowest = min((of.estimate - of.low for of in intervals if of.has_bounds), default=1.0)
     return 3 if narrowest < 0.0095 else 2
 
@@ -101,13 +101,13 @@ def _listed(intervals: Mapping[str, Interval], digits: int, *, signed: bool) -> 
 
 
 def _number(of: Interval, digits: int, *, signed: bool = False) -> str:
-    """Return an estimate and its half width."""
+    """Return an estimate and the half width of its interval as text."""
     text = plain_number(of.estimate, digits, signed=signed)
     return f"{text} ± {plain_number(of.estimate - of.low, digits)}" if of.has_bounds else text
 
 
 def plain_number(value: float, digits: int, *, signed: bool = False) -> str:
-    """Return a number without the zero before its point, and without a minus before zero."""
+    """Return a number as text, without the zero before its decimal point and never as minus zero."""
     value = round(value, digits) + 0.0
     text = f"{value:{'+' if signed else ''}.{digits}f}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text

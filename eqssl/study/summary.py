@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eqssl.models.encoder import Encoder
 
 SUMMARY, BEST_ENCODER = "summary.json", "best_encoder"  # in the study's folder
-INTERVALS = {"metrics", "gains", "beyond_autoencode", "behind", "differences", "best"}  # fields: by metric
+INTERVALS = {"metrics", "gains", "beyond_autoencode", "behind", "differences", "best"}  # fields that are by metric
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Interval:
     """An estimate and its two-sided bounds."""
 
     estimate: float
-    low: float = math.nan  # NaN where there are too few seeds
+    low: float = math.nan  # NaN if there are too few seeds
     high: float = math.nan
     significant: bool | None = None  # of a difference, among all comparisons of its table; None: not tested
 
@@ -39,7 +39,7 @@ class Interval:
         return math.isfinite(self.low)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the interval as JSON has it: None for NaN, and no `significant` where that was not tested."""
+        """Return the interval as plain JSON values: None for NaN, and no `significant` if that was not tested."""
         values = {name: None if value != value else value for name, value in vars(self).items()}
         return {name: value for name, value in values.items() if name != "significant" or value is not None}
 
@@ -56,7 +56,7 @@ class Verdict:
     """Whether a configuration is more equivariant than its controls without loss, see `eqssl.stats.verdict`."""
 
     answer: Literal["yes", "no", "inconclusive"]
-    power: float | None  # None where it is unknown
+    power: float | None  # None if it is unknown
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class ConfigResult:
     params: dict[str, Any]
     seeds: list[int]  # of complete trials
     controls: list[str]  # rows of the study that it is compared with
-    autoencode: str | None  # the control that differs from it in the attention alone
+    autoencode: str | None  # the control that differs from it only in the attention
     metrics: dict[str, Interval]  # means over seeds
-    front_probability: float | None  # that no other configuration is better in all objectives at once
+    front_probability: float | None  # probability that no other configuration is better in all objectives at once
     equivariant_without_loss: Verdict | None  # None for rows that are not judged
     gains: dict[str, Interval]  # differences from the best control, metric by metric
     beyond_autoencode: dict[str, Interval]  # differences from `autoencode`
@@ -92,16 +92,16 @@ class Answer:
     """The comparison that the study's sentence is about."""
 
     configuration: str  # the choice, or the subject of a study without a search
-    base: str | None  # its base method; None where the study has none
-    goal: str  # metric that is to improve
+    base: str | None  # its base method; None if the study has none
+    goal: str  # metric to be improved
     level: float  # of the intervals: .95, or more for the best of several candidates
     candidates: int  # configurations among which it was chosen
-    differences: dict[str, Interval]  # from the base, the goal first; the means themselves where there is no base
+    differences: dict[str, Interval]  # from the base, the goal first; the means themselves if there is no base
     signs: dict[str, int]  # metric -> 1 if larger is better, else -1
     labelled: bool  # whether an accuracy was measured
     missing: list[str]  # controls without a complete trial
-    autoencodes: bool  # whether it is an auto-encoder itself
-    autoencode: str | None  # the control that differs from it in the attention alone
+    autoencodes: bool  # whether the configuration itself auto-encodes
+    autoencode: str | None  # the control that differs from it only in the attention
     beyond_autoencode: dict[str, Interval]  # differences from that control
 
 
@@ -121,39 +121,39 @@ class StudySummary:
     study: str
     question: str
     sentence: str  # the answer in words
-    about: dict[str, Any]  # the run, key by key of summary.json: options, data, status, wall_s, ledger, ...
+    about: dict[str, Any]  # the run, as top-level keys of summary.json: options, data, status, wall_s, ledger, ...
     space: Space
     objectives: dict[str, str]  # metric -> maximize or minimize
-    chosen: Chosen | None  # None where no searched configuration qualifies by `rule`
+    chosen: Chosen | None  # None if no searched configuration qualifies by `rule`
     answer: Answer | NoAnswer
     rule: str  # of the choice
-    images_sampled: bool  # whether intervals include that the held-out images are a sample
+    images_sampled: bool  # whether intervals account for the sampling of held-out images
     untrained: dict[str, list[str]]  # base method -> rows that its accuracy does not exceed significantly
     overhead_s: dict[str, float | None]  # `median_warm` of the warm trials, and their number, `warm_trials`
     minimum_detectable_difference: dict[str, float | None]  # metric -> that of a typical gain, at a power of .8
     best_control: dict[str, str | None]  # metric -> name
-    best: dict[str, str | None]  # metric -> name of the best configuration, references aside
+    best: dict[str, str | None]  # metric -> name of the best configuration, excluding references
     configurations: list[ConfigResult]  # in the order of the study's rows and of the search
     records: list[TrialRecord]  # of all trials, in the same order
     environment: dict[str, str]  # versions of packages, and the commit
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)  # label, direction, ... of every measured metric
-    folder: Path | None = None  # of the study, where it was loaded from one
+    folder: Path | None = None  # the study's folder, if it was loaded from one
 
     def __repr__(self) -> str:
-        """Return a short text: all values take a notebook pages."""
+        """Return a short text: all values would fill pages of a notebook."""
         return f"<study {self.study}: {len(self.configurations)} configurations, {len(self.records)} trials>"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plain values of summary.json."""
         names = [f.name for f in fields(self) if f.name not in ("about", "records", "folder")]
         values = {name: _plain(getattr(self, name)) for name in names}
-        if not self.metrics:  # as in summaries of earlier versions
+        if not self.metrics:  # the case for summaries of earlier versions
             del values["metrics"]
         return self.about | values | {"trials": [record.to_dict() for record in self.records]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "StudySummary":
-        """Return the summary of plain values, as `to_dict` returns them."""
+        """Return the summary from plain values, as `to_dict` returns them."""
         known = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         chosen, answer = values["chosen"], values["answer"]
         typed = {
@@ -171,7 +171,8 @@ class StudySummary:
         """One row per trial: seed, status and times, a column per option that varies, and one per metric."""
         import pandas as pd
 
-        options = {option: None for record in self.records for option in record.params}  # beside the trial
+        # Their columns come first, next to those of the trial.
+        options = {option: None for record in self.records for option in record.params}
         rows = [vars(record) | options | record.params | record.metrics for record in self.records]
         return pd.DataFrame(rows).drop(columns=["params", "metrics", "history"])
 
@@ -240,7 +241,7 @@ def load_study(path: str | Path) -> StudySummary:
         path: OUTPUT/STUDY or its summary.json, also a URI.
 
     Raises:
-        ValueError: for a path without a summary, or with one that is cut or of another version.
+        ValueError: for a path without a summary, or with one that is truncated or of another version.
     """
     folder = as_path(path)
     folder = folder.parent if folder.name == SUMMARY else folder
@@ -254,7 +255,7 @@ def load_study(path: str | Path) -> StudySummary:
 
 
 def _plain(value: Any) -> Any:
-    """Return a part of a summary as JSON has it."""
+    """Return a part of a summary as plain JSON values."""
     if isinstance(value, Interval):
         return value.to_dict()
     if isinstance(value, dict):
@@ -279,7 +280,7 @@ def _with_intervals(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def space_from_dict(values: Mapping[str, Any]) -> Space:
-    """Return the space of plain values, as summary.json and study.json have it."""
+    """Return the space from plain values, as in summary.json and study.json."""
     space: Space = {}
     for option, of in values.items():
         only = (of["only"][0], tuple(of["only"][1])) if of.get("only") else None

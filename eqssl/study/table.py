@@ -31,9 +31,9 @@ def interval(estimate: Estimate, level: float = stats.LEVEL) -> Interval:
 
 
 def _with_invariance(metrics: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return metrics, or contributions to them, of a trial with all features in the place of a missing invariant part.
+    """Return a trial's metrics, or contributions to them, with all features in place of a missing invariant part.
 
-    Without a split all features are the method's, as the invariant part is elsewhere.
+    Without a split, all features belong to the method, as the invariant part does otherwise.
     """
     return {INVARIANCE: metrics[OF_ALL], **metrics} if OF_ALL in metrics else metrics
 
@@ -42,11 +42,11 @@ class Table:
     """Metrics of configurations under paired seeds.
 
     Args:
-        records: of trials; those that did not come to their end are left out.
+        records: records of trials; those that are not complete are left out.
         controls: configuration -> its controls, its base method first; default: base, no-recon and autoencode.
         objectives: metric -> maximize or minimize; the direction of other metrics is that of the registry.
-        load: of the contributions of held-out images to a trial's metrics; None: intervals leave out that the held-out
-            images are a sample.
+        load: loads the contributions of held-out images to a trial's metrics; None: intervals do not account for the
+            sampling of held-out images.
 
     Attributes:
         names: configurations with a complete trial.
@@ -93,7 +93,7 @@ class Table:
         return metric in self._objectives or (metric in METRICS and METRICS[metric].in_main_table)
 
     def is_compared(self, metric: str) -> bool:
-        """Return whether differences in a metric are tested: in objectives, and in registered ones of all features."""
+        """Return whether differences in a metric are tested: objectives, and registered ones of all features."""
         return metric in self._objectives or (metric_of(metric).is_compared and part_of(metric) is None)
 
     @cached_property
@@ -102,7 +102,7 @@ class Table:
         return next(filter(is_accuracy, self._objectives), "linear")
 
     def values(self, metric: str) -> pd.DataFrame:
-        """Return a metric, configurations with an encoder that have it x seeds, NaN where missing."""
+        """Return a metric's values, configurations with an encoder that have it x seeds, NaN if missing."""
         return pd.DataFrame(self._values[metric]).dropna(how="all") if metric in self._values else pd.DataFrame()
 
     def point_estimates(self, metric: str) -> dict[str, float]:
@@ -110,7 +110,7 @@ class Table:
         return self._means.get(metric, {})
 
     def means(self, metric: str) -> dict[str, Interval]:
-        """Return configuration -> mean and its 95 % bounds, NaN without seeds to judge by."""
+        """Return configuration -> mean and its 95 % bounds, NaN without enough seeds."""
         intervals = {name: Interval(mean) for name, mean in self.point_estimates(metric).items()}
         return intervals | {name: interval(of) for name, of in self._mean_estimates(metric).items()}
 
@@ -123,14 +123,14 @@ class Table:
     # Controls
 
     def is_autoencoding(self, name: str) -> bool:
-        """Return whether a configuration reconstructs its target from the target's own tokens alone."""
+        """Return whether a configuration reconstructs its target from only the target's own tokens."""
         by_name = name == AUTOENCODE or name.endswith(f", {AUTOENCODE}")
         return by_name or self._params.get(name, {}).get(ATTENTION) == AUTOENCODE
 
     def controls(self, name: str) -> list[str]:
         """Return the controls of a configuration, its base method first.
 
-        A control itself is compared with its base alone, and one that auto-encodes with no other that does.
+        A control itself is compared only with its base; nothing that auto-encodes is compared with another that does.
         """
         found = self._own_controls.get(name, CONTROLS[:1] if name in CONTROLS else CONTROLS)
         auto = self.is_autoencoding(name)
@@ -143,9 +143,9 @@ class Table:
         return {*REFERENCES, *CONTROLS, *own}
 
     def autoencode_control(self, name: str) -> str | None:
-        """Return the control that differs from a configuration in the attention alone; None where there is none.
+        """Return the control that differs from a configuration only in the attention; None if there is none.
 
-        One of another weight or other augmentations would credit the difference to cross-attention.
+        With another weight or other augmentations, their effect would be credited to cross-attention.
         """
         if name in self._no_candidates:
             return None
@@ -158,7 +158,7 @@ class Table:
         return self._best(metric, self.controls(name))
 
     def best(self, metric: str) -> str | None:
-        """Return the configuration with the best mean, references aside."""
+        """Return the configuration with the best mean, excluding references."""
         excluded = {*REFERENCES, *self.collapsed}
         return self._best(metric, [name for name in self.names if name not in excluded])
 
@@ -173,8 +173,8 @@ class Table:
 
         Args:
             metric: its name.
-            others: configuration -> the one it is compared with. A pair without common seeds, or with too few to judge
-                by, is left out.
+            others: configuration -> the one it is compared with. A pair without common seeds, or with too few of
+                them, is left out.
         """
         values = self.values(metric)
         rows = {name: row for row, name in enumerate(values.index)}
@@ -188,12 +188,12 @@ class Table:
         return self.differences(metric, {name: self.best_control(metric, name) for name in self.names})
 
     def behind(self, metric: str) -> dict[str, Estimate]:
-        """Return configuration -> paired difference from the best one, references aside."""
+        """Return configuration -> paired difference from the best one, excluding references."""
         best = self.best(metric)
         return self.differences(metric, {name: best for name in self.names if name not in REFERENCES})
 
     def beyond_autoencode(self, metric: str) -> dict[str, Estimate]:
-        """Return configuration -> paired difference from its auto-encoding control: the gain by the other view."""
+        """Return configuration -> paired difference from its auto-encoding control: the gain from the other view."""
         return self.differences(metric, {name: self.autoencode_control(name) for name in self.names})
 
     def untrained(self) -> dict[str, list[str]]:
@@ -220,7 +220,7 @@ class Table:
 
     @property
     def images_sampled(self) -> bool:
-        """Whether intervals include that the held-out images are a sample, since their contributions are known."""
+        """Whether intervals account for the sampling of held-out images, since their contributions are known."""
         return self._sampling is not None and len(self._sampling.known) > 0
 
     @cached_property
@@ -232,7 +232,7 @@ class Table:
         # In memory: the best by each metric, controls of several configurations, the candidate and its own control.
         kept = len({*bests.values()}) + sum(count > 1 for count in uses.values()) + 5
         variances = SamplingVariances(lambda trial_id: _with_invariance(load(trial_id)), self._trials, kept)
-        # Configuration by configuration, so that the file of a trial is read once and not once a metric.
+        # Configuration by configuration, so that the file of a trial is read once, not once per metric.
         for name in self._trained:
             for metric in variances.metrics(name):
                 others = {None, self.best_control(metric, name), bests.get(metric), self.autoencode_control(name)}
@@ -243,7 +243,7 @@ class Table:
         return variances
 
     def _sampled(self, metric: str, others: Mapping[str, str | None]) -> NDArray | None:
-        """Return the variance by the sample of held-out images of each mean (other: None) or difference, (P,)."""
+        """Return the variance, due to the sample of held-out images, of each mean (other: None) or difference, (P,)."""
         if self._sampling is None or metric not in self._sampling.known:
             return None
         return np.array([self._sampling.of(metric, name, other) for name, other in others.items()])
@@ -251,10 +251,10 @@ class Table:
     # Answers
 
     def verdicts(self, gains: Mapping[str, Mapping[str, Estimate]]) -> dict[str, Verdict]:
-        """Return configuration with a split -> whether it is more equivariant than its controls and loses nothing.
+        """Return configuration with a split -> whether it is more equivariant than its controls without loss.
 
-        Controls and references are not judged, nor a configuration with a failed control. Empty where the evaluation
-        was quick, the seeds are too few or the data have no labels.
+        Controls, references and configurations with a failed control are not judged. Empty if the evaluation was quick,
+        the seeds are too few or the data have no labels.
 
         Args:
             gains: metric -> configuration -> paired difference from its best control.
@@ -272,7 +272,7 @@ class Table:
     def front_probability(self) -> dict[str, float]:
         """Return configuration -> probability that no other one is better in all objectives at once.
 
-        Rows without an encoder and collapsed configurations are left out. Empty where there are too few seeds.
+        Rows without an encoder and collapsed configurations are left out. Empty if there are too few seeds.
         """
         tables = [self.sign(metric) * self.values(metric) for metric in self._objectives]
         joined = pd.concat(tables, axis=1, join="inner").drop(index=list(self.collapsed), errors="ignore")
@@ -284,7 +284,7 @@ class Table:
         return {name: share for name, share in zip(joined.index, found, strict=True) if math.isfinite(share)}
 
     def _own_sampling(self, metric: str, names: Sequence[str]) -> NDArray:
-        """Return the part of the variance by the sample of held-out images that configurations do not share, (C,).
+        """Return the part of the variance due to the sample of held-out images that configurations do not share, (C,).
 
         All are scored on the same images, which are easy or hard for all of them: a configuration's own part is half of
         the variance of its difference from the first one.

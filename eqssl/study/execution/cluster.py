@@ -1,4 +1,4 @@
-"""Ray: start or connection, the number of trials at a time, and functions on its nodes."""
+"""Ray: starting it or connecting to it, the number of trials at a time, and calling functions on its nodes."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ from eqssl.study.execution.signals import hold_sigterm
 from eqssl.study.options import StudyOptions
 from eqssl.training.memory import children_keep_freed
 
-RAY_VERSION = "2.60.0"  # of the tests and of ray_cluster.yaml
-HEAD = "node:__internal_head__"  # a resource of the head alone
-NODE_GROUP = "ray.io/node-group"  # a label of the nodes of a cluster with an autoscaler
-GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # variable of a cluster whose autoscaler adds nodes with GPUs
+RAY_VERSION = "2.60.0"  # used by the tests and ray_cluster.yaml
+HEAD = "node:__internal_head__"  # a resource that only the head has
+NODE_GROUP = "ray.io/node-group"  # a label that nodes have in a cluster with an autoscaler
+GPUS_PER_WORKER = "EQSSL_GPUS_PER_WORKER"  # environment variable for a cluster whose autoscaler adds nodes with GPUs
 QUEUED = 200  # trials at a time, running or waiting for an autoscaler's nodes
-QUEUED_LEARNING = 8  # the same if later trials depend on earlier ones, or each has a driver in the head's memory
-ANSWER_S, WAIT_S = 180.0, 60.0  # of nodes, which import torch from a cold disk; between two lines
-CONNECT_S = 25.0  # for the head of RAY_ADDRESS; Ray itself tries for 14 minutes
-MAX_STARTS = 3  # of Ray on this machine: a loaded one exceeds Ray's fixed 30 s
+QUEUED_LEARNING = 8  # the same limit if later trials depend on earlier ones, or each has a driver in the head's memory
+ANSWER_S, WAIT_S = 180.0, 60.0  # for nodes to answer, importing torch from a cold disk; between two messages
+CONNECT_S = 25.0  # for the head at RAY_ADDRESS to answer; Ray itself tries for 14 minutes
+MAX_STARTS = 3  # attempts to start Ray on this machine: under load, a start exceeds Ray's fixed 30 s
 Resources = Mapping[str, float]
 
 logger = logging.getLogger(__name__)
@@ -35,10 +35,10 @@ class Capacity:
     """The number of trials at a time, and the resources of each.
 
     Args:
-        trials: at a time.
-        worker: resources of one worker, in Ray's names.
-        workers: of each trial, at most.
-        driver: resources of the process beside several workers.
+        trials: number of trials at a time.
+        worker: resources of one worker, under Ray's names.
+        workers: maximum number of workers per trial.
+        driver: resources of a trial's driver process, if it has several workers.
         text: the arithmetic in words.
     """
 
@@ -60,10 +60,10 @@ def ray_running() -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS, or start Ray on this machine.
 
     Raises:
-        ValueError: for a cluster without a connection.
+        ValueError: if Ray cannot be started or reached.
     """
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the study has its own records
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # and never restores Tune's state
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "inf")  # and it never restores Tune's state
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new output prints tables at any verbosity
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # see `StopSignals`
     ours = not ray.is_initialized()
@@ -86,7 +86,7 @@ def _start_or_connect() -> None:
             with hold_sigterm(), children_keep_freed():
                 ray.init(log_to_driver=False, logging_level=logging.ERROR)
             return
-        except Exception as error:  # no cluster there, another Ray or Python, a wrong token; bare exceptions too
+        except Exception as error:  # no cluster, other Ray or Python, wrong token; Ray raises bare exceptions too
             ray.shutdown()
             if address or "timed out" not in str(error) or attempt == MAX_STARTS:
                 where = f"RAY_ADDRESS is {address or 'not given'}"
@@ -102,7 +102,7 @@ def _check_answers(address: str | None) -> None:
     """
     if not address or "://" in address or ":" not in address or os.environ.get("RAY_USE_TLS", "0") != "0":
         return
-    import grpc  # of ray[default]
+    import grpc  # comes with ray[default]
 
     with grpc.insecure_channel(address) as channel:
         try:
@@ -121,18 +121,18 @@ def alive_nodes() -> list[dict[str, Any]]:
 
 
 def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: int) -> Capacity:
-    """Return the number of trials at a time: all that fit on the nodes, or a queue if an autoscaler adds nodes to them.
+    """Return the number of trials at a time: all that fit on the nodes, or a longer queue if an autoscaler adds nodes.
 
-    An autoscaler adds nodes only for trials that wait in Ray's queue. A trial of several workers has a driver beside
-    them, which reserves no CPU or GPU: it never holds the resources for which workers wait.
+    An autoscaler adds nodes only for trials that wait in Ray's queue. A trial with several workers also has a driver,
+    which reserves no CPU or GPU, so that it never holds the resources that workers wait for.
 
     Args:
         options: workers, resources and concurrency asked for.
         nodes: `Resources` and `Labels` of each live node.
-        left: trials to come.
+        left: number of trials to come.
 
     Raises:
-        ValueError: for a trial that does not fit, on nodes without an autoscaler.
+        ValueError: if a trial does not fit and there is no autoscaler.
     """
     grows = any(NODE_GROUP in node["Labels"] for node in nodes)
     there = [node["Resources"] for node in nodes]
@@ -145,7 +145,7 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
         few = options.sampler in LEARNING or HEAD in driver
         trials = min(options.concurrency or (QUEUED_LEARNING if few else QUEUED), max(left, 1))
     else:
-        fits = max(fitting // most, int(fitting >= least))  # one elastic trial may be smaller than its most
+        fits = max(fitting // most, int(fitting >= least))  # a single elastic trial may have less than its maximum
         trials = min(options.concurrency or fits, fits)
     if driver:
         trials = min(trials, _fitting(there, driver))
@@ -165,7 +165,7 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
 
 
 def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> dict[str, float]:
-    """Return the resources of a worker, by default with a GPU if there are any or the autoscaler adds them."""
+    """Return the resources of a worker, by default with a GPU if there are GPUs or the autoscaler adds them."""
     (least, most), gpus = options.workers, options.gpus_per_trial
     if gpus is None and _fitting(nodes, {"GPU": 1}) >= (1 if grows else least):
         gpus = float(most)
@@ -176,11 +176,11 @@ def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> d
 
 
 def _fitting(nodes: Sequence[Resources], need: Resources) -> int:
-    """Return the number of workers with these resources on all nodes."""
+    """Return how many workers with these resources fit on all nodes together."""
 
     def share(node: Resources, name: str) -> int:
         total, amount = node.get(name, 0), need[name]
-        if name == "GPU" and amount < 1:  # no worker shares two GPUs
+        if name == "GPU" and amount < 1:  # no worker spans two GPUs
             return int(total) * int(1 / amount + 1e-9)
         return int(total / amount + 1e-9)
 
@@ -201,7 +201,7 @@ def start_in_worker(worker: Resources, function: Callable[..., Any], *arguments:
 
 
 def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]) -> Any:
-    """Return the result of the checks in a worker; say every minute that they run, or which node they wait for."""
+    """Return the result of the checks in a worker; report every minute that they run, or which node they wait for."""
     minutes = 0
     while True:
         try:
@@ -220,14 +220,14 @@ def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]
 
 
 def autoscaler_status() -> str:
-    """Return the reason why work waits for a node, in words."""
+    """Return in words why work waits for a node."""
     if not any(NODE_GROUP in node["Labels"] for node in alive_nodes()):
         return "all are in use"
     from ray.autoscaler.v2.sdk import get_cluster_status
 
     try:
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
-    except Exception as error:  # the head may be away for a moment
+    except Exception as error:  # the head may be unreachable for a moment
         return f"the autoscaler does not answer ({error})"
     coming = Counter(node.ray_node_type_name for node in status.pending_nodes)
     for launch in status.pending_launches:
@@ -241,10 +241,10 @@ def autoscaler_status() -> str:
 
 
 def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
-    """Call a function on every other node.
+    """Call a function on every node but this one.
 
     Args:
-        check: with its arguments; returns an error, or None.
+        check, arguments: the function and its arguments; it returns an error, or None.
 
     Raises:
         ValueError: with the first error, or for a node that does not answer within three minutes.
@@ -257,7 +257,7 @@ def on_every_node(check: Callable[..., str | None], *arguments: Any) -> None:
     for node, answer in zip(others, answers, strict=True):
         try:
             wrong = ray.get(answer, timeout=ANSWER_S)
-        except ray.exceptions.RayError as error:  # as without the package or a module of the user
+        except ray.exceptions.RayError as error:  # such as if the package or a user's module is missing
             if node not in {alive["NodeID"] for alive in alive_nodes()}:  # it has just left
                 continue
             last = str(error).strip().rpartition("\n")[2]

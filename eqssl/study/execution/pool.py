@@ -1,8 +1,8 @@
-"""All trials of a study as one run of Ray Tune, which keeps its processes from one trial to the next.
+"""All trials of a study as one run of Ray Tune, which reuses its processes from one trial to the next.
 
-Tune tries a trial again after any failure of its process, its node or its code; it continues from its checkpoint. After
-three attempts without a further epoch the trial has failed. The count is the driver's, so it includes attempts that end
-before their first line, such as by an import. An announced departure of a node is no failure.
+Tune retries a trial, from its checkpoint, after any failure of its process, its node or its code. After three attempts
+without a further epoch the trial has failed. The driver keeps the count, so it includes attempts that end before their
+first line, such as in an import. An announced departure of a node is not a failure.
 """
 
 import logging
@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3
 ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
-DIED = ("The actor died", "The actor is temporarily unavailable")  # begin Ray's text of the loss of a process
+DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's text about a lost process begins
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 FULL_DISK_S = 5.0  # between two attempts to write a record
@@ -55,15 +55,15 @@ def run_trials(
     signals: StopSignals,
     halving: Halving | None = None,
 ) -> list[TrialRecord]:
-    """Run all trials to their ends, or until the study is stopped; return records of those that a stop has cut off.
+    """Run all trials until they end or the study is stopped, and return the records of those that a stop interrupted.
 
     Args:
-        suggestions: the trials, in their order.
-        run_of: trial -> its run; called once, before the trial starts.
-        setup: of the trials' processes.
+        suggestions: the trials, in order.
+        run_of: trial -> its run; called once per trial, before it starts.
+        setup: the setup of the trials' processes.
         capacity: number of trials at a time, and the resources of each.
-        listeners: of all events; the first one keeps the records.
-        signals: of the study; a stop first waits until trials have saved their state.
+        listeners: receive all events; the first one keeps the records.
+        signals: the study's signals; a stop first waits until trials have saved their state.
         halving: the pruner, if there is one.
     """
     notice = start_here(SaveNotice)
@@ -104,14 +104,14 @@ def run_trials(
 
 
 class _Unsaved:
-    """An object without state for Tune's own restore: a study resumes from its folder."""
+    """An object without state that Tune could restore: a study resumes from its folder."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Searcher(_Unsaved, Searcher):
-    """The study's suggestions, in Tune's interface."""
+    """The study's suggestions, as a Tune searcher."""
 
     def __init__(self, suggestions: Suggestions, run_of: Callable[[Trial], RunConfig]):
         super().__init__()
@@ -120,7 +120,7 @@ class _Searcher(_Unsaved, Searcher):
 
     def suggest(self, trial_id: str) -> Any:
         trial = self._suggestions.next()
-        if trial is None:  # until another has ended, or for good
+        if trial is None:  # either until another has ended, or for good
             return self.FINISHED if self._suggestions.finished else None
         self.trials[trial_id] = trial
         return {"trial": trial, "run": self._run_of(trial)}
@@ -136,7 +136,7 @@ class _Searcher(_Unsaved, Searcher):
 
 
 class _Scheduler(_Unsaved, FIFOScheduler):
-    """The pruner, in Tune's interface; reference rows are never pruned."""
+    """The pruner, as a Tune scheduler; reference rows are never pruned."""
 
     def __init__(self, searcher: _Searcher, halving: Halving):
         super().__init__()
@@ -157,8 +157,8 @@ class _Events(_Unsaved, tune.Callback):
     def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
         self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
         self._started_s: dict[str, float] = {}
-        self._last: dict[str, TrialRecord] = {}  # of running trials, with their whole history
-        self._open: list[TuneTrial] = []  # that have not ended, of the `_seen` first ones
+        self._last: dict[str, TrialRecord] = {}  # last records of running trials, with their whole history
+        self._open: list[TuneTrial] = []  # those that have not ended, among the first `_seen` trials
         self._seen = 0
 
     def unfinished(self) -> list[TrialRecord]:
@@ -176,7 +176,7 @@ class _Events(_Unsaved, tune.Callback):
         record: TrialRecord | None = result.get(RECORD)
         if not record:
             return
-        # Tune keeps a last result, and statistics of its numbers, for good; of a trial without any it prints the end.
+        # Tune keeps the last result, and statistics of its numbers, for good; without one it prints the trial's end.
         result.clear()
         result[RECORD] = ""
         before = self._last.get(trial.trial_id)
@@ -186,7 +186,7 @@ class _Events(_Unsaved, tune.Callback):
         self._last[trial.trial_id] = record
         if record.status != "STOPPED":
             return
-        if before is None or record.epochs > before.epochs:  # progress: attempts are counted anew
+        if before is None or record.epochs > before.epochs:  # progress resets the count of attempts
             trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1
         for listener in self._listeners:
             listener.epoch_ended(self._searcher.trials[trial.trial_id], record.metrics)
@@ -213,7 +213,7 @@ class _Events(_Unsaved, tune.Callback):
             listener.time_passed(states.count(TuneTrial.RUNNING), states.count(TuneTrial.PENDING))
 
     def _error(self, tune_trial: TuneTrial) -> str:
-        """Return the last line of an attempt's error, and its node; the trial's folder gets the whole."""
+        """Return the last line of an attempt's error, and its node; write the whole error to the trial's folder."""
         text = Path(tune_trial.error_file).read_text()
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
@@ -221,14 +221,14 @@ class _Events(_Unsaved, tune.Callback):
         last = text.rpartition("Failure # ")[2].strip()
         lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
         error = lines[-1]
-        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # else it has an error of its own
+        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # otherwise it raised an error
             error = "its node died" if "its node" in lines[0] else "its process died"
         return error + (f" (on {node[1]})" if node else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
         first, *others = self._listeners
-        while True:  # after an exception Tune would train it again
+        while True:  # an exception would make Tune train the trial again
             try:
                 first.trial_ended(trial, record)
                 break
@@ -239,10 +239,10 @@ class _Events(_Unsaved, tune.Callback):
                 time.sleep(FULL_DISK_S)
         self._last.pop(tune_trial.trial_id, None)
         for listener in others:
-            with suppress(OSError):  # as of a terminal's log on a full disk
+            with suppress(OSError):  # such as from a terminal's log on a full disk
                 listener.trial_ended(trial, record)
 
     def _with_overhead(self, tune_id: str, record: TrialRecord) -> TrialRecord:
-        """Return the record with the seconds beyond training for which the last attempt reserved its process."""
+        """Return the record with the seconds beyond training for which the last attempt held its process."""
         held_s = time.perf_counter() - self._started_s.get(tune_id, time.perf_counter())
         return replace(record, overhead_s=max(0.0, held_s - (record.wall_s - record.resumed_s)))

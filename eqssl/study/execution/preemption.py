@@ -1,4 +1,4 @@
-"""Notices to trials whose processes are about to end: by a spot node, two minutes before, or by a stop of the study."""
+"""Notices to trials whose processes are about to end: a spot node leaves in two minutes, or the study is stopped."""
 
 import asyncio
 import logging
@@ -18,9 +18,9 @@ def this_node() -> str:
 
 
 def draining_nodes() -> set[str]:
-    """Return the ids of nodes with a notice.
+    """Return the ids of nodes that have a preemption notice.
 
-    The public `ray.train.get_preemption_info` is a barrier of all workers of Ray Train; this is its source.
+    The public `ray.train.get_preemption_info` is a barrier for all workers of Ray Train; this reads its source.
     """
     from ray._private.state import state
 
@@ -28,32 +28,32 @@ def draining_nodes() -> set[str]:
 
 
 def start_here(actor: type) -> Any:
-    """Start an actor that reserves nothing on this node, and return its handle."""
+    """Start an actor on this node that reserves nothing, and return its handle."""
     here = NodeAffinitySchedulingStrategy(this_node(), soft=False)
     return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class SaveNotice:
-    """Asks trials to save their state before their processes end; an actor of the study."""
+    """Asks trials to save their state before their processes end; one actor per study."""
 
     def __init__(self) -> None:
         self._stopped = False
-        self._waiting: dict[str, tuple[set[str], asyncio.Event]] = {}  # trial id -> its nodes
+        self._waiting: dict[str, tuple[set[str], asyncio.Event]] = {}  # trial id -> its nodes and event
 
     async def wait(self, trial_id: str, nodes: set[str]) -> None:
-        """Wait for a notice of one of the trial's nodes, a stop of the study, or the end of the trial."""
+        """Wait for a notice for one of the trial's nodes, a stop of the study, or the end of the trial."""
         event = asyncio.Event()
         self._waiting[trial_id] = nodes, event
         if not self._stopped:
             await event.wait()
 
     async def saved(self, trial_id: str) -> None:
-        """Take note that a trial has saved its state, or has ended."""
+        """Note that a trial has saved its state, or has ended."""
         if trial_id in self._waiting:
             self._waiting.pop(trial_id)[1].set()
 
     async def stop(self) -> None:
-        """Ask all trials, and wait until they have saved."""
+        """Ask all trials to save, and wait until they have."""
         self._stopped = True
         for _, event in self._waiting.values():
             event.set()
@@ -61,13 +61,13 @@ class SaveNotice:
             await asyncio.sleep(0.1)
 
     async def watch_nodes(self) -> None:
-        """Look for notices every five seconds, without end."""
+        """Look for notices every five seconds, forever."""
         warned = False
         while True:
             await asyncio.sleep(POLL_S)
             try:
                 leaving = draining_nodes()
-            except Exception as error:  # the head may be away for a moment; another Ray may lack the function
+            except Exception as error:  # the head may be unreachable for a moment; another Ray may lack the function
                 if not warned:
                     logger.warning("no notice of a leaving node can be seen: %s: %s", type(error).__name__, error)
                 warned, leaving = True, set()

@@ -1,4 +1,4 @@
-"""Before the trials of a study: checks of its options, of its nodes and of its data, and a forecast of its duration."""
+"""Before the trials of a study: checks of its options, nodes and data, and a forecast of its duration."""
 
 import importlib
 import logging
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FEW_IMAGES = 500  # of the eval split, below which their sampling alone hides differences of some hundredths
+FEW_IMAGES = 500  # in the eval split; with fewer, sampling noise alone hides differences of a few hundredths
 OF_TRIALS = ("ray.tune", "ray.train.torch", "eqssl.training.loop", "eqssl.evaluation.protocol", "eqssl.models.export")
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc", "uc")
-STEPS_S = 5.0  # of timed steps, about
+STEPS_S = 5.0  # approximate duration of the timed steps
 ASK_ABOVE_S = 1800.0
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
@@ -48,7 +48,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
             f"--evaluate.split is test; allowed in {study.name}, which chooses: val; "
             "--final-test 5 reports the choice on test"
         )
-    if options.pruner == "halving" and not options.smoke:  # which has too few epochs for a rung
+    if options.pruner == "halving" and not options.smoke:  # a smoke run has too few epochs for a rung
         from eqssl.study.search.pruning import check_rungs
 
         check_rungs(options.run.train)
@@ -61,7 +61,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
         raise ValueError(f"--data.path is {path!r}, which does not exist")
     scheme, colon, _ = options.tracking_uri.partition(":")
     scheme = scheme.partition("+")[0]
-    if colon and scheme not in STORES and (near := did_you_mean(scheme, STORES)):  # others: of a plugin of MLflow
+    if colon and scheme not in STORES and (near := did_you_mean(scheme, STORES)):  # others: an MLflow plugin's
         raise ValueError(f"--tracking-uri is {options.tracking_uri!r}; allowed: sqlite:///FILE, http(s)://SERVER{near}")
     if options.warm_start:
         if options.sampler not in LEARNING:
@@ -74,7 +74,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
 
 
 def _check_rows(study: Study) -> None:
-    """Refuse a subject, or controls, that name no row of the study; it may lack one of the usual controls."""
+    """Refuse a subject or controls that are not rows of the study, which may lack one of the usual controls."""
     named = {"subject": (study.subject,) * bool(study.subject), "controls": tuple(study.controls)}
     named |= {f"controls[{row!r}]": controls for row, controls in study.controls.items()}
     for field, rows in named.items():
@@ -103,7 +103,7 @@ def check_node(folder: str, token: str) -> str | None:
 
     Args:
         folder: OUTPUT/STUDY.
-        token: of the run of the command that owns the folder.
+        token: token of the run of the command that owns the folder.
     """
     here, said = as_path(folder), f"--output: {folder}, seen from {socket.gethostname()}"
     try:
@@ -117,10 +117,10 @@ def check_node(folder: str, token: str) -> str | None:
 
 
 def check_worker(setup: StudySetup, token: str) -> str | None:
-    """Return the reason why this node cannot run the study's trials, or None: imports, user's own code, --output.
+    """Return the reason why this node cannot run the study's trials, or None; checks imports, user code and --output.
 
     Args:
-        setup: of the study; its registered functions and classes have been imported to get here.
+        setup: the study's setup; receiving it has already imported its registered functions and classes.
         token: see `check_node`.
     """
     try:
@@ -138,16 +138,16 @@ def try_run(
     """Load the data, set up a run and time an epoch in a worker, before any trial.
 
     Args:
-        setup: of the study; applied to this process.
-        run: of the base configuration.
+        setup: the study's setup; applied to this process.
+        run: the run of the base configuration.
         token: see `check_node`.
-        workers: of a trial.
-        pruner: of the study; it compares the objectives within a training.
+        workers: number of workers per trial.
+        pruner: the study's pruner, which compares the objectives during training.
         timed: whether to time an epoch.
 
     Returns:
-        A description of the data, the `strengths` of augmentations on them, `warnings`, and the seconds of an epoch,
-        `epoch_s`, None if not timed; or only an `error`.
+        A description of the data, the `strengths` of augmentations on them, `warnings`, and `epoch_s`, the seconds per
+        epoch, None if not timed; or only an `error`.
     """
     if error := check_worker(setup, token):
         return {"error": error}
@@ -171,7 +171,7 @@ def try_run(
         if timed:
             try:
                 epoch_s = time_epoch(run, data, workers=workers, gpu=setup.gpu)
-            except Exception as error:  # which the trials will meet and report
+            except Exception as error:  # the trials will run into it and report it
                 logger.warning("no forecast, since a step of the base failed: %s: %s", type(error).__name__, error)
     except (ValueError, OSError) as error:
         return {"error": str(error)}
@@ -193,7 +193,7 @@ def _warn_of_few_images(config: EvaluateConfig, data: "Dataset") -> None:
 
 
 def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data: "Dataset", pruner: Pruner) -> None:
-    """Refuse an objective that the evaluation does not have on these data, at this level."""
+    """Refuse an objective that the evaluation does not compute on these data at this level."""
     from eqssl.data.pairs import KNOWN, is_known
 
     labelled, known = data.num_classes > 0, is_known(data)
@@ -227,15 +227,15 @@ def _check_objectives(objectives: tuple[str, ...], config: EvaluateConfig, data:
 
 
 def time_epoch(config: RunConfig, dataset: "Dataset", *, workers: int, gpu: bool) -> float:
-    """Return the seconds of an epoch, from a few real steps.
+    """Return the seconds per epoch, estimated from a few real steps.
 
-    Of several workers one is timed, with its share of a batch and without communication.
+    With several workers, only one is timed, with its share of a batch and without communication.
 
     Args:
-        config: of the run.
-        dataset: its data.
-        workers: of a trial.
-        gpu: whether a worker has one.
+        config: the run.
+        dataset: the run's data.
+        workers: number of workers per trial.
+        gpu: whether a worker has a GPU.
     """
     import torch
 
@@ -253,7 +253,7 @@ def time_epoch(config: RunConfig, dataset: "Dataset", *, workers: int, gpu: bool
     run.steps_per_epoch = 1
     one_s = run.next_epoch()["train_s"]
     run.steps_per_epoch = timed = min(max(2, int(STEPS_S / one_s)), available)
-    more_s = run.next_epoch()["train_s"] - one_s  # without the costs of an epoch's end
+    more_s = run.next_epoch()["train_s"] - one_s  # without the cost of ending an epoch
     return one_s + (available // workers - 1) * max(0.0, more_s) / max(1, timed - 1)
 
 
@@ -265,14 +265,14 @@ def duration(seconds: float) -> str:
 
 
 def approve(epochs: int, epoch_s: float, at_once: int, options: StudyOptions, console: Console) -> None:
-    """Show the forecast; refuse it above --max-hours; above half an hour ask the user at a terminal.
+    """Show the forecast; refuse it above --max-hours; above half an hour, ask the user if at a terminal.
 
     Args:
-        epochs: of all trials to come.
-        epoch_s: seconds of an epoch of the base configuration.
-        at_once: trials at a time.
-        options: of the study.
-        console: of the study.
+        epochs: total over all trials to come.
+        epoch_s: seconds per epoch of the base configuration.
+        at_once: number of trials at a time.
+        options: the study's options.
+        console: the study's console.
 
     Raises:
         ValueError: for a forecast above the limit, or a declined one.

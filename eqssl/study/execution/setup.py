@@ -1,4 +1,4 @@
-"""The setup of the processes of trials, made by the study's own process."""
+"""The setup of trial processes, created by the study's own process."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ def registered() -> Registered:
     from eqssl.data import SOURCES
     from eqssl.metrics import METRICS
 
-    # Encoders and methods are torch modules: where none was registered, torch need not be imported.
+    # Encoders and methods are torch modules: if none was registered, torch need not be imported.
     encoders = getattr(sys.modules.get("eqssl.models.backbones"), "ENCODERS", {})
     methods = getattr(sys.modules.get("eqssl.methods"), "METHODS", {})
     return {
@@ -31,11 +31,11 @@ class StudySetup:
     """The common setup of the processes of all trials of a study.
 
     Args:
-        folder: of the study, OUTPUT/STUDY: an absolute path or a URI.
+        folder: the study's folder, OUTPUT/STUDY, as an absolute path or a URI.
         objectives: metrics of earlier epochs that a trial's record keeps.
-        workers: the least and the most of a trial.
-        worker: resources of each, in Ray's names.
-        cwd: folder of the command, where a relative `--data.path` starts; Ray moves its processes.
+        workers: minimum and maximum number per trial.
+        worker: resources of each worker, under Ray's names.
+        cwd: working directory of the command, where a relative `--data.path` starts; Ray's processes start elsewhere.
         registered: as `registered` returns it.
         save_notice: handle of a `SaveNotice`; None: there are no notices.
     """
@@ -50,11 +50,11 @@ class StudySetup:
 
     @property
     def gpu(self) -> bool:
-        """Whether a worker has a GPU; Ray hides none from a worker without."""
+        """Whether a worker has a GPU; Ray does not hide GPUs from a worker without one."""
         return "GPU" in self.worker
 
     def apply(self) -> None:
-        """Set this process up: its folder, if this node has it, its threads and all that was registered."""
+        """Set this process up: its working directory, if this node has it, its threads and everything registered."""
         import torch
 
         from eqssl.data import register_source

@@ -1,24 +1,24 @@
 """A stop by SIGINT, SIGTERM or --max-hours: trials save their state, and all finished trials are on record.
 
-The way of a SIGTERM, from whoever sends it:
+The path of a SIGTERM, whoever sends it:
 
-1. It reaches the study's own process alone. GNU timeout and a terminal's Ctrl-C signal a whole process group, systemd
+1. It reaches only the study's own process. GNU timeout and a terminal's Ctrl-C signal a whole process group, systemd
    and Slurm a control group, and Ray's processes, started by the study, are in both: they block SIGTERM
    (`hold_sigterm`), as Ray makes them block SIGINT. `ray job stop` signals the group of the study's process, and kills
    it after RAY_JOB_STOP_WAIT_TIME_S (docs/cluster.md). --max-hours and the loss of the folder to another run of the
    command send SIGTERM to this process (`StopSignals.stop`).
-2. `StopSignals` hears it. Before and after the trials it raises `Interrupted`. While Tune runs, a thread calls
+2. `StopSignals` handles it. Before and after the trials it raises `Interrupted`. While Tune runs, a thread calls
    `before_stop`: the actor `SaveNotice` (preemption.py) wakes the `TrialContext` of every running trial (trial.py).
 3. The training loop asks its context after every step whether to save, and does so; the context answers the notice. The
-   study waits for all answers, `pool.SAVING_S` at most. A state that is saved already, as in the last evaluation, is
-   answered for at once.
+   study waits for all answers, at most `pool.SAVING_S`. If the state is saved already, as during the last evaluation,
+   the context answers at once.
 4. The thread sends SIGUSR1 to Tune, which returns. Ray ends, the summary is written with the status `stopped`, and
    `Interrupted` is raised: the command exits with 128 + the signal's number, and `--resume` continues.
 
-A node that leaves takes the same way from `SaveNotice` on, for its own trials, which continue elsewhere. A signal after
-the last trial lets the study end as complete; the command's next study does not start. A repeated signal within two
-seconds is the same stop (GNU timeout sends two); a later one ends the study at once. `eqssl train` has no Ray: its
-context (training/context.py) hears the signals itself.
+A node that leaves follows the same path from `SaveNotice` on, for its own trials, which continue elsewhere. A signal
+after the last trial lets the study end as complete, but the command's next study does not start. A signal repeated
+within two seconds counts as the same stop (GNU timeout sends two); a later one ends the study at once. `eqssl train`
+does not use Ray: its context (training/context.py) handles the signals itself.
 """
 
 import os
@@ -34,11 +34,11 @@ from eqssl.signals import SignalHandler
 class Interrupted(BaseException):
     """The stop of a study by a signal; `--resume` continues it.
 
-    It may interrupt a request to a bucket or Tune, and is no `Exception`, which these would handle.
+    It may interrupt Tune or a request to a bucket, which would handle an `Exception`, so it is not one.
 
     Args:
-        number: of the signal.
-        reason: of a stop by this process itself; default: the signal's name.
+        number: the signal's number.
+        reason: why this process stops itself; default: the signal's name.
     """
 
     def __init__(self, number: int, reason: str | None = None):
@@ -48,14 +48,14 @@ class Interrupted(BaseException):
 
 @contextmanager
 def hold_sigterm() -> Iterator[None]:
-    """Start processes that SIGTERM does not reach; this process hears it by its own handler, which is put back.
+    """Start processes that SIGTERM does not reach; this process still handles it by its own handler, restored at exit.
 
-    `ray.init`, for which this is made, replaces the handler by one that raises SystemExit. That ends the context early
-    if another thread takes the signal; else the signal waits for the end of the context, 5 to 30 s.
+    `ray.init`, for which this exists, replaces the handler with one that raises SystemExit. That ends the context early
+    if another thread receives the signal; otherwise the signal waits until the context ends, 5 to 30 s.
     """
     heard = False
     handler = signal.getsignal(signal.SIGTERM)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # which new processes inherit
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # new processes inherit the mask
     try:
         yield
     except SystemExit as stop:
@@ -71,14 +71,14 @@ def hold_sigterm() -> Iterator[None]:
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM stops Tune cleanly if it runs; any other raises `Interrupted`.
+    """While entered, the first SIGINT or SIGTERM stops Tune cleanly if it is running; any other raises `Interrupted`.
 
     Attributes:
-        interruption: by the last signal, if there was one.
+        interruption: the one by the last signal, if there was one.
         before_stop: called in a thread before Tune stops.
 
     Raises:
-        Interrupted: on entering, after a signal at the end of the process's last study.
+        Interrupted: on entering, after a signal at the end of the process's previous study.
     """
 
     _postponed: ClassVar[Interrupted | None] = None
@@ -93,7 +93,7 @@ class StopSignals:
         if postponed := StopSignals._postponed:
             StopSignals._postponed = None
             raise postponed
-        # SIGUSR1 too: Tune leaves its handler behind, by which the next study would stop a Tune that has ended.
+        # SIGUSR1 too: Tune leaves its handler behind, with which the next study would stop a Tune that has ended.
         self._sigusr1 = signal.getsignal(signal.SIGUSR1)
         self._handler.__enter__()
         return self
@@ -103,11 +103,11 @@ class StopSignals:
         signal.signal(signal.SIGUSR1, self._sigusr1)
 
     def postpone(self) -> None:
-        """Let a study end that a signal found complete, and the next one of this process not start."""
+        """Let a study end if it was complete when a signal came, but keep this process's next study from starting."""
         StopSignals._postponed = self.interruption
 
     def stop(self, reason: str) -> None:
-        """Stop as by SIGTERM, from any thread, unless a signal has come already."""
+        """Stop as if by SIGTERM, from any thread, unless a signal has already come."""
         if self.interruption is None:
             self._reason = reason
             os.kill(os.getpid(), signal.SIGTERM)
@@ -132,6 +132,6 @@ class StopSignals:
 
     def _stop_tune(self) -> None:
         if self.before_stop:
-            with suppress(Exception):  # as if a trial does not answer
+            with suppress(Exception):  # such as if a trial does not answer
                 self.before_stop()
         os.kill(os.getpid(), signal.SIGUSR1)  # the one signal that Tune handles here

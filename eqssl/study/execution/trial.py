@@ -1,6 +1,6 @@
-"""The process of a trial: one call of `train`, alone in Tune's actor or in one of several workers.
+"""The process of a trial: one call of `train`, directly in Tune's actor or in one of several workers.
 
-Checkpoints go to the study's folder in both cases, never through Ray, so that there is one truth to resume from.
+Checkpoints go to the study's folder in both cases, never through Ray, so that there is a single source to resume from.
 Torch is imported in functions: neither the study's process nor the driver of several workers needs it.
 """
 
@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from eqssl.evaluation.predictions import Prediction
 
 CHECKPOINT = "checkpoint"  # in the trial's folder
-RECORD = "record"  # the one key of a report to Tune, which keeps statistics of all numbers outside of an object
-SAVE_EVERY_S = 300.0  # the cost of a fault, at most, for any length of an epoch
+RECORD = "record"  # the only key of a report to Tune, which keeps statistics of all numbers outside an object
+SAVE_EVERY_S = 300.0  # the most that a fault costs, however long an epoch is
 SAVE_EVERY_LEAVING_S = 10.0  # after a notice
-RESET_S = "60"  # for a pruned trial to leave its process; after that Tune loses the next trial
+RESET_S = "60"  # for a pruned trial to leave its process; beyond that Tune loses the next trial
 
 _trials_in_this_process = 0
 
@@ -68,12 +68,12 @@ class TrialContext:
     the state is saved.
 
     Args:
-        trial: of the study.
-        setup: of its processes.
-        tell: takes the record after every epoch, whose history begins after that of the record before.
+        trial: the trial.
+        setup: setup of its processes.
+        tell: takes the record after every epoch, with only the history that earlier records did not have.
         nodes: ids of the trial's nodes.
-        rank, world_size: place among the workers.
-        warm: whether the process had run a trial before.
+        rank, world_size: this process's place among the workers.
+        warm: whether the process has run a trial before.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class TrialContext:
         self.device = torch.device("cuda" if setup.gpu else "cpu")
         self.rank, self.world_size = rank, world_size
         self._trial, self._objectives, self._tell, self._nodes, self._warm = trial, setup.objectives, tell, nodes, warm
-        self._notice = setup.save_notice if rank == 0 else None  # rank 0 alone saves the state
+        self._notice = setup.save_notice if rank == 0 else None  # only rank 0 saves the state
         self._saved_s, self._leaving, self._ended = time.monotonic(), False, False
         self._unsaved = False  # whether steps have been trained since the last checkpoint
         self._earlier_s = 0.0
-        self._epochs: list[dict[str, float]] = []  # their metrics
-        self._told = 0  # epochs of the history that the study knows
-        self.options: dict[str, Any] | None = None  # of its own states, see `identity`; None: of any
+        self._epochs: list[dict[str, float]] = []  # metrics of each epoch
+        self._told = 0  # epochs of the history that the study already has
+        self.options: dict[str, Any] | None = None  # of its own states, see `identity`; None: any state is its own
         self.start_clock()
 
     def __enter__(self) -> "TrialContext":
@@ -117,33 +117,33 @@ class TrialContext:
             self._notice.saved.remote(self._trial.id)
 
     def _wait_for(self, notice: ray.ObjectRef) -> None:
-        with suppress(ray.exceptions.RayError):  # without the study
+        with suppress(ray.exceptions.RayError):  # the study is gone
             ray.get(notice)
         if not self._ended:
             self._saved_s, self._leaving = float("-inf"), True
-            if not self._unsaved:  # before the first step, or in an evaluation
+            if not self._unsaved:  # before the first step, or during an evaluation
                 self._answer()
 
     def start_clock(self) -> None:
-        """Start to count the seconds of training, after the data are loaded."""
+        """Start counting the seconds of training, after the data are loaded."""
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Return the seconds of training, those before a resume included."""
+        """Return the seconds of training, including those before a resume."""
         return self._earlier_s + time.perf_counter() - self._start
 
     def record(self, status: Status, metrics: dict[str, float], error: str | None = None) -> TrialRecord:
-        """Return the record of the trial if it ended now.
+        """Return the record that the trial would have if it ended now.
 
         Args:
-            status: STOPPED while the trial goes on.
-            metrics: of the last epoch.
+            status: STOPPED while the trial continues.
+            metrics: those of the last epoch.
             error: why it failed.
         """
         metrics = finite(metrics)
         epochs = int(metrics.get("epoch", 0))
         earlier = {int(of["epoch"]): of for of in self._epochs if "evaluate_s" in of}
-        if status == "COMPLETE":  # else the last epoch's metrics are no result
+        if status == "COMPLETE":  # otherwise the last epoch is part of the history, not the result
             earlier.pop(epochs, None)
         return record_of(
             self._trial,
@@ -182,7 +182,7 @@ class TrialContext:
         self._tell_epoch(metrics)
 
     def _tell_epoch(self, metrics: dict[str, float]) -> None:
-        """Tell the record so far, with the new part of the history alone: a report is as small after 100 epochs."""
+        """Tell the record so far, with only the new part of the history, so that reports do not grow."""
         record = self.record("STOPPED", metrics)
         new = dict(list(record.history.items())[self._told :])
         self._told = len(record.history)
@@ -219,11 +219,11 @@ def cached_data(config: DataConfig) -> "Dataset":
 
 
 def run_trial(config: dict[str, Any], setup: StudySetup) -> None:
-    """Run one trial in this process; Tune's trainable for trials of one worker.
+    """Run one trial in this process; Tune's trainable for trials with one worker.
 
     Args:
         config: `trial` and its `run`, a RunConfig.
-        setup: of the study.
+        setup: the study's setup.
     """
     global _trials_in_this_process
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
@@ -235,7 +235,7 @@ def run_trial(config: dict[str, Any], setup: StudySetup) -> None:
 
 
 def report_to_tune(record: TrialRecord) -> None:
-    """Give Tune a trial's record; this does not return if Tune ends the trial."""
+    """Report a trial's record to Tune; does not return if Tune ends the trial."""
     from ray import tune
 
     tune.report({RECORD: record})
@@ -245,13 +245,13 @@ def attempt(trial: Trial, run: RunConfig, context: TrialContext) -> TrialRecord:
     """Run a trial from its last checkpoint, if there is one, and return its record.
 
     Args:
-        trial: of the study.
-        run: its configuration.
-        context: of one of its processes.
+        trial: the trial.
+        run: its run.
+        context: context of one of its processes.
 
     Raises:
-        Exception: for an error that another attempt may mend, such as what one node alone refuses, or that other
-            workers may not have met.
+        Exception: for an error that a retry may fix, such as one specific to a node, or that other workers may not have
+            run into.
     """
     try:
         data = cached_data(run.data)
@@ -276,7 +276,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     if context.rank > 0:
         return record
     predictions = result.predictions or []
-    if result.predictions is None:  # a kill came after the last checkpoint
+    if result.predictions is None:  # the process was killed after the last checkpoint
         evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
 
     def write() -> None:
@@ -291,7 +291,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
 
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
-    """Evaluate a row without a trained encoder by one worker; the others only load the data, for the next trial."""
+    """Evaluate a row without a trained encoder in one worker; the others only load the data, for the next trial."""
     from eqssl.evaluation.encoders import Constant, Pixels
     from eqssl.evaluation.protocol import evaluate
 
@@ -305,9 +305,10 @@ def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Datas
 
 
 def _save_predictions(predictions: "list[Prediction]", run: RunConfig, context: TrialContext, data: "Dataset") -> None:
-    """Write the contribution of every image or object of the eval split to the metrics; at level full all predictions.
+    """Write the contribution of every image or object of the eval split to the metrics.
 
-    Views of one object are no independent sample: where objects are known, they are the unit.
+    At level full, all predictions are written too. Views of one object are not an independent sample: if objects are
+    known, they are the unit.
     """
     from eqssl.evaluation.predictions import save_contributions, save_predictions
 

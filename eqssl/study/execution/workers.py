@@ -1,8 +1,8 @@
-"""Several workers for a trial, by Ray Train; their processes, process group and data serve the next trial too.
+"""Several workers for a trial, through Ray Train; their processes, process group and data serve the next trial too.
 
-New workers for every trial would cost it the imports of all processes, some 30 s. The trial's own process, its driver,
+New workers for every trial would cost it the imports of all processes, about 30 s. The trial's own process, its driver,
 is Tune's actor. It hands the trial out through a broker, passes each record on to Tune and answers whether the trial
-continues. Rank 0 alone talks to the broker, and broadcasts the answers to the other workers.
+continues. Only rank 0 talks to the broker; it broadcasts the answers to the other workers.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ from eqssl.study.search.space import Trial
 from eqssl.study.store.records import TrialRecord
 
 RESIZE_S = 20.0  # between two attempts to grow an elastic trial; a restart loses little, see `preemption`
-NODES_S = str(7 * 24 * 3600)  # for workers of a fixed number to find room: a queue, which is no failure
-IDLE_S = 60.0  # without a trial, after which workers leave their place to those of another driver: no deadlock
-STARTS = 3  # of elastic workers that find no room
-COLLECTIVE_S = 4 * 3600  # for other ranks while rank 0 evaluates; Ray finds a dead process without a timeout
+NODES_S = str(7 * 24 * 3600)  # for a fixed number of workers to find room: queueing is not a failure
+IDLE_S = 60.0  # without a trial, after which workers make room for those of another driver, to avoid a deadlock
+STARTS = 3  # attempts to start elastic workers that find no room
+COLLECTIVE_S = 4 * 3600  # for other ranks while rank 0 evaluates; Ray detects a dead process without a timeout
 Job = tuple[Trial, RunConfig]
 
 
 class Stopped(BaseException):
-    """The trial does not continue, which is no error."""
+    """The trial does not continue, which is not an error."""
 
 
 class TrialBroker:
-    """The meeting place of a trial's driver and rank 0 of its workers: an actor, on the node of the former."""
+    """Connects a trial's driver and rank 0 of its workers; an actor on the driver's node."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -42,7 +42,7 @@ class TrialBroker:
         self._closed = False
         self._changed = asyncio.Condition()
         self._records: asyncio.Queue[tuple[TrialRecord, asyncio.Future[bool]] | None] = asyncio.Queue()
-        self._answer: asyncio.Future[bool]  # to the record that was taken
+        self._answer: asyncio.Future[bool]  # to the record taken last
 
     async def hand_out(self, job: Job) -> bool:
         """Give the workers a trial; return False if they have ended."""
@@ -53,7 +53,7 @@ class TrialBroker:
             return not self._closed
 
     async def next_trial(self, after: int) -> tuple[int, Job | None]:
-        """Wait for a running trial with a higher number and return both; without a trial: the workers shall end."""
+        """Wait for a running trial with a higher number and return both; trial None: the workers are to end."""
         async with self._changed:
             while self._job is None or self._number <= after:
                 try:
@@ -72,7 +72,7 @@ class TrialBroker:
         return await answer
 
     async def take(self) -> TrialRecord | None:
-        """Wait for a record, to be answered by `answer`; None: the workers have ended."""
+        """Wait for a record and return it, to be answered by `answer`; None: the workers have ended."""
         taken = await self._records.get()
         if taken is None:
             return None
@@ -80,14 +80,14 @@ class TrialBroker:
         return record
 
     async def answer(self, continues: bool) -> None:
-        """Answer the last record; a trial that does not continue is handed to nobody else."""
+        """Answer the last record; a trial that does not continue is not handed out again."""
         if not self._answer.done():
             self._answer.set_result(continues)
         if not continues:
             self._job = None
 
     async def close(self) -> None:
-        """Take note that the workers have ended."""
+        """Note that the workers have ended."""
         self._closed = True
         self._records.put_nowait(None)
 
@@ -96,8 +96,8 @@ class WorkerGroup:
     """Workers for one trial after another, until a failure, a minute without a trial, or the end of this process.
 
     Args:
-        name: of the run of Ray Train.
-        setup: of the study.
+        name: name of the Ray Train run.
+        setup: the study's setup.
     """
 
     def __init__(self, name: str, setup: StudySetup):
@@ -107,7 +107,7 @@ class WorkerGroup:
         self._thread.start()
 
     def hand_out(self, job: Job) -> bool:
-        """Give the workers a trial; return False if they have ended, once they have left their place."""
+        """Give the workers a trial; if they have ended, return False once they have made room."""
         taken: bool = ray.get(self.broker.hand_out.remote(job))
         if not taken:
             self._thread.join()
@@ -124,9 +124,9 @@ class WorkerGroup:
             "resources_per_worker": dict(setup.worker),
             "elastic_resize_monitor_interval_s": RESIZE_S,
         }
-        # Tune alone counts failures, those of imports and of the process group too, which Ray Train would retry without
-        # end and without a word. It still restarts workers by itself after a node's notice, and elastic ones whose room
-        # has gone before they have started.
+        # Only Tune counts failures, including those of imports and of the process group, which Ray Train would silently
+        # retry forever. Ray Train still restarts workers by itself after a node's notice, and elastic ones whose room
+        # was taken before they started.
         if least == most:
             os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = NODES_S
         retries: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0 if least == most else STARTS}
@@ -153,14 +153,14 @@ _group: WorkerGroup | None = None  # of this process
 
 
 def run_with_workers(config: dict[str, Any], setup: StudySetup) -> None:
-    """Run one trial by the workers of this process, started if necessary; Tune's trainable for several workers.
+    """Run one trial on this process's workers, started if necessary; Tune's trainable for several workers.
 
     Args:
         config: `trial` and its `run`, a RunConfig.
-        setup: of the study.
+        setup: the study's setup.
 
     Raises:
-        RuntimeError: for a failure of the workers.
+        RuntimeError: if the workers fail.
     """
     global _group
     os.environ.setdefault("TUNE_FUNCTION_THREAD_TIMEOUT_S", RESET_S)
@@ -182,7 +182,7 @@ def run_with_workers(config: dict[str, Any], setup: StudySetup) -> None:
 
 
 def _serve_trials(config: dict[str, Any]) -> None:
-    """Train one trial after another: the function of every worker."""
+    """Train one trial after another: the function that every worker runs."""
     import ray.train
 
     from eqssl.distributed import all_gather_object

@@ -15,20 +15,20 @@ MAX_GRID = 10_000  # combinations
 def design_points(
     sampler: Sampler, space: Space, count: int, seed: int, base: Mapping[str, Any]
 ) -> list[Params] | None:
-    """Return the points of a design, of which a study trains the first `count`; None for a sampler.
+    """Return the points of a design, the first `count` of which a study trains; None for a sampler.
 
-    There are no more than `count` unless that is too few for all values of the lists and two of each range.
+    There are no more than `count` unless that is too few for all values of every choice and two of every range.
 
     Args:
-        sampler: grid: all combinations, ranges cut evenly; one-at-a-time: each parameter over its values, the others
-            at their base values; qmc: a scrambled Sobol sequence.
+        sampler: grid: all combinations, ranges divided evenly; one-at-a-time: each parameter over its values, with the
+            others at their base values; qmc: a scrambled Sobol sequence.
         space: the varied parameters.
-        count: configurations asked for.
-        seed: of the order and of the sequence.
+        count: number of configurations asked for.
+        seed: seed of the grid's order and of the Sobol sequence.
         base: option -> base value, of all options of the space.
 
     Raises:
-        ValueError: for a grid of too many combinations.
+        ValueError: for a grid with too many combinations.
     """
     if sampler not in DESIGNS:
         return None
@@ -54,7 +54,7 @@ def design_points(
 
 
 def _grid(space: Space, count: int) -> list[Params]:
-    """Return all combinations, ranges cut as finely as `count` allows."""
+    """Return all combinations, with ranges divided as finely as `count` allows."""
     points = _combinations(space, 2)
     if len(points) > MAX_GRID:
         total = math.prod(len(parameter.grid(2)) for parameter in space.values())

@@ -1,7 +1,7 @@
 """The pruner: asynchronous successive halving by one metric or several (ASHA, Li et al., arXiv 1810.05934).
 
 At a rung, an epoch at which every trial is evaluated, a trial continues if it is among the best third, by non-dominated
-rank, of all trials that reached the rung under the same seed. Nothing here imports Ray; time is the epoch.
+rank, of all trials that reached the rung under the same seed. Nothing here imports Ray; time is measured in epochs.
 """
 
 import math
@@ -16,11 +16,11 @@ from eqssl.stats import on_front
 from eqssl.study.definition import REDUCTION
 from eqssl.study.store.records import TrialRecord
 
-WORST = -1e12  # in the place of a missing metric; finite, so that distances are
+WORST = -1e12  # in place of a missing metric; finite, so that distances are too
 
 
 def rungs_of(train: TrainConfig) -> list[int]:
-    """Return the epochs at which trials are compared: after a ninth and a third of all, but not in the warm-up.
+    """Return the epochs at which trials are compared: after a ninth and a third of all, but not during warm-up.
 
     Each is a multiple of the first.
     """
@@ -29,7 +29,7 @@ def rungs_of(train: TrainConfig) -> list[int]:
 
 
 def evaluated_every(train: TrainConfig) -> int:
-    """Return the epochs between evaluations of a trial under the pruner: as given, else those before the first rung."""
+    """Return the epochs between evaluations of a trial under the pruner: as given, or those before the first rung."""
     return train.eval_every or next(iter(rungs_of(train)), 0)
 
 
@@ -56,9 +56,9 @@ class Halving:
     """The metrics of all trials at every rung.
 
     Args:
-        train: of a whole trial.
+        train: training options of a whole trial.
         objectives: metric -> maximize or minimize.
-        seeds: of the first stage of the seed schedule; trials of later stages are never pruned.
+        seeds: number of seeds in the first stage of the seed schedule; trials of later stages are never pruned.
     """
 
     def __init__(self, train: TrainConfig, objectives: Mapping[str, str], seeds: int):
@@ -68,13 +68,13 @@ class Halving:
         self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)  # (rung, seed) -> trial -> values
 
     def add(self, trial_id: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take a trial's metrics after an epoch; epochs between the rungs, and other metrics, are ignored."""
+        """Add a trial's metrics after an epoch; epochs between the rungs, and other metrics, are ignored."""
         if epoch in self._rungs:
             values = (sign * metrics.get(metric, math.nan) for metric, sign in self._signs.items())
             self._seen[epoch, seed][trial_id] = [value if math.isfinite(value) else WORST for value in values]
 
     def restore(self, records: Iterable[TrialRecord]) -> None:
-        """Take the histories of finished trials."""
+        """Add the histories of finished trials."""
         for record in records:
             for epoch, metrics in record.history.items():
                 self.add(record.trial_id, record.seed, int(epoch), metrics)
@@ -90,7 +90,7 @@ class Halving:
 
 
 def best_first(values: ArrayLike) -> list[int]:
-    """Return the rows from the best to the worst: by non-dominated rank, within a rank by crowding distance (NSGA-II).
+    """Return the rows from best to worst: by non-dominated rank, within a rank by crowding distance (NSGA-II).
 
     With one metric this is plain sorting; among equals the earlier row comes first.
 

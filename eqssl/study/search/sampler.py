@@ -23,7 +23,7 @@ from eqssl.study.store.records import ENDED, EPOCHS, TRIALS, Point, TrialRecord
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-N_STARTUP = 10  # random points before a sampler goes by results
+N_STARTUP = 10  # random points before a sampler learns from results
 GENETIC = ("nsga2", "nsga3")
 SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": partial(TPESampler, multivariate=True, group=True, n_startup_trials=N_STARTUP),
@@ -39,8 +39,8 @@ class Search:
     Args:
         space: the varied parameters.
         objectives: metric -> maximize or minimize.
-        sampler: of the suggestions; a design suggests nothing itself.
-        seed: of the sampler.
+        sampler: where suggestions come from; a design suggests nothing itself.
+        seed: seed of the sampler.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Search:
         """Tell the sampler the results of an earlier study, before the first suggestion.
 
         Args:
-            points: options and objectives; those of another space, or without an objective, are passed over.
+            points: options and objectives; those of another space, or without an objective, are skipped.
         """
         for params, values in points:
             existing = {option for option, parameter in self._space.items() if parameter.exists_beside(params)}
@@ -73,7 +73,7 @@ class Search:
         """Return the next configuration's overrides.
 
         Args:
-            params: of a design, or of an earlier process's suggestion; None: the sampler suggests.
+            params: those of a design, or of an earlier process's suggestion; None: the sampler suggests.
         """
         trial, params = self._ask(params)
         self._trials.append(trial)
@@ -89,7 +89,7 @@ class Search:
             self.optuna.enqueue_trial(params)
         trial = self.optuna.ask()
         if params is not None and self._sampler in GENETIC:
-            _ = trial.relative_params  # notes the trial's generation, without which it would be no parent of later ones
+            _ = trial.relative_params  # sets the trial's generation, without which it cannot be a parent of later ones
         suggested: Params = {}
         for option, parameter in self._space.items():
             if parameter.exists_beside(suggested) if params is None else option in params:
@@ -97,14 +97,14 @@ class Search:
         return trial, suggested
 
     def tell(self, number: int, records: Sequence[TrialRecord]) -> None:
-        """Tell how a configuration ended: complete with the mean over seeds, pruned, or failed.
+        """Tell the sampler how a configuration ended: complete with the mean over seeds, pruned, or failed.
 
         A trial that crashed, collapsed or lacks an objective makes its configuration a failure. A pruned trial's
-        history becomes intermediate values; attributes for several objectives, for which Optuna has no such values.
+        history becomes intermediate values or, with several objectives, for which Optuna has none, attributes.
 
         Args:
-            number: of the suggestion.
-            records: of its seeds.
+            number: number of the suggestion.
+            records: records of its seeds.
         """
         trial, values = self._trials[number], [self.values(record) for record in records]
         if any(record.status == "STOPPED" for record in records):
@@ -121,22 +121,22 @@ class Search:
             self.optuna.tell(trial, np.mean(np.array(values), axis=0).tolist())
 
     def values(self, record: TrialRecord) -> list[float] | None:
-        """Return a complete trial's objectives; None for any other end, a collapse and a missing objective."""
+        """Return a complete trial's objectives; None for any other status, a collapse or a missing objective."""
         if record.status != "COMPLETE" or record.collapsed or not record.metrics.keys() >= self._objectives.keys():
             return None
         return [record.metrics[metric] for metric in self._objectives]
 
 
 def write_journal(study: Study, records: Sequence[TrialRecord], path: Path) -> None:
-    """Write the search as an Optuna journal, which optuna-dashboard opens; the records stay the only truth.
+    """Write the search as an Optuna journal, which optuna-dashboard can open; the records remain the source of truth.
 
-    A trial of Optuna is a configuration, from the start of its first seed to the end of its last one; attributes are
-    its name and the status of each seed.
+    Each Optuna trial is a configuration, from the start of its first seed to the end of its last one; its attributes
+    are the configuration's name and the status of each seed.
 
     Args:
-        study: with its space and objectives.
-        records: of all finished trials.
-        path: in the study's folder; replaced if it is there.
+        study: the study, with its space and objectives.
+        records: records of all finished trials.
+        path: a file in the study's folder; replaced if it exists.
     """
     by_number: dict[int, list[TrialRecord]] = {}
     for record in records:
@@ -153,11 +153,11 @@ def write_journal(study: Study, records: Sequence[TrialRecord], path: Path) -> N
         trial.set_user_attr("configuration", seeds[0].configuration)
         trial.set_user_attr("seeds", {str(record.seed): record.status for record in seeds})
         timed = [(record.wall_s, ended[record.trial_id]) for record in seeds if record.trial_id in ended]
-        if timed:  # the seconds leave out pauses: a resumed trial began before its first known epoch ended
+        if timed:  # `wall_s` excludes pauses: a resumed trial began before its first known epoch ended
             trial.datetime_start = datetime.fromtimestamp(min(min(s[0], s[-1] - wall_s) for wall_s, s in timed))
             trial.datetime_complete = datetime.fromtimestamp(max(s[-1] for _, s in timed))
 
-    def write(temporary: Path) -> None:  # every trial is one line, with a sync of the disk
+    def write(temporary: Path) -> None:  # each trial is one line, with a disk sync
         storage = JournalStorage(JournalFileBackend(str(temporary)))
         written = optuna.create_study(storage=storage, study_name=study.name, directions=[*study.objectives.values()])
         with warnings.catch_warnings():

@@ -1,7 +1,7 @@
 """The next trial: the reference rows first, then the suggested configurations with their seeds.
 
 Under the fixed schedule every configuration gets all its seeds at once. Under halving all start with one seed; the
-best third, by non-dominated rank, gets three, and the best third of these all.
+best third, by non-dominated rank, get three, and the best third of these get all.
 """
 
 import logging
@@ -27,7 +27,7 @@ _Candidate = tuple[Configuration, int]  # with its first seed
 
 
 class Suggestions(Listener):
-    """The trials of a study, one after the other.
+    """The trials of a study, one after another.
 
     Args:
         study: its space, rows and objectives.
@@ -35,9 +35,9 @@ class Suggestions(Listener):
 
     Attributes:
         search: the sampler.
-        total: number of trials, those of the reference rows included.
+        total: number of trials, including those of the reference rows.
         ended: how many of these had ended before a resume.
-        design: configurations of the whole design; 0 for a sampler.
+        design: number of configurations in the whole design; 0 for a sampler.
         left_out: how many of these are not trained.
         finished: whether no further trial can come, however the running ones end.
     """
@@ -65,10 +65,10 @@ class Suggestions(Listener):
         self._schedule = self._all_trials()
 
     def restore(self, configurations: Iterable[Configuration], records: dict[str, TrialRecord]) -> None:
-        """Go on where an earlier process was killed, before the first call of `next`.
+        """Continue where an earlier process was killed; to be called before `next`.
 
         Args:
-            configurations: that were suggested; each keeps its number and name.
+            configurations: the suggested ones; each keeps its number and name.
             records: trial id -> record of the trials that have ended.
         """
         self._earlier = {c.number: c for c in configurations if c.number is not None}
@@ -78,13 +78,13 @@ class Suggestions(Listener):
         self.ended = len(records)
 
     def work(self, base: RunConfig) -> int:
-        """Return the epochs and evaluations of all trials to come; those of the search count as the base."""
+        """Return the epochs and evaluations of all trials to come; each searched trial counts as one of the base."""
         rows = [trial for trial in self._rows if trial.id not in self._records]
         searched = self.total - self.ended - len(rows)
         return sum(trial.work(base) for trial in rows) + searched * (base.train.epochs + 1)
 
     def next(self) -> Trial | None:
-        """Return the next trial, or None where there is none: for good if `finished`, else until a trial has ended."""
+        """Return the next trial, or None if there is none: for good if `finished`, else until a trial has ended."""
         for trial in self._schedule:
             if trial is None or trial.id not in self._records:
                 return trial
@@ -92,14 +92,14 @@ class Suggestions(Listener):
         return None
 
     def _all_trials(self) -> Iterator[Trial | None]:
-        """Yield all trials, those on record too, and None where the next one depends on trials that run."""
+        """Yield all trials, including those on record, and None while the next one depends on running trials."""
         yield from self._rows
         candidates = []
         for number in range(self._count):
             candidate = self._suggest(number)
             candidates.append(candidate)
             self._pending[number] = _trials(candidate, 0, self._stages[0])
-            self._tell()  # of a resumed study
+            self._tell()  # about trials on record, in a resumed study
             yield from _trials(candidate, 0, self._stages[0])
         for before, seeds in pairwise(self._stages):
             while not all(self._ended(_trials(candidate, 0, before)) for candidate in candidates):
@@ -139,7 +139,7 @@ class Suggestions(Listener):
         return all(trial.id in self._records for trial in trials)
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        """Take the end of a trial, and tell the sampler when the first stage of a configuration has ended."""
+        """Note the end of a trial, and tell the sampler once the first stage of a configuration has ended."""
         self._records[trial.id] = record
         self._tell()
 
@@ -149,6 +149,6 @@ class Suggestions(Listener):
 
 
 def _trials(candidate: _Candidate, first: int, end: int) -> list[Trial]:
-    """Return the trials of a configuration from one place among its seeds to another."""
+    """Return the trials of a configuration for its seeds numbered `first` to `end - 1`."""
     configuration, first_seed = candidate
     return [Trial(configuration, first_seed + seed) for seed in range(first, end)]

@@ -1,4 +1,4 @@
-"""The search space: typed parameters, the configurations suggested from them, and the trials that are their seeds.
+"""The search space: typed parameters, the configurations suggested from them, and their trials, one per seed.
 
 A configuration is a point of the space (or a reference row of the tables); a trial is one seed of it.
 """
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
 Params = dict[str, Any]  # dotted option -> value
-MAX_NAMED_OPTIONS = 3  # a configuration of more options is named by its number
-EXACT_DIGITS = 6  # significant digits with which most values that a user gives are exact
-DIGITS = 4  # significant digits of a value in a design, and in a name where they tell it from others
+MAX_NAMED_OPTIONS = 3  # a configuration with more options is named by its number
+EXACT_DIGITS = 6  # significant digits that represent most user-given values exactly
+DIGITS = 4  # significant digits of a value in a design, and in a name if they distinguish it from others
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class _Parameter:
     only: tuple[str, tuple[Any, ...]] | None = field(default=None, kw_only=True)
 
     def when(self, option: str, *values: Any) -> Self:
-        """Return the same parameter, which exists only where an earlier option of the space has one of the values."""
+        """Return the same parameter, which exists only if an earlier option of the space has one of the values."""
         return dataclasses.replace(self, only=(option, values))
 
     def exists_beside(self, params: Mapping[str, Any]) -> bool:
-        """Return whether the parameter exists beside the values of earlier options."""
+        """Return whether the parameter exists, given the values of earlier options."""
         return self.only is None or params.get(self.only[0]) in self.only[1]
 
 
@@ -60,7 +60,7 @@ class Choice(_Parameter):
         return list(self.values)
 
     def at(self, quantile: float) -> Any:
-        """Return the value at a quantile in [0, 1) of the uniform distribution over all."""
+        """Return the value at a quantile in [0, 1) of the uniform distribution over all values."""
         return self.values[int(quantile * len(self.values))]
 
     def suggest(self, trial: "OptunaTrial", option: str) -> Any:
@@ -83,7 +83,7 @@ class Range(_Parameter):
         return isinstance(value, int | float) and self.low <= value <= self.high
 
     def grid(self, count: int) -> list[float]:
-        """Return `count` evenly spaced values with both ends, rounded to 4 digits; fewer where these coincide."""
+        """Return `count` evenly spaced values including both ends, rounded to 4 digits; fewer if some coincide."""
         return list(dict.fromkeys(self.at(i / max(count - 1, 1)) for i in range(count)))
 
     def at(self, quantile: float) -> float:
@@ -116,7 +116,7 @@ def log_uniform(low: float, high: float) -> Range:
 
 
 def fix(space: Space, fixed: Mapping[str, Any]) -> Space:
-    """Return the space without the options of a fixed value, and without those that cannot exist beside it."""
+    """Return the space without the options that have a fixed value, and without those that cannot exist with it."""
     left: Space = {}
     for option, parameter in space.items():
         if option not in fixed and (parameter.only is None or parameter.only[0] not in fixed):
@@ -127,12 +127,12 @@ def fix(space: Space, fixed: Mapping[str, Any]) -> Space:
 
 
 def check_space(space: Space, base: RunConfig) -> None:
-    """Refuse a space with a name that is no option, or a value that the option cannot take or that has no effect.
+    """Refuse a space with a name that is not an option, or a value that the option cannot take or that has no effect.
 
     Raises:
         ValueError: naming the option, the value and the allowed values.
     """
-    conditions: dict[str, Params] = {}  # option -> values of earlier ones beside which it exists
+    conditions: dict[str, Params] = {}  # option -> values of earlier ones with which it exists
     for option, parameter in space.items():
         conditions[option] = {}
         if parameter.only is not None:
@@ -140,7 +140,7 @@ def check_space(space: Space, base: RunConfig) -> None:
             if earlier not in conditions:
                 raise ValueError(f"{option} exists only for some values of {earlier}, which must come before it")
             conditions[option] = conditions[earlier] | {earlier: values[0]}
-        methods: list[Params] = [{}]  # a hyperparameter without a condition is one of all methods of the space
+        methods: list[Params] = [{}]  # a hyperparameter without a condition applies to all methods of the space
         if option.startswith("method.options.") and "method.name" in space:
             methods = [{"method.name": name} for name in space["method.name"].grid(2)]
         for method, value in product(methods, parameter.grid(2)):
@@ -150,12 +150,12 @@ def check_space(space: Space, base: RunConfig) -> None:
 
 
 def exact(params: Mapping[str, Any]) -> str:
-    """Return a text that is the same for equal values alone."""
+    """Return a text that is the same only for equal values."""
     return json.dumps(params, sort_keys=True)
 
 
 def short(value: Any, digits: int = DIGITS) -> str:
-    """Return a value of an option as text: a float exactly where six digits suffice, else rounded.
+    """Return a value of an option as text: a float exactly if six digits suffice, else rounded.
 
     Args:
         value: of any type.
@@ -172,9 +172,9 @@ class Configuration:
     """A point of the space or a reference row.
 
     Args:
-        name: in tables; two configurations of one name in a study have the same overrides.
+        name: shown in tables; configurations with the same name in a study have the same overrides.
         overrides: dotted options -> values on top of the study's base; None for a row without an encoder.
-        number: of the suggestion, from 0; None for a reference row.
+        number: number of the suggestion, from 0; None for a reference row.
     """
 
     name: str
@@ -183,10 +183,10 @@ class Configuration:
 
     @classmethod
     def suggested(cls, overrides: Params, number: int, taken: Collection[str] = ()) -> "Configuration":
-        """Return the configuration of a suggestion under a name that is not taken.
+        """Return the configuration of a suggestion with a name that is not taken.
 
-        The name shows the values where these are few, with as many digits as it takes to be unique: 17 at most, with
-        which any two floats differ.
+        The name shows the values if there are few, with as many digits as it takes to be unique: at most 17, which
+        distinguish any two floats.
         """
         for digits in range(DIGITS, 18) if len(overrides) <= MAX_NAMED_OPTIONS else ():
             parts = (f"{option.rpartition('.')[2]} {short(value, digits)}" for option, value in overrides.items())

@@ -18,10 +18,10 @@ def ledger(
     """Return the cost of the trials by their status.
 
     Args:
-        records: of trials that have ended.
+        records: records of trials that have ended.
         device: CPU or GPU, the unit of `device_hours`.
-        devices_per_trial: reserved by a trial now, and taken as reserved before a resume.
-        run_seconds: of every run of the command.
+        devices_per_trial: devices that a trial reserves now, assumed to be the same before a resume.
+        run_seconds: seconds of every run of the command.
         unfinished: records of trials that a stop interrupted, up to their last epoch.
 
     Returns:
@@ -48,7 +48,7 @@ def ledger(
 
 
 def ledger_line(costs: Mapping[str, Any]) -> str:
-    """Return a ledger in one line."""
+    """Return a ledger as one line."""
     total, parts = costs["total"], []
     for name in (*map(str.lower, STATUSES), "unfinished"):
         if costs[name]["trials"]:

@@ -1,8 +1,9 @@
 """One run of the command at a time in a study's folder, and the seconds of each.
 
-A run of the command creates OUTPUT/STUDY/runs/NNNN.json, which fails where the file exists, and the highest number owns
-the folder. The file is lock, fence and ledger in one: its time, stamped by the storage, is the run's last heartbeat; a
-run that finds the next number has lost the folder, and writes nothing more; `wall_s` is the duration of the run.
+A run of the command creates OUTPUT/STUDY/runs/NNNN.json, which fails if the file exists, and the highest number owns
+the folder. The file is lock, fence and ledger in one: its modification time, set by the storage, is the run's last
+heartbeat; a run that finds the next number has lost the folder, and writes nothing more; `wall_s` is the duration of
+the run.
 """
 
 import json
@@ -36,11 +37,11 @@ class Run:
         host: name of its machine.
         pid: number of its process.
         pid_namespace: boot of the machine and container to which `pid` belongs.
-        pid_start: start of the process as the system notes it, since numbers are used again.
-        since: seconds since 1970 by its own clock; only shown.
+        pid_start: start of the process as the system records it, since process numbers are reused.
+        since: its start, in seconds since 1970 by the machine's own clock; only displayed.
         token: unique among runs; begins with the number of its file.
         wall_s: seconds until the last heartbeat.
-        ended: whether it has left the folder.
+        ended: whether it has released the folder.
     """
 
     host: str
@@ -59,11 +60,11 @@ class RunLock:
     `run` is this run of the command; `lost` tells whether a later one has taken over the folder.
 
     Args:
-        folder: OUTPUT/STUDY; made, and removed again by a run that leaves nothing in it.
-        say: takes a line for the user while a run on another machine, which may be dead, is waited for.
+        folder: OUTPUT/STUDY; created, and removed again by a run that leaves nothing in it.
+        say: takes a line for the user while this run waits for one on another machine that may be dead.
 
     Raises:
-        ValueError: on entering, for a folder that a live run owns or that cannot be written.
+        ValueError: on entering, for a folder that a live run owns or that is not writable.
     """
 
     def __init__(self, folder: Path, say: Callable[[str], object] = logger.warning):
@@ -84,7 +85,7 @@ class RunLock:
         return self
 
     def _create(self) -> bool:
-        """Create the file of the next number; return False where another run was faster."""
+        """Create the file of the next number; return False if another run was faster."""
         newest = _newest(self._folder)
         self._wait_until_free(_file(self._folder, newest))
         self._number = newest + 1
@@ -96,10 +97,10 @@ class RunLock:
         return True
 
     def _wait_until_free(self, path: Path) -> None:
-        """Wait for the end or the silence of the run that owns the folder.
+        """Wait until the run that owns the folder has ended or fallen silent.
 
         Raises:
-            ValueError: for a run that is alive, with its place and possible actions.
+            ValueError: if that run is alive; the message says where it is and what to do.
         """
         heard_s, run = modified_s(path), _read_run(path)
         if heard_s is None or (run and run.ended):
@@ -129,7 +130,7 @@ class RunLock:
 
     @staticmethod
     def _storage_s(path: Path) -> float:
-        """Return the time of the storage, which stamps heartbeats too, so that no machine's clock is trusted."""
+        """Return the time of the storage, which also stamps heartbeats, so that no machine's clock is trusted."""
         with os_errors():
             return try_writing(path.parent)
 
@@ -142,20 +143,20 @@ class RunLock:
                 return
             _file(self._folder, self._number).unlink()
             for folder in self._made:
-                folder.rmdir()  # fails where it is not empty
+                folder.rmdir()  # fails if it is not empty
 
     @contextmanager
     def heartbeat(self, lost: Callable[[str], None]) -> Iterator[None]:
         """Renew the lock every ten seconds while entered.
 
         Args:
-            lost: called once, with the place of a later run, when that owns the folder.
+            lost: called once, with a description of the later run, when that owns the folder.
         """
         ended = threading.Event()
 
         def beat() -> None:
             while not ended.wait(BEAT_S):
-                with suppress(OSError):  # storage that is away for a moment ends nothing
+                with suppress(OSError):  # storage that is briefly unreachable must not end the run
                     if self.owned():
                         self.renew()
                         continue
@@ -172,8 +173,8 @@ class RunLock:
             thread.join()
 
     def owned(self) -> bool:
-        """Return whether this run still owns the folder, also after it was suspended; nothing is written otherwise."""
-        with suppress(OSError):  # storage that is away refuses the write as well
+        """Return whether this run still owns the folder, even after it was suspended; if not, it writes nothing."""
+        with suppress(OSError):  # unreachable storage refuses the write as well
             self.lost = self.lost or self._successor() is not None
         return not self.lost
 
@@ -183,13 +184,13 @@ class RunLock:
         write_json(_file(self._folder, self._number), asdict(self.run))
 
     def _successor(self) -> Run | None:
-        """Return the run that has taken over: the next one or, where its file was removed, one of this number."""
+        """Return the run that has taken over: the next one or, if this run's file was removed, one with its number."""
         own = _read_run(_file(self._folder, self._number))
         return own if own and own.token != self.run.token else _read_run(_file(self._folder, self._number + 1))
 
 
 def owns(folder: Path, token: str) -> bool:
-    """Return whether a folder, as this machine sees it, holds the file of the run with a token."""
+    """Return whether a folder, as this machine sees it, contains the file of the run with this token."""
     run = _read_run(_file(folder, int(token.partition("-")[0])))
     return run is not None and run.token == token
 
@@ -205,7 +206,7 @@ def _file(folder: Path, number: int) -> Path:
 
 
 def _newest(folder: Path) -> int:
-    """Return the highest number; 0 without a run."""
+    """Return the highest number of a run; 0 if there is none."""
     number = max((int(path.stem) for path in find(folder / RUNS, "[0-9][0-9][0-9][0-9].json")), default=0)
     while read(_file(folder, number + 1)) is not None:  # the listing of a shared folder may be a minute old
         number += 1
@@ -213,7 +214,7 @@ def _newest(folder: Path) -> int:
 
 
 def _read_run(path: Path) -> Run | None:
-    """Return the run of a file; None for a missing file, or one that a kill has cut off."""
+    """Return the run of a file; None for a missing file, or one that a kill has truncated."""
     for _ in range(20):
         if (text := read(path)) is None:
             return None
@@ -242,4 +243,4 @@ def _pid_start(pid: int) -> str | None:
         state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if state in "ZX" else fields[18]  # a dead process stays as Z until its parent asks
+    return None if state in "ZX" else fields[18]  # a dead process stays a zombie (Z) until its parent reaps it
