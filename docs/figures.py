@@ -44,7 +44,7 @@ LAYERS: dict[str, dict[str, str]] = {
     "study": {
         "flow.py": "options to results",
         "search/": "designs, pruning",
-        "execution/": "Ray, signals",
+        "execution/": "Ray, stop.py",
         "store/": "lock, records",
         "results.py": "choice, answer",
         "tracking.py": "MLflow",

@@ -26,7 +26,7 @@ from eqssl.files import (
     remove,
     write_atomically,
 )
-from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.execution.stop import Interrupted, StopSignals
 from tests.storage import free_port, s3_at, s3_server
 
 

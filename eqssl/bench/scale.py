@@ -23,7 +23,7 @@ from eqssl.report.report import write_report
 from eqssl.study import Study, StudyOptions, log_uniform, uniform
 from eqssl.study.execution import cluster, pool, trial
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.signals import StopSignals
+from eqssl.study.execution.stop import StopSignals
 from eqssl.study.listener import Listener
 from eqssl.study.live import current_summary
 from eqssl.study.results import summarise, write_results

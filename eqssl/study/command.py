@@ -14,7 +14,7 @@ from eqssl.signals import SignalHandler
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
-from eqssl.study.execution.signals import Interrupted
+from eqssl.study.execution.stop import Interrupted
 from eqssl.study.flow import NOTHING, run_search
 from eqssl.study.options import StudyOptions, default_options, parse, settle
 from eqssl.study.plan import plan

@@ -20,7 +20,7 @@ from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import REFERENCE_ROWS, Study, count_trials, seed_stages
 from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
 from eqssl.study.execution.setup import StudySetup, registered
-from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.execution.stop import Interrupted, StopSignals
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import ledger, ledger_line

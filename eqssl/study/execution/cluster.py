@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eqssl.study.definition import LEARNING
-from eqssl.study.execution.signals import hold_sigterm
+from eqssl.study.execution.stop import hold_sigterm
 from eqssl.study.options import StudyOptions
 from eqssl.training.memory import children_keep_freed
 

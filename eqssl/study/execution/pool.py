@@ -27,7 +27,7 @@ from eqssl.files import as_path, remove, write_atomically
 from eqssl.study.execution.cluster import Capacity
 from eqssl.study.execution.preemption import SaveNotice, start_here
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.signals import StopSignals
+from eqssl.study.execution.stop import StopSignals
 from eqssl.study.execution.trial import RECORD, record_of, run_trial
 from eqssl.study.execution.workers import run_with_workers
 from eqssl.study.listener import Listener

@@ -11,7 +11,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 from eqssl.study.execution import pool
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.signals import Interrupted, StopSignals
+from eqssl.study.execution.stop import Interrupted, StopSignals
 from eqssl.study.execution.trial import RECORD, record_of
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Configuration, Trial

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from eqssl import signals as module
-from eqssl.study.execution.signals import Interrupted, StopSignals, hold_sigterm
+from eqssl.study.execution.stop import Interrupted, StopSignals, hold_sigterm
 
 
 @pytest.fixture
