@@ -1,9 +1,9 @@
-"""Which attention? The default one beside auto-encoding and plain cross-attention, at equal weight, on test.
+"""Which attention? The default one against auto-encoding and plain cross-attention, at equal weight, on test.
 
     python studies/attention.py               solids on a turntable, five seeds on test, level full: about half an hour
-    python studies/attention.py --data.source parquet --data.path data/photos            photographs of your own
+    python studies/attention.py --data.source parquet --data.path data/photos            your own photographs
 
-Nothing is searched here: rows that were tuned on val are trained with seeds that the tuning has not seen.
+Nothing is searched here: rows that were tuned on val are trained with seeds that the tuning did not use.
 """
 
 import sys

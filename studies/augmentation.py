@@ -1,7 +1,7 @@
 """How strong should each augmentation be? Dose and response, one family at a time.
 
     python studies/augmentation.py            single renders, 11 families x 4 strengths x 2 seeds, all reference rows
-    python studies/augmentation.py --data.source parquet --data.path data/photos            photographs of your own
+    python studies/augmentation.py --data.source parquet --data.path data/photos            your own photographs
 
 The other families stay at their default. On grey images, fix the families that need colour: `--augment.saturation 0
 --augment.hue 0 --augment.grayscale 0`.

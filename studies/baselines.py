@@ -4,10 +4,11 @@
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
     python studies/baselines.py --method.name byol,dino                      some of them, and those that build on these
 
-Every method alone has three learning rates, half, once and twice `--train.lr`, compared on val with two seeds; at its
-best rate, every candidate that builds on it has three values of one hyperparameter. The best settings are trained again
-with fresh seeds and reported on test: every method alone, for as long as it takes with reconstruction, with the split
-alone, and with reconstruction by the default attention, by auto-encoding and by concatenation at the same weight.
+Every method alone is tried at three learning rates, half, once and twice `--train.lr`, compared on val with two seeds;
+at its best rate, every candidate that builds on it is tried with three values of one hyperparameter. The best settings
+are trained again with fresh seeds and reported on test: every method alone; for as long as it takes with
+reconstruction; with only the split; and with reconstruction by the default attention, by auto-encoding and by
+concatenation at the same weight.
 """
 
 import sys

@@ -3,7 +3,7 @@
     python studies/joint.py                               single renders: 40 configurations, the best with five seeds
     python studies/joint.py --sampler random --output results/random                  the same by random search
 
-Trials that are behind are pruned, configurations that are behind get no further seeds, and the chosen one is trained
+Trials that fall behind are pruned, configurations that fall behind get no further seeds, and the chosen one is trained
 again with five fresh seeds and reported on test.
 """
 
@@ -12,7 +12,7 @@ import sys
 from eqssl.config import AUGMENTATIONS, DataConfig, RunConfig, TrainConfig
 from eqssl.study import Study, choice, log_uniform, main, uniform
 
-TOKENS = ("target-queries", "other-queries", "residual")  # attentions that take the parts of the pooled vector, too
+TOKENS = ("target-queries", "other-queries", "residual")  # attentions that also take the parts of the pooled vector
 STUDY = Study(
     name="joint",
     question="How much reconstruction, of which view, under how strong augmentations?",

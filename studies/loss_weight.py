@@ -5,7 +5,7 @@
     python studies/loss_weight.py --help      every option
 
 Every weight has its matched control, plain auto-encoding at the same weight: a gain beyond that is due to the second
-view. A study of your own is a copy of this file with another space.
+view. For a study of your own, copy this file and change the space.
 """
 
 import sys

@@ -3,8 +3,8 @@
     python studies/recon_view.py              solids on a turntable, 2 targets x 5 attentions x 2 seeds, all controls
     python studies/recon_view.py --smoke      the same in a few minutes, to see that everything works
 
-Left out are the first and a random view, since both views are drawn alike, and the clean one, since renders are not
-augmented. For augmented images of your own add it to the space.
+The first and a random view are left out, since both views are drawn alike, and so is the clean one, since renders are
+not augmented. For your own augmented images, add it to the space.
 """
 
 import sys

@@ -1,1 +1,1 @@
-"""`eqssl bench`: speed as ratios measured in one run, beside the limit of the device and beside other libraries."""
+"""`eqssl bench`: speed as ratios measured in one run, against the limit of the device and against other libraries."""

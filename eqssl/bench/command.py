@@ -21,7 +21,7 @@ from eqssl.config import (
 )
 from eqssl.training.memory import keep_freed
 
-PARTS = {  # name, which is also that of the module -> minutes on two idle cores, and the content
+PARTS = {  # name of the part and of its module -> minutes on two idle cores, and the content
     "step": (4, "a training step by part, with and without reconstruction, over the encoder alone, and the evaluation"),
     "peers": (5, "steps and whole trainings over those of lightly and of a plain torchvision v2 loop"),
     "workers": (2, "two gloo workers of a trial, and two trials side by side, over one alone"),
@@ -31,8 +31,8 @@ PARTS = {  # name, which is also that of the module -> minutes on two idle cores
     "gpu": (8, "step and peers with ResNet-18 at 64 px, ResNet-50 and ViT-S/16 at 224 px, skipped without CUDA"),
 }
 PARTS_HELP = "; ".join(f"{name} ({minutes} min): {text}" for name, (minutes, text) in PARTS.items())
-# SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view where SimCLR's
-# change colour in four of five views and blur every second.
+# SimCLR's augmentations, the same families and ranges as in lightly's transform. Ours change every view, while SimCLR's
+# change the colour of four in five views and blur every second one.
 SIMCLR_AUGMENT = AugmentConfig(
     crop=1.0, translation=0.0, rotation=0.0, flip=1.0,
     brightness=1.0, contrast=1.0, saturation=1.0, hue=1.0, grayscale=0.5, blur=1.0, solarize=0.0,
@@ -47,16 +47,16 @@ class Options:
 
     parts: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PART,PART,...", help=PARTS_HELP)] = tuple(PARTS)
     encoders: tuple[str, ...] = ("resnet_tiny", "resnet18")
-    """Encoders of the parts step, peers and workers; the first also of lightly's methods and of trials."""
+    """Encoders of the parts step, peers and workers; the first also for lightly's methods and for trials."""
     methods: tuple[str, ...] = ("simclr", "vicreg", "barlow_twins")
     """Methods whose steps the part peers compares with lightly's."""
     image_sizes: tuple[int, ...] = (32, 64)
     """Heights and widths of the part step, in pixels; the other parts take the last."""
     precisions: tuple[Precision, ...] = ("bf16", "fp32")
     """Arithmetic of the encoder in the part step; the other parts take the first, on all sides alike. bf16 is left out
-    where the device has no instructions for it."""
+    if the device has no instructions for it."""
     batch_size: int = 64
-    """Images (pairs of views) a step."""
+    """Images (pairs of views) per step."""
     compile: bool = False
     """Compile the encoder (torch.compile) of the parts step, peers and gpu, on all sides alike."""
     threads: int | None = None
@@ -66,12 +66,12 @@ class Options:
     simulated: tuple[int, int] = (200, 20)
     """Trials and epochs of the study that it runs in Ray Tune without training; 10000 100 take hours."""
     seconds: float = 20.0
-    """Time for a comparison; its rounds, three or more, fill it."""
+    """Time for a comparison, filled by three or more rounds."""
     output: Path = Path("results/bench")
     """Folder for bench.json."""
 
     def run(self, encoder: str, size: int = 0, precision: Precision | None = None, **values: float | str) -> RunConfig:
-        """Return a training by SimCLR that never evaluates.
+        """Return the configuration of a SimCLR training that never evaluates.
 
         Args:
             encoder: its name.
@@ -107,7 +107,7 @@ def bench(options: Options) -> None:
     """Measure the parts, print the table and save it.
 
     Raises:
-        ValueError: for an unknown part, with the nearest; for an encoder, a method or a size that cannot be had.
+        ValueError: for an unknown part, with the nearest; for an encoder, a method or a size that is unavailable.
     """
     parts = [name for text in options.parts for name in text.split(",") if name]
     for name in parts:

@@ -11,11 +11,11 @@ from eqssl.bench.step import steps_of
 from eqssl.bench.timing import Row
 
 CASES = {"resnet18": (64, 512), "resnet50": (224, 64), "vit_small_patch16_224": (224, 64)}  # size, px, and batch
-LIMIT_S, COMPARISON_S = 330.0, 8.0  # no comparison begins after the first; seconds of each
+LIMIT_S, COMPARISON_S = 330.0, 8.0  # seconds after which no comparison begins; seconds of each
 
 
 def measure(options: Options) -> list[Row]:
-    """Return the rows of the parts step and peers for three usual encoders, those of their steps first."""
+    """Return the rows of the parts step and peers for three common encoders, those of the steps first."""
     if not torch.cuda.is_available():
         return [Row(part="gpu", name="all", note="skipped: no CUDA device")]
     start, rows = time.perf_counter(), []

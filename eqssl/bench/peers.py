@@ -1,6 +1,6 @@
 """Steps and whole trainings against lightly's, and against a plain PyTorch loop on torchvision v2's transforms.
 
-All sides have the same backbone, batch, views, widths and optimizer. Theirs augment image by image in DataLoader
+All sides have the same backbone, batch, views, widths and optimizer. The others augment image by image in DataLoader
 workers, ours in batches on the encoder's device.
 """
 
@@ -27,16 +27,16 @@ from eqssl.training.loop import Run
 from eqssl.training.optim import make_optimizer
 
 STEP_AT_MOST = 1.1
-VIEWS_AT_LEAST = {"lightly": 3.0, "plain": 1.8}  # views a second of one thread
+VIEWS_AT_LEAST = {"lightly": 3.0, "plain": 1.8}  # views per second on one thread
 ON_GPU_AT_LEAST = {"lightly": 1.8}
-EPOCH_S, MAX_STEPS = 3.0, 64  # of an epoch, beside which the wait for a loader's first batch is short
+EPOCH_S, MAX_STEPS = 3.0, 64  # per epoch, so that the wait for a loader's first batch matters little
 WIDTH, EMBEDDING, TEMPERATURE = 512, 128, 0.2
 Criterion = Callable[[Tensor, Tensor], Tensor]
 NO_LIGHTLY = "skipped: lightly is not installed (pip install eqssl[test])"
 
 
 def measure(options: Options) -> list[Row]:
-    """Return a step of every method, views a second on one thread, and the trainings of every encoder."""
+    """Return a step of every method, views per second on one thread, and the trainings of every encoder."""
     rows = [Row(part="peers", name="lightly", note=NO_LIGHTLY)]
     if "lightly" in libraries():
         rows = [method_step(options, name) for name in options.methods]
@@ -45,7 +45,7 @@ def measure(options: Options) -> list[Row]:
 
 
 def libraries() -> tuple[str, ...]:
-    """Return the names of the others: the plain loop, and lightly where it is installed."""
+    """Return the names of the others: the plain loop, and lightly if it is installed."""
     return ("plain", "lightly") if find_spec("lightly") else ("plain",)
 
 
@@ -75,7 +75,7 @@ def method_step(options: Options, name: str) -> Row:
 
 
 def augmentations(options: Options) -> list[Row]:
-    """Return views a second on one thread."""
+    """Return views per second on one thread."""
     run = make_run(options.run(options.encoders[0]))
     indices = torch.arange(options.batch_size)
 
@@ -99,9 +99,9 @@ def augmentations(options: Options) -> list[Row]:
 
 
 def trainings(options: Options, encoder: str) -> list[Row]:
-    """Return images a second of whole trainings by SimCLR: theirs, and ours over each.
+    """Return images per second of whole trainings by SimCLR: theirs, and ours over each.
 
-    On a CPU the others augment in the training's process, or in a loader worker for each core.
+    On a CPU the others augment in the training's process, or in one loader worker per core.
     """
     run = make_run(config := options.run(encoder, equi_fraction=0.0))
     run.next_epoch()
@@ -127,8 +127,8 @@ class TransformedImages(Dataset):
     """A run's images in memory, each transformed into two views by SimCLR's augmentations; the encoder normalises.
 
     Args:
-        run: with the images.
-        library: whose transform it is; blur as in lightly's, for half of the views.
+        run: contains the images.
+        library: its transform is used; blur as in lightly's, for half of the views.
     """
 
     def __init__(self, run: Run, library: str):
@@ -219,12 +219,12 @@ def lightly_method(name: str, encoder: Encoder, autocast: bool) -> Joint:
 
 
 class Loop:
-    """A training loop with a DataLoader, on the images and with the encoder and optimizer of one of ours.
+    """A training loop with a DataLoader and the images, encoder and optimizer of one of our runs.
 
     Args:
-        run: ours.
+        run: our run.
         library: one of `libraries`.
-        workers: of the DataLoader.
+        workers: number of the DataLoader's workers.
     """
 
     def __init__(self, run: Run, library: str, workers: int):
@@ -232,7 +232,7 @@ class Loop:
         encoder = Encoder(ours.config, ours.channels, ours.image_size, *ours.mean_std)
         make_model = plain_simclr if library == "plain" else partial(lightly_method, "simclr")
         if run.config.train.compile:
-            # A graph of its own for each library and encoder.
+            # A separate graph for each library and encoder.
             encoder.tokens = partial(compiled_tokens(library, ours.config, ours.image_size), encoder)  # type: ignore[method-assign]
         self.model = make_model(encoder, run.autocast).to(self.device).to(memory_format=torch.channels_last).train()
         self.optimizer = make_optimizer(self.model, run.config.train)

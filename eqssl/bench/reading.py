@@ -1,6 +1,6 @@
-"""JPEGs read from Parquet against decoding alone.
+"""Reading JPEGs from Parquet against decoding only.
 
-The images are rendered solids, repeated, so that the work per file and per process weighs as little as in a large set.
+The images are rendered solids, repeated so that the work per file and per process weighs as little as in a large set.
 """
 
 import io
@@ -27,7 +27,7 @@ SIZE, RENDERED, READ, BATCH = 224, 256, 2048, 256  # the side in px, then number
 
 
 def measure(options: Options) -> list[Row]:
-    """Return images a second into memory and batch by batch, over those of decoding alone."""
+    """Return images per second read into memory and batch by batch, over those of decoding only."""
     with tempfile.TemporaryDirectory() as folder:
         encoded = _rendered(folder) * (READ // RENDERED)
         rows = [{"image": {"bytes": data, "path": None}, "label": 0} for data in encoded]

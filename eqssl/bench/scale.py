@@ -1,7 +1,7 @@
 """A large study without training: growth of its resume, summary and report, its memory, and MLflow's entries.
 
-The trials are made up: their metrics are random, and all share one file of contributions. Each measurement has a
-process of its own, whose memory is that of a study's.
+The trials are made up: their metrics are random, and all share one file of contributions. Each measurement runs in its
+own process, whose memory is that of a study's process.
 """
 
 import json
@@ -40,7 +40,7 @@ STUDY = Study(name="scale", question="", space={"recon.weight": log_uniform(0.1,
 
 
 def measure(options: Options) -> list[Row]:
-    """Return times and exponents of ended studies, then memory and lost entries of one that runs in Tune."""
+    """Return times and exponents of finished studies, then memory and lost entries of one that runs in Tune."""
     sizes, (trials, epochs) = sorted(options.study_trials), options.simulated
     ended, running = _in_own_process("ended", *sizes), _in_own_process("simulated", trials, epochs)
     rows = []
@@ -48,7 +48,7 @@ def measure(options: Options) -> list[Row]:
         wall_s, cpu_s = (np.array(of) for of in zip(*measured, strict=True))
         note = ", ".join(f"{n}: {s:.3g} s, CPU {c:.3g} s" for n, s, c in zip(sizes, wall_s, cpu_s, strict=True))
         rows.append(_row(f"{step}, {sizes[-1]} trials", float(wall_s[-1]), "s", MAX_S, note))
-        if len(sizes) > 1:  # of the CPU's seconds, which other work on the machine changes less
+        if len(sizes) > 1:  # from CPU seconds, which other work on the machine affects less
             rows.append(_row(f"{step}: k of trials^k", exponent(sizes, cpu_s), "", MAX_EXPONENT))
     rows.append(_row(f"peak memory of these, {sizes[-1]} trials", ended["peak_mb"], "MB", MAX_MB))
     made, slope = f"{trials} trials of {epochs} epochs", running["mb_per_trial"]
@@ -77,7 +77,7 @@ def _in_own_process(function: str, *numbers: int) -> dict[str, Any]:
 
 
 def suggestions_of(trials: int) -> Suggestions:
-    """Return a study's trials, about that many."""
+    """Return a study's suggestions, for about that many trials."""
     configs = max(1, trials // SEEDS - len(STUDY.reference_configurations()))
     return Suggestions(STUDY, StudyOptions(configs=configs, seeds=SEEDS, sampler="random"))
 
@@ -87,7 +87,7 @@ def random_metrics(rng: np.random.Generator) -> dict[str, float]:
 
 
 def ended_study(folder: Path, trials: int) -> None:
-    """Write the folder of a study that has ended, with 99 evaluated epochs a trial beside the last."""
+    """Write the folder of a finished study, with 99 evaluated epochs per trial in addition to the last."""
     import pandas as pd
 
     store, rng = StudyFolder.open(folder, {}, resume=False), np.random.default_rng(0)
@@ -104,7 +104,7 @@ def ended_study(folder: Path, trials: int) -> None:
             listener.trial_ended(made_up, record)
         of_trial = store.trial_folder(made_up)
         (of_trial / "encoder").mkdir()
-        for name in (CONTRIBUTIONS, "encoder/model.safetensors"):  # any file serves as the encoder, which is copied
+        for name in (CONTRIBUTIONS, "encoder/model.safetensors"):  # any file serves as the encoder: it is only copied
             (of_trial / name).hardlink_to(folder / CONTRIBUTIONS)
 
 
@@ -117,7 +117,7 @@ def resume(folder: Path) -> None:
 
 
 def summary(folder: Path) -> None:
-    """Write the summary, the table of trials and the search's journal of a study that has ended."""
+    """Write the summary, the table of trials and the search's journal of a finished study."""
     about: dict[str, Any] = {"study_id": "0", "status": "complete", "wall_s": 0.0, "concurrency": "", "options": {}}
     records = list(StudyFolder.open(folder, {}, resume=True).records().values())
     made = summarise(STUDY, records, about | {"data": {"name": "", "digest": ""}}, folder)
@@ -126,12 +126,12 @@ def summary(folder: Path) -> None:
 
 
 def report(folder: Path) -> None:
-    """Write the report of a study that has ended."""
+    """Write the report of a finished study."""
     write_report(current_summary(folder), folder)
 
 
 def ended(*sizes: int) -> dict[str, Any]:
-    """Return each step's seconds by the clock and of the CPU, a pair for each size, and the memory's peak in MB."""
+    """Return each step's wall-clock and CPU seconds, one pair per size, and the peak memory in MB."""
     steps = (resume, summary, report)
     seconds: dict[str, list[tuple[float, float]]] = {step.__name__: [] for step in steps}
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +150,7 @@ def ended(*sizes: int) -> dict[str, Any]:
 
 
 class _Memory(Listener):
-    """Notes the memory of this process after every trial's end, in MB."""
+    """Records the memory of this process after every trial's end, in MB."""
 
     def __init__(self) -> None:
         self.used: list[float] = []
@@ -170,8 +170,8 @@ def _simulated_trial(config: dict[str, Any], setup: StudySetup, epochs: int) -> 
 
 
 def simulated(trials: int, epochs: int) -> dict[str, float]:
-    """Run a study in Tune that trains nothing; return its memory in MB and the entries that MLflow has not got."""
-    pool.run_trial = partial(_simulated_trial, epochs=epochs)  # in the place of a training
+    """Run a study in Tune that trains nothing; return its memory in MB and the number of entries that MLflow lacks."""
+    pool.run_trial = partial(_simulated_trial, epochs=epochs)  # in place of a training
     with tempfile.TemporaryDirectory() as folder, StopSignals() as signals, cluster.ray_running():
         uri = f"sqlite:///{folder}/mlflow.db"
         tracker = StudyTracker(uri, STUDY.name, [*STUDY.space], STUDY.objectives, Path(folder))

@@ -1,7 +1,7 @@
-"""`python -m eqssl.bench.simulation`: duration of a study on a cluster that loses nodes, by arithmetic alone.
+"""`python -m eqssl.bench.simulation`: duration of a study on a cluster that loses nodes, by arithmetic only.
 
-Trials take turns on the cluster's GPUs. Each is a start, its epochs and an evaluation; the loss of a node costs the
-training since the last checkpoint and the time until another node goes on. The inputs are measured ones.
+Trials take turns on the cluster's GPUs. Each consists of a start, its epochs and an evaluation; the loss of a node
+costs the training since the last checkpoint and the time until another node continues. The inputs are measured values.
 """
 
 import heapq
@@ -23,9 +23,9 @@ class Plan:
     trials: int = 100
     """Trials, reference rows and seeds included."""
     epochs: int = 100
-    """Epochs of each."""
+    """Epochs of each trial."""
     images: int = 1_281_167
-    """Training images an epoch."""
+    """Training images per epoch."""
     images_per_s: float
     """Speed of one GPU; measure it."""
     evaluate_s: float = 0.0
@@ -41,7 +41,7 @@ class Plan:
     scaling: float = 1.0
     """Speed of a trial's GPUs together over that of as many alone."""
     lost_per_node_hour: float = 0.0
-    """Nodes that the cloud takes away, per node and hour."""
+    """Nodes that the cloud reclaims, per node and hour."""
     recover_s: float = 60.0
     """Seconds from the loss of a node until its trial trains again."""
     save_s: float = 300.0
@@ -65,19 +65,19 @@ class Plan:
 
     @property
     def losses_per_s(self) -> float:
-        """Losses that reach one trial, from every node that it uses."""
+        """Losses per second that hit one trial, from all nodes that it uses."""
         return self.lost_per_node_hour / 3600 * math.ceil(self.gpus_per_trial / self.gpus_per_node)
 
 
 def simulate(plan: Plan, seed: int) -> dict[str, float]:
-    """Return `MEASURED` of one study with losses at random moments; wasted is training without lasting progress.
+    """Return `MEASURED` of one study with losses at random moments; wasted: training without lasting progress.
 
     Args:
-        plan: of the study.
-        seed: of the losses.
+        plan: the study's.
+        seed: seed of the losses.
     """
     rng, total = random.Random(seed), dict.fromkeys(MEASURED, 0.0)
-    free_h = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when the GPUs of each concurrent trial are free again
+    free_h = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when each concurrent trial's GPUs become free
     for _ in range(plan.trials):
         hours, wasted, losses = _trial(plan, rng)
         end = heapq.heappop(free_h) + hours
@@ -90,7 +90,7 @@ def simulate(plan: Plan, seed: int) -> dict[str, float]:
 
 
 def _trial(plan: Plan, rng: random.Random) -> tuple[float, float, int]:
-    """Return the hours of a trial, those of them that its losses cost, and their number."""
+    """Return the hours of a trial, how many of them its losses cost, and the number of losses."""
     useful_s = plan.epochs * plan.epoch_s + plan.evaluate_s
     saved_s, total_s, wasted_s, losses = 0.0, plan.start_s, 0.0, 0
     while True:
@@ -108,7 +108,7 @@ def _trial(plan: Plan, rng: random.Random) -> tuple[float, float, int]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print medians and 90 % ranges over the simulations; the command ends with 2 for options that cannot work."""
+    """Print medians and 90 % ranges over the simulations; the command exits with 2 for options that cannot work."""
     plan = tyro.cli(Plan, args=arguments, description=Plan.__doc__, prog="python -m eqssl.bench.simulation")
     studies = [simulate(plan, seed) for seed in range(plan.repetitions)]
     print("| | median | 90 % |\n| --- | --- | --- |")

@@ -1,6 +1,6 @@
-"""A training step by part, without and with reconstruction, beside the encoder's own arithmetic; the evaluation.
+"""A training step by part, without and with reconstruction, against the encoder's own arithmetic; the evaluation.
 
-The training is the package's own loop on random images in memory; other parts of the bench train by it too.
+The training is the package's own loop on random images in memory; other parts of the bench use it too.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from eqssl.models.model import Model
 from eqssl.training.context import Context, LocalContext
 from eqssl.training.loop import Run
 
-# (device, encoder, image size) -> step efficiency without and with reconstruction, both at least, and the step with
-# reconstruction over the one without, at most.
+# (device, encoder, image size) -> minimum step efficiency without and with reconstruction, and the maximum of the step
+# with reconstruction over the one without.
 AIMS = {
     ("cpu", "resnet18", 64): (0.85, 0.75, 1.15),
     ("cuda", "resnet18", 64): (0.9, None, 1.15),
@@ -46,7 +46,7 @@ def measure(options: Options) -> list[Row]:
 
 
 def steps_of(options: Options, encoder: str, size: int, precision: Precision) -> list[Row]:
-    """Return images a second, step efficiency, shares of a step's parts, and the encoder's rate over the device's peak.
+    """Return images per second, step efficiency, shares of a step's parts, and the encoder's rate over the device peak.
 
     Step efficiency is the time of the encoder alone, forward and backward, over that of the step.
 
@@ -82,7 +82,7 @@ def steps_of(options: Options, encoder: str, size: int, precision: Precision) ->
         rows += [row("step", f"{name}: {part}", of, steps.name, whole) for part, of in shares.items()]
     rows.append(row("step", f"{name}: {recon.name}", seconds[recon.name], plain.name, base, at_most=at_most))
     flops = encoder_flops(run.model, images)
-    at_peak = seconds["product"] * flops / (2 * side**3)  # seconds of the product for as many operations
+    at_peak = seconds["product"] * flops / (2 * side**3)  # seconds that the product takes for as many operations
     name, against = f"{name}: encoder alone", "a large matrix product"
     rate = flops / 1e9
     return [*rows, row("step", name, seconds["encoder"], against, at_peak, count=rate, unit="GFLOP/s")]
@@ -120,18 +120,18 @@ def encoder_pass(model: Model, images: Tensor, autocast: bool) -> None:
 
 def encoder_flops(model: Model, images: Tensor) -> float:
     """Return the floating-point operations of `encoder_pass`, counted on two of the images."""
-    with FlopCounterMode(display=False) as counter:  # it sees nothing of compiled code
+    with FlopCounterMode(display=False) as counter:  # it cannot see into compiled code
         model.encoder.tokens(images[:2]).sum().backward()
     return counter.get_total_flops() * len(images) / 2
 
 
 def random_dataset(images: int, size: int, eval_images: int = 2) -> Dataset:
-    """Return colour images of noise in memory, with labels.
+    """Return a dataset of colour noise in memory, with labels.
 
     Args:
-        images: for training.
+        images: number for training.
         size: height and width, px.
-        eval_images: for val and test each.
+        eval_images: number each for val and test.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -218,7 +218,7 @@ class TimedSteps:
         self.rounds.append(seconds)
 
     def _mark(self, name: str) -> None:
-        """Note the moment at which a part ends."""
+        """Record the moment at which a part ends."""
         moment: Any = time.perf_counter()
         if torch.cuda.is_available():
             moment = torch.cuda.Event(enable_timing=True)

@@ -22,7 +22,7 @@ def interleave(subjects: Mapping[str, Callable[[], Any]], seconds: float) -> dic
 
     Args:
         subjects: name -> function to time.
-        seconds: duration of all rounds; there are three rounds or more.
+        seconds: duration of all rounds, of which there are at least three.
 
     Returns:
         name -> seconds of each round, float64 (R,).
@@ -57,10 +57,10 @@ class Row:
 
     Args:
         part: of the bench.
-        name: subject; `value` in `unit`, the median of the rounds.
+        name: subject; its `value` in `unit` is the median of the rounds.
         against: subject of the comparison.
-        ratio: value over that of `against`, the median of the rounds; `low` and `high`: their quartiles.
-        rounds: their number.
+        ratio: value over that of `against`, the median of the rounds; `low` and `high` are the quartiles.
+        rounds: number of rounds.
         at_least, at_most: aim for the ratio.
         note: remark, such as the reason why a part was skipped.
     """
@@ -101,8 +101,8 @@ def row(
         part, name: of the row.
         seconds: of the rounds, (R,).
         against, base: name and seconds of the comparison, timed in the same rounds. The ratio and its quartiles are
-            over the ratios within a round, since other load on the machine affects both alike.
-        count, unit: items per round: value and ratio are rates then (more is better); without: milliseconds.
+            taken over the ratios of each round, since other load on the machine affects both alike.
+        count, unit: items per round, so that value and ratio are rates (more is better); default: milliseconds.
         more: further fields of the row.
     """
     value = count / np.median(seconds) if count else 1000 * np.median(seconds)

@@ -45,9 +45,9 @@ def overheads(options: Options, count: int, *more: str) -> dict[str, list[float]
     """Return `new` and `reused` process -> seconds beyond training and evaluation of a study's trials, one at a time.
 
     Args:
-        options: encoder.
-        count: trials, which differ in the seed.
-        more: options of the study.
+        options: the first encoder is used.
+        count: number of trials, which differ in the seed.
+        more: further options of the study.
     """
     with tempfile.TemporaryDirectory() as folder:
         values = {

@@ -21,8 +21,8 @@ PROCESSES = ((0, 1, 2), (0, 1, 1), (0, 1, 1), (0, 2, 1), (1, 2, 1))
 def measure(options: Options) -> list[Row]:
     """Return for every encoder the scaling efficiency and the gain of two trials side by side.
 
-    The former is the time of one worker alone over that of two with the same batch each. Beside it stand two trials,
-    which exchange nothing but share the memory's bandwidth; and one trial that has both cores.
+    The efficiency is the time of one worker alone over that of two with the same batch each. For comparison, there are
+    two trials, which exchange nothing but share the memory bandwidth, and one trial that has both cores.
     """
     rows = []
     for encoder in options.encoders:
@@ -71,7 +71,7 @@ def _processes(options: Options, encoder: str) -> Iterator[list[Connection]]:
 def _worker(
     options: Options, encoder: str, folder: str, rank: int, world_size: int, threads: int, pipe: Connection
 ) -> None:
-    """Train some steps for every message, until the pipe is closed."""
+    """Train a few steps per message, until the pipe is closed."""
     import torch
     import torch.distributed as dist
 

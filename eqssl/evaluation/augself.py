@@ -1,7 +1,7 @@
-"""The protocol of AugSelf: how crops, colours, blurs and flips of two augmented views of one image differ.
+"""The AugSelf protocol: predict how two augmented views of one image differ in crop, colour, blur and flip.
 
 Lee et al., Improving Transferability of Representations via Augmentation-Aware Self-Supervision (arXiv 2111.09613) and
-its code. The augmentations come from one fixed distribution, independent of the training. B images.
+its code. The augmentations come from one fixed distribution, independent of the encoder's training. B images.
 """
 
 import dataclasses
@@ -20,26 +20,25 @@ from eqssl.evaluation.transforms import SEED, has_effect
 PROTOCOL = "augself"
 FLIP = "flip"
 JITTER = ("brightness", "contrast", "saturation", "hue")
-# AugSelf's: at least .2 of the area, jitter .4, .4, .4, .1, flips of one in two; blur up to 2 px at 224.
+# As in AugSelf: crops of at least .2 of the area, jitter .4, .4, .4, .1, flips of one in two; blur up to 2 px at 224.
 STRENGTHS = (
     dict.fromkeys(AUGMENTATIONS, 0.0) | {"crop": 0.8 / 0.92, "flip": 1.0} | dict.fromkeys((*JITTER, "blur"), 0.5)
 )
-EPOCH = 1  # of the draws; `eqssl.evaluation.transforms` has those of 0
+EPOCH = 1  # epoch of the random draws; `eqssl.evaluation.transforms` uses 0
 
 
 def augself_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateConfig) -> list[Prediction]:
-    """Return the predictions of the differences by probes on the features of both views.
+    """Return the predictions of probes for the differences between two views, from the features of both.
 
     Args:
-        encoder, dataset, config: as `eqssl.evaluation.protocol.evaluate` takes them; a pair is two views of one image
-            in any case.
+        encoder, dataset, config: as in `eqssl.evaluation.protocol.evaluate`; a pair is always two views of one image.
 
     Returns:
-        `metrics_of` them are `augself/<metric>` of all features, and `inv/augself/...`, `equi/augself/...` of the
-        parts. Of a ridge `r2/<family>` for crop, colour and blur, their mean `r2_mean` and, by SIE's definition,
-        `r2_pooled/<family>` for crop and colour; of a ridge classifier `accuracy/flip`, which no linear probe of two
-        views can raise above chance. The same with `mlp_` of an MLP, and with `constant_` of the training pairs' mean
-        and more frequent answer, the floor.
+        Predictions whose metrics (`metrics_of`) are `augself/<metric>` on all features, and `inv/augself/...`,
+        `equi/augself/...` on the parts. By a ridge: `r2/<family>` for crop, colour and blur, their mean `r2_mean` and,
+        by SIE's definition, `r2_pooled/<family>` for crop and colour. By a ridge classifier: `accuracy/flip`, which no
+        linear probe of two views can raise above chance. The same by an MLP, with the prefix `mlp_`; and, as the floor,
+        by the training pairs' mean and more frequent answer, with `constant_`.
     """
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
@@ -55,19 +54,19 @@ def augself_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateCo
 
 
 def differences(first: Params, second: Params, channels: int, image_size: int) -> dict[str, Tensor]:
-    """Return AugSelf's targets, the first view's minus the second's.
+    """Return AugSelf's targets: the first view's values minus the second's.
 
     A view's window in the image follows from its parameters: without rotation, `eqssl.augment` reads the output
-    position p (from the centre, in sides) at the input position m exp(-log_scale) (p - d) in x, with m = -1 where it is
-    flipped, and at exp(-log_scale) (p - d) in y. The window is thus exp(-log_scale) high and wide, and its centre lies
+    position p (from the centre, in sides) at the input position m exp(-log_scale) (p - d) in x, with m = -1 if the view
+    is flipped, and at exp(-log_scale) (p - d) in y. The window is thus exp(-log_scale) high and wide, and its centre is
     at -exp(-log_scale) (dy, m dx) from the image's.
 
     Args:
         first, second: as `eqssl.augment.draw` returns them.
-        channels, image_size: of the images; factors without effect on them are absent.
+        channels, image_size: of the images; factors that do not affect them are absent.
 
     Returns:
-        `crop` (B, 4): centre y, x, height, width as fractions of the image's, x mirrored where the first view is;
+        `crop` (B, 4): centre y, x, height, width as fractions of the image's, x mirrored if the first view is;
         windows are square, so the last two are equal. `colour` (B, 4; 2 for grey images): factors over the width of
         their range. `blur` (B, 1): sigma, px. `flip` (B, 1): 1 where both views are flipped or neither is.
     """
@@ -85,7 +84,7 @@ def differences(first: Params, second: Params, channels: int, image_size: int) -
 
 
 def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> Pairs:
-    """Return pairs of augmented views; whether their flips agree is no target of regressions."""
+    """Return pairs of augmented views; whether their flips agree is not a regression target."""
     indices = subset(split, count)
     ids, objects = split.ids[indices], None if split.objects is None else split.objects[indices]
     one, two = (

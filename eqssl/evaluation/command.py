@@ -72,10 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(command: Command) -> dict[str, Any]:
-    """Return the metrics and all that is needed to compare them.
+    """Return the metrics and everything needed to compare them.
 
     Raises:
-        ValueError: for a model or data that are not found, or do not fit each other.
+        ValueError: if the model or the data are not found, or do not fit each other.
     """
     from eqssl.data import load_data
     from eqssl.evaluation.encoders import load_model
@@ -151,7 +151,7 @@ def _evaluate(
 
 
 def show(result: dict[str, Any]) -> None:
-    """Print the metrics as a table, a column for each part of the features."""
+    """Print the metrics as a table with one column per part of the features."""
     from rich.console import Console
     from rich.table import Table
 

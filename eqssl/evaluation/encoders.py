@@ -31,14 +31,14 @@ class Constant(nn.Module):
 
 
 class Transferred(nn.Module):
-    """An encoder on images of other channels or another size: luma of colour images, grey images repeated, resized.
+    """An encoder on images with other channels or another size: colour reduced to luma, grey repeated, and resized.
 
     Args:
-        encoder: made for `encoder.channels` and `encoder.image_size`.
+        encoder: built for `encoder.channels` and `encoder.image_size`.
         channels, image_size: of the images.
 
     Attributes:
-        changes: descriptions of the changes to the images; empty where they fit the encoder.
+        changes: descriptions of the changes to the images; empty if they fit the encoder.
     """
 
     def __init__(self, encoder: Encoder, channels: int, image_size: int):
@@ -67,11 +67,11 @@ ROWS: dict[str, type[nn.Module]] = {"pixels": Pixels, "constant": Constant}
 def load_model(model: str, dataset: Dataset, pretrained: bool) -> nn.Module:
     """Return an encoder for the dataset's images: a reference row, an exported encoder, or a model by name.
 
-    Images of other channels or another size are changed for an exported encoder (`Transferred`); a model by name, or in
-    a folder of timm's, is made for the images, its features not split.
+    Images with other channels or another size are converted for an exported encoder (`Transferred`); a model by name,
+    or in one of timm's folders, is built for the images, and its features are not split.
 
     Raises:
-        ValueError: for a folder that holds no encoder, or a name that is unknown.
+        ValueError: for a folder without an encoder, or an unknown name.
     """
     if model in ROWS:
         return ROWS[model]()

@@ -16,9 +16,9 @@ from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
 COMPONENTS = 64
-SHARE = 0.99  # of the variance in the whitened components, where 64 are enough for it
-RESOLUTION = 1e-13  # a share of the squared features below which a variance is float32's rounding
-COLLINEAR = 1e-3  # standard deviation below which a standardised component of theta follows from those before it
+SHARE = 0.99  # share of the variance that the whitened components keep, if 64 suffice for it
+RESOLUTION = 1e-13  # share of the squared features below which a variance is only float32 rounding
+COLLINEAR = 1e-3  # standard deviation below which a standardised component of theta follows from the previous ones
 INVARIANCE_VIEWS = 16
 
 
@@ -38,8 +38,8 @@ def principal_components(features: Tensor, whiten: bool = False) -> Projection:
     """Return the projection of features (N, D) to their first 64 principal components.
 
     Args:
-        whiten: keep the components with 99 % of the variance at most and scale them to variance 1, so that a metric of
-            them does not depend on the scale of the channels.
+        whiten: keep only as many components as cover 99 % of the variance and scale them to variance 1, so that metrics
+            do not depend on the scale of the channels.
     """
     mean, _, products, _, _ = moments(features, features[:, :0])
     spectrum, basis = torch.linalg.eigh(products)
@@ -57,9 +57,9 @@ class EquivariancePredictor:
     """A ridge regression from [z1, theta, z1 x theta] to z2, or to its whitened components.
 
     Args:
-        reduce: z1 to its principal components.
+        reduce: projection of z1 to its principal components.
         theta_mean, theta_std: float64 (k,), of the training pairs; the deviation is infinite where theta does not vary.
-        chosen: int64 (up to k,), components of theta that do not follow from others.
+        chosen: int64 (up to k,), indices of the components of theta that do not follow from others.
         ridge: the regression.
     """
 
@@ -78,7 +78,7 @@ class EquivariancePredictor:
 def fit_equivariance(
     first: Tensor, theta: Tensor, target: Tensor, reduce: Projection | None = None
 ) -> EquivariancePredictor:
-    """Return the regression of training pairs.
+    """Return the regression fitted on training pairs.
 
     Args:
         first: (N, D).
@@ -104,8 +104,8 @@ def geometry_predictions(views: EncodedViews) -> list[Prediction]:
     """Return the predictions behind equivariance, invariance and retrieval; none without a bank of views.
 
     Returns:
-        `equivariance` and, of z2 in its own unit, `equivariance_raw`: see `_gains`. `hit1`: for each view of the bank
-        the index of the view nearest (Euclidean) to the predicted whitened z2; by chance 1 / T is correct.
+        `equivariance` and, for z2 in its own unit, `equivariance_raw`: see `_gains`. `hit1`: for each view of the bank
+        the index of the view nearest (Euclidean) to the predicted whitened z2; chance level 1 / T.
         `invariance`: `variances` of the first 16 views.
     """
     bank, factors = views.bank, list(views.train.transform)
@@ -139,15 +139,15 @@ def _gains(
 
     Args:
         metric: name of the predictions.
-        views: the pairs that ridges are fitted on, and scored on.
+        views: the pairs that the ridges are fitted and scored on.
         reduce: principal components of the training z1.
         project: z2 (n, D) -> a ridge's target, float64 (n, m).
         shuffled: name of a factor, or `ALL` -> factors whose theta is shuffled among pairs. The others keep their true
-            values, so that the gain is due to these factors alone.
+            values, so that the gain is due to these factors only.
 
     Returns:
-        For each name, each pair's contribution to the total variance of the target, and its errors by a ridge with the
-        shuffled and by one with the true theta, both fitted; the difference is the gain. Also the latter ridge.
+        For each name, each pair's contribution to the total variance of the target, and its errors by two ridges, one
+        fitted with the shuffled and one with the true theta; the difference is the gain. Also the latter ridge.
     """
     train, eval_pairs = views.train, views.eval
     blocks = torch.arange(len(eval_pairs.second)).split(BLOCK)
@@ -172,7 +172,7 @@ def _gains(
 
 
 def _shuffled(pairs: Pairs, factors: Collection[str]) -> Tensor:
-    """Return theta with some factors taken from another pair, the same other one for all of them."""
+    """Return theta with some factors taken from another pair, the same pair for all of them."""
     order = permutation(SEED, 1, len(pairs.first))
     return torch.cat([value[order] if name in factors else value for name, value in pairs.transform.items()], dim=1)
 
@@ -180,8 +180,8 @@ def _shuffled(pairs: Pairs, factors: Collection[str]) -> Tensor:
 def variances(views: Tensor) -> tuple[Tensor, Tensor]:
     """Return each image's contribution to the total variance and to that within images, summed over dimensions.
 
-    Invariance is 1 - variance within / total variance: 1 where no transform changes the feature (a constant feature
-    included: read it beside collapse), about 0 where the views of one image are as far apart as those of any.
+    Invariance is 1 - variance within / total variance: 1 where no transform changes the feature (also for a
+    constant feature, so read it together with collapse), about 0 where views of one image are as far apart as any two.
 
     Args:
         views: (N, T, D), features of N images under T transforms.

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, taken once: pairs of views with a known transformation.
+"""Features of a frozen encoder, computed once: pairs of views with a known transformation.
 
 N pairs, T views, D features, k components of a factor.
 """
@@ -44,13 +44,13 @@ def parts(encoder: nn.Module, dim: int) -> dict[str, slice]:
 
 
 def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequence[Params | None] = (None,)) -> Tensor:
-    """Return the features of images under one or more transforms, each image read once.
+    """Return the features of images under one or more transforms, reading each image once.
 
     Args:
         encoder: images float32 (B, C, H, W) in [0, 1] -> features (B, D), inside `frozen`.
-        split: of the images.
-        indices: int64 (N,), of the images.
-        transforms: each a factor -> (N,), the identity in all others; None for the clean images.
+        split: contains the images.
+        indices: int64 (N,), of the images in the split.
+        transforms: each maps factors to values (N,) and is the identity in all others; None for the clean images.
 
     Returns:
         float32 (len(transforms), N, D) on the CPU.
@@ -74,15 +74,15 @@ class Pairs:
 
     Args:
         first, second: float32 (N, D).
-        targets: factor -> float32 (N, k): of two views of one object the first view's `absolute_factors`, else the
+        targets: factor -> float32 (N, k): for two views of one object the first view's `absolute_factors`, else the
             parameters of the transform.
-        transform: factor -> float32 (N, k), from the first image to the second: of two views of one object their
+        transform: factor -> float32 (N, k), from the first image to the second: for two views of one object their
             `relative_transform`, else the targets.
         ids: int64 (N,), the first images' identities.
         labels, objects: int64 (N,), of the first images, or None.
-        per_view: whether probes predict the targets from the first view alone, and not from both.
-        binary: some of the pairs with a transform that also flips, grayscales or solarizes, the targets; None for pairs
-            of one object.
+        per_view: whether probes predict the targets from the first view only, not from both.
+        binary: some of the pairs, with a transform that also flips, grayscales or solarizes, which are the targets;
+            None for pairs of one object.
     """
 
     first: Tensor
@@ -96,7 +96,7 @@ class Pairs:
     binary: "Pairs | None" = None
 
     def part(self, channels: slice) -> "Pairs":
-        """Return the pairs with some of the features."""
+        """Return the pairs restricted to some of the features."""
         binary = self.binary and self.binary.part(channels)
         return replace(self, first=self.first[:, channels], second=self.second[:, channels], binary=binary)
 
@@ -121,7 +121,7 @@ class EncodedViews:
     """The features that the metrics of one part, or of all features, are computed from.
 
     Args:
-        train, eval: the pairs that probes are fitted on, and scored on.
+        train, eval: the pairs that probes are fitted on and scored on.
         bank: many views of each of some eval images, see `encode_bank`; None at level quick or without known factors.
     """
 
@@ -130,7 +130,7 @@ class EncodedViews:
     bank: Pairs | None = None
 
     def part(self, channels: slice) -> "EncodedViews":
-        """Return the views with some of the features."""
+        """Return the views restricted to some of the features."""
         bank = self.bank and self.bank.part(channels)
         return EncodedViews(self.train.part(channels), self.eval.part(channels), bank)
 
@@ -169,7 +169,8 @@ def encode_pairs(
     labels, objects = (None if of is None else of[indices] for of in (split.labels, split.objects))
     if dataset.paired:
         one, two = fixed_pairs(split, indices)
-        shown, place = torch.cat([one, two]).unique(return_inverse=True)  # most second views are others' first ones
+        # Most second views are also the first view of another pair.
+        shown, place = torch.cat([one, two]).unique(return_inverse=True)
         first, second = encode(encoder, split, shown)[0][place].split(len(indices))
         targets, transform = absolute_factors(split, one), relative_transform(split, one, two)
         if factors is None:
@@ -187,7 +188,7 @@ def encode_pairs(
 
 
 def _encode_binary(encoder: nn.Module, dataset: Dataset, split: Split, pairs: Pairs) -> Pairs | None:
-    """Return a quarter of the pairs with binary factors on top of their transform; None if that is no pair."""
+    """Return a quarter of the pairs with binary factors on top of their transform; None if that leaves no pair."""
     indices = subset(split, len(pairs.ids) // BINARY_SHARE)
     if len(indices) == 0:
         return None
@@ -200,12 +201,12 @@ def _encode_binary(encoder: nn.Module, dataset: Dataset, split: Split, pairs: Pa
 
 
 def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: Collection[str]) -> Pairs:
-    """Return a bank of views: pairs from one image, the first, to each of T views of it, one image after another.
+    """Return a bank of views: pairs of an image (first) and each of its T views (second), one image after another.
 
     Views are 50 fixed transforms of up to 256 images, or all views of up to 256 objects (`object_views`).
 
     Args:
-        factors: of the transform, in the order of `Pairs.theta`.
+        factors: those of the transform to keep, in the order of `Pairs.theta`.
     """
     if dataset.paired:
         indices = object_views(split)
@@ -234,8 +235,8 @@ def encode_bank(encoder: nn.Module, dataset: Dataset, split: Split, factors: Col
 def object_views(split: Split) -> Tensor:
     """Return int64 indices (N, T) of the views of up to 256 objects, the same ones every time, in order.
 
-    T is the median number of views, at most 50; an object with fewer is left out, so that one which lacks a view does
-    not make the search easier for all.
+    T is the median number of views, at most 50; objects with fewer are left out, so that one with a missing view
+    does not make the search easier for all.
     """
     order, _, first_rank, count = split.sorted_by_object
     starts = first_rank.unique()

@@ -1,4 +1,4 @@
-"""Fine-tuning with few labels: the whole encoder and a linear head, beside a linear probe of the same few images."""
+"""Fine-tuning with few labels: the whole encoder and a linear head, compared with a linear probe on the same images."""
 
 import copy
 import dataclasses
@@ -28,12 +28,12 @@ def finetune_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateC
     """Return the predicted classes of the encoder after fine-tuning with 1 % and with 10 % of all training labels.
 
     Args:
-        encoder, dataset, config: as `eqssl.evaluation.protocol.evaluate` takes them. The images have labels; the
-            encoder is not altered.
+        encoder, dataset, config: as in `eqssl.evaluation.protocol.evaluate`. The images have labels; the encoder is not
+            altered.
 
     Returns:
-        `metrics_of` them are `finetune_1pct/accuracy`, `finetune_10pct/accuracy`; and `finetune_1pct/linear`,
-        `finetune_10pct/linear` of a linear probe of the frozen features of the same images.
+        Predictions whose metrics (`metrics_of`) are `finetune_1pct/accuracy`, `finetune_10pct/accuracy`; and
+        `finetune_1pct/linear`, `finetune_10pct/linear` of a linear probe on the frozen features of the same images.
     """
     train, split = dataset.train, getattr(dataset, config.split)
     assert train.labels is not None
@@ -59,14 +59,14 @@ def finetune_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateC
 
 
 def few_labels(labels: Tensor, share: float) -> Tensor:
-    """Return the training images that keep their labels, equally many of each class, as in SimCLR (arXiv 2002.05709).
+    """Return the training images that keep their labels, the same number per class, as in SimCLR (arXiv 2002.05709).
 
     Args:
         labels: int64 (N,).
-        share: of all labels that are kept; at least one of each class, at most all of it.
+        share: share of all labels to keep; at least one and at most all of each class.
 
     Returns:
-        int64 (n,), class by turns, by a fixed seed; a smaller share is a part of a larger one.
+        Indices, int64 (n,), cycling through the classes, from a fixed seed; a smaller share is part of a larger one.
     """
     order = permutation(SEED, 0, len(labels))
     order = order[labels[order].argsort(stable=True)]  # one class after another
@@ -79,9 +79,9 @@ def few_labels(labels: Tensor, share: float) -> Tensor:
 def finetune(encoder: nn.Module, train: Split, indices: Tensor, head: tuple[int, int]) -> nn.Module:
     """Return a copy of the encoder with a linear head, trained together by cross-entropy.
 
-    The same for all encoders: 30 epochs, or more for 500 steps, in batches of 64; AdamW, learning rate .0025 after one
-    epoch of warm-up and then by a cosine to 0, weight decay 1e-4; BatchNorm in training mode; images are cropped to .54
-    of their area or more, and flipped.
+    The same for all encoders: 30 epochs, or more to reach 500 steps, in batches of 64; AdamW with one epoch of warm-up
+    to a learning rate of .0025 and a cosine decay to 0, weight decay 1e-4; BatchNorm in training mode; images are
+    cropped to .54 of their area or more, and flipped.
 
     Args:
         encoder: images -> features; neither it nor torch's random state is altered.

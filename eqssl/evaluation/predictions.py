@@ -18,10 +18,10 @@ from torch import Tensor
 
 from eqssl.files import on_disk, write_atomically
 
-LABEL, ALL = "label", "all"  # factors of predictions of a class, and of all factors together
-PROTOCOL, PART = "eqssl", "all"  # whose metrics have no prefix
+LABEL, ALL = "label", "all"  # `factor` of class predictions, and of those of all factors together
+PROTOCOL, PART = "eqssl", "all"  # those whose metrics have no prefix
 ROTATION, ANGLE = "rotation", "angle_deg"  # factors with an angular error: a relative quaternion, an angle in the plane
-MIN_EXAMPLES = 3  # below which a share of variance has no meaning: of two examples it is often far below 0
+MIN_EXAMPLES = 3  # a share of variance means nothing with fewer: with two examples it is often far below 0
 HITS = (1, 2, 5, 10)
 
 
@@ -33,8 +33,8 @@ class Prediction:
         metric: name of the score: in `R2`, `RANKS`, `EQUIVARIANCE`, `INVARIANCE`, `SCORES`, or of an accuracy.
         factor: the predicted factor, or `LABEL` or `ALL`.
         examples: int64 (N,), identities of the images, or of the first images of pairs.
-        target, predicted: float32 (N, k); for equivariance and invariance contributions to the total variance, and to
-            the variance that is left; for ranks the best rank, and the rank.
+        target, predicted: float32 (N, k); for equivariance and invariance, contributions to the total variance and to
+            the remaining variance; for ranks, the best rank and the rank.
         protocol, part: evaluation protocol; all, inv or equi features.
     """
 
@@ -59,7 +59,7 @@ def factor_predictions(
 
 
 def varying(values: Tensor) -> Tensor:
-    """Return bool (k,): which components of (N, k), all of about one size, vary by more than float32 rounds.
+    """Return bool (k,): which components of (N, k), all of similar size, vary by more than float32 rounding.
 
     On a turntable two components of a quaternion do not.
     """
@@ -104,8 +104,8 @@ def rank_metrics(rank: Tensor) -> dict[str, float]:
     """Return the retrieval metrics of ranks (N, T) among T views.
 
     Returns:
-        `mrr`, the mean of 1 / rank; `h1`, `h2`, `h5`, `h10` below T, the share of ranks up to that; `views`, T. By
-        chance, T = 50: mrr .090, h1 .02, h5 .10.
+        `mrr`, the mean of 1 / rank; `h1`, `h2`, `h5`, `h10` if below T, the share of ranks up to that; `views`, T.
+        Chance level for T = 50: mrr .090, h1 .02, h5 .10.
     """
     views = rank.shape[1]
     hits = {f"h{k}": float((rank <= k).double().mean()) for k in HITS if k < views}
@@ -146,9 +146,10 @@ def _r2_metrics(group: list[Prediction]) -> dict[str, float]:
     """Return the metrics of one probe's continuous factors; factors that do not vary in these examples are absent.
 
     Returns:
-        `r2/<factor>`, the mean over components that vary; `r2_mean` over factors, a vector counting once; for a
-        relative quaternion (`rotation`) or an angle in the plane (`angle_deg`) `geodesic_deg`, the mean angular error.
-        For vectors in others' protocols `r2_pooled` of a relative quaternion, `r2_pooled/<factor>` of others.
+        `r2/<factor>`, the mean over components that vary; `r2_mean`, the mean over factors, where a vector counts once;
+        for a relative quaternion (`rotation`) or an angle in the plane (`angle_deg`) `geodesic_deg`, the mean angular
+        error. For vectors, except in our own protocol, also `r2_pooled` of a relative quaternion or
+        `r2_pooled/<factor>` of another vector.
     """
     group = [one for one in group if _is_scorable(one)]
     metrics = {f"r2/{one.factor}": _score(one) for one in group}
@@ -175,7 +176,7 @@ def _name(one: Prediction) -> str:
 
 
 def _is_scorable(one: Prediction) -> bool:
-    """Return whether the examples suffice: both classes for AUROC, three for a share of variance, if there is any."""
+    """Return whether the examples suffice: both classes for AUROC, three for variance shares, some variance for R2."""
     if one.metric == "auroc":
         return len(one.target.unique()) == 2
     if one.metric in (*R2, *EQUIVARIANCE, *INVARIANCE) and len(one.target) < MIN_EXAMPLES:
@@ -193,7 +194,7 @@ def _score(one: Prediction) -> float:
 def _ratio(one: Prediction) -> tuple[Tensor, Tensor]:
     """Return each example's contributions to a metric sum(part) / sum(whole), float64 (N, up to k).
 
-    An accuracy is a share of examples, R2 per component that varies, equivariance and invariance shares of a variance.
+    Accuracy is a share of examples, R2 is per component that varies, equivariance and invariance are variance shares.
     """
     target, predicted = one.target.double(), one.predicted.double()
     if one.metric in R2:
@@ -223,10 +224,10 @@ def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, 
 
     Args:
         predictions: of one evaluation.
-        objects: example -> object, where units are objects with all their views; default: a unit is an image.
+        objects: example -> object, if units are objects with all their views; default: a unit is an image.
 
     Returns:
-        Contributions, whose weighted mean is the metric; a weight is the unit's number of examples. The metrics are, of
+        Contributions, whose weighted mean is the metric; a weight is the unit's number of examples. The metrics are, on
         all features, `knn`, `linear`, R2 and equivariance of every factor, their means, `invariance`; and
         `inv/invariance`.
     """
@@ -252,7 +253,7 @@ def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, 
     return contributions
 
 
-COLUMNS = {"protocol": "protocol", "part": "part", "figure": "metric", "factor": "factor"}  # of a file -> fields
+COLUMNS = {"protocol": "protocol", "part": "part", "figure": "metric", "factor": "factor"}  # column -> field
 
 
 def save_predictions(predictions: Iterable[Prediction], path: Path) -> None:

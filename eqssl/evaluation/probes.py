@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from eqssl.evaluation.features import Pairs
 from eqssl.evaluation.predictions import LABEL, Prediction, factor_predictions, varying
 
-BLOCK = 2048  # samples that are in float64 at a time
+BLOCK = 2048  # samples converted to float64 at a time
 PENALTIES = torch.logspace(-5, 3, 17, dtype=torch.float64)  # per sample, of standardised inputs
 NEIGHBOURS = 20
 HIDDEN, EPOCHS, BATCH = 128, 15, 64
-LR = 3e-3  # for 128 hidden units; in inverse proportion to their number
-PATIENCE = 3  # epochs without a better one, after which the MLP's training ends
+LR = 3e-3  # for 128 hidden units; inversely proportional to their number
+PATIENCE = 3  # epochs without improvement after which the MLP's training ends
 
 
 def moments(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return the moments of inputs (n, p) and outputs (n, m), float64, with few samples in float64 at a time.
+    """Return the moments of inputs (n, p) and outputs (n, m), float64, converting a few samples at a time.
 
     Returns:
         Means of x and y, (p,) and (m,); centred sums of products xx, xy and yy, (p, p), (p, m) and (m,).
@@ -42,7 +42,7 @@ class Ridge(NamedTuple):
     """A fitted regression.
 
     Args:
-        weight, intercept: float64 (p, m) and (m,), for inputs that are not standardised.
+        weight, intercept: float64 (p, m) and (m,), for unstandardised inputs.
         penalty: float64 (m,), per sample; scikit-learn's alpha on standardised inputs is n times this.
     """
 
@@ -58,15 +58,15 @@ class Ridge(NamedTuple):
 def fit_ridge(x: Tensor, y: Tensor, shared_penalty: bool = False) -> Ridge:
     """Return the ridge regression on standardised inputs.
 
-    The penalty has the least generalised cross-validation error (Golub, Heath and Wahba, Technometrics 1979).
+    The penalty minimises the generalised cross-validation error (Golub, Heath and Wahba, Technometrics 1979).
 
     Args:
         x, y: (n, p) and (n, m). An input that does not vary is left out.
-        shared_penalty: one penalty for all outputs, by the sum of their errors, as classes need; default: one for each.
+        shared_penalty: one penalty for all outputs, by the sum of their errors, as classes need; default: one each.
     """
     n, (mean_x, mean_y, xx, xy, yy) = len(x), moments(x, y)
     scale = (xx.diagonal() / n).clamp(min=0).sqrt()
-    # Below float32's resolution a spread is rounding, and standardising would amplify it to noise.
+    # A spread below float32's resolution is rounding error, which standardising would amplify to noise.
     scale = torch.where(scale > 1e-7 * mean_x.abs(), scale, torch.inf)
     spectrum, basis = torch.linalg.eigh(xx / scale[:, None] / scale / n)
     spectrum = spectrum.clamp(min=0)
@@ -95,7 +95,7 @@ def linear_predict(train: Tensor, train_labels: Tensor, features: Tensor) -> Ten
         train_labels: int64 (n,).
 
     Raises:
-        ValueError: for training images of one class.
+        ValueError: if all training images are of one class.
     """
     classes, which = train_labels.unique(return_inverse=True)  # class numbers may be large and few
     if len(classes) < 2:
@@ -109,9 +109,9 @@ def linear_predict(train: Tensor, train_labels: Tensor, features: Tensor) -> Ten
 
 
 def knn_predict(train: Tensor, train_labels: Tensor, features: Tensor, k: int = NEIGHBOURS) -> Tensor:
-    """Return the classes, int64 (N,), of most of the k training features with the largest cosine similarity.
+    """Return the most frequent classes, int64 (N,), among the k training features with the largest cosine similarity.
 
-    The lowest class wins a tie. Where all training features are equal, all vote.
+    The lowest class wins a tie. If all training features are equal, all of them vote.
 
     Args:
         train, features: float32 (n, p) and (N, p).
@@ -133,11 +133,11 @@ def knn_predict(train: Tensor, train_labels: Tensor, features: Tensor, k: int = 
 def mlp_predict(x: Tensor, y: Tensor, features: Tensor, hidden: int = HIDDEN, objects: Tensor | None = None) -> Tensor:
     """Return the predictions of an MLP with two hidden layers, from the epoch with the least validation error.
 
-    A tenth of the objects is for validation. Inputs and outputs are standardised; Adam, one cosine decay. Torch's own
-    random state is not altered.
+    A tenth of the objects is held out for validation. Inputs and outputs are standardised; Adam, one cosine decay.
+    Torch's own random state is not altered.
 
     Args:
-        x, y: (n, p) and (n, m) of one factor, since factors differ in how long they take.
+        x, y: (n, p) and (n, m) of one factor, since factors differ in how long they take to fit.
         features: (N, p).
         hidden: units of each hidden layer.
         objects: int64 (n,), the samples' objects; default: every sample is an object.
@@ -146,7 +146,7 @@ def mlp_predict(x: Tensor, y: Tensor, features: Tensor, hidden: int = HIDDEN, ob
         float32 (N, m).
     """
     mean_x, std_x, mean_y = x.mean(0), x.std(0), y.mean(0)
-    # Below float32's resolution a spread is rounding: such an input becomes 0, and such an output its mean.
+    # A spread below float32's resolution is rounding error: such an input becomes 0, and such an output its mean.
     std_x = torch.where(std_x > 1e-7 * mean_x.abs(), std_x, torch.inf)
     std_y = torch.where(varying(y), y.std(0), torch.inf)
     x, y, features = (x - mean_x) / std_x, (y - mean_y) / std_y, (features - mean_x) / std_x
@@ -174,9 +174,9 @@ def mlp_predict(x: Tensor, y: Tensor, features: Tensor, hidden: int = HIDDEN, ob
 
 
 def split_by_object(order: Tensor, objects: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return samples for validation, those of the tenth of the objects that comes first, and for fitting; in order.
+    """Return the samples for validation, from the first tenth of the objects, and those for fitting, both in order.
 
-    Where there is a single object, every sample counts as one.
+    If there is only one object, every sample counts as one.
     """
     if objects is None or bool((objects == objects[:1]).all()):
         objects = torch.arange(len(order))
@@ -189,7 +189,7 @@ def split_by_object(order: Tensor, objects: Tensor | None) -> tuple[Tensor, Tens
 def class_predictions(
     metric: str, train: Pairs, eval_pairs: Pairs, predict: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> list[Prediction]:
-    """Return the classes of the first views by `linear_predict` or `knn_predict`; nothing without labels."""
+    """Return the classes of the first views by `linear_predict` or `knn_predict`; empty without labels."""
     if train.labels is None or eval_pairs.labels is None:
         return []
     predicted = predict(train.first, train.labels, eval_pairs.first)

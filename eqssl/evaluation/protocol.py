@@ -1,6 +1,6 @@
 """The protocol: a frozen encoder and a dataset -> features -> probes -> predictions -> metrics.
 
-Metrics without a prefix are of all features; `inv/` and `equi/` of the two parts, where an encoder has them.
+Metrics without a prefix are on all features; `inv/` and `equi/` on the two parts, if the encoder has them.
 """
 
 import dataclasses
@@ -48,11 +48,11 @@ def evaluate(
         `geodesic_deg` (of the angle in the plane), `auroc/<factor>`, `std`, `std_min`, `spread`, `rank`. Full adds the
         R2 of an MLP, `mlp_r2/<factor>` and `mlp_r2_mean`; `extrapolation_r2/<factor>`; `invariance`, `equivariance`,
         `equivariance/<factor>`, `equivariance_raw`, `hit1`. Metrics that the data do not allow (accuracy without
-        labels, colour of grey images) are absent, and so is an R2, a share of variance or a measure of collapse of
+        labels, colour of grey images) are absent, as are R2, shares of variance and measures of collapse with
         fewer than 3 eval images. Registered metrics with a function (`Metric.fn`) come last.
 
     Raises:
-        ValueError: for training images of one class.
+        ValueError: if all training images are of one class.
     """
     config = config or EvaluateConfig()
     if device is not None:
@@ -96,7 +96,7 @@ def _predictions(views: EncodedViews, level: str) -> list[Prediction]:
 def regress(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
     """Return the predictions of all factors by ridge regression.
 
-    Where the pose of a view is among them, also the rotation between the views, from the predicted poses of both.
+    If the pose of a view is among them, also the rotation between the views, from the predicted poses of both.
     """
     ridge, ids, targets = probes.fit_ridge(train.inputs, train.target), eval_pairs.ids, eval_pairs.targets
     predictions = factor_predictions("r2", ids, targets, ridge.predict(eval_pairs.inputs))
@@ -112,10 +112,10 @@ def regress(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
 
 
 def extrapolate(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
-    """Return ridge predictions of each factor where it is large, fitted where it is small, the other factors in full.
+    """Return ridge predictions of each factor where it is large, fitted where it is small, over the others' full range.
 
-    Small is the inner half of the factor's range; of poses the half nearer to the mean pose. A constant's R2 is about
-    0, but below it for poses, whose mean differs between the halves. Factors without large values are absent, and so
+    Small means the inner half of the factor's range, or for poses the half nearer to the mean pose. A constant's R2 is
+    about 0, but lower for poses, whose mean differs between the halves. Factors without large values are absent, and so
     are hues: a circle has no inner half.
     """
     predictions = []
@@ -183,7 +183,7 @@ def collapse_metrics(features: Tensor) -> dict[str, float]:
         features: (N, D).
 
     Returns:
-        `std`, `std_min`: mean and least standard deviation of a dimension, in the features' unit; `spread`: root of
+        `std`, `std_min`: mean and minimum standard deviation of a dimension, in the features' unit; `spread`: root of
         the total variance of the features at unit norm, 1 where they have no direction in common and 0 at one point;
         `rank`: effective rank, the exponential of the entropy of the normalised singular values of the centred features
         (Roy and Vetterli, EUSIPCO 2007), 1 to D, and 0 where nothing varies.
@@ -194,7 +194,7 @@ def collapse_metrics(features: Tensor) -> dict[str, float]:
     share = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0).sqrt()
     share = share / share.sum().clamp(min=torch.finfo(share.dtype).tiny)
     entropy = -torch.special.xlogy(share, share).sum()
-    varies = (std > 1e-7 * mean.abs()).any()  # below float32's resolution a spread is rounding
+    varies = (std > 1e-7 * mean.abs()).any()  # a spread below float32's resolution is rounding error
     rank = float(entropy.exp()) if varies else 0.0
     spread = F.normalize(features.double(), dim=1).var(0, correction=0).sum().sqrt()
     return {"std": float(std.mean()), "std_min": float(std.min()), "spread": float(spread), "rank": rank}

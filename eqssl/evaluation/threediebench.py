@@ -1,10 +1,10 @@
 """The protocol of 3DIEBench (Garrido et al., arXiv 2302.10283) for pairs of views of one object.
 
-Heads and metrics are those of the reference code; their fitting is this package's: features of the frozen encoder,
-taken once in inference mode, and pairs from a stored seed, where the reference code keeps the encoder in training mode
-and draws pairs anew. Retrieval needs a predictor of z2 from z1 and the relative quaternion. Most methods have none, so
+Heads and metrics are those of the reference code, but they are fitted on features of the frozen encoder, computed once
+in inference mode, and on pairs from a stored seed; the reference code keeps the encoder in training mode and draws new
+pairs. Retrieval needs a predictor of z2 from z1 and the relative quaternion. Most methods have none, so
 an `EquivariancePredictor` is fitted after training, the same for all: `posthoc_`. SIE and EquiMod are trained with a
-predictor of projected embeddings; its metrics, the published ones, are beside them: `own_`.
+predictor of projected embeddings; its metrics, the published ones, are reported too: `own_`.
 
 N pairs, M objects with T views, E dimensions of features or embeddings. Similarity is cosine.
 """
@@ -37,22 +37,23 @@ def threediebench_predictions(
     """Return the predictions of a frozen encoder's probes: fitted on training images, scored on eval images.
 
     Args:
-        encoder, dataset, config: as `eqssl.evaluation.protocol.evaluate` takes them.
-        predictor: the method that the encoder was trained with, where it predicts embeddings, on the CPU.
+        encoder, dataset, config: as in `eqssl.evaluation.protocol.evaluate`.
+        predictor: the method that the encoder was trained with, if it predicts embeddings, on the CPU.
 
     Returns:
-        `metrics_of` them are `3die/<metric>` of all features, `inv/3die/<metric>` and `equi/3die/<metric>` of the
-        parts: `top1`, a ridge classifier on one view; of the relative quaternion and the hues' differences, by a ridge
-        on both views, `linear_r2/rotation` and `linear_r2/colour` (mean over components), SIE's own definition
-        `linear_r2_pooled` and `linear_r2_pooled/colour`, and `linear_geodesic_deg`; the same with `mlp_`, of two hidden
-        layers of 1024, and `constant_`, the training pairs' mean, the floor; `posthoc_mrr` and `posthoc_h1`, `_h2`,
-        `_h5`, `_h10`, `_views` (`rank_metrics`) of eval objects; PRE (`pose_error`) of training views among these,
-        `posthoc_pre_train_train`, of eval views among these, `posthoc_pre_held_held`, and among both,
-        `posthoc_pre_held_all`. Retrieval is among T views of up to 256 objects a split (`object_views`). With a
-        predictor that is conditioned on the rotation the same metrics of it, `own_`, which has all features.
+        Predictions whose metrics (`metrics_of`) are `3die/<metric>` on all features, `inv/3die/<metric>` and
+        `equi/3die/<metric>` on the parts. `top1`: a ridge classifier on one view. For the relative quaternion and the
+        differences of hues, by a ridge on both views: `linear_r2/rotation` and `linear_r2/colour` (mean over
+        components), by SIE's own definition `linear_r2_pooled` and `linear_r2_pooled/colour`, and
+        `linear_geodesic_deg`. The same with `mlp_`, by an MLP with two hidden layers of 1024, and, as the floor, with
+        `constant_`, by the training pairs' mean. `posthoc_mrr` and `posthoc_h1`, `_h2`, `_h5`, `_h10`, `_views`
+        (`rank_metrics`): retrieval of eval objects. PRE (`pose_error`): `posthoc_pre_train_train` of training views
+        among these, `posthoc_pre_held_held` of eval views among these, `posthoc_pre_held_all` of eval views among both.
+        Retrieval is among T views of up to 256 objects per split (`object_views`). With a predictor that is conditioned
+        on the rotation, the same retrieval metrics of that predictor, `own_`, on all features.
 
     Raises:
-        ValueError: for data without pairs of one object, or whose pose or hues are not known or never change.
+        ValueError: for data without pairs of one object, or whose pose or hues are unknown or never change.
     """
     with frozen(encoder):
         train, train_bank = _encode(encoder, dataset, dataset.train, config.train_images)
@@ -78,8 +79,8 @@ def _encode(
 ) -> tuple[Pairs, Pairs]:
     """Return a split's pairs and its bank of views.
 
-    Targets of the pairs are `rotation` (N, 4), the relative quaternion, and `colour` (N, 2), the differences of hues;
-    of the bank the views' `quaternion` (N, 4).
+    The pairs' targets are `rotation` (N, 4), the relative quaternion, and `colour` (N, 2), the differences of hues; the
+    bank's target is the views' `quaternion` (N, 4).
     """
     if not dataset.paired:
         raise ValueError(f"the protocol of 3DIEBench needs pairs of views of one object; {dataset.name} has none")
@@ -122,11 +123,11 @@ def _retrieval(
         train, eval_pairs: banks of views.
         predict: embeddings of first views (N, E) and theta (N, sum of k) -> predicted embeddings of the second.
         embed: features (N, D) -> embeddings; default: the features.
-        factors: of theta -> k.
+        factors: factor in theta -> k.
     """
 
     def search(bank: Pairs) -> tuple[Tensor, Tensor]:
-        absent = torch.zeros(len(bank.ids), 1)  # parameters of an augmentation, which these views do not have
+        absent = torch.zeros(len(bank.ids), 1)  # augmentation parameters, which these views do not have
         theta = torch.cat([bank.transform.get(name, absent.expand(-1, k)) for name, k in factors.items()], dim=1)
         return predict(embed(bank.first), theta), embed(bank.second)
 
@@ -154,7 +155,7 @@ def ranks(predicted: Tensor, views: Tensor) -> Tensor:
         predicted, views: (M, T, E), predictions of the views, and the views, the first of an object among them.
 
     Returns:
-        int64 (M, T), 1 to T; views that do not differ rank in their order.
+        int64 (M, T), 1 to T; identical views are ranked in their order.
     """
     similarity = F.normalize(predicted.double(), dim=-1) @ F.normalize(views.double(), dim=-1).mT
     # Similarities that float32, the features' type, cannot separate are a tie.

@@ -1,6 +1,6 @@
 """The distribution of evaluation transforms, the same for every encoder.
 
-The ranges are those of arXiv 2503.18753 (at 224 px, in proportion at other sizes); every draw comes from a stored seed.
+The ranges are those of arXiv 2503.18753 (at 224 px, proportional at other sizes); all draws come from a stored seed.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from eqssl.augment import COLOUR, Params, blurs
 from eqssl.random import counter_uniform
 
 SEED = 241203314
-PAIR_STREAM, BINARY_STREAM, BANK_STREAM = 0, 1, 2  # of the counter-based generator
+PAIR_STREAM, BINARY_STREAM, BANK_STREAM = 0, 1, 2  # streams of the counter-based generator
 SHIFT = 10 / 224
 RANGES = {
     "dx": (-SHIFT, SHIFT),
@@ -34,8 +34,8 @@ def draw(ids: Tensor, channels: int, image_size: int, stream: int = PAIR_STREAM)
 
     Args:
         ids: int64 (B,), identities that the draws depend on.
-        channels, image_size: of the images; factors without effect on them are absent.
-        stream: of the counter-based generator.
+        channels, image_size: of the images; factors that do not affect them are absent.
+        stream: stream of the counter-based generator.
 
     Returns:
         factor -> float32 (B,) in the units of `eqssl.augment`.
@@ -72,4 +72,4 @@ def has_effect(name: str, channels: int, image_size: int) -> bool:
     """Return whether a factor, in its range, alters images of this kind."""
     if name in COLOUR:
         return channels == 3
-    return name != "blur" or blurs(RANGES["blur"][1] * image_size)  # not below about 30 px
+    return name != "blur" or blurs(RANGES["blur"][1] * image_size)  # no effect below about 30 px

@@ -30,13 +30,13 @@ STYLE: dict[RcKeyType, Any] = {
     "font.size": 8.5,
     "grid.alpha": 0.25,
     "legend.frameon": False,
-    "pdf.fonttype": 42,  # text stays text
+    "pdf.fonttype": 42,  # keep text as text
     "savefig.dpi": 130,
     "svg.fonttype": "none",
     "svg.hashsalt": "eqssl",
-}  # of matplotlib, in force while figures are made and saved
+}  # matplotlib settings, in force while figures are made and saved
 PARTS = {"all features": "", "invariant part": "inv/", "equivariant part": "equi/"}
-MAX_ROWS = 40  # of the heat map and the forest
+MAX_ROWS = 40  # of the heat map and the forest plot
 FOREST = (
     "Paired differences from the best of a configuration's controls, metric by metric; bars: 95 %. Filled: "
     "significant, with the comparisons of its table accounted for. Grey band: the minimum detectable difference. "
@@ -50,9 +50,9 @@ class Picture:
     """A figure of the report.
 
     Args:
-        name: of its file.
-        title, caption: above and below it; the caption explains bands and bars.
-        figure: from matplotlib.
+        name: name of its file.
+        title, caption: text above and below it; the caption explains bands and bars.
+        figure: matplotlib figure.
     """
 
     name: str
@@ -61,15 +61,15 @@ class Picture:
     figure: Figure
 
     def save(self, suffix: str = "png") -> bytes:
-        """Return the figure as a PNG, SVG or PDF, the same bytes whenever it is made."""
+        """Return the figure as PNG, SVG or PDF, the same bytes every time."""
         buffer = io.BytesIO()
         self.figure.savefig(buffer, format=suffix, metadata=NO_DATE[suffix])
-        self.figure.set_layout_engine("none")  # the first format's layout holds for all
+        self.figure.set_layout_engine("none")  # the first format's layout is kept for all
         return buffer.getvalue()
 
 
 def label_axes(axes: Axes, x: str, y: str = "", title: str = "", *, log: bool = False) -> None:
-    """Label axes; a logarithmic horizontal axis has plain numbers at 1 and 3 of every decade."""
+    """Label axes; a logarithmic horizontal axis shows plain numbers at 1 and 3 of every decade."""
     if log:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
@@ -82,8 +82,8 @@ def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
     """Return a figure of panels, and its axes row by row.
 
     Args:
-        count: of panels.
-        columns: at most.
+        count: number of panels.
+        columns: maximum number of columns.
         size: width and height of a panel in inches.
     """
     columns = min(columns, count)
@@ -96,14 +96,14 @@ def panel_grid(count: int, columns: int, size: tuple[float, float]) -> tuple[Fig
 
 
 def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
-    """Return originals, targets and reconstructions, a block of three rows for every configuration.
+    """Return originals, targets and reconstructions, one block of three rows per configuration.
 
     Args:
         images: configuration -> uint8 (3, n, C, H, W).
     """
     columns = next(iter(images.values())).shape[1]
     figure, grid = panel_grid(len(images), 1, (0.9 * columns + 1.4, 3.0))
-    figure.set_layout_engine("compressed")  # else labels beside images of a fixed aspect are cut
+    figure.set_layout_engine("compressed")  # otherwise labels next to images with a fixed aspect ratio are cut
     for axes, (name, block) in zip(grid, images.items(), strict=True):
         height = block.shape[3]
         axes.imshow(image_grid(block), interpolation="nearest")
@@ -120,9 +120,9 @@ def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
 
 
 def heatmap_picture(summary: Summary) -> Picture | None:
-    """Return R² of every factor, configuration by configuration, a map for every evaluated part of the features.
+    """Return R² of every factor, configuration by configuration, with one map per evaluated part of the features.
 
-    Of more than `MAX_ROWS` configurations only the most important are shown. None where no factor is known.
+    With more than `MAX_ROWS` configurations, only the most important are shown. None if no factor is known.
     """
     rows = [c for c in selection.in_order(summary["configurations"]) if selection.members_of("r2", c["metrics"])]
     if not rows:
@@ -149,7 +149,7 @@ def heatmap_picture(summary: Summary) -> Picture | None:
             rotation_mode="anchor",
         )
         axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
-        axes.set_facecolor("#eeeeee")  # where a configuration has no such part
+        axes.set_facecolor("#eeeeee")  # shown where a configuration has no such part
         _hide_frame(axes)
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.65 * highest else "white"
@@ -161,9 +161,9 @@ def heatmap_picture(summary: Summary) -> Picture | None:
 
 
 def forest_picture(summary: Summary) -> Picture | None:
-    """Return the gains in the main metrics, a panel a metric and a row a configuration, reference rows aside.
+    """Return the gains in the main metrics, one panel per metric and one row per configuration, without reference rows.
 
-    None where no configuration has a gain.
+    None if no configuration has a gain.
     """
     metrics = [metric for metric in gain_metrics(summary) if metric in summary["minimum_detectable_difference"]]
     rows = selection.in_order(summary["configurations"])

@@ -20,12 +20,12 @@ from eqssl.report import selection
 from eqssl.report.figures import COLOURS, Picture, label_axes
 from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
 
-# Of a name from its point, in points, and its alignment.
+# Offset of a name from its point, in points, and its alignment.
 OFFSETS = ((7, 4, "left"), (-7, 4, "right"), (7, -11, "left"), (-7, -11, "right"), (0, 8, "center"), (0, -15, "center"))
 NAMED_FROM = 0.1  # probability of being on the front
-MAX_ARROWS = 12  # configurations; of more, only the front's and the choice have theirs
-DOSES = ListedColormap(colormaps["plasma"](np.linspace(0.05, 0.85, 256)))  # nothing as pale as the page
-SHAPES = "oDvPX"  # of every further eight values
+MAX_ARROWS = 12  # configurations; with more, only those on the front and the choice get arrows
+DOSES = ListedColormap(colormaps["plasma"](np.linspace(0.05, 0.85, 256)))  # without colours as pale as the page
+SHAPES = "oDvPX"  # the next one for each further eight values
 CAPTION = (
     "Each point is a configuration's mean over seeds; larger: more probably on the front; edged: on the front of the "
     "means. Squares: reference rows with an encoder, which take part; thick on the front. Names: the choice, reference "
@@ -38,8 +38,8 @@ UNCERTAINTY = " Crosses: 95 % intervals."
 def front_picture(summary: Summary) -> Picture | None:
     """Return the first objective against each other one: means, 95 % intervals, arrows from the controls.
 
-    The colour is the method, else the first varied option. None for a single objective, or where no configuration has
-    all objectives.
+    The colour shows the method if it varies, else the first varied option. None for a single objective, or if no
+    configuration has all objectives.
     """
     rows = selection.front_candidates(summary)
     first, *others = summary["objectives"]
@@ -73,7 +73,7 @@ def _looks(
 ) -> tuple[dict[str, Any], dict[str, Line2D], tuple[str, ScalarMappable] | None]:
     """Return configuration -> colour and shape, the legend of a choice, and the name and scale of a range.
 
-    Their option is the method where it varies, else the first varied one.
+    They show the method if it varies, else the first varied option.
     """
     space, own = summary["space"], summary["options"]
     options = dict.fromkeys(["method.name", *space, *(option for c in searched for option in c["params"])])
@@ -92,7 +92,7 @@ def _looks(
 
 
 def _draw(axes: Axes, summary: Summary, metrics: tuple[str, str], looks: dict[str, Any]) -> dict[str, Line2D]:
-    """Draw all configurations and the ways from their controls; return the legend."""
+    """Draw all configurations and the paths from their controls; return the legend."""
     rows, members = selection.front_candidates(summary), selection.front_members(summary)
     owners, choice = selection.owners_of_controls(rows), selection.choice(summary)
     handles: dict[str, Line2D] = {}

@@ -2,7 +2,7 @@
 
 PED-ANOVA (Watanabe et al., 2023, arXiv 2304.10255; conditional options as in arXiv 2601.20800) compares the best tenth
 of the configurations with all; a random forest explains the objective everywhere. They answer different questions, so
-neither stands without its name.
+each is always shown with its name.
 """
 
 import warnings
@@ -33,7 +33,7 @@ CAPTION = (
 def study_importances(summary: Summary) -> pd.DataFrame:
     """Return `importances` for every objective, with a column `objective`.
 
-    Empty where fewer than two options were varied, or an objective is known of fewer than 10 configurations.
+    Empty if fewer than two options were varied, or an objective is known for fewer than 10 configurations.
     """
     space = summary["space"]
     found = []
@@ -53,13 +53,13 @@ def importances(
     """Return the importances of all options for one objective.
 
     Args:
-        params: option -> value of N configurations; an option may be missing.
+        params: option -> value, for N configurations; an option may be missing.
         values: (N,), the objective.
         space: option -> its allowed values, as in summary.json.
         maximize: whether larger is better.
 
     Returns:
-        A row for every option: `share`, `low` and `high` of `ped_anova`; `permutation`, the loss of the forest's
+        A row for every option: `share`, `low` and `high` of `ped_anova`; `permutation`, the drop in the forest's
         out-of-bag R² when the option's values are permuted (Breiman, 2001); `oob_r2`, that R².
     """
     from sklearn.ensemble import RandomForestRegressor
@@ -78,7 +78,7 @@ def importances(
 
 
 def out_of_bag_r2(forest: "RandomForestRegressor", inputs: NDArray[np.float64], values: ArrayLike) -> float:
-    """Return the R² of predictions for (N, options) by the trees that were fitted without the configuration."""
+    """Return the R² of predictions for (N, options) each by the trees that were fitted without that configuration."""
     from sklearn.metrics import r2_score
 
     rows = np.arange(len(inputs))
@@ -95,11 +95,11 @@ def ped_anova(
     maximize: bool,
     resamples: int = RESAMPLES,
 ) -> pd.DataFrame:
-    """Return a row for every option: its share of PED-ANOVA's importances and percentiles 2.5 and 97.5 by bootstrap.
+    """Return a row for every option: its share of PED-ANOVA's importances and bootstrap percentiles 2.5 and 97.5.
 
     Args:
         params, values, space, maximize: as in `importances`.
-        resamples: how often N configurations are drawn with replacement.
+        resamples: number of times that N configurations are drawn with replacement.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -120,10 +120,10 @@ def ped_anova(
 
 
 def _shares(points: list[dict[str, Any]], space: Mapping[str, Any], maximize: bool) -> dict[str, float]:
-    """Return every option's share, 0 for all where none matters.
+    """Return every option's share, 0 for all if none matters.
 
     Args:
-        points: the arguments of Optuna's trials.
+        points: arguments for Optuna's trials.
         space, maximize: as in `importances`.
     """
     import optuna
@@ -137,13 +137,13 @@ def _shares(points: list[dict[str, Any]], space: Mapping[str, Any], maximize: bo
         for i, point in enumerate(points)
     ]
 
-    class Drawn(InMemoryStorage):  # would copy every trial of every resample: most of a report's time
+    class Drawn(InMemoryStorage):  # the base copies every trial of every resample: most of a report's time
         def get_all_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
             return trials
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(storage=Drawn(), direction="maximize" if maximize else "minimize")
-    with warnings.catch_warnings():  # about values that few configurations have: the interval shows that
+    with warnings.catch_warnings():  # about values that few configurations have, which the interval shows
         warnings.simplefilter("ignore", UserWarning)
         found = optuna.importance.PedAnovaImportanceEvaluator().evaluate(study)
     total = sum(found.values()) or 1.0

@@ -27,7 +27,7 @@ CURVES = (
 
 
 def progress_picture(summary: Summary) -> Picture:
-    """Return the curve of the hypervolume against trained epochs, as steps."""
+    """Return the step curve of the hypervolume against trained epochs."""
     caption = (
         "Volume in the space of the objectives that complete trials dominate, beyond a constant predictor; every trial "
         "of the search counts with its epochs, stopped ones too."
@@ -42,8 +42,8 @@ def progress_picture(summary: Summary) -> Picture:
 def learning_picture(summary: Summary, folder: Path | None) -> Picture | None:
     """Return training losses and evaluated objectives against epochs, of the study's main row and its controls.
 
-    Epochs are read from the folders of these few trials; where they are not there, from the summary, which has the
-    objectives alone. None where nothing is known of two epochs.
+    Epochs are read from the folders of these few trials; if these are missing, from the summary, which has
+    only the objectives. None if nothing is known of two epochs.
     """
     curves, names = _epochs(summary, folder), selection.main_rows(summary)
     drawn = {}
@@ -86,12 +86,13 @@ def _epochs(summary: Summary, folder: Path | None) -> pd.DataFrame:
 def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
     """Return trained epochs and hypervolume after every trial of the search, in the order of suggestions.
 
-    Complete trials dominate the volume beyond the row `constant`, or beyond the worst of each objective where that row
-    is missing. Epochs of stopped and failed trials count, those of reference rows do not. The seeds of one stage, of
-    all configurations, precede the next stage's; a configuration that was suggested again has further seeds.
+    The volume is what complete trials dominate beyond the row `constant` or, if that row is missing, beyond the worst
+    value of each objective. Epochs of stopped and failed trials count; those of reference rows do not. All
+    configurations' seeds of one stage precede the next stage's; a configuration that was suggested again has further
+    seeds.
     """
     signs = {metric: 1 if direction == "maximize" else -1 for metric, direction in summary["objectives"].items()}
-    stages = summary.get("stages", [math.inf])  # seeds of a configuration after each
+    stages = summary.get("stages", [math.inf])  # seeds of a configuration after each stage
     trials = [t for t in summary["trials"] if t["number"] is not None]
     trials.sort(key=lambda t: (bisect(stages, t["seed"] % stages[-1]), t["number"], t["seed"]))
     points = np.full((len(trials), len(signs)), -np.inf)
@@ -105,7 +106,7 @@ def hypervolume_curve(summary: Summary) -> tuple[list[int], list[float]]:
             reference[place] = sign * constant[metric]["estimate"]
     front, volume, volumes = np.empty((0, len(signs))), 0.0, []
     for point in points:
-        if not (front >= point).all(1).any():  # else it adds nothing
+        if not (front >= point).all(1).any():  # otherwise it adds nothing
             front = np.vstack([front[~(front <= point).all(1)], point])
             volume = hypervolume(front, reference)
         volumes.append(volume)

@@ -1,4 +1,4 @@
-"""A table of estimates, written as Markdown, CSV, LaTeX and for a terminal; the page's template writes HTML."""
+"""A table of estimates as Markdown, CSV, LaTeX and terminal output; HTML comes from the page's template."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 GAP = 3  # characters between the columns of a terminal
-MARK = "*"  # of a significant difference
-# Beside the characters that pandas escapes.
+MARK = "*"  # marks a significant difference
+# In addition to the characters that pandas escapes.
 LATEX = {"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "²": r"\textsuperscript{2}", "Δ": r"$\Delta$"}
 
 
 @dataclass(frozen=True)
 class Number:
-    """A number with bounds, None where it has none.
+    """A number with bounds, which are None if it has none.
 
     Args:
         estimate, low, high: the number and its two-sided bounds.
@@ -34,7 +34,7 @@ class Number:
     significant: bool = False
 
     def __str__(self) -> str:
-        rounded = round(self.estimate, 3) + 0.0  # no minus before zero
+        rounded = round(self.estimate, 3) + 0.0  # avoids a minus before zero
         text = f"{rounded:+.3f}" if self.signed else f"{rounded:.3f}"
         mark = MARK * self.significant
         if self.low is None or self.high is None:
@@ -52,11 +52,11 @@ class Table:
     """One table.
 
     Args:
-        name: of its files.
+        name: name of its files.
         title: heading.
-        frame: a `Cell` everywhere; the first column names the row.
-        marked: first cell of the rows that stand out: the choice.
-        keys: columns that name a row together.
+        frame: a `Cell` in every position; the first column names the row.
+        marked: first cell of the rows to highlight: the choice.
+        keys: number of columns that together name a row.
     """
 
     name: str
@@ -100,10 +100,10 @@ def latex(table: Table) -> str:
 
 
 class TerminalTable:
-    """A table for a terminal of any width: its columns go below each other where they have no room side by side.
+    """A table for a terminal of any width: columns that do not fit side by side go into further blocks.
 
-    It has no zero before the point, and titles of columns as wide as their cells; every block begins with the names of
-    the rows, of which none is wider than two fifths of it.
+    Numbers have no zero before the decimal point, and column titles are as wide as their cells; every block begins with
+    the names of the rows, none of them wider than two fifths of the terminal.
     """
 
     def __init__(self, table: Table):

@@ -24,7 +24,7 @@ from eqssl.report.responses import response_pictures
 from eqssl.report.selection import Summary
 from eqssl.report.tables import caption, report_tables
 
-# In the order of the page; `response_OPTION` is of `response`. All other tables follow.
+# In the order of the page; `response_OPTION` belongs to `response`. All other tables follow.
 SECTIONS = (
     *("front", "forest", "results", "gains", "response", "responses", "factors", "separation", "heatmap"),
     *("learning", "reconstructions", "importances", "progress"),
@@ -36,7 +36,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
 
     Args:
         summary: content of summary.json.
-        folder: of the study; reconstructions and learning curves are read from a few of its trials.
+        folder: the study's; reconstructions and learning curves are read from a few of its trials.
     """
     register_stored(summary.get("metrics", {}))
     importances = study_importances(summary)
@@ -56,7 +56,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
 
 
 def page(summary: Summary, tables: Sequence[Table], pictures: Mapping[figures.Picture, bytes]) -> str:
-    """Return report.html, which needs no other file.
+    """Return the content of report.html, which needs no other file.
 
     Args:
         summary: content of summary.json.
@@ -92,9 +92,9 @@ def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFr
 
 
 def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint8]]:
-    """Return configuration -> images of its first seed, uint8 (3, n, C, H, W), for those that have saved them.
+    """Return configuration -> images of its first seed, uint8 (3, n, C, H, W), for those that saved them.
 
-    Of one option the lowest, middle and highest value; else the main row and the best by each objective.
+    If one option is varied, its lowest, middle and highest value; else the main row and the best by each objective.
     """
     searched = [c["name"] for c in selection.searched(summary)]
     shown = [searched[0], searched[(len(searched) - 1) // 2], searched[-1]] if searched else []

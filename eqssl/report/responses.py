@@ -19,7 +19,7 @@ from eqssl.report.figures import COLOURS, Picture, label_axes, panel_grid
 from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
 from eqssl.report.tables import main_metrics
 
-# Of the reference rows; blue and green are the curves'.
+# Colours of the reference rows; blue and green are those of the curves.
 LINES = dict(zip(REFERENCES, (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0"), strict=True))
 BANDS = ("base", "no-recon")  # reference rows that are shown with their interval
 MIN_IN_BIN, MAX_BINS = 8, 8  # configurations in a bin, bins of a panel
@@ -35,7 +35,7 @@ OPTIONS = (
 
 
 def response_pictures(summary: Summary) -> list[Picture]:
-    """Return the figures of metrics against options: for one range two, of main metrics and of factors; else one."""
+    """Return the figures of metrics against options: two (main metrics, factors) for a single range, else one."""
     searched, space = selection.searched(summary), summary["space"]
     if not space or len(searched) < 2:
         return []
@@ -69,13 +69,13 @@ def response_figure(
         summary: content of summary.json.
         metrics: their names.
         columns, size: as in `panel_grid`.
-        titles: of the metrics; default: their labels.
+        titles: titles of the metrics; default: their labels.
     """
     space, searched = summary["space"], selection.searched(summary)
     title_of = dict(zip(metrics, titles or map(label_of, metrics), strict=True))
     figure, grid = panel_grid(len(metrics) * len(space), columns, size)
     handles: dict[str, Artist] = {}
-    scales = defaultdict(list)  # panels that are compared by eye
+    scales = defaultdict(list)  # panels to be compared by eye
     for axes, (metric, (option, values)) in zip(grid, product(metrics, space.items()), strict=True):
         label_axes(axes, option, title=title_of[metric], log=values.get("log", False))
         known = [c for c in searched if metric in c["metrics"]]
@@ -88,7 +88,7 @@ def response_figure(
         if known:
             scales[_scale_of(metric), single].append((axes, bounds_of(known, metric)[:, 0]))
     for (_, single), shared in scales.items():
-        # Reference lines and bars of single configurations are shown whole; a mean of two may have a bar without end.
+        # Reference lines and bars of single configurations are shown whole; the bar of a mean of two may be endless.
         _share_scale(shared, most=math.inf if single else 1)
     if handles:
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=7)
@@ -96,14 +96,14 @@ def response_figure(
 
 
 def _scale_of(metric: str) -> str:
-    """Return the same word for metrics that are read on one scale: accuracies, means of R², factors of a family."""
+    """Return the same word for metrics that share a scale: accuracies, means of R², factors of a family."""
     if is_accuracy(metric) or metric.endswith("r2_mean"):
         return "accuracy" if is_accuracy(metric) else "R²"
     return metric.rpartition("/")[0] if factor_of(metric) else metric
 
 
 def _share_scale(panels: Sequence[tuple[Axes, NDArray[np.float64]]], most: float) -> None:
-    """Give panels one vertical range: their means, a margin, and all that is drawn within `most` ranges of these."""
+    """Give panels one vertical range: their means, a margin, and everything drawn within `most` times their range."""
     values = np.concatenate([means for _, means in panels])
     drawn = np.array([axes.dataLim.intervaly for axes, _ in panels])
     span = np.ptp(values) or 1.0
@@ -175,11 +175,11 @@ def _draw_means(
 
 
 def group_means(frame: pd.DataFrame, groups: pd.Series) -> pd.DataFrame:
-    """Return median dose, mean value and half width of its 95 % interval (t, over configurations) for every group.
+    """Return median dose, mean value and half width of its 95 % interval (t, over configurations) per group.
 
     Args:
-        frame: columns `dose` and `value`, a row a configuration.
-        groups: of the rows.
+        frame: columns `dose` and `value`, one row per configuration.
+        groups: the group of each row.
 
     Returns:
         Columns `dose`, `value` and `half`, which is NaN for a single configuration.

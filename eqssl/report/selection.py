@@ -18,7 +18,7 @@ REFERENCES = (*CONTROLS, *(name for name in REFERENCE_ROWS if name not in (*CONT
 def in_order(configurations: Sequence[Configuration]) -> list[Configuration]:
     """Return the reference rows, then the searched configurations, each followed by its own auto-encoding control.
 
-    Searched configurations are sorted by their numbers where these are their names, else by the values of the options.
+    Searched configurations are sorted by their numbers if these are their names, else by the values of the options.
     """
     owners, by_name = owners_of_controls(configurations), {c["name"]: c for c in configurations}
     numbered = any(c["name"] == f"no. {c['number']}" for c in configurations)
@@ -53,7 +53,7 @@ def choice(summary: Summary) -> str | None:
 
 
 def main_rows(summary: Summary) -> list[str]:
-    """Return the configuration of the sentence, the best by each objective, and the controls of the first of these."""
+    """Return the configuration of the sentence, the best by each objective, and the controls of the first one."""
     by_name = {c["name"]: c for c in summary["configurations"]}
     found = [choice(summary), *(summary["best"].get(metric) for metric in summary["objectives"])]
     names = [name for name in found if name in by_name]
@@ -65,8 +65,8 @@ def most_important(summary: Summary, rows: Sequence[Configuration], most: int) -
 
     Args:
         summary: content of summary.json.
-        rows: of the summary.
-        most: of them. Of more, the reference rows, the choice, the front and the best by each objective are kept.
+        rows: rows of the summary.
+        most: maximum number; of more, the reference rows, the choice, the front and the best by each objective stay.
     """
     if len(rows) <= most:
         return list(rows), f"all {len(rows)} configurations"
@@ -84,7 +84,7 @@ def front_candidates(summary: Summary) -> list[Configuration]:
 
 
 def front_members(summary: Summary) -> set[str]:
-    """Return the names of the configurations whose means no other configuration's dominate."""
+    """Return the names of the configurations whose means are not dominated by another's."""
     rows = front_candidates(summary)
     signs = [1 if direction == "maximize" else -1 for direction in summary["objectives"].values()]
     means = np.stack([bounds_of(rows, metric)[:, 0] for metric in summary["objectives"]], axis=1)
@@ -92,12 +92,12 @@ def front_members(summary: Summary) -> set[str]:
 
 
 def bounds_of(configurations: Sequence[Configuration], metric: str) -> NDArray[np.float64]:
-    """Return mean, low and high of a metric for every configuration, float (N, 3), NaN where not known."""
+    """Return mean, low and high of a metric for every configuration, float (N, 3), NaN where unknown."""
     bounds = [c["metrics"].get(metric, {}) for c in configurations]
     rows = [[of.get(name) for name in ("estimate", "low", "high")] for of in bounds]
     return np.array(rows, dtype=float).reshape(-1, 3)
 
 
 def members_of(family: str, metrics: Iterable[str]) -> list[str]:
-    """Return the metrics of a family, one a factor, on all features: `r2/pose` of `r2`, but not `inv/r2/pose`."""
+    """Return the metrics of a family, one per factor, on all features: `r2/pose` of `r2`, but not `inv/r2/pose`."""
     return sorted(metric for metric in metrics if metric.rpartition("/")[0] == family)

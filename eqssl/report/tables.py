@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
 MAX_NAMES = 10  # in one cell
-MAX_SEPARATED = 8  # configurations; beyond them the table of separation has the controls and the choice alone
+MAX_SEPARATED = 8  # configurations; with more, the separation table has only the controls and the choice
 ENOUGH_POWER = 0.5
 Row = dict[str, Cell]  # column title -> cell
 
 
 def report_tables(summary: Summary, importances: pd.DataFrame) -> list[Table]:
-    """Return every table that has rows, the main one first and always; importances are from `study_importances`."""
+    """Return every table that has rows, the main one always and first; importances are from `study_importances`."""
     tables = [
         results_table(summary),
         gains_table(summary),
@@ -78,7 +78,7 @@ def gains_table(summary: Summary) -> Table:
 
 
 def _verdict(found: Mapping[str, Any] | None) -> str:
-    """Return the answer, and its power where that is inconclusive and a yes was hardly possible."""
+    """Return the answer, and its power if it is inconclusive and a yes was hardly possible."""
     if found is None:
         return ""
     weak = found["power"] is not None and found["power"] < ENOUGH_POWER and found["answer"] == "inconclusive"
@@ -86,11 +86,11 @@ def _verdict(found: Mapping[str, Any] | None) -> str:
 
 
 def separation_table(summary: Summary, most: int = MAX_SEPARATED) -> Table:
-    """Return class accuracy and R² of every factor, read from the invariant and from the equivariant part alone.
+    """Return class accuracy and R² of every factor, read from the invariant and from the equivariant part only.
 
     Args:
         summary: content of summary.json.
-        most: configurations, two rows each, beyond which only the controls and the choice are shown.
+        most: number of configurations, two rows each, beyond which only the controls and the choice are shown.
     """
     known = summary["best"]  # by every metric
     titles = {"linear" if "inv/linear" in known else "knn": "accuracy", "r2_mean": label_of("r2_mean")}
@@ -126,7 +126,7 @@ def beyond_table(summary: Summary) -> Table:
 
 
 def configurations_table(summary: Summary) -> Table:
-    """Return the values of the searched configurations where numbers are their names."""
+    """Return the values of the searched configurations if numbers are their names."""
     rows = [
         {"configuration": c["name"]}
         | {option: f"{v:.4g}" if isinstance(v, float) else str(v) for option, v in c["params"].items()}
@@ -153,7 +153,7 @@ def factors_table(summary: Summary, family: str) -> Table:
 
 
 def winners_table(summary: Summary) -> Table:
-    """Return the best configuration by each metric, references aside, and those whose difference from it includes 0."""
+    """Return the best non-reference configuration by each metric, and those whose difference from it includes 0."""
     by_name = {c["name"]: c for c in summary["configurations"]}
     rows = []
     for metric in main_metrics(summary):
@@ -219,7 +219,7 @@ def _labels(metrics: Iterable[str]) -> dict[str, str]:
 
 
 def _factors(metrics: Iterable[str]) -> dict[str, str]:
-    """Return metric -> column title in a table of one family, which needs the factor alone."""
+    """Return metric -> column title in a table of one family, which needs only the factor."""
     return {metric: factor_of(metric) or metric for metric in metrics}
 
 
@@ -242,7 +242,7 @@ def _fixed(value: float | None, digits: int) -> str:
 
 
 def caption(summary: Summary) -> str:
-    """Return the meaning of the numbers in the main tables, for the columns that are there."""
+    """Return the meaning of the numbers in the main tables, for the columns that are present."""
     rows = summary["configurations"]
     differences = summary["minimum_detectable_difference"]
     known = [metric for metric in gain_metrics(summary) if differences.get(metric) is not None]

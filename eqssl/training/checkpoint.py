@@ -1,6 +1,6 @@
-"""The whole state of a training run in one file, written so that a kill at any moment leaves the last whole one.
+"""The whole state of a training run in one file, written so that a kill at any moment leaves the last complete one.
 
-The checkpoint before the last one stays beside it, as the fallback for a damaged one.
+The previous checkpoint is kept next to it, as the fallback for a damaged one.
 """
 
 import zipfile
@@ -16,16 +16,16 @@ FILE, PREVIOUS = "checkpoint.pt", "previous.pt"
 
 
 def save(state: dict[str, Any], folder: Path) -> None:
-    """Write the state; the file before it becomes the previous one once the new one has been read back.
+    """Write the state; the existing file becomes the previous one once the new one has been read back.
 
     Args:
         state: tensors and plain values, as `torch.save` takes them.
-        folder: made if it is not there.
+        folder: created if it does not exist.
     """
 
     def write(temporary: Path) -> None:
         try:
-            with temporary.open("wb") as file:  # by a path, the error of a full disk would be lost
+            with temporary.open("wb") as file:  # given a path, torch would lose the error of a full disk
                 torch.save(state, file)
         except RuntimeError as error:
             raise error.__context__ if isinstance(error.__context__, OSError) else error from None
@@ -38,18 +38,18 @@ def save(state: dict[str, Any], folder: Path) -> None:
 
 
 def exists(folder: Path) -> bool:
-    """Return whether a folder holds a state; a full disk or a stop before the first one may leave it empty."""
+    """Return whether a folder contains a state; a full disk or a stop before the first one may leave it empty."""
     return any((folder / name).exists() for name in (FILE, PREVIOUS))
 
 
 def load(folder: Path, is_own: Callable[[dict[str, Any]], bool] = lambda state: True) -> dict[str, Any] | None:
     """Return the state last saved, tensors on the CPU; None where there is none.
 
-    A file that cannot be read is named and set aside, and the one before it is taken.
+    A file that cannot be read is reported and set aside, and the previous one is used.
 
     Args:
-        folder: of `save`.
-        is_own: returns whether a state is of this run; one that is not counts as damaged.
+        folder: as in `save`.
+        is_own: returns whether a state belongs to this run; one that does not counts as damaged.
     """
     for name in (FILE, PREVIOUS):
         try:
@@ -62,6 +62,6 @@ def load(folder: Path, is_own: Callable[[dict[str, Any]], bool] = lambda state: 
             continue
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # of any type: the file may hold anything
+        except Exception as error:  # of any type: the file may contain anything
             set_aside(folder / name, error)
     return None

@@ -29,7 +29,7 @@ class TrainOptions:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error on the way.
+    """Run the command and return its exit code: 0, 2 for options that cannot work, 1 for an error during the run.
 
     After SIGINT or SIGTERM the state is saved, and the code is 130 or 143.
     """
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(options: TrainOptions) -> int:
     keep_freed()
-    # torch takes 5 s to import: not before the options are known to be good.
+    # torch takes 5 s to import: only once the options are known to be valid.
     from eqssl.training.single import train
 
     given = {name: getattr(options, name) for name in ("output", "tracking_uri", "resume")}

@@ -1,4 +1,4 @@
-"""The surroundings of a run: its place among the workers, and the destination of its checkpoints and metrics."""
+"""The context of a run: its place among the workers, and the destination of its checkpoints and metrics."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from eqssl.training import checkpoint
 
 
 class Context(Protocol):
-    """The interface of a run's surroundings; a study and several workers have contexts of their own."""
+    """The interface of a run's context; a study and several workers have contexts of their own."""
 
     rank: int
     world_size: int
@@ -26,7 +26,7 @@ class Context(Protocol):
         ...
 
     def should_checkpoint(self) -> bool:
-        """Return whether the state should be saved within an epoch, as before the process is gone."""
+        """Return whether the state should be saved within an epoch, such as before the process ends."""
         ...
 
     def save(self, state: dict[str, Any]) -> None:
@@ -65,8 +65,8 @@ class LocalContext:
 class LoggingContext(LocalContext):
     """A single process that passes every epoch's metrics on; a signal ends it with its state saved.
 
-    While entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved, as in the last
-    evaluation, it ends the run at once, and so does a second signal.
+    While entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved, such as during
+    the last evaluation, it ends the run at once, and so does a second signal.
 
     Args:
         folder: of the checkpoints; None: none are written.

@@ -19,7 +19,7 @@ def parallelize_model(model: nn.Module, *, fsdp: bool) -> nn.Module:
 
     Args:
         model: on its device, changed in place.
-        fsdp: shard parameters, gradients and the optimizer's state, block by block, in place of copies.
+        fsdp: shard parameters, gradients and the optimizer's state, block by block, instead of copying them.
     """
     if world_size() == 1:
         return model
@@ -29,7 +29,7 @@ def parallelize_model(model: nn.Module, *, fsdp: bool) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 accepts no other
     mesh = init_device_mesh(next(model.parameters()).device.type, (world_size(),))
     blocks = _outermost_blocks(model)
     if not blocks:

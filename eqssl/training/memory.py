@@ -1,9 +1,9 @@
 """Settings of the C library that keep the memory freed by one training step for the next.
 
-By default glibc returns large blocks to the kernel, which clears every page when the next step allocates as many: on a
-CPU up to a seventh of a step's time. The price is memory, since freed blocks do not fit all later ones. Trials have the
-settings where the study starts Ray itself, elsewhere by the variables below; a variable in the environment is not
-changed.
+By default glibc returns large blocks to the kernel, which clears every page when the next step allocates as many: this
+takes up to a seventh of a step's time on a CPU. The price is memory, since freed blocks do not fit all later ones.
+Trials get the settings if the study starts Ray itself, elsewhere from the variables below; a variable that is already
+in the environment is not changed.
 """
 
 import ctypes
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 # Variable -> parameter in malloc.h, its value there and in the environment: no separate mapping of large blocks, no
-# return to the kernel, and one arena for all threads, since the main arena alone grows without limit.
+# return to the kernel, and one arena for all threads, since only the main arena grows without limit.
 KEEP = {
     "MALLOC_MMAP_MAX_": (-4, 0, "0"),
     "MALLOC_TRIM_THRESHOLD_": (-1, -1, str(2**63 - 1)),
@@ -22,7 +22,7 @@ KEEP = {
 
 
 def keep_freed() -> None:
-    """Apply the settings to this process, before it starts threads; without effect on other libraries than glibc."""
+    """Apply the settings to this process, before it starts threads; no effect on libraries other than glibc."""
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         for variable, (parameter, value, _) in KEEP.items():
             if variable not in os.environ:

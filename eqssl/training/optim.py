@@ -8,8 +8,8 @@ from torch import nn
 
 from eqssl.config import TrainConfig
 
-LARS_TRUST = 1e-3  # of the authors of LARS, SimCLR and VICReg; solo-learn has .02 and clips, so its rates are others
-LARS_REACH = 0.1  # a rate that moves matrices by less of their norm in a whole training is too small
+LARS_TRUST = 1e-3  # as in LARS, SimCLR and VICReg by their authors; solo-learn has .02 and clips, so its rates differ
+LARS_REACH = 0.1  # a rate that moves matrices by a smaller share of their norm in a whole training is too small
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -29,18 +29,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=0.9, fused=True)
         optimizer.register_step_pre_hook(_match_memory_order)
         return optimizer
-    from timm.optim import Lars  # 10 s to import, so only where it is asked for
+    from timm.optim import Lars  # 10 s to import, so only if it is needed
 
-    # timm would otherwise leave every group without decay to plain SGD, the matrices at a decay of 0 among them.
+    # timm would otherwise apply plain SGD to every group without decay, including the matrices at a decay of 0.
     for group, adapts in zip(groups, (True, False), strict=True):
         group["always_adapt"] = adapts
     return Lars(groups, lr=config.lr, momentum=0.9, trust_coeff=LARS_TRUST)
 
 
 def _match_memory_order(optimizer: torch.optim.Optimizer, args: object, kwargs: object) -> None:
-    """Give gradients and moments the strides of their parameter, as after loading the state of sharded parameters.
+    """Give gradients and moments the strides of their parameter, which loading a state of sharded ones can change.
 
-    The fused update of torch 2.15 walks through memory without a look at strides: with others it mixes elements up.
+    The fused update of torch 2.15 walks through memory and ignores strides: if they differ, it mixes up elements.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -53,10 +53,10 @@ def _match_memory_order(optimizer: torch.optim.Optimizer, args: object, kwargs: 
 
 
 def set_schedules(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, steps_per_epoch: int) -> None:
-    """Set rate and decay of a step, functions of nothing else, so that a resumed run needs no schedule's state.
+    """Set rate and decay of a step, which depend on nothing else, so that a resumed run needs no schedule's state.
 
     Args:
-        optimizer: of `make_optimizer`.
+        optimizer: from `make_optimizer`.
         config: rate, decay, epochs and warm-up.
         step: from 0, over all epochs.
         steps_per_epoch: steps of one pass.
@@ -69,9 +69,9 @@ def set_schedules(optimizer: torch.optim.Optimizer, config: TrainConfig, step: i
 
 
 def warn_of_small_rate(config: TrainConfig, steps_per_epoch: int) -> None:
-    """Warn of a rate at which LARS, whose steps are a share of a matrix' norm, cannot change the matrix."""
+    """Warn of a rate at which LARS, whose steps are a share of a matrix's norm, cannot change the matrix."""
     steps = config.epochs * steps_per_epoch
-    # Momentum .9 makes ten steps of one at most; the mean rate is half the peak.
+    # Momentum .9 multiplies a step by ten at most; the mean rate is half the peak.
     reach = 10 * LARS_TRUST * 0.5 * config.lr * config.batch_size / 256 * steps
     if config.optimizer == "lars" and 0 < reach < LARS_REACH:
         logging.getLogger("eqssl").warning(
@@ -92,5 +92,5 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
     warmup = config.warmup_epochs * steps_per_epoch
     total = config.epochs * steps_per_epoch
     if step < warmup:
-        return peak * min(1.0, (step + 1) / warmup)  # its last step may be a part of one
+        return peak * min(1.0, (step + 1) / warmup)  # the last warm-up step may be a fraction of one
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1.0, total - warmup)))

@@ -1,4 +1,4 @@
-"""One training run in this process, from Python or the command line, with what it prints, tracks and writes."""
+"""One training run in this process, from Python or the command line, with its printed lines, tracking and files."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,18 +27,18 @@ def train(
     """Train, evaluate and return an encoder, without Ray.
 
     Args:
-        config: the run; default: every option's own default.
+        config: the run; default: the default of every option.
         dataset: already loaded data of `config.data`.
         progress: whether to print a line per epoch: losses, seconds, and metrics where it was evaluated.
         output: folder, or its URI, for checkpoint, metrics.json, reconstructions.png and the encoder; default: none.
         tracking_uri: MLflow's store of the run, sqlite:///FILE or http(s)://SERVER; default: none.
         resume: continue from the checkpoint in the output folder.
-        handle_signals: whether SIGINT and SIGTERM end the run with its state saved; for the main thread alone.
+        handle_signals: whether SIGINT and SIGTERM end the run with its state saved; only in the main thread.
 
     Raises:
         ValueError: for options that cannot work, before the first step.
         FloatingPointError: for a loss that is not finite, naming the epoch.
-        Terminated: after a signal that is handled.
+        Terminated: after a handled signal.
     """
     config = config or RunConfig()
     check_names(config)
