@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             with SignalHandler(terminate):
                 return importlib.import_module(COMMANDS[name][0]).main(rest)
-        except OSError as error:  # such as of a full disk, with the name of the file
+        except OSError as error:  # such as for a full disk, with the name of the file
             print(f"error: {error}", file=sys.stderr)
             return 1
         except Terminated as stop:

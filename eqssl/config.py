@@ -1,6 +1,6 @@
 """The configuration of a training run: frozen dataclasses, their checks and their digest.
 
-Every option of every command is made from these fields by tyro, under the same names. Nothing here imports torch,
+tyro makes every option of every command from these fields, under the same names. Nothing here imports torch,
 so that `--help` and a refused option cost no time.
 """
 
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from typing_extensions import Doc
 from tyro.constructors import PrimitiveConstructorSpec
 
-# name -> module and class, imported at its first use.
+# name -> module and class, imported on first use.
 BASE_METHODS = {
     "simclr": "eqssl.methods.simclr:SimCLR",
     "vicreg": "eqssl.methods.vicreg:VICReg",
@@ -49,7 +49,7 @@ Scale = Literal["tiny", "small", "imagenet"]
 Stem = Literal["auto", "standard", "small"]
 Pose = Literal["turntable", "free"]
 Classes = Literal["coarse", "fine"]
-RENAMED = {  # option, or field of a dataclass -> its name now
+RENAMED = {  # option, or field of a dataclass -> its current name
     "encoder.split": "encoder.equi_fraction",
     "recon.roles": "recon.attention",
     "train.accumulate": "train.grad_accum_steps",
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 def names_fields(kind: type[T]) -> type[T]:
-    """Let a dataclass refuse an unknown argument by a message with its fields and the new or the nearest name."""
+    """Make a dataclass refuse an unknown argument, with its fields and the new or nearest name in the message."""
     init: Callable[..., None] = kind.__init__
     names = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
 
@@ -83,7 +83,7 @@ def names_fields(kind: type[T]) -> type[T]:
 
 
 def instead_of(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the names there are, and the new or the nearest one."""
+    """Return the end of a message about an unknown name: the existing names, and the new or nearest one."""
     names = list(names)
     new = RENAMED_FIELDS.get(name)
     return f"; there are: {', '.join(names)}" + (f"; it is now {new}" if new in names else did_you_mean(name, names))
@@ -105,7 +105,7 @@ PositiveInt = Annotated[int, Allowed("1 or more", lambda value: value >= 1)]
 
 
 def _weights(values: list[str]) -> bool | str:
-    """Return a path, or the truth value that no value, true or false have."""
+    """Return True for no value, a boolean for true or false, else the path."""
     text = values[0] if values else "true"
     return {"true": True, "false": False}.get(text.lower(), text)
 
@@ -159,7 +159,7 @@ class DataConfig:
 @names_fields
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """One strength in [0, 1] an augmentation family; .5 is the range of arXiv 2503.18753 where it has one.
+    """One strength in [0, 1] per augmentation family; .5 is the range of arXiv 2503.18753 if it has one.
 
     The default depends on the source: 0 for pairs of one object; for pairs of one image .5, but 0 for grayscale and
     solarize, and for the colour families on grey images.
@@ -191,7 +191,7 @@ class AugmentConfig:
     solarize: Fraction | None = None
     """Solarize above .5, with probability .4 x strength."""
     local_crops: Annotated[int, Allowed("0 to 100", lambda value: 0 <= value <= 100)] = 0
-    """Small crops of an image, of 96/224 of its side, that the student alone sees; for dino and ibot, whose authors
+    """Small crops of an image, of 96/224 of its side, that only the student sees; for dino and ibot, whose authors
     take 10 in their longest trainings. Of two renders of one object, each gives half of them."""
     local_crop_area: Annotated[float, Allowed(".05 to 1", lambda value: 0.05 <= value <= 1)] = 0.4
     """Largest share of an image's area in a local crop; the smallest is .05."""
@@ -213,7 +213,7 @@ class EncoderConfig:
     stem: Stem = "auto"
     """Stem of a ResNet: small (3x3, stride 1, no pooling) or standard; auto: small up to 64 px."""
     output_stride: PositiveInt | None = None
-    """Pixels a token covers along one side, where the backbone can be asked for it; default: its own."""
+    """Pixels a token covers along one side, if the backbone offers a choice; default: its own."""
     pretrained: Annotated[bool | str, WEIGHTS] = False
     """Start from the weights that timm or torchvision publish for this name, or, with FOLDER, from those of an exported
     encoder of this name, of a folder of timm's, or of a .safetensors file."""
@@ -250,7 +250,7 @@ class ReconConfig:
     """Factor of the reconstruction's mean squared error (of standardised pixels) in the loss; 0: no branch."""
     gradient_share: Annotated[float, Allowed("above 0 and below 1", lambda value: 0 < value < 1)] | None = None
     """The reconstruction's share of the encoder's gradient: its norm over the sum of both terms' norms. The weight is
-    adapted to hold it, so that one value serves losses of very different sizes. Default: the weight is constant."""
+    adapted to keep it, so that one value serves losses of very different sizes. Default: the weight is constant."""
     view: ReconView = "second"
     """The view that is reconstructed; random draws it for every image, clean is the unaugmented image of the first,
     intermediate: two images on the way from the unaugmented one to the second view (arXiv 2503.18753)."""
@@ -276,7 +276,7 @@ class TrainConfig:
     epochs: NonNegativeInt = 10
     """Passes over the training images; 0 keeps the untrained encoder."""
     batch_size: Annotated[int, Allowed("2 or more", lambda value: value >= 2)] = 256
-    """Images (pairs of views) a step, over all workers together."""
+    """Images (pairs of views) per step, over all workers together."""
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     """adamw, sgd (momentum .9) or lars (momentum .9, trust coefficient .001)."""
     lr: Positive = 1e-3
@@ -290,22 +290,22 @@ class TrainConfig:
     warmup_epochs: NonNegative = 1.0
     """Epochs of linear warm-up before the cosine decay to zero."""
     grad_accum_steps: PositiveInt = 1
-    """Parts of a batch whose gradients are accumulated for one step, where memory is short."""
+    """Parts of a batch whose gradients are accumulated for one step, if memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; auto: bf16 where the processor supports it, else fp32. Losses are always fp32."""
+    """Arithmetic of the encoder; auto: bf16 if the processor supports it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
     seed: Annotated[int, Allowed("0 to 4294967295", lambda value: 0 <= value < 2**32)] = 0
     """Seed of the weights and of every draw."""
     threads: PositiveInt | None = None
-    """CPU threads a worker; default: the CPUs Ray gave it, or all."""
+    """CPU threads per worker; default: the CPUs Ray gave it, or all."""
     eval_every: NonNegativeInt = 0
     """Epochs between evaluations on val during training; 0: only at the end."""
     checkpoint_every: PositiveInt = 1
     """Epochs between checkpoints."""
     fsdp: bool = False
     """Shard parameters, gradients and the optimizer's state over the workers (FSDP2), for an encoder such as ViT-L
-    whose training does not fit on one GPU; without, every worker holds all (DistributedDataParallel)."""
+    whose training does not fit on one GPU; without it, every worker holds them all (DistributedDataParallel)."""
 
 
 @names_fields
@@ -321,7 +321,7 @@ class EvaluateConfig:
     train_images: PositiveInt = 4096
     """Training images of the probes."""
     images: PositiveInt = 10_000
-    """Held-out images that score the probes, or all where the split has fewer."""
+    """Held-out images that score the probes, or all if the split has fewer."""
 
 
 @names_fields
@@ -394,7 +394,7 @@ def check_value(option: str, value: Any, kind: Any) -> None:
 
 
 def check_known(option: str, value: Any, allowed: Iterable[str]) -> None:
-    """Refuse a value that is none of the allowed ones.
+    """Refuse a value that is not one of the allowed ones.
 
     Raises:
         ValueError: naming the option, its value, the allowed values and the nearest of them.
@@ -406,7 +406,7 @@ def check_known(option: str, value: Any, allowed: Iterable[str]) -> None:
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    """Return the end of an error message with up to three names that are near an unknown one; empty without any."""
+    """Return the end of an error message with up to three names close to an unknown one; empty without any."""
     near = difflib.get_close_matches(name, sorted(allowed), n=3)
     text = ", ".join(near[:-1]) + " or " * (len(near) > 1) + "".join(near[-1:])
     return f"; did you mean {text}?" if near else ""
@@ -416,7 +416,7 @@ def options_in(arguments: Iterable[str]) -> set[str]:
     """Return the dotted options that a command line sets, with underscores for dashes.
 
     Raises:
-        ValueError: for the earlier name of an option, with its name now.
+        ValueError: for the former name of an option, with its current name.
     """
     names = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
     given = {name.removeprefix("--").replace("-", "_") for name in names}
@@ -426,7 +426,7 @@ def options_in(arguments: Iterable[str]) -> set[str]:
 
 
 def check_effect(config: RunConfig, given: Collection[str]) -> None:
-    """Refuse an option that was set and has no effect beside the others.
+    """Refuse an option that was set but has no effect, given the others.
 
     Args:
         config: with the options set.
@@ -472,7 +472,7 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
         values: option -> value, such as `{"recon.weight": 1.0}`; underscores, not dashes.
 
     Raises:
-        ValueError: for a name that is no option, or a value that is not allowed.
+        ValueError: for a name that is not an option, or a value that is not allowed.
     """
     names = [f.name for f in dataclasses.fields(config)]
     changes: dict[str, Any] = {}
@@ -496,7 +496,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Return the dataclass that `to_dict` made the values from; names that are no field are ignored."""
+    """Return the dataclass that `to_dict` made the values from; names that are not fields are ignored."""
     made = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
     for f in dataclasses.fields(kind):
         if f.name in made and isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
@@ -523,16 +523,16 @@ def changed_options(before: Mapping[str, Any], now: Mapping[str, Any], defaults:
     An option that only one version of the package has differs unless its value is the default of that version.
 
     Args:
-        before: of the earlier run, see `identity`.
-        now: of the run to come.
-        defaults: of the version of the earlier run.
+        before: options of the earlier run, see `identity`.
+        now: those of the new run.
+        defaults: those of the package version of the earlier run.
     """
     before, now = {**identity(RunConfig()), **before}, {**defaults, **now}
     return sorted(option for option in before.keys() | now.keys() if before.get(option) != now.get(option))
 
 
 def digest(config: RunConfig) -> str:
-    """Return 16 hexadecimal digits that change with any value that results depend on, and with no new option."""
+    """Return 16 hexadecimal digits that change with any value that results depend on, but not with a new option."""
     default, values = identity(RunConfig()), identity(config)
     text = json.dumps({o: v for o, v in values.items() if o not in default or v != default[o]}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""The abilities of a device, and copies to it that wait for nothing."""
+"""Capabilities of a device, and non-blocking copies to it."""
 
 import torch
 from torch import Tensor
@@ -13,20 +13,20 @@ def supports_bf16(device: torch.device) -> bool:
 
 
 def pinned(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """Return a tensor in page-locked memory if its device is to be a GPU, which copies from there by itself.
+    """Return a tensor in page-locked memory if it is going to a GPU, which copies from there asynchronously.
 
     Args:
-        tensor: anywhere.
-        device: its destination; None: none.
+        tensor: on any device.
+        device: its destination; None if there is none.
     """
     return tensor.pin_memory() if device and device.type == "cuda" and tensor.device.type == "cpu" else tensor
 
 
 def to_device(tensor: Tensor, device: torch.device | None) -> Tensor:
-    """Return a tensor on a device, without waiting for earlier work of a GPU, as a copy of pageable memory would.
+    """Return a tensor on a device, without waiting for a GPU's earlier work, as a copy from pageable memory would.
 
     Args:
-        tensor: anywhere; a copy from a GPU to the CPU is waited for.
-        device: None: where the tensor is.
+        tensor: on any device; a copy from a GPU to the CPU does wait.
+        device: its destination; None leaves it where it is.
     """
     return pinned(tensor, device).to(device, non_blocking=device is not None and device.type == "cuda")

@@ -1,9 +1,9 @@
 """Collectives with gradients, and a model's distribution over workers, so that N workers train like one.
 
-Every rank computes the loss of the whole batch from gathered embeddings; the backward of the gathering sums over
+Every rank computes the loss of the whole batch from gathered embeddings; the backward pass of the gather sums over
 ranks. The mean of the gradients over ranks, as DistributedDataParallel takes it, is then exactly the gradient of one
 process with the whole batch. Local batches may differ in size (`set_local_batch_sizes`), so that any number of workers
-can take a batch.
+can share a batch.
 """
 
 from typing import Any
@@ -23,7 +23,7 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-_sizes: list[int] = []  # images of every worker's local batch; global to the process, as the process group is
+_sizes: list[int] = []  # images in every worker's local batch; global to the process, like the process group
 
 
 def set_local_batch_sizes(batch_size: int) -> None:
@@ -75,7 +75,7 @@ def gather(x: Tensor) -> Tensor:
 
 
 def all_gather_object(value: Any) -> list[Any]:
-    """Return the value of every worker, any that can be pickled, in rank order."""
+    """Return every worker's value, of any type that can be pickled, in rank order."""
     values = [value] * world_size()
     if world_size() > 1:
         dist.all_gather_object(values, value)
@@ -92,7 +92,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
 
 
 def all_reduce_mean(x: Tensor) -> Tensor:
-    """Return the mean over the images of all workers of a mean over this worker's images.
+    """Return the mean over all workers' images, from the mean over this worker's images.
 
     Args:
         x: float, of the same shape on every worker; weighted by the worker's number of images.
@@ -107,14 +107,14 @@ def all_reduce_mean(x: Tensor) -> Tensor:
 class _SyncBatchNorm(torch.autograd.Function):
     """Batch normalisation by the moments of all workers: one exchange forward, one backward, and torch's fused kernels.
 
-    With single operations in place of the fused kernels, two workers on two cores had a scaling efficiency of .31.
+    With separate operations instead of the fused kernels, two workers on two cores had a scaling efficiency of .31.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, count: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # The running moments are there for their type, float32 beside bf16 images, and are not moved.
+        # The running moments are passed only for their dtype, float32 for bf16 images, and stay unchanged.
         unused = torch.zeros(x.shape[1], dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
         mean, var = _global_moments(*torch.batch_norm_update_stats(x, unused, unused, momentum=0.0))
         ctx.save_for_backward(x, weight, mean, var)
@@ -126,8 +126,8 @@ class _SyncBatchNorm(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         inverse, scale = torch.rsqrt(var + ctx.eps), torch.ones_like(mean) if weight is None else weight
-        # With the moments held constant: scale * inverse * grad, and the sums of grad * normalised x and of grad. A CPU
-        # reads mean and var, a GPU mean and inverse.
+        # With the moments held constant: scale * inverse * grad, and the sums of grad * normalised x and of grad. The
+        # CPU kernel reads mean and var, the GPU kernel mean and inverse.
         of_x, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             grads[0], x, scale, mean, var, mean, inverse, False, ctx.eps, [True, True, True]
         )
@@ -146,8 +146,8 @@ def _global_moments(mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     sizes = _local_batch_sizes()
     parts = [torch.empty(2, *mean.shape, dtype=mean.dtype, device=mean.device) for _ in sizes]
     dist.all_gather(parts, torch.stack([mean, var]))
-    least, larger = divmod(sum(sizes), len(sizes))  # the first `larger` workers hold one image more
-    # Made on the device: a copy to a GPU would wait for it.
+    least, larger = divmod(sum(sizes), len(sizes))  # the first `larger` workers have one more image
+    # Created on the device, since a copy to a GPU would wait for it.
     ranks = torch.arange(len(sizes), device=mean.device)
     weights = (least + (ranks < larger)).to(mean.dtype).div_(sum(sizes)).view(-1, 1)
     means, variances = torch.stack(parts, dim=1)
@@ -170,12 +170,12 @@ class SyncBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or world_size() == 1:
             return super().forward(x)
         sizes = _local_batch_sizes()
-        count = x.numel() // x.shape[1] // sizes[rank()] * sum(sizes)  # values of a channel, of all workers
+        count = x.numel() // x.shape[1] // sizes[rank()] * sum(sizes)  # values per channel, over all workers
         y, mean, var = _SyncBatchNorm.apply(x, self.weight, self.bias, self.eps, count)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)  # unbiased, as torch's own
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)  # unbiased, as in torch
         return y
 
 

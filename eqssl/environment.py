@@ -31,7 +31,7 @@ def worker_environment() -> dict[str, str]:
 
 
 def commit(folder: Path) -> str | None:
-    """Return the commit of a folder under version control, with `-dirty` after it where a known file was changed."""
+    """Return the commit of a folder under version control, followed by `-dirty` if a tracked file was changed."""
     git = ["git", "-C", str(folder)]
     try:
         if not subprocess.run([*git, "ls-files"], capture_output=True, check=True).stdout:

@@ -1,8 +1,8 @@
 """Files and folders on a disk or in a bucket; a file is written whole or not at all.
 
 A path is a `pathlib.Path` or, for a URI, a `UPath` of universal_pathlib, which has the same interface and is typed as
-the former. While a study runs, a bucket may be away for a while: its files go through the functions below, which
-repeat a request. A disk that fails raises at once.
+the former. While a study runs, a bucket may be unreachable for a while: its files go through the functions below,
+which retry requests. A failing disk raises at once.
 """
 
 import errno
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_S = 120.0  # with a bucket that is away
+PATIENCE_S = 120.0  # with an unreachable bucket
 ANSWER_S = 10.0  # for the first answer of a bucket
-OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # this module repeats requests itself
+OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # this module retries requests itself
 PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)
 RETRY_S = 5.0  # between two attempts to write
 T = TypeVar("T")
 
 
 def replace_unknown_letters() -> None:
-    """Let the standard streams write ? for letters that their encoding lacks, such as the ² of R² in ASCII."""
+    """Let the standard streams write ? for characters that their encoding lacks, such as the ² of R² in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -52,7 +52,7 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
         option: name for messages.
 
     Raises:
-        ValueError: for a URI that no installed package reads.
+        ValueError: for a URI that no installed package can read.
     """
     if not isinstance(text, str):
         return text
@@ -74,10 +74,10 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
 
 
 def first_answer(ask: Callable[[], T]) -> T:
-    """Return the answer of a server, whose library may repeat a request for minutes.
+    """Return a server's answer, with a time limit, since its library may retry a request for minutes.
 
     Args:
-        ask: the request; it goes on in a thread of its own that does not keep the process.
+        ask: the request; it continues in a separate thread that does not keep the process alive.
 
     Raises:
         TimeoutError: after ten seconds.
@@ -146,7 +146,7 @@ def _time_limit(filesystem: "AbstractFileSystem") -> dict[str, float]:
 
 
 def try_writing(folder: Path) -> float:
-    """Write a small file into a folder, remove it, and return its time: seconds since 1970 by the storage's clock.
+    """Write a small file into a folder, remove it, and return when it was written: s since 1970 by the storage's clock.
 
     Args:
         folder: exists, or is in a bucket.
@@ -176,7 +176,7 @@ def os_errors() -> Iterator[None]:
 
 
 def _patiently(request: Callable[..., T], *arguments: Any, **named: Any) -> T:
-    """Return the result of a request to a bucket, repeated with growing waits while the bucket is away."""
+    """Return the result of a request to a bucket, retried with growing waits while the bucket is unreachable."""
     deadline, wait_s = time.monotonic() + PATIENCE_S, 0.5
     while True:
         try:
@@ -193,14 +193,14 @@ def _patiently(request: Callable[..., T], *arguments: Any, **named: Any) -> T:
 
 
 def create(path: Path, data: bytes) -> None:
-    """Write a new file; of several writers at once one succeeds.
+    """Write a new file; of several concurrent writers, one succeeds.
 
     Args:
         path: in a folder that exists, or in a bucket.
         data: its content. On a disk a reader may see it incomplete for an instant.
 
     Raises:
-        FileExistsError: for an existing file; in a bucket, also where the answer to a successful request was lost.
+        FileExistsError: for an existing file; in a bucket, also if the answer to a successful request was lost.
     """
     if isinstance(path, Path):
         with path.open("xb") as file:
@@ -210,11 +210,11 @@ def create(path: Path, data: bytes) -> None:
 
 
 def persist(write: Callable[[], T], give_up: Callable[[OSError], bool]) -> T:
-    """Return the result of a write, which is tried again every five seconds while the storage refuses it.
+    """Return the result of a write, which is retried every five seconds while the storage refuses it.
 
     Args:
-        write: raises `OSError` where it fails.
-        give_up: returns whether an error is raised instead; see `is_no_lack_of_space`.
+        write: raises `OSError` if it fails.
+        give_up: returns whether to raise an error instead; see `is_no_lack_of_space`.
     """
     said = ""
     while True:
@@ -230,7 +230,7 @@ def persist(write: Callable[[], T], give_up: Callable[[OSError], bool]) -> T:
 
 
 def is_no_lack_of_space(error: OSError) -> bool:
-    """Return whether an error is another one than that of a full disk or quota."""
+    """Return whether an error has another cause than a full disk or quota."""
     return error.errno not in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -238,11 +238,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a temporary file that becomes `path` once it is complete.
 
     Args:
-        path: the file; its folder is made where it is missing.
+        path: the file; its folder is made if it is missing.
         write: takes the temporary path, always on a disk, with the same suffix.
 
     Raises:
-        OSError: of the system, such as of a full disk, with the path of the file.
+        OSError: from the system, such as for a full disk, with the path of the file.
     """
     if not isinstance(path, Path):
         with tempfile.TemporaryDirectory() as folder:
@@ -269,14 +269,14 @@ def write_json(path: Path, values: Any) -> None:
     """Write plain values as JSON, atomically.
 
     Raises:
-        ValueError: for a number that JSON lacks, see `finite`.
+        ValueError: for a number that JSON cannot represent, see `finite`.
     """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the finite metrics, as JSON has neither NaN nor infinity."""
+    """Return only the finite metrics, since JSON has neither NaN nor infinity."""
     return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
 
 
@@ -317,13 +317,13 @@ def parse_json(path: Path, text: bytes) -> Any:
 
 
 def parse_or_set_aside(path: Path, text: bytes | None, make: Callable[[Any], T], *, move: bool = True) -> T | None:
-    """Return what a record of a study holds; None for a missing one and for a damaged one, which is named.
+    """Return the content of a study's record; None if it is missing, or damaged, which is logged as a warning.
 
     Args:
         path: of a JSON file.
         text: its content; None for a missing file.
-        make: takes the values; raises ValueError, TypeError, KeyError or AttributeError for those of something else.
-        move: whether a damaged file is set aside, see `set_aside`; a reader of another's folder leaves it.
+        make: takes the values; raises ValueError, TypeError, KeyError or AttributeError for those of another kind.
+        move: whether a damaged file is set aside, see `set_aside`; a reader of someone else's folder leaves it.
     """
     if text is None:
         return None
@@ -338,14 +338,14 @@ def parse_or_set_aside(path: Path, text: bytes | None, make: Callable[[Any], T],
 
 
 def set_aside(path: Path, reason: object) -> None:
-    """Rename a damaged file to FILE.damaged, in the place of an earlier one, and say so."""
+    """Rename a damaged file to FILE.damaged, replacing an earlier one, and log a warning."""
     damaged = path.with_name(f"{path.name}.damaged")
     logger.warning("%s is damaged and set aside as %s: %s", path, damaged.name, reason)
     move(path, damaged)
 
 
 def move(source: Path, target: Path) -> None:
-    """Rename a file, in the place of an earlier one; nothing happens where it is missing."""
+    """Rename a file, replacing an earlier target; do nothing if it is missing."""
     with suppress(FileNotFoundError):
         if isinstance(source, Path):
             source.replace(target)
@@ -370,7 +370,7 @@ def find(folder: Path, pattern: str) -> list[Path]:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return path below a folder -> bytes of every file; one request lists a bucket."""
+    """Return path below a folder -> size in bytes, for every file; one request lists a bucket."""
     if isinstance(folder, Path):
         below = {}
         for root, _, names in os.walk(folder):
@@ -383,7 +383,7 @@ def sizes(folder: Path) -> dict[str, int]:
 
 
 def looks_whole(path: Path) -> bool:
-    """Return whether a file on a disk begins and ends as its suffix demands; others are taken for whole."""
+    """Return whether a file on a disk begins and ends as its suffix demands; other files are assumed to be whole."""
     if not isinstance(path, Path):
         return True
     with path.open("rb") as file:

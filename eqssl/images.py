@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def image_grid(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return one image of rows R and columns n of images: uint8 (R, n, C, H, W) -> (R * H, n * W, 3)."""
+    """Return a grid of images, R rows of n, as one image: uint8 (R, n, C, H, W) -> (R * H, n * W, 3)."""
     rows, count, channels, height, width = images.shape
     grid = images.transpose(0, 3, 1, 4, 2).reshape(rows * height, count * width, channels)
     return np.repeat(grid, 3, axis=2) if channels == 1 else grid

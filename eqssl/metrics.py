@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from eqssl.config import did_you_mean
 
-if TYPE_CHECKING:  # types alone: the registry imports no torch
+if TYPE_CHECKING:  # only for types: the registry imports no torch
     from eqssl.evaluation.features import EncodedViews
 
 Direction = Literal["maximize", "minimize"]
@@ -23,18 +23,18 @@ class Metric:
     """Properties of a metric, or of a family of metrics with one member per factor.
 
     Args:
-        name: of a metric such as `knn`; of a family, what precedes the slash: `r2` has the members `r2/<factor>`.
+        name: of a metric, such as `knn`; of a family, the part before the slash: `r2` has the members `r2/<factor>`.
         label: column title and axis label.
-        direction: maximize or minimize; what improves the metric.
+        direction: maximize or minimize, whichever improves the metric.
         needs: properties of the data or the encoder without which the metric is absent.
-        level: quick or full: the evaluation level that computes it; train: logged by the training; cost: says
-            nothing about an encoder.
+        level: quick or full: the evaluation level that computes it; train: logged by the training; cost: does
+            not describe the encoder.
         per_factor: whether this is a family.
         is_accuracy: whether it is a share of correctly classified images.
         in_main_table: whether tables of configurations have a column for it.
         is_compared: whether differences between configurations are tested.
-        fn: of a user's metric: the `EncodedViews` of all features, or of the part inv or equi -> its value, or
-            factor -> value for a family; it is called at its level where the data meet `needs`. Default:
+        fn: function of a user's metric, from the `EncodedViews` of all features, or of the part inv or equi, to its
+            value, or to factor -> value for a family; it is called at its level if the data meet `needs`. Default:
             the protocol computes the metric.
 
     Raises:
@@ -71,7 +71,7 @@ _STORED: set[str] = set()  # names of metrics that were registered by another pr
 
 
 def register_metric(metric: Metric) -> None:
-    """Add a metric to the registry, in the place of an earlier one of its name.
+    """Add a metric to the registry, replacing an earlier one of its name.
 
     Raises:
         ValueError: for a function with the name of a metric that the protocol or the training computes.
@@ -105,7 +105,7 @@ def stored_properties(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def register_stored(properties: Mapping[str, Mapping[str, Any]]) -> None:
-    """Register metrics that another process had registered, from `stored_properties`; known ones stay."""
+    """Register metrics that another process had registered, from `stored_properties`; known ones are kept."""
     allowed = {f.name for f in fields(Metric)}
     for name, values in properties.items():
         if name not in METRICS:
@@ -116,9 +116,9 @@ def register_stored(properties: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def part_of(name: str) -> str | None:
-    """Return the part of the features that a metric is of: `inv` of `inv/r2/pose`.
+    """Return the part of the features that a metric measures: `inv` for `inv/r2/pose`.
 
-    It is None for metrics of all features, and for those that are registered with their part, as `inv/invariance`.
+    It is None for metrics of all features, and for those that are registered with their part, such as `inv/invariance`.
     """
     part = name.partition("/")[0]
     return part if part in PARTS and name not in METRICS else None
@@ -144,7 +144,7 @@ def find_metric(name: str) -> Metric:
 
 
 def metric_of(name: str) -> Metric:
-    """Return `find_metric`, or a metric to be maximised where the name is not registered, as of a user's evaluation."""
+    """Return `find_metric`, or a metric to be maximised if the name is not registered, as in a user's evaluation."""
     try:
         return find_metric(name)
     except KeyError:
@@ -157,13 +157,13 @@ def is_accuracy(name: str) -> bool:
 
 
 def factor_of(name: str) -> str | None:
-    """Return the factor that a metric of a family is about: `pose` of `inv/r2/pose`; None for other metrics."""
+    """Return the factor that a metric of a family is about: `pose` for `inv/r2/pose`; None for other metrics."""
     family, _, factor = name.removeprefix(f"{part_of(name)}/").rpartition("/")
     return factor if family in METRICS and METRICS[family].per_factor else None
 
 
 def label_of(name: str) -> str:
-    """Return a metric's label, which no other metric has: `linear (inv)` of `inv/linear`, the name if it has none."""
+    """Return a metric's unique label, such as `linear (inv)` for `inv/linear`; the name if it has none."""
     part = part_of(name)
     metric = METRICS.get(name.removeprefix(f"{part}/"))
     if metric is None:

@@ -1,4 +1,4 @@
-"""Encoders and methods by name, and the refusal of unknown names, which waits for no import of torch."""
+"""Encoders and methods by name; unknown names are refused without waiting for an import of torch."""
 
 import ast
 import importlib.util
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from eqssl.methods.base import Method
 
 OWN_ENCODER = "resnet_tiny"
-ENCODERS: "dict[str, Callable[[int, int], nn.Module]]" = {}  # of the user, see `register_encoder`
+ENCODERS: "dict[str, Callable[[int, int], nn.Module]]" = {}  # the user's own, see `register_encoder`
 METHODS: "dict[str, str | type[Method]]" = {**BASE_METHODS, **CONDITIONED_METHODS, **REFERENCE_METHODS}
 MODEL = re.compile(r"^@register_model.*\n(?:@.*\n)*def (\w+)\(", re.MULTILINE)
 RENAMED_MODELS = re.compile(r"^register_model_deprecations\(__name__, \{(.*?)^\}\)", re.MULTILINE | re.DOTALL)
@@ -52,11 +52,11 @@ def model_names(package: str) -> frozenset[str]:
 
 
 def check_encoder(name: str, option: str = "--encoder.name", others: Sequence[str] = ()) -> None:
-    """Refuse a name that no encoder has.
+    """Refuse the name of an unknown encoder.
 
     Args:
-        name: as of `--encoder.name`.
-        option: of the user, for the message.
+        name: as in `--encoder.name`.
+        option: name of the user's option, for the message.
         others: further values of the option, for the message; the first is a folder.
 
     Raises:
@@ -65,10 +65,10 @@ def check_encoder(name: str, option: str = "--encoder.name", others: Sequence[st
     own = [OWN_ENCODER, *ENCODERS]
     package, prefix = ("torchvision", "torchvision/") if name.startswith("torchvision/") else ("timm", "")
     known = model_names(package)
-    registered = sys.modules.get("timm")  # may have models of the user beside its own
+    registered = sys.modules.get("timm")  # may contain models that the user registered
     if (
         name in own
-        or not known  # the source code is not there to be read: the package itself refuses the name
+        or not known  # the source code cannot be read: the package itself refuses the name
         or name.removeprefix(prefix).partition(".")[0] in known  # timm: NAME.TAG
         or (registered is not None and registered.is_model(name))
     ):
@@ -79,7 +79,7 @@ def check_encoder(name: str, option: str = "--encoder.name", others: Sequence[st
 
 
 def method_options(name: str) -> dict[str, Any]:
-    """Return option -> default of a registered method; of one of the package from its code, without torch."""
+    """Return option -> default of a registered method; for the package's own from its code, without torch."""
     method = METHODS[name]
     if not isinstance(method, str):
         return {o: p.default for o, p in inspect.signature(method).parameters.items() if o != "sizes"}
@@ -110,7 +110,7 @@ def check_method(config: MethodConfig) -> None:
 
 def check_names(config: RunConfig) -> None:
     """Refuse unknown names of a source, an encoder, a method or its options, weights of another encoder, and a preset
-    that is only named.
+    that is named but not applied.
 
     Raises:
         ValueError: naming the option, its value and the nearest names.

@@ -20,7 +20,7 @@ def counter_uniform(seed: int, epoch: int, ids: Tensor, stream: int, n: int) -> 
         epoch: pass over the images.
         ids: int64 (B,), the images' identities.
         stream: purpose of the numbers, 0 or more; streams are independent of one another.
-        n: numbers an image.
+        n: numbers per image.
 
     Returns:
         float32 (B, n) in [0, 1), multiples of 2^-24, on the device of `ids`.
@@ -30,7 +30,7 @@ def counter_uniform(seed: int, epoch: int, ids: Tensor, stream: int, n: int) -> 
 
 
 def permutation(seed: int, epoch: int, n: int) -> Tensor:
-    """Return the order in which an epoch meets n images.
+    """Return the order in which an epoch visits n images.
 
     Returns:
         int64 (n,), each of 0 to n - 1 once.

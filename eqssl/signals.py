@@ -6,7 +6,7 @@ from collections.abc import Callable
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
-REPEAT_S = 2.0  # in which a second signal belongs to the first: GNU timeout sends two
+REPEAT_S = 2.0  # within which a second signal counts as part of the first: GNU timeout sends two
 AGAIN_S = 5
 
 
@@ -14,7 +14,7 @@ class Terminated(SystemExit):
     """The end of a command by a signal.
 
     Args:
-        number: of the signal; 128 more is the exit code.
+        number: of the signal; the exit code is 128 more.
     """
 
     def __init__(self, number: int):
@@ -24,14 +24,14 @@ class Terminated(SystemExit):
 
 
 def terminate(number: int, first: bool) -> None:
-    """Raise `Terminated` at any signal, again every five seconds: an import may swallow it; see `SignalHandler`."""
+    """Raise `Terminated`, and again every five seconds, since an import may swallow it; see `SignalHandler`."""
     signal.signal(signal.SIGALRM, lambda *_: terminate(number, False))
     signal.alarm(AGAIN_S)
     raise Terminated(number)
 
 
 class SignalHandler:
-    """While entered, by the main thread, SIGINT and SIGTERM call a function; other handlers are put back afterwards.
+    """A context in the main thread in which SIGINT and SIGTERM call a function; the exit restores the earlier handlers.
 
     Args:
         handle: takes the signal's number and whether it is the first one.

@@ -17,24 +17,24 @@ from eqssl.data.stores import FramedImages
 from eqssl.devices import pinned, to_device
 from eqssl.random import counter_uniform
 
-PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, beside the augmentations' own
+PICK_STREAM, MASK_STREAM = 1000, 1001  # of the counter-based draws, in addition to the augmentations' own
 N_INTERMEDIATE = 2  # images on the way to the second view, the best number of arXiv 2503.18753 (Table 9)
 
 
 class Batch(NamedTuple):
-    """Two augmented views, float (B, C, S, S) in [0, 1], and the parts that a run requires beside them.
+    """Two augmented views, float (B, C, S, S) in [0, 1], and the other data that a run requires.
 
     Args:
         first, second: the views.
         clean: the unaugmented image of the first view.
-        pick_second: bool (B,), whether the second view is the target where `recon.view` is `random`.
+        pick_second: bool (B,), whether the second view is the target if `recon.view` is `random`.
         labels: int64 (B,), for the supervised reference.
         theta: factor -> (B, k), from the first view to the second, for methods that require the transformation.
         mask: bool (2 B, T), for methods that mask patches.
         intermediate: (N_INTERMEDIATE x B, C, S, S), the targets of `recon.view intermediate`.
-        factors: factor -> (2 B, k), of either view of an object, for methods that require factors.
+        factors: factor -> (2 B, k), of both views of an object, for methods that require factors.
         local: (N x B, C, s, s), s < S: the first local crop of every image, then the second ones, and so on, for
-            methods that take them; of two renders the even ones are of the first, the odd ones of the second.
+            methods that take them; of two renders, the even crops are of the first, the odd ones of the second.
     """
 
     first: Tensor
@@ -56,11 +56,11 @@ class Read(NamedTuple):
     pair: tuple[Tensor, Tensor]  # int64 (B,) each
     epoch: int
     first: Tensor  # uint8 (B, C, R, R), R is S or `data.stored_size`
-    second: Tensor  # where a pair is one image twice, the first again
+    second: Tensor  # the first again if a pair is one image twice
 
 
 class Requirements(Protocol):
-    """The data that a method requires beside the views, see `eqssl.methods.base.Method`."""
+    """The data that a method requires in addition to the views, see `eqssl.methods.base.Method`."""
 
     requires_labels: ClassVar[bool]
     requires_transform: ClassVar[bool]
@@ -75,8 +75,8 @@ class Views:
         config: the run.
         dataset: its images.
         device: where the views are made.
-        method: of the run; None: batches have the views alone.
-        tokens: T, of the masks.
+        method: of the run; None: batches contain only the views.
+        tokens: T, the length of a mask.
         local_size: s, side of the local crops in pixels; 0: none are made.
 
     Raises:
@@ -161,7 +161,7 @@ class Views:
     def _required(
         self, method: Requirements, split: Split, pair: tuple[Tensor, Tensor], epoch: int, params: tuple[Params, Params]
     ) -> dict[str, Any]:
-        """Return the fields of a `Batch` that a method requires beside the views."""
+        """Return the fields of a `Batch` that a method requires in addition to the views."""
         required: dict[str, Any] = {}
         if method.requires_labels and split.labels is not None:
             required["labels"] = to_device(split.labels[pair[0]], self.device)
@@ -171,7 +171,7 @@ class Views:
         if self._requires_theta():
             required["theta"] = self._on_device(self._theta(split, pair, params))
         if method.draw_masks is not None:
-            ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since the draws are many
+            ids = to_device(split.ids[pair[0]], self.device)  # drawn on the device, since there are many draws
             draws = [counter_uniform(self.seed, epoch, ids, MASK_STREAM + view, self.tokens + 1) for view in (0, 1)]
             required["mask"] = method.draw_masks(torch.cat(draws))
         return required
@@ -197,7 +197,7 @@ class Views:
         return self._draw(split, pair, epoch, 0), self._draw(split, pair, epoch, 1)
 
     def _draw(self, split: Split, pair: tuple[Tensor, Tensor], epoch: int, view: int) -> Params:
-        """Return the parameters of a view, 0 or 1, or of a local crop, 2 and more, of the first and second by turns."""
+        """Return the parameters of view 0 or 1, or of a local crop, 2 and up, cut from first and second in turn."""
         indices, augment, is_local = pair[view % 2], self.config.augment, view > 1
         return draw(
             self.strengths, split.ids[indices], epoch=epoch, seed=self.seed, view=view,
@@ -206,12 +206,12 @@ class Views:
         )  # fmt: skip
 
     def _theta(self, split: Split, pair: tuple[Tensor, Tensor], params: tuple[Params, Params]) -> dict[str, Tensor]:
-        """Return the transformation between the views: known factors of objects, augmentations over their range."""
+        """Return the transformation between the views: known factors of objects, and augmentations over their range."""
         known = relative_factors(split, *pair) if self.dataset.paired else {}
         between, ranges = relative(*params), self.ranges
         return known | {name: (between[name] / ranges[name])[:, None] for name in between if ranges[name] > 0}
 
 
 def _aspects(split: Split, indices: Tensor) -> Tensor | None:
-    """Return width / height of the stored images, float64 (B,); None where these are squares."""
+    """Return width / height of the stored images, float64 (B,); None if these are square."""
     return split.images.aspects[indices] if isinstance(split.images, FramedImages) else None

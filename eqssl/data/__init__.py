@@ -16,11 +16,11 @@ __all__ = ["load_data", "register_source"]
 
 logger = logging.getLogger(__name__)
 
-# Pillow warns from 90 million pixels on, which a camera has, and refuses twice as many.
+# Pillow warns above 90 million pixels, a size that cameras reach, and refuses images of twice as many.
 warnings.filterwarnings("ignore", r"Image size \(\d+ pixels\) exceeds limit", RuntimeWarning)
 
 SUBSET_SEED = 0
-# Modules rather than functions, so that a source costs its imports only if it is used.
+# Names of modules rather than functions, so that a source's imports cost time only if it is used.
 SOURCES: dict[str, "str | Source"] = {
     "solids": "eqssl.data.synthetic.solids",
     "3diebench": "eqssl.data.threediebench",
@@ -30,7 +30,7 @@ SOURCES: dict[str, "str | Source"] = {
 
 
 def register_source(name: str, loader: "Source") -> None:
-    """Add a source under a name of `--data.source`.
+    """Make a source available as `--data.source NAME`.
 
     Args:
         name: the name; an existing one is replaced.
@@ -88,7 +88,7 @@ def _resized(dataset: "Dataset", size: int) -> "Dataset":
 
 
 def _reduced(dataset: "Dataset", count: int) -> "Dataset":
-    """Return the data set with a part of its training images, whole objects if these make the pairs."""
+    """Return the data set with a subset of its training images: whole objects if a pair is two views of one object."""
     import torch
 
     from eqssl.data.stores import select
@@ -107,14 +107,15 @@ def _reduced(dataset: "Dataset", count: int) -> "Dataset":
 
 
 def _check(dataset: "Dataset", where: str) -> "Dataset":
-    """Return the data set, without labels if all training images have the same, as photos in a single folder.
+    """Return the data set, without labels if all training images have the same one, such as photos in a single folder.
 
     Args:
-        dataset: its classes that some splits lack are named in a warning.
+        dataset: the data set; classes that a split lacks are named in a warning.
         where: source and path, for messages.
 
     Raises:
-        ValueError: for objects with a single view or a factor that is none, or a split without the labels of train.
+        ValueError: for an object with a single view, invalid values of a factor, or a split without labels if train has
+            them.
     """
     import torch
 

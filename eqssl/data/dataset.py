@@ -1,6 +1,6 @@
 """The common form of every source: three splits of images with labels, objects and known factors.
 
-N images, C channels, H and W, k components of a factor.
+N images, C channels, height H and width W, k components of a factor.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eqssl.devices import to_device
 
-# Augmentation family -> the factor that it would alter unseen. A mirrored object is not a turned one. Saturation,
+# Augmentation family -> the factor that it would silently alter. A mirrored object is not a rotated one. Saturation,
 # brightness and contrast leave every hue unchanged.
 ALTERED_BY = {
     "rotation": "quaternion",
@@ -57,9 +57,9 @@ class Split:
 
     Args:
         images: the store of N images.
-        ids: int64 (N,), an image's identity: all random numbers for it are drawn from this number.
+        ids: int64 (N,), the identity of each image, from which all of its random numbers are drawn.
         labels: int64 (N,) class, or None.
-        objects: int64 (N,), equal for views of one object; None if every image shows another object.
+        objects: int64 (N,), equal for views of one object; None if every image shows a different object.
         factors: name -> float32 (N, k), the known factors of every image, such as `quaternion` or `floor_hue`.
     """
 
@@ -79,8 +79,8 @@ class Split:
 
     @cached_property
     def sorted_by_object(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """int64 (N,) four times: images sorted by object, and for each image its rank there, its object's first rank
-        and its object's number of views, which is 2 or more (else ValueError).
+        """Four int64 (N,): the images sorted by object; and for each image its rank in that order, its object's first
+        rank and its object's number of views, which is 2 or more (else ValueError).
         """
         order = self.units.argsort(stable=True)
         names, inverse, counts = self.units.unique(return_inverse=True, return_counts=True)
@@ -95,14 +95,14 @@ class Dataset:
 
     Args:
         name: the source's name.
-        train, val, test: disjoint splits (by object where there are objects).
+        train, val, test: disjoint splits (by object if there are objects).
         paired: whether a pair is two views of one object.
         channels: 1 or 3.
         image_size: height and width, px.
         num_classes: number of classes, 0 without labels.
         mean, std: per channel, of the training pixels in [0, 1].
         digest: 16 hexadecimal digits of the content.
-        class_names: of the labels 0, 1, ..., the source's own names or values; empty if it gives none.
+        class_names: the source's own names or values of the labels 0, 1, ...; empty if it has none.
     """
 
     name: str
@@ -124,7 +124,7 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def map_splits(self, function: Callable[[Split], Split]) -> "Dataset":
-        """Return the data set with a function of each split in its place."""
+        """Return the data set with a function applied to each split."""
         return replace(self, train=function(self.train), val=function(self.val), test=function(self.test))
 
     @property

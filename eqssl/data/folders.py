@@ -3,7 +3,7 @@
     eqssl convert imagefolder DIR OUT
     eqssl convert cifar10 OUT --root DIR
 
-As sources of `load` they are converted once into the cache and read from there.
+As sources (see `load`), they are converted into the cache once and read from there.
 """
 
 import dataclasses
@@ -31,9 +31,9 @@ from eqssl.files import ANSWER_S
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
 
-MAX_DEPTH = 4  # of images that are found; those of classes are at 2 or 3, others are reported
+MAX_DEPTH = 4  # to which images are searched for; those of classes are at 2 or 3, others are reported
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-VERSION = 3  # to be raised whenever the written files change
+VERSION = 3  # increment whenever the written files change
 TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # name -> class, split -> its arguments
     **{
         name: (kind, {"train": {"train": True, "download": True}, "test": {"train": False, "download": True}})
@@ -56,7 +56,7 @@ def imagefolder(folder: Dir, out: Out) -> None:
         out: folder to make.
 
     Raises:
-        ValueError: for no such folder, no image in it, or an existing out.
+        ValueError: if the folder is missing or contains no image, or out exists.
     """
     _convert_images(folder, _find_images(folder, f"DIR {str(folder)!r}"), out)
 
@@ -70,7 +70,7 @@ def _convert_images(folder: Path, files: dict[str, list[Path]], out: Path) -> No
         data = None
         try:
             data = (folder / path).read_bytes()
-            Image.open(io.BytesIO(data)).close()  # reads the header alone
+            Image.open(io.BytesIO(data)).close()  # reads only the header
         except (OSError, Image.DecompressionBombError):
             unreadable.append(path)
         return {"image": {"bytes": data, "path": _as_text(str(path))}, "label": classes.index(_class_name(path))}
@@ -82,27 +82,27 @@ def _convert_images(folder: Path, files: dict[str, list[Path]], out: Path) -> No
 
 
 def _class_name(path: Path) -> str:
-    """Return the name of an image's folder; accents are one character each, as not every disk stores them."""
+    """Return the name of an image's folder, with composed accents (NFC), which not every disk stores."""
     return unicodedata.normalize("NFC", _as_text(path.parent.name))
 
 
 def _as_text(name: str) -> str:
-    """Return the name of a file with a question mark for each byte that is no UTF-8."""
+    """Return the name of a file with a question mark for each byte that is not UTF-8."""
     return os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "?")
 
 
 def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
     """Return the images of each split, relative to the folder, in order: CLASS/NAME or SPLIT/CLASS/NAME.
 
-    Hidden files, and folders of operating systems, are no data; images at another depth are counted in a warning, and
-    so are folders of classes without images.
+    Hidden files and folders of operating systems are ignored. A warning counts images at another depth, and class
+    folders without images.
 
     Args:
-        folder: with subfolders.
+        folder: the folder, with subfolders.
         where: option and value, for errors.
 
     Raises:
-        ValueError: for a folder that is not there, cannot be read or has no images, also as a split.
+        ValueError: for a folder, or the folder of a split, that is missing, cannot be read or has no images.
     """
     if not folder.is_dir():
         raise ValueError(f"{where} is no folder; allowed: a folder on a disk with one subfolder per class")
@@ -139,7 +139,7 @@ def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
 
 
 def _list_below(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
-    """Return the folders and the files below a folder, relative to it, in order and down to the depth of any image.
+    """Return the folders and the files below a folder, relative to it, sorted and down to `MAX_DEPTH`.
 
     Raises:
         ValueError: for a folder that cannot be read.
@@ -151,7 +151,7 @@ def _list_below(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
     folders, files = [], []
     for at, inside, names in os.walk(folder, onerror=refuse, followlinks=True):
         below = Path(at).relative_to(folder)
-        is_last = len(below.parts) == MAX_DEPTH - 1  # also ends a circle of links
+        is_last = len(below.parts) == MAX_DEPTH - 1  # also ends a cycle of links
         inside[:] = [] if is_last else [name for name in inside if name[0] != "." and name not in SYSTEM_FOLDERS]
         folders += [below / name for name in inside]
         files += [below / name for name in names if name[0] != "."]
@@ -159,15 +159,15 @@ def _list_below(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
 
 
 def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
-    """Convert a torchvision data set, downloaded where that is possible.
+    """Convert a torchvision data set, downloading it if possible.
 
     Args:
         name: a name of TORCHVISION_SETS.
         out: folder to make.
-        root: folder that torchvision downloads to; for ImageNet the one that holds its archives.
+        root: folder that torchvision downloads to; for ImageNet the one that contains its archives.
 
     Raises:
-        ValueError: for an existing out, or images that are not there and cannot be downloaded.
+        ValueError: if out exists, or images are missing and cannot be downloaded.
     """
     from torchvision import datasets
 
@@ -175,10 +175,10 @@ def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
     root = root.expanduser()
     root.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(ANSWER_S)  # torchvision waits without a limit
+    socket.setdefaulttimeout(ANSWER_S)  # torchvision sets no time limit
     try:
         sets = {split: getattr(datasets, kind)(root, **arguments) for split, arguments in splits.items()}
-    except (RuntimeError, OSError) as error:  # archives that are not there, a download that fails
+    except (RuntimeError, OSError) as error:  # missing archives, or a failed download
         allowed = "its files in that folder (--data.path, of eqssl convert --root)"
         raise ValueError(f"{name} cannot be had in {root}: {error}; allowed: {allowed}") from error
     finally:
@@ -188,7 +188,7 @@ def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
 
 
 def _rows(images: Sequence[tuple[Image.Image, int]]) -> Iterator[Row]:
-    """Yield rows: the files themselves if the set has files, PNG if it has arrays."""
+    """Yield rows: the original files if the data set consists of files, PNG if it consists of arrays."""
     for path, label in getattr(images, "samples", ()):
         yield {"image": {"bytes": Path(path).read_bytes(), "path": Path(path).name}, "label": label}
     if not hasattr(images, "samples"):
@@ -213,9 +213,9 @@ def load(config: DataConfig) -> "Dataset":
     """Return a converted data set, converting it on first use.
 
     Args:
-        config: source and cache are used, path as the image folder or as torchvision's root, and all that parquet uses.
+        config: source and cache are used, path as the image folder or torchvision's root, and all that parquet uses.
     """
-    from eqssl.data import parquet  # and torch, which a conversion does not need
+    from eqssl.data import parquet  # imports torch, which a conversion does not need
 
     cache = cache_folder(config)
     if config.source == "imagefolder":
@@ -229,7 +229,7 @@ def load(config: DataConfig) -> "Dataset":
         folder = Path(config.path).expanduser()
         files = _find_images(folder, where)
         convert = functools.partial(_convert_images, folder, files)
-        listing = []  # a new name, size or time of change is a new set; so is a link that leads nowhere
+        listing = []  # a new name, size or modification time makes a new set; so does a broken link
         for path in chain(*files.values()):
             found = (folder / path).stat() if (folder / path).exists() else None
             listing.append((str(path), found and (found.st_size, found.st_mtime_ns)))
@@ -245,7 +245,7 @@ def load(config: DataConfig) -> "Dataset":
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for options that cannot work."""
+    """Run the command and return its exit code: 0, or 2 for invalid options."""
     sets = {name: functools.partial(torchvision_set, name) for name in TORCHVISION_SETS}
     try:
         tyro.extras.subcommand_cli_from_dict({"imagefolder": imagefolder, **sets}, prog="eqssl convert", args=arguments)

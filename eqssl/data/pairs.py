@@ -11,7 +11,7 @@ from eqssl.random import counter_uniform
 
 PAIR_STREAM = 100  # of the counter-based generator
 HUES = ("floor_hue", "light_hue")  # the colour targets of SIE on 3DIEBench
-# Factors whose difference between views of one object is taken, and their numbers.
+# Factors whose difference between views of one object is computed -> number of components.
 KNOWN = {"quaternion": 4, **dict.fromkeys(HUES, 1)}
 
 
@@ -19,7 +19,7 @@ def find_fault(name: str, values: Tensor) -> tuple[int, str] | None:
     """Return the first image whose factor cannot be used, and the reason; None if all can.
 
     Args:
-        name: of the factor; quaternions and hues have checks of their own.
+        name: the factor's name; quaternions and hues have additional checks.
         values: float (N, k).
     """
     count = values.shape[1]
@@ -36,7 +36,7 @@ def find_fault(name: str, values: Tensor) -> tuple[int, str] | None:
 
 
 def is_known(dataset: Dataset) -> bool:
-    """Return whether a transformation between the views of a pair is known: for one image twice, its augmentations."""
+    """Return whether the transformation between a pair's views is known: its augmentations, for one image twice."""
     return not dataset.paired or not dataset.train.factors.keys().isdisjoint(KNOWN)
 
 
@@ -48,8 +48,8 @@ def pair_indices(split: Split, indices: Tensor, epoch: int, seed: int, paired: b
         indices: int64 (B,), the first images.
         epoch: pass over the images.
         seed: seed of the run.
-        paired: whether the second is another view of the same object, drawn uniformly by (seed, epoch, image), or the
-            first again.
+        paired: whether the second is another view of the same object, drawn uniformly by (seed, epoch, image), rather
+            than the first again.
 
     Returns:
         int64 (B,) twice.
@@ -70,7 +70,7 @@ def absolute_factors(split: Split, indices: Tensor) -> dict[str, Tensor]:
     """Return the known factors of single views in continuous coordinates, the targets of probes on one view.
 
     Args:
-        split: factors are `quaternion` (N, 4), of any length above 0, and hues (N, 1) in turns; each may be absent.
+        split: its factors may include `quaternion` (N, 4), of any length above 0, and hues (N, 1) in turns.
         indices: int64 (...), of the views.
 
     Returns:
@@ -87,7 +87,7 @@ def relative_transform(split: Split, first: Tensor, second: Tensor) -> dict[str,
     """Return the transformation between views of one object, in the coordinates of `absolute_factors`.
 
     Args:
-        split: as `absolute_factors` takes it.
+        split: see `absolute_factors`.
         first, second: int64 (...), indices of the views.
 
     Returns:
@@ -112,7 +112,7 @@ def relative_factors(split: Split, first: Tensor, second: Tensor) -> dict[str, T
     `relative_transform`.
 
     Args:
-        split: as `absolute_factors` takes it.
+        split: see `absolute_factors`.
         first, second: int64 (...), indices of the views.
 
     Returns:

@@ -1,13 +1,13 @@
 """The Parquet layout of the Hugging Face hub, on any filesystem that pyarrow opens.
 
-Files or their folders have the hub's usual names of splits (`eqssl.data.splits`); a single file, or files without such
-names, are train. A missing val is 10 % of train, a missing test is half of val, and where both are
-missing they are 10 % of train each: drawn once by a fixed seed, by object where there is a column `object`. A val or
-test without labels counts as missing where train has them, as many a hub's test. The image column is a struct<bytes,
-path> or binary; each further column of numbers or of equally long lists of numbers is a factor, others are not read.
+Files or their folders have the hub's usual split names (`eqssl.data.splits`); a single file, or files without such
+names, are train. A missing val is 10 % of train, a missing test is half of val; if both are missing, each is 10 % of
+train. They are drawn once by a fixed seed, by object if there is a column `object`. A val or test without labels, such
+as many a test split on the hub, counts as missing if train has labels. The image column is a struct<bytes, path> or
+binary; every other column of numbers or of equally long lists of numbers is a factor; the rest are not read.
 
-Metrics use the factors of `eqssl.data.pairs.KNOWN`, of pairs of objects alone. A fault in one of these is refused; any
-other factor with a fault is left out, with a warning.
+Metrics use only the factors in `eqssl.data.pairs.KNOWN`, and only with pairs of objects. Invalid values in one of these
+are an error; any other factor with invalid values is left out, with a warning.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ from eqssl.files import first_answer
 OBJECT_COLUMN = "object"
 CUT_SEED = 0
 DIGEST_BYTES = 1 << 16
-TOLERANCE = 1e-3  # of the length of a quaternion and of a turn; float32 and rounded text are nearer
+TOLERANCE = 1e-3  # of a quaternion's length and of a turn; rounding to float32 or text stays within it
 OBJECT_TYPES = (
     pa.types.is_integer, pa.types.is_floating, pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
     pa.types.is_null,
 )  # fmt: skip
-SCHEMES = ("file://", "s3://", "gs://", "abfs://", "hdfs://", "hf://")  # of pyarrow
+SCHEMES = ("file://", "s3://", "gs://", "abfs://", "hdfs://", "hf://")  # that pyarrow opens
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def load(config: DataConfig) -> Dataset:
         config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Raises:
-        ValueError: for a path that does not exist, no or broken Parquet, a column that is missing or cannot be used,
-            too many unreadable images, or images of several sizes without image_size.
+        ValueError: for a path that does not exist, missing or broken Parquet, a column that is missing or cannot be
+            used, too many unreadable images, or images of several sizes without image_size.
     """
     filesystem, files = find_files(config.path)
     digest = _digest(filesystem, files, config)
@@ -111,21 +111,21 @@ def _no_image(split: str, files: list[FileInfo], content: str) -> ValueError:
 
 
 def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]:
-    """Return a filesystem and, in it, the Parquet files of train and, where there are, val and test, in order of names.
+    """Return a filesystem and its Parquet files of train and, if present, val and test, sorted by name.
 
     Args:
-        path: a file, a folder or a URI of either; of a folder, the files in it, in its `data` and in folders named like
-            splits.
+        path: a file, a folder or a URI of either; for a folder, the files in it, in its subfolder `data` and in
+            subfolders named like splits.
 
     Raises:
-        ValueError: for no file, no training file, or a split in some names but not in others.
+        ValueError: if there is no file or no training file, or only some of the names contain a split.
     """
     if path is None:
         raise ValueError("--data.path is not given; allowed: a Parquet file, a folder of them, or a URI of either")
     where = f"--data.path {path!r}"
     try:
         filesystem, root, info = first_answer(partial(_open, path)) if "://" in path else _open(path)
-    except Exception as error:  # of many kinds, from the library of each storage
+    except Exception as error:  # each storage's library has its own types
         raise ValueError(
             f"{where} cannot be opened: {str(error).rstrip('. ')}; allowed: a file or folder on a disk, or a URI with "
             f"{', '.join(SCHEMES)}"
@@ -152,7 +152,7 @@ def find_files(path: str | None) -> tuple[FileSystem, dict[str, list[FileInfo]]]
 
 
 def _open(path: str) -> tuple[FileSystem, str, FileInfo]:
-    """Return the filesystem, the path in it and the kind of a path or URI."""
+    """Return the filesystem of a path or URI, the path in it, and its `FileInfo`."""
     if "://" in path:
         filesystem, root = FileSystem.from_uri(path)
     else:
@@ -161,9 +161,9 @@ def _open(path: str) -> tuple[FileSystem, str, FileInfo]:
 
 
 def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: DataConfig) -> str:
-    """Return 16 hexadecimal digits of all files' names, sizes, beginnings and ends, and of the options.
+    """Return a hash of all files' names, sizes, beginnings and ends, and of the options: 16 hexadecimal digits.
 
-    The end of a Parquet file is its footer, with the place, size and statistics of every column chunk.
+    The end of a Parquet file is its footer, with the position, size and statistics of every column chunk.
     """
     content = hashlib.sha256()
     for split, file in ((split, file) for split, of_split in files.items() for file in of_split):
@@ -193,10 +193,10 @@ def _is_numeric(kind: pa.DataType) -> bool:
 
 
 def _values(reader: ParquetReader, table: pa.Table, name: str) -> np.ndarray:
-    """Return the values of a column, of lists the values of all in turn.
+    """Return the values of a column; those of lists are concatenated.
 
     Raises:
-        ValueError: for nulls, with the first one's place.
+        ValueError: for nulls, naming the first one's place.
     """
     column = table[name]
     if column.null_count:
@@ -208,11 +208,11 @@ def _values(reader: ParquetReader, table: pa.Table, name: str) -> np.ndarray:
 def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[Tensor | None, list[str]]:
     """Return each row's class, int64 (N,), and the names of the classes.
 
-    A class is the label of a hub's ClassLabel, else the label's rank among all. In a split where all are null or -1,
-    the hub's mark of unknown labels, all are -1.
+    A class is the label itself for the hub's ClassLabel, else the label's rank among all labels. In a split where all
+    labels are null or -1, the hub's marker of unknown labels, all classes are -1.
 
     Args:
-        reader, table: of all rows.
+        reader, table: with all rows.
         stops: the end of each split's rows.
     """
     name = reader.config.label_column
@@ -230,7 +230,7 @@ def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[
         if (part < 0).any() and (part != -1).any():
             place = reader.place(start + int(part.argmin()))
             raise ValueError(f"--data.label-column {name!r} holds {part.min()}, in {place}; allowed: 0 or more")
-    names = reader.feature(name).get("names") or []  # of a ClassLabel, whose labels are ranks already
+    names = reader.feature(name).get("names") or []  # those of a ClassLabel, whose labels are already ranks
     if names and labels.max(initial=-1) >= len(names):
         allowed = f"0 to {len(names) - 1}, the ranks of its {len(names)} classes"
         place = reader.place(int(labels.argmax()))
@@ -243,10 +243,10 @@ def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[
 
 
 def _objects(reader: ParquetReader, table: pa.Table, stops: dict[str, int]) -> Tensor | None:
-    """Return integers unchanged, and the ranks of names and of other numbers.
+    """Return each row's object, int64 (N,): integers unchanged, names and other numbers as ranks; None without objects.
 
     Args:
-        reader, table: of all rows.
+        reader, table: with all rows.
         stops: split -> end of its rows. Objects in several splits are reported.
     """
     if OBJECT_COLUMN not in table.column_names:
@@ -277,10 +277,10 @@ def _objects(reader: ParquetReader, table: pa.Table, stops: dict[str, int]) -> T
 
 
 def _factors(reader: ParquetReader, table: pa.Table) -> dict[str, Tensor]:
-    """Return all other columns of numbers or of equally long lists, float32 (N, k).
+    """Return the factors: all other columns of numbers or of equally long lists, float32 (N, k).
 
     Raises:
-        ValueError: for a fault in a factor that metrics use; another is left out, with a warning.
+        ValueError: for invalid values in a factor that metrics use; any other is left out, with a warning.
     """
     pairs, has_objects = reader.config.pairs, OBJECT_COLUMN in table.column_names
     used = KNOWN if has_objects and pairs != "image" else ()
@@ -301,10 +301,10 @@ def _factors(reader: ParquetReader, table: pa.Table) -> dict[str, Tensor]:
 
 
 def _factor(reader: ParquetReader, table: pa.Table, name: str) -> Tensor:
-    """Return a column of numbers or of equally long lists, float32 (N, k); quaternions of other lengths than 1 scaled.
+    """Return a column of numbers or of equally long lists, float32 (N, k); quaternions are scaled to length 1.
 
     Raises:
-        ValueError: for values that are no factor, with the first one's place.
+        ValueError: for values that cannot be a factor, naming the first one's place.
     """
     if name not in table.column_names:
         where = f"column {name!r} of --data.path {reader.config.path!r}"
@@ -335,9 +335,9 @@ def _factor(reader: ParquetReader, table: pa.Table, name: str) -> Tensor:
 
 
 def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
-    """Return train, val and test, a missing one cut from the others.
+    """Return train, val and test; a missing one is cut from the others.
 
-    Labels that are all -1 are none. A val or test without labels, where train has them, counts as missing.
+    Labels that are all -1 count as absent. A val or test without labels counts as missing if train has them.
     """
     for name, split in list(splits.items()):
         if split.labels is not None and bool((split.labels < 0).all()):
@@ -354,7 +354,7 @@ def _complete(splits: dict[str, Split], path: str | None) -> dict[str, Split]:
 
 
 def _cut(split: Split, share: float, path: str | None) -> tuple[Split, Split]:
-    """Return the rest and a share of a split, no object in both."""
+    """Return the rest of a split and a share of it, with no object in both."""
     names = split.units.unique()
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(CUT_SEED))
     chosen = torch.isin(split.units, names[order[: max(1, round(share * len(names)))]])

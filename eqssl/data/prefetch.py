@@ -18,16 +18,17 @@ U = TypeVar("U")
 
 
 def cache_on_device(split: Split, device: torch.device) -> Split:
-    """Return the split with its images on the GPU, as uint8, if they are in memory and take a tenth of the GPU's rest.
+    """Return the split with its images on the GPU, as uint8, if they are in memory and fit in a tenth of the GPU's free
+    memory.
 
     Args:
-        split: for training; returned unchanged where its images are not moved.
+        split: for training; returned unchanged if its images are not moved.
         device: of the training.
     """
     images = split.images
     if device.type == "cpu" or not isinstance(images, MemoryImages):
         return split
-    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, of earlier trials
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, from earlier trials
     if images.pixels.nbytes > CACHE_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved):
         return split
     return dataclasses.replace(split, images=MemoryImages(images.pixels.to(device)))
@@ -39,11 +40,11 @@ def is_on_device(images: ImageStore, device: torch.device) -> bool:
 
 
 def prefetch(read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
-    """Yield read(item) of every item in turn, the next ones read by a thread meanwhile.
+    """Yield read(item) for every item in turn, while a thread reads the next ones.
 
     Args:
         read: an exception that it raises is raised here at its item's turn.
-        items: taken up to two before their turn.
+        items: consumed up to two ahead of their turn.
     """
     thread, pending = ThreadPoolExecutor(1, "prefetch"), deque[Future[U]]()
     try:

@@ -28,7 +28,7 @@ from eqssl.data.write import atomic, cache_folder, make_once
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
 MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
-VERSION = 2  # to be raised whenever a decoded pixel or a column of ENCODED changes
+VERSION = 2  # increment whenever a decoded pixel or a column of ENCODED changes
 BINARY = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
 ENCODED = pa.schema(
     [
@@ -37,7 +37,7 @@ ENCODED = pa.schema(
     ]
 )  # fmt: skip
 
-# Readable images, the same encoded, and their rows.
+# Readable images, decoded and encoded, and their rows.
 Batch = tuple[list[Decoded], list[bytes], list[int]]
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Name the file in an error of reading it."""
+    """Turn an error in reading a file into a ValueError that names it."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -53,7 +53,7 @@ def _naming(path: str) -> Iterator[None]:
 
 
 class ParquetReader:
-    """Reads the rows of all files of a data set in their order.
+    """Reads the rows of all files of a data set, in order.
 
     Args:
         filesystem: of the files.
@@ -61,12 +61,12 @@ class ParquetReader:
         config: path, image_column, label_column, image_size, stored_size, max_bad_images and cache are used.
 
     Attributes:
-        schema: the columns of all files; numbers are promoted to a type that holds those of every file, dictionaries
+        schema: the columns of all files; numbers are promoted to a type that fits every file, dictionaries
             are read as their values, and a column that a file lacks is null there.
         counts: path -> number of rows.
 
     Raises:
-        ValueError: for a file that is no Parquet, a column whose types have nothing in common, and an image or label
+        ValueError: for a file that is not Parquet, a column whose types cannot be reconciled, or an image or label
             column that is missing or has a type that cannot be used.
     """
 
@@ -96,10 +96,10 @@ class ParquetReader:
             raise ValueError(f"--data.label-column {label!r} is {types[label]}; allowed: integers")
 
     def feature(self, column: str) -> dict[str, Any]:
-        """Return the description of a column by the Hugging Face hub, the same in all files that have one; else empty.
+        """Return the Hugging Face hub's description of a column, the same in all files that have one; else empty.
 
         Raises:
-            ValueError: for files whose names of classes differ, since a label is a rank among them.
+            ValueError: if the class names of two files differ, since a label is a rank among them.
         """
         found: dict[str, dict[str, Any]] = {}
         for file in self.files:
@@ -120,7 +120,7 @@ class ParquetReader:
         return described[0][1] if described else {}
 
     def place(self, row: int) -> str:
-        """Return the file that a row is in, and the row there, for messages."""
+        """Return the file of a row and the row's number in it, for messages."""
         for path, count in self.counts.items():
             if row < count:
                 return f"{path} row {row}"
@@ -138,10 +138,10 @@ class ParquetReader:
     def read_images(self, name: str) -> tuple[ImageStore, Tensor]:
         """Return the readable images and their rows, int64 (N,).
 
-        Grey images of 16 bits have the range of the largest value in any of them.
+        The largest value in any of the 16-bit grey images decides the range of all of them.
 
         Args:
-            name: of the file in the cache for images that do not fit in memory.
+            name: name of the cache file for images that do not fit in memory.
 
         Raises:
             ValueError: for too many unreadable images, none at all, or several sizes.
@@ -154,7 +154,7 @@ class ParquetReader:
         if count * max(image.pixels.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
             pixels, facts = _to_memory(batches, count)
             if (bits := self._bits(facts)) < 16:
-                del pixels  # whose place in memory the same images take
+                del pixels  # to free memory for the same images, decoded again
                 pixels, _ = _to_memory(self._decode(bits), count)
             images: ImageStore = pixels
         else:
@@ -168,7 +168,7 @@ class ParquetReader:
         return images, torch.tensor(facts["row"].to_numpy())
 
     def _bits(self, facts: pa.Table) -> int:
-        """Return the bits of grey values in 16, by the largest; 16 where there are none."""
+        """Return how many of their 16 bits grey values use, judged by the largest one; 16 if there are none."""
         maximum = pc.max(facts["maximum"]).as_py()
         bits = bits_of(maximum) if maximum else 16
         if bits < 16:
@@ -182,7 +182,7 @@ class ParquetReader:
         """Yield the readable images, and count the others.
 
         Args:
-            bits: of grey values in 16; None: 16, and the notes on images are reported at the end.
+            bits: bits that 16-bit grey values use; None: 16, and the notes on images are reported at the end.
         """
         row, shape, notes, noted = 0, None, Counter[str](), dict[str, str]()
         for path, cells, nbytes in self._cells():
@@ -219,7 +219,7 @@ class ParquetReader:
                     yield file.path, cells, batch.nbytes if any(cell["bytes"] for cell in cells) else math.inf
 
     def _read(self, path: str, bits: int, cell: dict[str, Any]) -> tuple[Decoded, bytes] | Exception:
-        """Return an image, decoded and encoded, from the cell's bytes or else from the file that it names."""
+        """Return an image, decoded and encoded, from the cell's bytes, else from the file that it names."""
         data = cell["bytes"]
         try:
             if data is None and cell.get("path"):
@@ -228,7 +228,7 @@ class ParquetReader:
             return decode(data or b"", self.size, bits=bits, whole=self.whole), data
         except FileNotFoundError:
             return ValueError("a path without bytes, and no such file")
-        except UnidentifiedImageError:  # whose text is an address in memory
+        except UnidentifiedImageError:  # its message is an address in memory
             return ValueError("no image that Pillow reads" if data else "no bytes")
         except Image.DecompressionBombError:
             return ValueError(f"more pixels than the {2 * (Image.MAX_IMAGE_PIXELS or 0):,} that Pillow reads")
@@ -241,7 +241,7 @@ class ParquetReader:
         return f"{path} in {self.place(row)}" if path and cell["bytes"] else path or self.place(row)
 
     def _count_unreadable(self, row: int, cell: dict[str, Any], error: Exception) -> None:
-        if row in self.unreadable:  # of an earlier pass
+        if row in self.unreadable:  # counted in an earlier pass
             return
         limit, place = self.config.max_bad_images, self._place(row, cell)
         self.unreadable[row] = place
@@ -262,9 +262,9 @@ def few(names: list[str] | None) -> str:
 
 
 def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:
-    """Return at most count images, and the columns of `ENCODED` but the images.
+    """Return at most count images, and the columns of `ENCODED` except the images.
 
-    Each is copied into its place, so that the peak is little more than the images' own size.
+    Each image is copied into its place, so that peak memory is little more than the images' own size.
     """
     pixels, facts = np.empty((0, 0, 0, 0), np.uint8), list[pa.RecordBatch]()
     start = 0
@@ -284,7 +284,7 @@ def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.T
 def _to_file(batches: Iterator[Batch], path: Path) -> None:
     """Write the encoded images as an Arrow file.
 
-    All have been decoded once by then, so that a broken one is found before training and not in its midst.
+    All of them have been decoded once by then, so that a broken one is found before training, not during it.
     """
     with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
         for images, encoded, rows in batches:
@@ -293,6 +293,6 @@ def _to_file(batches: Iterator[Batch], path: Path) -> None:
 
 
 def _facts(images: list[Decoded], rows: list[int]) -> pa.RecordBatch:
-    """Return the columns of `ENCODED` but the images."""
+    """Return the columns of `ENCODED` except the images."""
     columns = zip(*((*image.pixels.shape[:2], image.maximum, image.aspect) for image in images), strict=True)
     return pa.record_batch([rows, *columns], schema=ENCODED.remove(0))

@@ -1,7 +1,7 @@
 """Rotations as tensors, in the convention of 3DIEBench.
 
 Euler angles are extrinsic, about the fixed axes x, then y, then z, as in `scipy.spatial.transform.Rotation.from_euler`
-with "xyz". Quaternions are (x, y, z, w). Matrices turn column vectors.
+with "xyz". Quaternions are (x, y, z, w). Matrices rotate column vectors.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 def euler_to_matrix(euler: Tensor) -> Tensor:
     """Return rotation matrices (N, 3, 3).
 
-    SciPy's differ in the last bit of float32, and every pixel of solids would have to be rendered again.
+    SciPy's results differ in the last bit of float32, so that all images of solids would have to be rendered again.
 
     Args:
         euler: (N, 3), angles about x, y, z, rad.
@@ -58,7 +58,7 @@ def nearest_rotation(matrix: Tensor) -> Tensor:
         matrix: (..., 3, 3).
     """
     u, _, vh = torch.linalg.svd(matrix)
-    # A reflection becomes a rotation where the direction of the least singular value is reversed.
+    # Reversing the direction of the smallest singular value turns a reflection into a rotation.
     sign = torch.ones_like(matrix[..., 0])
     sign[..., 2] = torch.linalg.det(u @ vh).sign()
     return (u * sign[..., None, :]) @ vh

@@ -1,4 +1,4 @@
-"""Names of splits, as the Hugging Face hub knows them in the names of files and folders."""
+"""Split names that the Hugging Face hub recognises in the names of files and folders."""
 
 import logging
 import re
@@ -15,17 +15,17 @@ logger = logging.getLogger(__name__)
 
 
 def group_by_split(paths: Iterable[str], where: str) -> dict[str, list[str]]:
-    """Return the paths of train and, where there are, val and test, in order; nothing if no path names a split.
+    """Return the sorted paths of train and, if present, val and test; empty if no path names a split.
 
-    Paths that name one split differently, as `val` and `dev`, are pooled as on the hub, with a warning.
+    Paths that name one split differently, such as `val` and `dev`, are pooled as on the hub, with a warning.
 
     Args:
-        paths: relative to the data set, folders with a slash at the end. A folder's whole name counts, else any word of
+        paths: relative to the data set, folders with a slash at the end. A folder's whole name counts, else any word in
             a file's name, in upper or lower case: `train/0.parquet` and `cifar-Train-0.parquet` are train.
         where: option and value, for errors.
 
     Raises:
-        ValueError: for a split in some paths but not in others, two splits in one path, or no train.
+        ValueError: if only some paths name a split, one path names two, or there is no train.
     """
     splits: dict[str, dict[str, str]] = {"train": {}, "val": {}, "test": {}}  # path -> its name of the split
     others: list[str] = []

@@ -19,10 +19,10 @@ from torch import Tensor
 from eqssl.data.dataset import ImageStore, MemoryImages, Split
 
 STATISTICS_IMAGES = 4096
-STATISTICS_PIXELS = 1 << 25  # of a channel, as 4,096 images of 90 px
-STATISTICS_SIDE = 64  # px; of a larger image, rows and columns are skipped: more images improve the estimate more
-STATISTICS_CHUNK = 1 << 20  # pixels of a channel, at a time
-DARK = 16  # levels; Pillow keeps the upper 8 of a colour's 16 bits, 0 to 15 where a camera fills 12
+STATISTICS_PIXELS = 1 << 25  # per channel, as many as 4,096 images of 90 px have
+STATISTICS_SIDE = 64  # px; in larger images rows and columns are skipped, since more images improve the estimate more
+STATISTICS_CHUNK = 1 << 20  # pixels per channel at a time
+DARK = 16  # levels; Pillow keeps the upper 8 bits of 16-bit colours: 0 to 15 if a camera fills only 12 bits
 GREY_MODES = ("1", "L", "LA", "La")
 GREY_BITS = (8, 10, 12, 14, 16)
 TURNS = {  # EXIF's orientation -> the transposition that makes the image upright
@@ -34,8 +34,8 @@ TURNS = {  # EXIF's orientation -> the transposition that makes the image uprigh
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-APART_SIDE = 96  # px; measured: above, Pillow takes the channels apart in half of NumPy's time
-THREADS_PAY_BYTES = 8192  # measured: below, threads only wait for the interpreter's lock
+APART_SIDE = 96  # px; measured: above it, Pillow separates the channels in half of NumPy's time
+THREADS_PAY_BYTES = 8192  # per image; measured: below it, threads only wait for the interpreter's lock
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class Decoded(NamedTuple):
         pixels: uint8 (C, S, S), C is 1 for a grey image, else 3.
         maximum: the largest value of a grey image of 16 bits, 0 for others.
         aspect: width / height of the encoded image.
-        note: a replacement that is reported, else empty.
+        note: an alteration to be reported, else empty.
     """
 
     pixels: np.ndarray
@@ -59,21 +59,22 @@ class Decoded(NamedTuple):
 
 
 def decode(data: bytes, size: int | None, *, bits: int = 16, whole: bool = False) -> Decoded:
-    """Return an encoded image, turned as its EXIF says, composed over white and resized.
+    """Decode an image, turn it upright by its EXIF, compose it over white and resize it.
 
     Args:
-        data: PNG, JPEG or any other format of Pillow; of several frames the first is read.
+        data: PNG, JPEG or any other format of Pillow; only the first of several frames is read.
         size: S, px; None keeps the shorter side.
-        bits: range of grey values in 16 bits, see `bits_of`.
-        whole: whether an oblong image is squeezed into the square, or else cut to its centre.
+        bits: bits that 16-bit grey values use, see `bits_of`.
+        whole: whether an oblong image is squeezed into the square, rather than cropped to its centre.
 
     Raises:
-        Exception: of many kinds, from Pillow, for no image; ValueError for pixels of 32 bits, whose range is unknown.
+        Exception: of many types, from Pillow, for data that are not an image; ValueError for 32-bit pixels, whose range
+            is unknown.
     """
     with Image.open(io.BytesIO(data)) as file:
         if size is not None:
             file.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
-        # The second image of an MPO, the photographs of many telephones, is a thumbnail or a depth map.
+        # The second image of an MPO, the photo format of many phones, is a thumbnail or a depth map.
         note = "has several frames: the first is read" if _is_animated(file) and file.format != "MPO" else ""
         image = _turn(file)
         side, aspect = size or min(image.size), image.width / image.height
@@ -90,7 +91,7 @@ def decode(data: bytes, size: int | None, *, bits: int = 16, whole: bool = False
 
 
 def bits_of(maximum: int) -> int:
-    """Return 8, 10, 12, 14 or 16, the bits of a data set's grey values in 16, by the largest of them."""
+    """Return how many bits a data set's 16-bit grey values use, 8, 10, 12, 14 or 16, judged by the largest one."""
     return next(bits for bits in GREY_BITS if maximum < 1 << bits)
 
 
@@ -99,20 +100,20 @@ def _is_animated(image: Image.Image) -> bool:
 
 
 def _turn(image: Image.Image) -> Image.Image:
-    """Return the image upright by its orientation in EXIF or XMP; broken EXIF or XMP has none."""
-    image.load()  # before EXIF is read: that of a PNG may follow the pixels, and Pillow turns a TIFF itself
+    """Return the image turned upright by its orientation in EXIF or XMP; broken EXIF or XMP counts as none."""
+    image.load()  # before EXIF is read: a PNG's may follow the pixels, and Pillow turns a TIFF upright itself
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of many kinds
+    except Exception:  # of many types
         turn = None
     return image if turn is None else image.transpose(turn)
 
 
 def _to_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
-    """Return a grey image of 16 bits, which Pillow would cut off at 255, in 8 with its largest value; others unchanged.
+    """Return a 16-bit grey image, which Pillow would clip at 255, in 8 bits, and its largest value; others unchanged.
 
     Raises:
-        ValueError: for pixels of 32 bits.
+        ValueError: for 32-bit pixels.
     """
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode}, whose range is not known; allowed: 8 or 16 bits a channel")
@@ -128,7 +129,7 @@ def _to_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
 
 
 def _compose(image: Image.Image) -> tuple[Image.Image, bool]:
-    """Return an image with alpha or a transparent colour over white, and whether any of it is transparent."""
+    """Return an image with alpha or a transparent colour, composed over white, and whether any of it is transparent."""
     grey = image.mode in GREY_MODES
     alpha = image.convert("LA" if grey else "RGBA")
     opaque, mask = alpha.convert("L" if grey else "RGB"), alpha.getchannel("A")
@@ -153,11 +154,11 @@ def workers() -> ThreadPoolExecutor:
 
 
 def in_threads(function: Callable[..., T], *images: Sequence[Any], size: float) -> list[T]:
-    """Return function(image) of every image, in threads if the images are large enough for that to pay.
+    """Return function(image) for every image, in threads if the images are large enough for that to pay off.
 
     Args:
-        function: takes one of each sequence.
-        images: sequences of one length.
+        function: takes one element of each sequence.
+        images: sequences of equal length.
         size: bytes of all images.
     """
     small = size < THREADS_PAY_BYTES * len(images[0])
@@ -172,7 +173,7 @@ class EncodedImages:
         column: (large) binary, N encoded images.
         size: height and width to decode to, px.
         channels: 1 or 3.
-        bits, whole: as `decode` takes them.
+        bits, whole: see `decode`.
     """
 
     column: pa.ChunkedArray
@@ -190,7 +191,7 @@ class EncodedImages:
 
         encoded = [self.column[i].as_buffer() for i in indices.tolist()]
         images = in_threads(pixels, encoded, size=sum(map(len, encoded)))
-        shape = self.channels, self.size, self.size  # a grey image is spread over the channels
+        shape = self.channels, self.size, self.size  # a grey image is repeated over the channels
         return torch.from_numpy(np.stack([np.broadcast_to(image, shape) for image in images]))
 
 
@@ -210,7 +211,7 @@ class ImageSubset:
 
 @dataclass(frozen=True)
 class ResizedImages:
-    """The images of a store, cut to the centre and resized to `size` px when taken."""
+    """The images of a store, centre-cropped and resized to `size` px when taken."""
 
     images: ImageStore
     size: int
@@ -230,10 +231,10 @@ class ResizedImages:
 
 @dataclass(frozen=True)
 class FramedImages:
-    """Whole images, squeezed into squares, of which the central square is taken, resized.
+    """Whole images, stored squeezed into squares; `take` returns their central squares, resized.
 
     Args:
-        whole: images of R x R px, of which crops are cut.
+        whole: images of R x R px, from which crops are cut.
         aspects: float64 (N,), width / height before squeezing.
         size: S, of the central square, px.
     """
@@ -286,7 +287,7 @@ def _subset(images: ImageStore, indices: Tensor | slice) -> ImageStore:
 
 
 def channel_statistics(images: ImageStore) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel, of pixels in [0, 1], over images that are evenly spaced.
+    """Return mean and standard deviation per channel, of pixels in [0, 1], over evenly spaced images.
 
     Args:
         images: at most 4,096 are read, fewer above 90 px, and at most 64 x 64 pixels of each.

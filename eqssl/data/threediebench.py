@@ -1,12 +1,12 @@
 """3DIEBench in its own layout (Garrido et al., arXiv 2302.10283): `SYNSET/OBJECT/image_0.jpg` and `latent_0.npy`.
 
 A latent is seven numbers: angles about x, y, z (rad), hue of the floor (turns), polar angle and azimuth of the lamp
-(rad), hue of the lamp (turns). A pair is two views of one object; an epoch starts one from every image, where the
-reference code starts one from every object.
+(rad), hue of the lamp (turns). A pair is two views of one object; an epoch starts one from every image, whereas
+the reference code starts one from every object.
 
 Splits are by object. `train_images.npy` and `val_images.npy` of the reference code are used if they are in the folder
-or beside it; where one of them is missing, its objects are the others', and where both are, val is a fifth of the
-objects. There is no test split: half of val becomes one, drawn by a hash of the object's name.
+or next to it; if one of them is missing, its split gets all objects that the other does not list; if both are, val is a
+fifth of the objects. There is no test split: half of val becomes one, drawn by a hash of the object's name.
 
 Latents and paths of images are written to the cache as Parquet, once.
 """
@@ -29,12 +29,12 @@ from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.stores import workers
 from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 
-VERSION = 1  # to be raised whenever the written files change
+VERSION = 1  # increment whenever the written files change
 DEFAULT_SIZE = 256  # of the published images, px
 LATENT = {"euler": 3, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 FILE_NAMES = (re.compile(r"image_(\d+)\.jpg"), re.compile(r"latent_(\d+)\.npy"))
 
-Views = dict[str, list[int]]  # "SYNSET/OBJECT" -> the numbers of its views, both in order
+Views = dict[str, list[int]]  # "SYNSET/OBJECT" -> the numbers of its views, both sorted
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def load(config: DataConfig) -> Dataset:
         raise ValueError(f"--data.path is {config.path!r}; allowed: a folder with SYNSET/OBJECT/image_0.jpg")
     views = _find_views(folder)
     splits = _split_objects(folder, list(views))
-    # The time of every latent would take minutes where there are millions.
+    # Reading the modification time of every latent would take minutes if there are millions.
     changed = [
         os.stat(folder / name / file).st_mtime_ns for name in views for file in ("", f"latent_{views[name][0]}.npy")
     ]
@@ -67,7 +67,7 @@ def load(config: DataConfig) -> Dataset:
         cache=config.cache,
     )  # fmt: skip
     dataset = parquet.load(written)
-    # The files hold absolute paths, but the same images elsewhere are the same data.
+    # The files contain absolute paths, but the same images elsewhere are the same data.
     content = hashlib.sha256(repr((views, splits, size, config.stored_size)).encode())
     for split in (dataset.train, dataset.val, dataset.test):
         for values in split.factors.values():
@@ -114,7 +114,7 @@ def _split_objects(folder: Path, objects: list[str]) -> dict[str, list[str]]:
 
 
 def _read_list(folder: Path, file_name: str, objects: set[str]) -> set[str] | None:
-    """Return the objects of a list of the reference code, "/SYNSET/OBJECT/" each; None if there is no such list."""
+    """Return the objects in a list of the reference code, each "/SYNSET/OBJECT/" there; None if the list is missing."""
     for path in (folder / file_name, folder.parent / file_name):
         if path.is_file():
             names = {str(name).strip("/") for name in _read_array(path)}

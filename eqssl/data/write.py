@@ -1,4 +1,4 @@
-"""Write images in the Parquet layout of the Hugging Face hub; a half-written set is never seen."""
+"""Write images in the Parquet layout of the Hugging Face hub; a half-written data set is never visible."""
 
 import json
 import os
@@ -22,7 +22,7 @@ Row = dict[str, Any]  # column -> value; image is {"bytes": ..., "path": ...}
 
 
 def cache_folder(config: DataConfig) -> Path:
-    """Make and return the folder of `--data.cache`; ValueError if that is impossible, as without a home directory."""
+    """Make and return the folder of `--data.cache`; ValueError if that fails, such as without a home directory."""
     try:
         folder = Path(config.cache).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,9 +33,9 @@ def cache_folder(config: DataConfig) -> Path:
 
 @contextmanager
 def atomic(target: Path) -> Iterator[Path]:
-    """Yield a path beside the target to write a file or a folder to, which becomes the target only at the end.
+    """Yield a temporary path for a file or a folder, beside the target, which becomes the target only at the end.
 
-    A process that is killed leaves no target; of two that write at once the first to finish stays.
+    A killed process leaves no target; of two that write at once, the first to finish wins.
 
     Args:
         target: the file or folder to make; its parents are made.
@@ -57,7 +57,7 @@ def atomic(target: Path) -> Iterator[Path]:
 
 
 def make_once(target: Path, make: Callable[[], None]) -> None:
-    """Make a missing file or folder of a cache; of the processes of a machine one makes it, and the others wait.
+    """Make a missing file or folder of a cache; one of the machine's processes makes it while the others wait.
 
     Args:
         target: the file or folder.
@@ -71,7 +71,7 @@ def make_once(target: Path, make: Callable[[], None]) -> None:
 
 
 def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = None) -> pa.Schema:
-    """Return the columns image and label (int64) and, for a set with factors, object (int64) and one of each factor.
+    """Return the columns image and label (int64) and, with factors, object (int64) and one column per factor.
 
     Args:
         classes: names of the labels 0, 1, ...
@@ -103,7 +103,7 @@ def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]], schema: pa.S
         groups = _row_groups(rows, schema)
         for group in groups:
             parts.append(folder / f"{split}-{len(parts)}")
-            # Encoded images neither shrink nor repeat.
+            # Encoded images neither compress further nor repeat.
             with pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False) as writer:
                 writer.write_table(group)
                 written = group.nbytes

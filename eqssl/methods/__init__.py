@@ -1,4 +1,4 @@
-"""Self-supervised methods on pairs of views: a file each, with heads and loss; `base.Method` is their interface."""
+"""Self-supervised methods on pairs of views: one file each, with heads and loss; `base.Method` is their interface."""
 
 import importlib
 import inspect
@@ -32,8 +32,7 @@ def find_method(name: str) -> type[Method]:
 
 
 def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
-    """Return a run with the published settings of its method, where `method.preset` names some, which it then no longer
-    does.
+    """Return a run with the published settings that `method.preset` names, if any, and that option reset to None.
 
     Args:
         config: the run.
@@ -54,7 +53,7 @@ def with_preset(config: RunConfig, given: Collection[str] = ()) -> RunConfig:
 
 
 def count_local_crops(config: RunConfig) -> int:
-    """Return the local crops of an image in a run, 0 for the references of the tables, which do not take them.
+    """Return the number of local crops per image in a run; 0 for the references of the tables, which do not take them.
 
     Raises:
         ValueError: for another method that does not take them.
@@ -73,7 +72,7 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
     """Return the named method with heads for representations of the given sizes.
 
     Raises:
-        ValueError: for an unknown method, an option or a scale that it does not have, or sizes that it cannot work on.
+        ValueError: for an unknown method, an option or scale that it does not have, or sizes that it cannot work with.
     """
     check_method(config)
     kind = find_method(config.name)
@@ -88,7 +87,7 @@ def build_method(config: MethodConfig, sizes: Sizes) -> Method:
 
 
 def _convert(value: Any, parameter: inspect.Parameter) -> Any:
-    """Return an option's value in the type of its default, an integer rounded.
+    """Return an option's value in the type of its default, rounded for an integer.
 
     Raises:
         ValueError: for a number outside the `Allowed` of its annotation.

@@ -19,16 +19,17 @@ class AugSelf(Auxiliary):
 
     Deliberately, one perceptron predicts the whole transformation from the first view to the second, and its loss is
     one mean over all K components, as in SIE's code for 3DIEBench. The authors' code has a perceptron for each family
-    (crop, colour, flip, blur), predicts in both orders, bounds the predictions by tanh and adds up one mean a family;
-    its colour targets are over the full width of their range, ours over half of it. Their weight of 1 for colour is
-    thus about K / 16 here: a quarter for each of four components, whose squared errors are four times as large.
+    (crop, colour, flip, blur), predicts in both orders, bounds the predictions by tanh and adds up one mean per
+    family; its colour targets are divided by the full width of their range, ours by half of it. Their weight of 1 for
+    colour is thus about K / 16 here: a quarter for each of four components, whose squared errors are four times as
+    large.
 
     Args:
-        base, scale, factors, weight: as `Auxiliary` has them.
+        base, scale, factors, weight: see `Auxiliary`.
         width: of the perceptron's hidden layers.
     """
 
-    # The authors' perceptron is the same at every scale, their weights are 1 on STL-10 and .5 on ImageNet-100 (not set
+    # The authors' perceptron is the same at every scale; their weights are 1 on STL-10 and .5 on ImageNet-100 (not set
     # here: SimSiam as the base, SGD .03 and .05, decay 5e-4 and 1e-4, batch 256).
     is_binary: Tensor
     scales: ClassVar = {"small": {"scale": "small"}, "imagenet": {"scale": "imagenet", "weight": 0.5}}
@@ -48,11 +49,11 @@ class AugSelf(Auxiliary):
 
 
 def augself_loss(prediction: Tensor, theta: Tensor, is_binary: Tensor) -> Tensor:
-    """Return the mean over components of the squared error, or of the cross-entropy where they are binary.
+    """Return the mean over components of the squared error, or of the cross-entropy for binary ones.
 
     Args:
         prediction: logits of binary components, values of the others, float (B, K).
-        theta: the targets, 0 or 1 of binary components, float (B, K).
+        theta: the targets, 0 or 1 for binary components, float (B, K).
         is_binary: bool (K,).
     """
     entropy = F.binary_cross_entropy_with_logits(prediction, theta, reduction="none")

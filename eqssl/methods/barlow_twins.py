@@ -19,11 +19,11 @@ class BarlowTwins(Method):
     Args:
         width: width of the projector's three layers.
         off_diagonal: lambda of Eq. 1.
-        loss_scale: factor of the whole loss, a sum over dimensions, beside a reconstruction that is a mean.
+        loss_scale: factor of the whole loss, which is a sum over dimensions, whereas the reconstruction loss is a mean.
     """
 
-    # solo-learn's on CIFAR (not set here: LARS .3, decay 1e-4); the authors' on ImageNet (not set here: LARS .2, decay
-    # 1e-6, batch 2048).
+    # CIFAR: solo-learn's settings (not set here: LARS .3, decay 1e-4); ImageNet: the authors' (not set here: LARS .2,
+    # decay 1e-6, batch 2048).
     scales: ClassVar = {
         "small": {"width": 2048, "off_diagonal": 0.005, "loss_scale": 0.1},
         "imagenet": {"width": 8192, "off_diagonal": 0.0051, "loss_scale": 1.0},
@@ -61,5 +61,5 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, off_diagonal: float) -> Tensor:
 
 
 def _standardise(z: Tensor) -> Tensor:
-    """Return mean 0 and variance 1 over the batch; a constant dimension stays finite, at 0."""
+    """Return z with mean 0 and variance 1 over the batch; a constant dimension stays finite, at 0."""
     return F.batch_norm(z, None, None, training=True)

@@ -1,6 +1,6 @@
 """The interface of a method: heads and a loss on a batch of pairs.
 
-B pairs, T tokens, D width. Tensors of both views hold all first views, then all second ones.
+B pairs, T tokens, D width. Tensors of both views contain all first views, then all second ones.
 """
 
 import math
@@ -20,7 +20,7 @@ class Sizes:
     """The sizes that heads depend on.
 
     Args:
-        inv, equi: width of the invariant and of the equivariant part; without a split `inv` is all and `equi` 0.
+        inv, equi: width of the invariant and of the equivariant part; without a split `inv` is the whole and `equi` 0.
         width: of the tokens inside a vision transformer, for a mask token; 0 for other backbones.
         tokens: T.
         num_classes: 0 without labels.
@@ -39,13 +39,13 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Pair:
-    """The input of a method: the features of a batch of pairs, and the data that it requires beside them.
+    """The input of a method: the features of a batch of pairs, and the other data that it requires.
 
     Args:
         inv: float32 (2 B, D), the pooled invariant part.
         equi: float32 (2 B, D'), the pooled equivariant part.
         tokens: float32 (2 B, T, D), the invariant channels of every token.
-        teacher: the same of the teacher, which sees whole views, without gradient; None for a method without.
+        teacher: the same from the teacher, which sees whole views, without gradient; None for a method without one.
         theta: factor -> float32 (B, k), the transformation from the first view to the second, in units of its range;
             None unless the method requires it.
         mask: bool (2 B, T), the patches hidden from the student; None unless the method masks.
@@ -76,8 +76,8 @@ class Method(nn.Module):
         requires_transform: it is conditioned on the transformation between the views.
         requires_factors: it is trained on the known factors, absolute ones of objects or the transformation's.
         takes_local_crops: its loss takes the local crops of `--augment.local-crops`.
-        draw_masks: uniform draws in [0, 1), (N, T + 1), one row a view -> bool (N, T), the patches whose embedding the
-            student replaces by the parameter `mask_token` (width,); None for a method without masks.
+        draw_masks: uniform draws in [0, 1), (N, T + 1), one row per view -> bool (N, T), the patches whose embedding
+            the student replaces by the parameter `mask_token` (width,); None for a method without masks.
         momentum: of the teacher at the start, with a cosine schedule to 1; None for a method without a teacher.
         progress: share of the training that is done, in [0, 1), set before every step.
         init_args: arguments of `build_method` as plain data.
@@ -110,7 +110,7 @@ class Predictive(Method):
     """A method that predicts the second view's embedding from the first one's and the transformation.
 
     Attributes:
-        factors: of the transformation -> number of components, in the order of `predict`'s `theta`.
+        factors: factor of the transformation -> number of components, in the order of `predict`'s `theta`.
         parts: names of the modules of `embed` and `predict`, which are exported with the encoder.
     """
 

@@ -16,7 +16,7 @@ from eqssl.models.teacher import Teacher
 class BYOL(Method):
     """Two-layer projector and predictor; the target is the teacher's projection.
 
-    Batch normalisation sees both views together, where the authors' code passes them one after the other.
+    Batch normalisation sees both views together, whereas the authors' code passes them one after the other.
 
     Args:
         width: hidden width of projector and predictor.
@@ -24,7 +24,7 @@ class BYOL(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's on CIFAR; the authors' on ImageNet.
+    # CIFAR: solo-learn's settings; ImageNet: the authors'.
     scales: ClassVar = {
         "small": {"width": 4096, "embedding": 256, "momentum": 0.99},
         "imagenet": {"width": 4096, "embedding": 256, "momentum": 0.996},

@@ -18,7 +18,7 @@ def choose_factors(sizes: Sizes, factors: str) -> dict[str, int]:
         factors: `all`, or names separated by commas.
 
     Raises:
-        ValueError: where nothing is known, or not the named factors.
+        ValueError: if no factor is known, or a named one is not.
     """
     if not sizes.theta:
         raise ValueError(
@@ -45,7 +45,7 @@ class Auxiliary(Method):
         scale: of the base method's heads.
         factors: of the transformation, `all` or names separated by commas.
         weight: of the auxiliary loss.
-        options: of the base method, beside its scale's.
+        options: of the base method, in addition to its scale's.
     """
 
     requires_transform: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""DINO (arXiv 2104.14294): self-distillation, a student that predicts its teacher's assignment to prototypes."""
+"""DINO (arXiv 2104.14294): self-distillation by a student that predicts its teacher's assignment to prototypes."""
 
 from typing import ClassVar
 
@@ -21,7 +21,7 @@ PUBLISHED: dict[str, float | str] = {"width": 2048, "bottleneck": 256, "teacher_
 class DINO(Method):
     """Prototype head, its teacher, and the cross-entropy to the teacher's centred and sharpened assignment.
 
-    The student sees the local crops, the teacher does not. Deliberate differences to the authors' code: the
+    The student sees the local crops, the teacher does not. Deliberate differences from the authors' code: the
     representation is the mean over patch tokens, not the class token; the student is exported and evaluated, not the
     teacher; the teacher's temperature warms up by steps, not by epochs; and the prototypes are not frozen in the first
     epoch, where the learning rate warms up anyway.
@@ -31,10 +31,11 @@ class DINO(Method):
         bottleneck: width of its normalised output, which is compared with the prototypes.
         prototypes: K.
         momentum: of the teacher at the start.
-        teacher_temperature: tau_t after its linear warm-up from .04; where a short run stays at ln K, .07 is too high.
+        teacher_temperature: tau_t after its linear warm-up from .04; .07 is too high if the loss of a short run stays
+            at ln K.
     """
 
-    # solo-learn's heads on CIFAR; the authors' on ImageNet.
+    # CIFAR: solo-learn's heads; ImageNet: the authors'.
     takes_local_crops: ClassVar[bool] = True
     scales: ClassVar = {
         "small": PUBLISHED | {"prototypes": 4096, "momentum": 0.9995},
@@ -117,14 +118,14 @@ class Centre(nn.Module):
 
 
 def warmed_up(temperature: float, progress: float) -> float:
-    """Return the teacher's temperature at `progress` of the training in [0, 1): too high a one at first is unstable."""
+    """Return the teacher's temperature at `progress` of the training in [0, 1); a high one is unstable at first."""
     return WARMUP_TEMPERATURE + (temperature - WARMUP_TEMPERATURE) * min(1.0, progress / WARMUP)
 
 
 def dino_loss(student: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy over all pairs of a student's crop and a target of another view.
 
-    Equation 3 of arXiv 2104.14294: a view has the target of the other one, a local crop has both.
+    Equation 3 of arXiv 2104.14294: a view is compared with the target of the other view, a local crop with both.
 
     Args:
         student: logits, float ((2 + N) B, K), of first views, second ones, and N local crops of every image.
@@ -135,7 +136,7 @@ def dino_loss(student: Tensor, targets: Tensor) -> Tensor:
     if not len(local):
         return loss
     log_p = F.log_softmax(local / STUDENT_TEMPERATURE, dim=-1).unflatten(0, (-1, len(targets) // 2))
-    # The mean of a crop's cross-entropies to both targets is the one to their mean.
+    # The mean of a crop's cross-entropies to both targets is its cross-entropy to their mean.
     both = targets.unflatten(0, (2, -1)).mean(0)
     of_local = -(both * log_p.mean(0)).sum(-1).mean()
     return (loss + len(log_p) * of_local) / (1 + len(log_p))

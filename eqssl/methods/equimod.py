@@ -16,19 +16,19 @@ from eqssl.methods.simclr import nt_xent
 class EquiMod(Predictive, Auxiliary):
     """A base method and a contrastive prediction of the second view's embedding from the first one's and theta.
 
-    The authors predict both views from the unaugmented image, a third one in the batch; here the first view stands for
-    it, as in SIE's comparison on 3DIEBench, so that every method sees the same images.
+    The authors predict both views from the unaugmented image, a third one in the batch; here the first view takes its
+    place, as in SIE's comparison on 3DIEBench, so that every method sees the same images.
 
     Args:
-        base, scale, factors, weight: as `Auxiliary` has them.
+        base, scale, factors, weight: see `Auxiliary`.
         width: of the equivariant projector's two hidden layers.
         embedding: width of the embedding and of the projected theta.
         temperature: of the contrast between predicted and true embeddings.
-        base_temperature: of SimCLR, where that is the base; others have none.
+        base_temperature: of SimCLR, if that is the base; other bases have none.
     """
 
     parts: ClassVar = ("projector", "theta_projector", "predictor")
-    # The authors' heads are the same on CIFAR and ImageNet, SimCLR's temperature beside them .5 and .2 (not set here:
+    # The authors' heads are the same on CIFAR and ImageNet, with a temperature of SimCLR of .5 and .2 (not set here:
     # LARS 4.0 and 2.4, decay 1e-6, batch 512 and 4096).
     scales: ClassVar = {
         "small": {"scale": "small", "width": 2048, "base_temperature": 0.5},

@@ -1,4 +1,4 @@
-"""iBOT (arXiv 2111.07832): DINO, and the teacher's assignment of every patch that the student does not see."""
+"""iBOT (arXiv 2111.07832): DINO, plus predicting the teacher's assignment of every patch hidden from the student."""
 
 from typing import ClassVar
 
@@ -16,16 +16,16 @@ from eqssl.methods.presets import MULTI_CROP, imagenet
 class IBOT(DINO):
     """DINO's loss on the views plus the masked-patch loss, with one head for both, as in the authors' runs.
 
-    Local crops are never masked. Deliberate differences beside DINO's, all of which hold here too: masked patches are
-    drawn one by one (the authors' option `rand`), not in blocks; and the loss on the views compares means over patches,
-    those of the student with masks, not class tokens.
+    Local crops are never masked. Deliberate differences, in addition to all of DINO's: masked patches are drawn one by
+    one (the authors' option `rand`), not in blocks; and the loss on the views compares means over patches, those of the
+    student with masks, not class tokens.
 
     Args:
-        width, bottleneck, prototypes, momentum, teacher_temperature: as DINO's.
+        width, bottleneck, prototypes, momentum, teacher_temperature: see `DINO`.
         patch_temperature: the teacher's temperature for patches, after the same warm-up.
     """
 
-    # No run on CIFAR is published, so small is DINO's; the authors' on ImageNet.
+    # CIFAR: DINO's settings, since no run is published; ImageNet: the authors'.
     scales: ClassVar = {
         "small": {**DINO.scales["small"], "patch_temperature": 0.07},
         "imagenet": {**DINO.scales["imagenet"], "prototypes": 8192, "patch_temperature": 0.07},
@@ -66,7 +66,7 @@ class IBOT(DINO):
 
     @staticmethod
     def draw_masks(draws: Tensor) -> Tensor:
-        """Return masks bool (N, T): none in half of the views, else a share of the patches uniform in [.1, .5).
+        """Return masks bool (N, T): no patch in half of the views, else a share of the patches uniform in [.1, .5).
 
         Args:
             draws: uniform in [0, 1), float (N, T + 1): the first of a view sets the number of patches, the
@@ -81,12 +81,13 @@ class IBOT(DINO):
 def ibot_loss(student: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
     """Return the cross-entropy of masked patches (arXiv 2111.07832, section 3.1).
 
-    A mean over the masked patches of every view, then over views; one without counts as 0, as in the authors' code.
+    A mean over the masked patches of every view, then over views; a view without any counts as 0, as in the authors'
+    code.
 
     Args:
         student: logits of the M masked patches, float (M, K).
         targets: the teacher's probabilities of the same patches, float (M, K).
-        mask: bool (N, T), M times true.
+        mask: bool (N, T), with M true values.
     """
     losses = F.cross_entropy(student / STUDENT_TEMPERATURE, targets, reduction="none")
     masked_in_view = mask.sum(1, keepdim=True).expand_as(mask)[mask]

@@ -17,8 +17,8 @@ from eqssl.models.teacher import Teacher
 class MoCoV3(Method):
     """Three-layer projector and two-layer predictor, their outputs normalised; the keys are the teacher's projections.
 
-    These are the authors' heads for vision transformers; their ResNets have one projector layer less. Batch
-    normalisation sees both views together, where their code passes them one after the other.
+    These are the authors' heads for vision transformers; their ResNets have one projector layer fewer. Batch
+    normalisation sees both views together, whereas their code passes them one after the other.
 
     Args:
         width: hidden width of projector and predictor.
@@ -27,7 +27,7 @@ class MoCoV3(Method):
         momentum: of the teacher at the start.
     """
 
-    # solo-learn's on CIFAR; the authors' ViT on ImageNet, not their ResNet-50, with temperature 1.
+    # CIFAR: solo-learn's settings; ImageNet: the authors' for ViT, not those for ResNet-50, whose temperature is 1.
     scales: ClassVar = {"small": {"width": 4096, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 256}}
     presets: ClassVar = {
         "cifar": cifar("kNN .838 after 200 epochs; .899 after 800 in batches of 512 (MoCo v2's queue)"),

@@ -10,8 +10,8 @@ class Preset:
 
     Args:
         options: dotted options -> values.
-        source: of the settings, with what differs here.
-        expected: accuracy that its source reports, with the protocol.
+        source: of the settings, with the differences here.
+        expected: accuracy that the source reports, with the protocol.
     """
 
     options: dict[str, Any]
@@ -19,7 +19,7 @@ class Preset:
     expected: str
 
 
-# The authors' multi-crop of DINO's and iBOT's 800 epochs: views of .25 to 1 of the area, local crops of .05 to .25.
+# Multi-crop of the authors' 800-epoch runs of DINO and iBOT: views of .25 to 1 of the area, local crops of .05 to .25.
 MULTI_CROP = {"crop": 0.815, "local_crops": 10, "local_crop_area": 0.25}
 
 
@@ -40,12 +40,12 @@ def cifar(expected: str) -> Preset:
 
 
 def imagenet(source: str, expected: str, **options: Any) -> Preset:
-    """Return settings of the authors on ImageNet-1k at 224 px; the options are those of the training.
+    """Return the authors' settings on ImageNet-1k at 224 px; the options are those of the training.
 
     Args:
         source, expected: see `Preset`.
-        options: `encoder`, `augment`, a dictionary of strengths beside the usual ones, and options of the training by
-            name.
+        options: `encoder`; `augment`, a dictionary of strengths in addition to the usual ones; and options of the
+            training by name.
     """
     augment = {"crop": 1.0, "flip": 1.0, "grayscale": 0.5, "blur": 0.5, "translation": 0.0, "rotation": 0.0}
     augment |= options.pop("augment", {})

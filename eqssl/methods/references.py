@@ -1,4 +1,4 @@
-"""The references in every table beside the methods: labels or factors instead of pairs, and no method at all."""
+"""The references for the methods in every table: labels or factors instead of pairs, and no method at all."""
 
 from typing import ClassVar
 
@@ -30,7 +30,7 @@ class Supervised(Method):
 class SupervisedFactors(Method):
     """Regression of the known factors, the upper bound of R2 under the same budget as the methods.
 
-    With pairs of objects a linear layer reads the absolute factors of either view from its own representation; with two
+    With pairs of objects a linear layer reads the absolute factors of each view from its own representation; with two
     augmentations of one image it reads the parameters of the transformation between them from both.
     """
 

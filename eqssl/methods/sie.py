@@ -18,9 +18,9 @@ from eqssl.methods.vicreg import hinge, vicreg_loss
 class SIE(Predictive):
     """A three-layer projector for each part and a predictor whose matrix is linear in the transformation.
 
-    As on 3DIEBench, the hypernetwork has no bias where theta holds a quaternion. All other factors are 0 where nothing
-    changes, and a matrix linear in them would take every embedding to 0; for them it has a bias, which the authors'
-    code offers.
+    As on 3DIEBench, the hypernetwork has no bias if theta contains a quaternion. All other factors are 0 if nothing
+    changes, and a matrix linear in them would map every embedding to 0; without a quaternion it has a bias, an option
+    of the authors' code.
 
     Args:
         factors: of the transformation, `all` or names separated by commas.
@@ -29,7 +29,7 @@ class SIE(Predictive):
     """
 
     parts: ClassVar = ("projector_equi", "predictor")
-    # The authors' on 3DIEBench, 2048 for both parts together.
+    # The authors' on 3DIEBench: 2048 for both parts together.
     scales: ClassVar = {"small": {"width": 1024}, "imagenet": {"width": 1024}}
     presets: ClassVar = {
         "3diebench": Preset(
@@ -84,8 +84,8 @@ class Predictor(nn.Module):
 
     def __init__(self, components: int, width: int):
         super().__init__()
-        # All A_k act at once: the matrices of a batch would be B x D x D numbers. Their gain at the start does not
-        # grow with D; that of the authors' grows as its square root.
+        # All A_k act at once: the matrices of a batch would be B x D x D numbers. Their initial gain does not grow
+        # with D; in the authors' code it grows as the square root of D.
         self.matrices = nn.Linear(width, components * width, bias=False)
 
     def forward(self, z: Tensor, theta: Tensor) -> Tensor:

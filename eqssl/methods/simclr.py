@@ -22,7 +22,7 @@ class SimCLR(Method):
         temperature: tau of Eq. 1.
     """
 
-    # solo-learn's on CIFAR and ImageNet-100.
+    # CIFAR and ImageNet-100: solo-learn's settings.
     scales: ClassVar = {"small": {"width": 2048, "embedding": 256}, "imagenet": {"width": 4096, "embedding": 512}}
     presets: ClassVar = {
         "cifar": cifar("kNN .847 after 200 epochs; .879 after 800 in batches of 512"),

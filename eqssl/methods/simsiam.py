@@ -15,14 +15,14 @@ from eqssl.methods.presets import cifar, imagenet
 class SimSiam(Method):
     """Three-layer projector, its output normalised, and a predictor with a bottleneck.
 
-    Batch normalisation sees both views together, where the authors' code passes them one after the other.
+    Batch normalisation sees both views together, whereas the authors' code passes them one after the other.
 
     Args:
         width: width of the projector's three layers.
         bottleneck: hidden width of the predictor.
     """
 
-    # solo-learn's on CIFAR; the authors' on ImageNet.
+    # CIFAR: solo-learn's settings; ImageNet: the authors'.
     scales: ClassVar = {
         "small": {"width": 2048, "bottleneck": 512},
         "imagenet": {"width": 2048, "bottleneck": 512},

@@ -21,7 +21,7 @@ class VICReg(Method):
         sim_coeff, std_coeff, cov_coeff: weights of the terms, 25, 25 and 1 as published.
     """
 
-    # solo-learn's on CIFAR, whose 25 is of a variance that is not halved; the authors' on ImageNet.
+    # CIFAR: solo-learn's settings, whose 25 weights a variance term that is not halved; ImageNet: the authors'.
     scales: ClassVar = {"small": {"width": 2048, "std_coeff": 50.0}, "imagenet": {"width": 8192}}
     presets: ClassVar = {
         "cifar": cifar("not published with these; solo-learn, LARS .3, 1,000 epochs: linear 92.07 %"),
@@ -81,7 +81,7 @@ def _covariance(z: Tensor) -> Tensor:
 def squared_products(a: Tensor, b: Tensor) -> Tensor:
     """Return the sum of the squares of a^T b, over all pairs of dimensions.
 
-    It is the scalar product of a a^T and b b^T too, which is the smaller computation for a batch below the width.
+    It also equals the scalar product of a a^T and b b^T, the smaller computation for a batch smaller than the width.
 
     Args:
         a, b: float (B, D).

@@ -1,4 +1,4 @@
-"""Backbones by name: our small ResNet, timm's, torchvision's and the user's own, each as a map or a row of tokens.
+"""Backbones by name: our small ResNet, timm's, torchvision's and the user's own, returning a map or sequence of tokens.
 
 timm and torchvision take 10 s to import, so each is imported only for its own names.
 """
@@ -23,7 +23,7 @@ from eqssl.models.pretrained import find_weights, load_weights
 from eqssl.names import ENCODERS, check_encoder
 
 SMALL_IMAGE, USUAL_IMAGE = 64, 224
-HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # one of which a model on the hub has
+HUB_FILES = ("model.safetensors", "pytorch_model.bin")  # a model on the hub has one of them
 WITHOUT_PUBLISHED = (
     "no weights (eqssl evaluate MODEL --no-pretrained; no --encoder.pretrained), "
     "weights on a disk (eqssl evaluate FOLDER; --encoder.pretrained FOLDER)"
@@ -35,7 +35,7 @@ def register_encoder(name: str, make: Callable[[int, int], nn.Module]) -> None:
     """Make an encoder of your own available as `--encoder.name NAME`.
 
     Args:
-        name: the name; it goes before timm's.
+        name: the name; it takes precedence over timm's.
         make: takes C and S of the images and returns a module from standardised images, float (B, C, S, S), to a map
             (B, D, H, W) or tokens (B, T, D), row by row.
     """
@@ -51,8 +51,8 @@ class Backbone(nn.Module):
         prefix_tokens: tokens before those of the patches, such as a class token.
         channels_last: maps are (B, H, W, D).
         width: of the tokens inside a plain vision transformer, whose patches can be masked; 0 for other models.
-        mean_std: per channel, of the pixels of published weights; None without.
-        timm_args: arguments of `timm.create_model` that make it again, with the mean over patches as its features;
+        mean_std: per channel, of the pixels that published weights expect; None without such weights.
+        timm_args: arguments of `timm.create_model` that rebuild it, with the mean over patches as its features;
             None for models that are not timm's.
     """
 
@@ -68,7 +68,9 @@ class Backbone(nn.Module):
 
     @property
     def weights_owner(self) -> Any:
-        """The module whose state is stored: the model where it is timm's, which loads it, or our small ResNet."""
+        """The module whose state is stored: the model itself if it is timm's, so that timm can load it, or our small
+        ResNet; otherwise this module.
+        """
         is_bare = self.timm_args is not None or isinstance(self.model, TinyResNet)
         return self.model if is_bare else self
 
@@ -85,13 +87,13 @@ class Backbone(nn.Module):
 
 @contextlib.contextmanager
 def _masked(model: Any, mask: Tensor | None, mask_token: Tensor | None) -> Iterator[None]:
-    """Have the patch embedding of a vision transformer give the mask token where the mask is set."""
+    """Make the patch embedding of a vision transformer return the mask token where the mask is set."""
     if mask is None or mask_token is None:
         yield
         return
 
     def hide(module: nn.Module, inputs: tuple, patches: Tensor) -> Tensor:
-        # Models for images of any size have not flattened rows and columns yet: (B, H, W, width).
+        # Models that take images of any size have not flattened rows and columns yet: (B, H, W, width).
         return torch.where(mask.view(*patches.shape[:-1], 1), mask_token.to(patches.dtype), patches)
 
     handle = model.patch_embed.register_forward_hook(hide)
@@ -164,7 +166,7 @@ def check_published(name: str) -> None:
             published = timm.models.get_pretrained_cfg(model)
         except RuntimeError as error:  # no such tag
             raise ValueError(f"{name}: {error}") from error
-        if published and (published.file or published.state_dict):  # of a model that the user registered
+        if published and (published.file or published.state_dict):  # for a model that the user registered
             return
         repository, url = (published.hf_hub_id, published.url) if published else (None, None)
     if not repository and not url:
@@ -178,12 +180,12 @@ def check_published(name: str) -> None:
     try:
         if not cached:
             first_answer(ask)
-    except Exception as error:  # of the library of the connection
+    except Exception as error:  # of any type, from the connection's library
         raise unavailable(name, error) from error
 
 
 def _ask_hub(repository: str) -> None:
-    """Wait for any answer of the hub, which may also be that a file is missing."""
+    """Wait for any answer from the hub, even that a file is missing."""
     import huggingface_hub as hub
 
     with contextlib.suppress(hub.errors.HfHubHTTPError):
@@ -191,7 +193,7 @@ def _ask_hub(repository: str) -> None:
 
 
 def unavailable(name: str, cause: Exception) -> ValueError:
-    """Return the refusal of published weights that are not to be had."""
+    """Return the error for published weights that cannot be obtained."""
     lines = str(cause).strip().splitlines() or [type(cause).__name__]
     return ValueError(
         f"the published weights of {name} are not in the cache and cannot be downloaded ({lines[0]}); "
@@ -205,7 +207,7 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_
     Args:
         config: its name, weights, stem and stride.
         channels, image_size: C and S.
-        other_sizes: let a vision transformer of timm take other sizes too, if it can.
+        other_sizes: let a timm vision transformer take other sizes too, if it can.
 
     Raises:
         ValueError: for an unknown name, an option that the backbone does not have, or weights that do not fit it.
@@ -233,14 +235,14 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_
 
 
 def masks_patches(config: EncoderConfig) -> bool:
-    """Return whether patches can be hidden from a backbone inside: whether it is a plain vision transformer.
+    """Return whether patches can be masked inside a backbone: whether it is a plain vision transformer.
 
     Raises:
         ValueError: for an unknown name, or an option that the backbone does not have.
     """
     if config.name in ENCODERS:
         return False
-    config = replace(config, {"pretrained": False, "output_stride": None})  # which may fit another size alone
+    config = replace(config, {"pretrained": False, "output_stride": None})  # they may fit only another size
     with torch.device("meta"):  # no memory for weights
         return build_backbone(config, 3, USUAL_IMAGE).width > 0
 
@@ -248,7 +250,7 @@ def masks_patches(config: EncoderConfig) -> bool:
 def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_sizes: bool) -> Backbone:
     import timm
 
-    # The class has named arguments; an entry point has **kwargs alone.
+    # The class has named arguments; an entry point has only **kwargs.
     module = inspect.getmodule(timm.model_entrypoint(config.name))
     classes = [getattr(module, kind) for kind in ("VisionTransformer", "ResNet", "ConvNeXt") if hasattr(module, kind)]
     accepted = inspect.signature(classes[0]).parameters if classes else {}
@@ -266,7 +268,7 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_
         check_published(config.name)
     try:
         model: Any = timm.create_model(config.name, pretrained=bool(config.pretrained), num_classes=0, **args)
-    except (TypeError, AssertionError, RuntimeError) as error:  # the last where there are no published weights
+    except (TypeError, AssertionError, RuntimeError) as error:  # the last if there are no published weights
         text = f"--encoder.name {config.name} cannot be made with {args}: {error}"
         raise ValueError(text.rstrip(": ")) from error  # timm's assertions have no text
     except OSError as error:
@@ -274,7 +276,7 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_
     if getattr(model, "global_pool", None) == "token" and {"global_pool", "fc_norm"} <= accepted.keys():
         model.global_pool = "avg"  # of the patches, after the normalisation that precedes the class token's use
         args |= {"global_pool": "avg", "fc_norm": False}
-    # Patches can be masked in a plain vision transformer, which keeps one token of each; Swin, say, merges them.
+    # Patches can be masked in a plain vision transformer, which keeps one token per patch; Swin, for one, merges them.
     is_plain = isinstance(getattr(model, "patch_embed", None), timm.layers.PatchEmbed)
     if is_plain:
         _check_size(config, image_size, int(model.patch_embed.patch_size[0]))

@@ -14,14 +14,14 @@ from eqssl.config import EncoderConfig, Stem
 from eqssl.models.backbones import Backbone, build_backbone
 from eqssl.models.pretrained import find_weights
 
-LOCAL_SIDE = 96 / 224  # of the side of an image, that of a local crop (arXiv 2104.14294, section 3.1)
-MIN_CHANNELS = 3  # of a part: fewer are hardly distinct from features that collapsed to a line
+LOCAL_SIDE = 96 / 224  # side of a local crop over that of its image (arXiv 2104.14294, section 3.1)
+MIN_CHANNELS = 3  # of a part: fewer can hardly be told from features that collapsed to a line
 
 
 def _build(
     config: EncoderConfig, channels: int, image_size: int, other_sizes: bool = False
 ) -> tuple[Backbone, tuple[int, int], int]:
-    """Return a backbone, rows and columns of its token map, and D, by one pass, which no table of names can replace.
+    """Return a backbone, rows and columns of its token map, and D, by one pass that no table of names can replace.
 
     Parameters without effect are frozen. The arguments are those of `build_backbone`.
     """
@@ -37,7 +37,7 @@ def _build(
     backbone.train(training)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):
         raise ValueError(f"--encoder.name {name} gives no single map of tokens; take a ResNet, ViT, Swin")
-    # A parameter that the map does not depend on (an unused head, say) would wait for a gradient that never comes.
+    # A parameter that the map does not depend on (such as an unused head) would wait for a gradient that never comes.
     features.sum().backward()
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.grad is not None)
@@ -57,7 +57,7 @@ def _build(
 
 
 def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: ValueError) -> ValueError:
-    """Return the refusal of an output stride with the possible ones, found by trying; the cause if it is another.
+    """Return the error for an output stride with the possible ones, found by trying; the cause if that is another.
 
     Args:
         config: with an output stride.
@@ -83,18 +83,18 @@ def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: 
 
 
 class Encoder(nn.Module):
-    """A backbone with its normalisation inside; the only part of a run that is left at inference.
+    """A backbone that standardises its images; the only part of a run that is used at inference.
 
     Args:
         config: name, fraction of equivariant channels and stem.
         channels, image_size: of the images, C and S.
         mean, std: per channel, of pixels in [0, 1]; published weights bring their own.
-        local_crops: of an image, in a training with them.
+        local_crops: number per image in training; 0 for a training without them.
 
     Attributes:
         dim: D; `dim_inv`: the first channels, which the method makes invariant; the others are equivariant.
         grid: rows and columns of the token map.
-        local_size: side of the local crops in pixels, as published rounded to whole tokens; 0 without.
+        local_size: side of the local crops in pixels, the published size rounded to whole tokens; 0 without.
         provenance: options, data and versions of the training; empty for an encoder that `train` did not return.
 
     Raises:
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config, self.channels, self.image_size = config, channels, image_size
         self.provenance: dict[str, Any] = {}
-        with torch.inference_mode(False), torch.enable_grad():  # wherever a caller makes it
+        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
             try:
                 self.backbone, self.grid, self.dim = _build(config, channels, image_size, other_sizes=local_crops > 0)
             except ValueError as error:
@@ -153,7 +153,7 @@ class Encoder(nn.Module):
         return side
 
     def standardise(self, images: Tensor) -> Tensor:
-        """Return pixels of mean 0 and deviation 1 over the training images, or as published weights have them.
+        """Return pixels with mean 0 and deviation 1 over the training images, or as published weights expect them.
 
         Args:
             images: float (B, C, S, S) in [0, 1].

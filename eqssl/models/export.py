@@ -1,8 +1,8 @@
-"""Encoders as folders: `config.json` and `model.safetensors`, in timm's own layout where the backbone is timm's.
+"""Encoders as folders: `config.json` and `model.safetensors`, in timm's own layout if the backbone is timm's.
 
-`timm.create_model("local-dir:FOLDER", pretrained=True)` then returns the same features from pixels that are
-standardised outside, as usual with timm, and `load_encoder(FOLDER)` the whole encoder (pixels in [0, 1], parts known)
-in every case.
+`timm.create_model("local-dir:FOLDER", pretrained=True)` then returns the same features from pixels that the
+caller standardises, as usual with timm; `load_encoder(FOLDER)` always returns the whole encoder (pixels in [0, 1],
+parts known).
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ def export_encoder(encoder: Encoder, folder: str | Path, method: Method | None =
 
     Args:
         encoder: any `Encoder`.
-        folder: or its URI; made if it is not there.
-        method: of its training, whose predictor is exported too where it has one.
+        folder: path or URI; made if it is missing.
+        method: of its training; its predictor, if it has one, is exported too.
     """
     folder, backbone = as_path(folder), encoder.backbone
     mean, std = encoder.mean_std
@@ -76,7 +76,7 @@ def _save(state: dict[str, Tensor], path: Path) -> None:
 
 @torch.no_grad()
 def _timm_obstacle(encoder: Encoder) -> str | None:
-    """Return why timm alone would not give the encoder's representation; None where it does."""
+    """Return why timm alone would not give the encoder's representation; None if it does."""
     backbone = encoder.backbone
     if backbone.timm_args is None:
         return "no model of timm"
@@ -106,7 +106,7 @@ def load_encoder(folder: str | Path) -> Encoder:
     values = {**about["encoder"], "pretrained": False, "stem": about["stem"]}
     values.setdefault("equi_fraction", values.get("split"))  # its name in earlier exports
     config = from_dict(EncoderConfig, values)
-    # Exports without a grid are of a time when the option meant the standard stem's stride.
+    # Exports without a grid date from when the option meant the standard stem's stride.
     if config.output_stride and config.stem == "small" and "grid" not in about:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
     encoder = Encoder(config, about["channels"], about["image_size"], tuple(about["mean"]), tuple(about["std"]))

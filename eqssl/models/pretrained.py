@@ -26,9 +26,9 @@ class Weights:
 
     Args:
         file: safetensors.
-        name: of the model; empty where a file alone is given.
-        stem: as `Backbone` has it.
-        mean_std: per channel, of the pixels that the weights were trained on; None where that is not stored.
+        name: of the model; empty if only a file is given.
+        stem: see `Backbone`.
+        mean_std: per channel, of the pixels that the weights were trained on; None if that is not stored.
     """
 
     file: Path
@@ -58,7 +58,7 @@ def model_of(folder: str) -> str | None:
     """Return the name of the model in a folder that timm wrote; None for one of `export_encoder`.
 
     Raises:
-        ValueError: for another folder.
+        ValueError: for any other folder.
     """
     path = as_path(folder, "MODEL")
     check_readable(path, "MODEL")
@@ -70,7 +70,7 @@ def model_of(folder: str) -> str | None:
 
 
 def _name_in(about: dict[str, Any], folder: Path) -> str:
-    """Return the name of the model in a description of timm's."""
+    """Return the name of the model in timm's description."""
     if "architecture" not in about:
         raise ValueError(f"{folder / CONFIG} has neither a part `eqssl` nor timm's `architecture`")
     return about["architecture"]
@@ -81,7 +81,7 @@ def _mean_std(about: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ..
 
 
 def find_weights(config: EncoderConfig) -> Weights:
-    """Return the weights that `config.pretrained`, a path, names.
+    """Return the weights at the path `config.pretrained`.
 
     Raises:
         ValueError: for a path without weights, or with weights of another model or stem.
@@ -131,7 +131,7 @@ def load_weights(backbone: "Backbone", weights: Weights, config: EncoderConfig) 
     owner = backbone.weights_owner
     classifiers: tuple[str, ...] = ()
     if backbone.timm_args is not None:
-        # timm's own function renames, and resizes the position embedding to another image size.
+        # timm's own function renames weights, and resizes the position embedding to another image size.
         convert = getattr(inspect.getmodule(type(owner)), "checkpoint_filter_fn", None)
         state = convert(state, owner) if convert else state
         named = owner.pretrained_cfg.get("classifier") or ()
@@ -147,7 +147,7 @@ def load_weights(backbone: "Backbone", weights: Weights, config: EncoderConfig) 
 
 
 def _differences(stored: "dict[str, Tensor]", expected: "dict[str, Tensor]") -> str:
-    """Return the differences of names and shapes, each with its number and an example; empty where there are none."""
+    """Return the differences of names and shapes, each with a count and an example; empty if there are none."""
     missing = [key for key in expected if key not in stored]
     unknown = [key for key in stored if key not in expected]
     shapes = [

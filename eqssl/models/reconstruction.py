@@ -4,8 +4,8 @@ Known from its abstract and short reviews: a shared encoder, features split into
 blends those of two augmented views, one of which is reconstructed, "without additional parameters". Unknown are the
 attention's formula and projections, the decoder, the target view, and the weight of the loss. Attention, target and
 weight are therefore options; decoder and intermediate targets are those of the same group's arXiv 2503.18753.
-Deliberately, the way to the second view starts from the image and is its whole augmentation; there it starts from an
-augmented image, u = A2(I), and is a transformation that follows.
+One difference is deliberate: the way to the second view starts from the image and is its whole augmentation; in theirs
+it starts from an augmented image, u = A2(I), and is the transformation that follows.
 
 B batch, T tokens, D width of the equivariant part, C channels, S side of the image in pixels.
 """
@@ -21,19 +21,19 @@ from eqssl.views import N_INTERMEDIATE
 
 MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
 VECTOR_PARTS = 16  # parts of the pooled vector
-POSITION_WEIGHT = 2.0  # of positions beside layer-normalised features, see `pooled_query`
-PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, periods over the side of the map
+POSITION_WEIGHT = 2.0  # of positions relative to layer-normalised features, see `pooled_query`
+PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, in periods per side of the map
 
 # Equivariant tokens of both views, (B, T, D) each; name -> standardised pixels, those of `first`, `second` and `clean`
 # (the unaugmented image of the first view) (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), one step of
-# the way after another; bool (B,), whether the second view is the target where `view` is `random`.
+# the way after another; bool (B,), whether the second view is the target if `view` is `random`.
 Inputs = tuple[tuple[Tensor, Tensor], dict[str, Tensor], Tensor]
 
 
 def cross_attention(query: Tensor, source: Tensor) -> Tensor:
     """Return the cross-attention of every query token to the source tokens, without learned parameters.
 
-    softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source (arXiv 1706.03762, Eq. 1). That there are no
+    softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source (arXiv 1706.03762, Eq. 1). Using no
     projections is one reading of "without additional parameters" (arXiv 2412.03314, abstract); its formula is unknown.
 
     Args:
@@ -62,11 +62,11 @@ def positions(grid: tuple[int, int], dim: int) -> Tensor:
 
 
 def pooled_query(own: Tensor, other: Tensor, place: Tensor, query_gradient: float = 1.0) -> Tensor:
-    """Return the attention of every position of the target, with one vector of the target, to the other view.
+    """Return the attention from every position of the target, with one vector of the target, to the other view.
 
     softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the
-    positions, w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees tokens of the other view alone, and
-    the target gives one vector in place of T x T weights, which can encode an image by themselves. The formula of
+    positions, w = `POSITION_WEIGHT` and ln normalises each token. The decoder sees only tokens of the other view, and
+    the target gives one vector instead of T x T weights, which can encode an image by themselves. The formula of
     arXiv 2412.03314 is unknown; this one was chosen among parameter-free ones by measurements, see docs/method.md.
 
     Args:
@@ -94,9 +94,9 @@ def blend(
     Args:
         own: equivariant tokens of the target view, (B, T, D).
         other: those of the other view, (B, T, D).
-        attention: `pooled-query`: see there; `target-queries`: the content comes from the other view, the target gives
-            T x T attention weights; `other-queries`: the reverse; `residual`: the query is added to its answer;
-            `concat`: no attention (arXiv 2503.18753); `autoencode`: own tokens alone.
+        attention: `pooled-query`: see that function; `target-queries`: the content comes from the other view, the
+            target gives T x T attention weights; `other-queries`: the reverse; `residual`: the query is added to its
+            answer; `concat`: no attention (arXiv 2503.18753); `autoencode`: only own tokens.
         place, query_gradient: of `pooled_query`.
 
     Returns:
@@ -125,7 +125,7 @@ class Decoder(nn.Module):
         channels: channels of the image.
         image_size: S.
         width: channels of the hidden layers.
-        vector: the tokens are the parts of one vector, which codes every position of the map.
+        vector: whether the tokens are the parts of one vector, which codes every position of the map.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.grid, self.size, self.vector = grid, (image_size, image_size), vector
         self.linear = nn.Linear(dim, width * grid[0] * grid[1] if vector else width)
-        # Doubled once, the rest is left to a pixel shuffle: full resolution would cost more than the encoder.
+        # Upsampled by 2, the rest by a pixel shuffle: convolutions at full resolution would cost more than the encoder.
         shuffle = max(1, math.ceil(image_size / (2 * min(grid))))
         self.convs = nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1), nn.GELU(),
@@ -164,7 +164,7 @@ class Reconstruction(nn.Module):
         channels, image_size: of the image.
 
     Attributes:
-        images: names of the images of a batch in the target.
+        images: names of the images of a batch that are targets.
 
     Raises:
         ValueError: with fewer than 4 tokens, on which attention degenerates to copying.
@@ -209,7 +209,7 @@ class Reconstruction(nn.Module):
         return self.decode(own, other), target
 
     def decode(self, own: Tensor, other: Tensor) -> Tensor:
-        """Return the images (B', C, S, S) made of the tokens (B, T, D) of the target's own view and of the other."""
+        """Return the images (B', C, S, S) decoded from the tokens (B, T, D) of the target's own view and the other."""
         if self.config.tokens == "vector":
             own, other = (tokens.mean(1).unflatten(1, (VECTOR_PARTS, -1)) for tokens in (own, other))
         tokens = blend(own, other, self.config.attention, self.place, self.config.query_gradient)
@@ -225,7 +225,7 @@ def assign(
     (arXiv 2503.18753).
 
     Args:
-        view: of `ReconConfig`.
+        view: see `ReconConfig`.
         equi, pixels, pick_second: see `Inputs`.
 
     Returns:
@@ -250,8 +250,8 @@ def view_ablation(
 ) -> dict[str, float]:
     """Return how much the reconstruction relies on each view's features.
 
-    The features of one view are deranged across the batch (rolled by one); the rise of the error over the variance of
-    the target is the use of that view. A branch that ignores a view has use 0 of it.
+    The features of one view are permuted across the batch (rolled by one); the use of that view is the rise of the
+    error, divided by the variance of the target. It is 0 for a view that the branch ignores.
 
     Args:
         branch: the trained branch.
@@ -259,7 +259,7 @@ def view_ablation(
 
     Returns:
         `recon/error`: mean squared error / variance of the target, 1 for the mean image at best;
-        `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's. Nothing for
+        `recon/use_target`: use of the target's own features; `recon/use_other`: use of the other view's. Empty for
         a single image, or images that are all alike.
     """
     own, other, target = assign(branch.config.view, equi, pixels, pick_second)

@@ -1,4 +1,4 @@
-"""A teacher that is the average of its student (arXiv 1703.01780): the target of BYOL, MoCo v3 and DINO."""
+"""A teacher that is the moving average of its student (arXiv 1703.01780): the target of BYOL, MoCo v3 and DINO."""
 
 import copy
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Teacher(nn.Module):
     """The exponential moving average of a module's parameters, without gradients.
 
-    Batch normalisation is the exception: the average normalises by its own batches.
+    Batch normalisation is the exception: the average normalises by the statistics of its own batches.
 
     Args:
         student: the module that `update` follows.

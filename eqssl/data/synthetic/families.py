@@ -1,6 +1,6 @@
 """Families of solids with proportions that vary from object to object.
 
-Every family is without rotational symmetry, so that an image can tell the pose. Axes: x forward, y left, z up.
+No family has a rotational symmetry, so that an image reveals the pose. Axes: x forward, y left, z up.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from eqssl.data.synthetic.polytopes import Part, Solids, assemble, frustum
 
 DRAWS = 8  # random numbers that shape one object
-SECOND, ACCENT = 1, 2  # colours of an object beside its body's, 0
+SECOND, ACCENT = 1, 2  # colours of an object in addition to its body's, 0
 
 Draw = Callable[..., list[Tensor]]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-RADIUS = 0.6  # of the sphere about the centre of the bounding box that just holds an object
+RADIUS = 0.6  # of the smallest sphere around an object about the centre of its bounding box
 
 Number = float | Tensor
 Point = tuple[Number, Number, Number]
@@ -40,7 +40,7 @@ class Solids:
     """N objects of one family.
 
     Args:
-        planes: float32 (N, P, H, 4), half-spaces n x <= c of each part as (n, c); n = 0, c = 1 fills up.
+        planes: float32 (N, P, H, 4), half-spaces n x <= c of each part as (n, c); n = 0, c = 1 is padding.
         tones: int64 (P,), which of the object's colours a part has.
     """
 
@@ -61,11 +61,11 @@ def frustum(
     """Return the frustum of a regular polygon whose base fills one side of a box.
 
     Args:
-        low, high: opposite corners of the box, each number a float or float32 (N,).
+        low, high: opposite corners of the box, each coordinate a float or float32 (N,).
         tone: which of the object's colours it has.
         sides: of the polygon; 4 gives a box, 8 passes for a cylinder.
         axis: from base to top; the other two, in cyclic order, span the polygon.
-        top: factors of the polygon's two widths at the top; (1, 0) gives a roof. Equal ones unless sides is 4.
+        top: factors of the polygon's two widths at the top; (1, 0) gives a roof. Must be equal unless sides is 4.
         shift: of the top's centre along those two axes.
     """
     numbers = (torch.as_tensor(v, dtype=torch.float32).reshape(-1) for v in (*low, *high, *top, *shift))

@@ -1,9 +1,9 @@
 """A ray caster for unions of convex polytopes over a floor, batched over images on any device.
 
 From one point of view o, the ray o + t d meets the plane n x = c at 1 / t = n d / (c - n o): the *inverse* depth is
-linear in the direction. A convex part seen from outside is hit where the least inverse depth of the planes that face
-the viewer is above the greatest of the others. So one matrix product and a minimum find a ray's first hit, and the
-same two, seen from the lamp, find the shadows. B images, P parts, H half-spaces, R rays.
+linear in the direction. A convex part seen from outside is hit if the smallest inverse depth of the planes that face
+the viewer is above the largest of the others. So one matrix product and a minimum find a ray's first hit; the same
+two from the lamp's point of view find the shadows. B images, P parts, H half-spaces, R rays.
 """
 
 import math
@@ -86,7 +86,7 @@ def render(scene: Scene, size: int) -> Tensor:
 
 
 def _turn(planes: Tensor, rotation: Tensor) -> Tensor:
-    """Return the half-spaces in the frame of the world."""
+    """Return the half-spaces in the world frame."""
     normals = planes[..., :3].flatten(1, 2) @ rotation.transpose(1, 2)
     return torch.cat((normals.unflatten(1, planes.shape[1:3]), planes[..., 3:]), -1)
 
@@ -103,24 +103,24 @@ def _camera(side: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _bounds(planes: Tensor, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return between which inverse depths a ray is inside a part, plane by plane.
+    """Return the bounds, plane by plane, of the inverse depths at which a ray is inside a part.
 
     Args:
-        planes: (B, P, H, 4), in the frame of the world.
+        planes: (B, P, H, 4), in the world frame.
         origin: (B, 3), where the rays start.
         directions: (3, R) or (B, 3, R).
 
     Returns:
         upper: (B, P, U, R), from the planes that face the origin; a ray is outside above any of them.
         lower: (B, P, L, R), from the others; a ray is outside below any of them.
-        order: int64 (B, P, H), which planes these are, those that face the origin first.
+        order: int64 (B, P, H), the indices of these planes, those that face the origin first.
     """
     slack = planes[..., 3] - (planes[..., :3] * origin[:, None, None]).sum(-1)
     slack, order = slack.sort(-1)
     faces_origin = slack < 0
     slope = planes[..., :3].gather(2, order[..., None].expand(-1, -1, -1, 3))
     slope = slope / torch.where(slack.abs() < 1e-6, 1e-6, slack)[..., None]
-    # A plane of the other kind gives an unreachable bound, by the homogeneous coordinate.
+    # A plane of the other kind gets an unreachable bound through the homogeneous coordinate.
     facing = torch.cat((slope, torch.where(faces_origin, 0.0, FAR)[..., None]), -1)
     others = torch.cat((slope, torch.where(faces_origin, -FAR, 0.0)[..., None]), -1)
     most, least = int(faces_origin.sum(-1).max()), int(faces_origin.sum(-1).min())
@@ -148,9 +148,9 @@ def _shade(scene: Scene, planes: Tensor, points: Tensor, face: Tensor, faces: Te
 
     Args:
         scene: the scenes.
-        planes: (B, P, H, 4), in the frame of the world.
+        planes: (B, P, H, 4), in the world frame.
         points: (B, 3, R), where the rays hit.
-        face: int64 (B, R), on which of F faces.
+        face: int64 (B, R), the indices of the faces that they hit, of F.
         faces: (B, F, 4), their planes (n, c).
         albedo: (B, F, 3).
     """

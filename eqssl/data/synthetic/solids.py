@@ -1,9 +1,9 @@
 """The default set, rendered on first use: solids with known pose, floor hue and light, in the protocol of 3DIEBench.
 
 The factors and their ranges are those of 3DIEBench (Garrido et al., arXiv 2302.10283): three angles in ± 90 degrees,
-hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. On a turntable objects turn about the
-vertical axis alone, by ± 90 degrees: pose can then be learned from some 1,250 objects, where three angles take some
-8,000. The fine classes are each family in two proportions. Train, val and test share no object.
+hues in [0, 1], a lamp at polar angle [0, 45] degrees and azimuth [0, 360]. On a turntable objects turn only about
+the vertical axis, by ± 90 degrees: pose can then be learned from some 1,250 objects, whereas three angles take some
+8,000. The fine classes are two kinds of proportions of each family. Train, val and test share no object.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
 from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
-VERSION = 2  # to be raised whenever a pixel changes
+VERSION = 2  # increment whenever a pixel changes
 SEED = 20241204
 SHAPE_STREAM, COLOUR_STREAM, VIEW_STREAM = 0, 1, 2
 DEFAULT_SIZE = 32
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 PROPORTIONS = ("one", "two")
-FINE_SHARE = 0.4  # of a proportion's range that either fine class takes
+FINE_SHARE = 0.4  # of a proportion's range that each fine class uses
 OBJECTS_AT_ONCE = 96
 IMAGES_AT_ONCE = {"cpu": 2, "cuda": 256}  # few enough for the caches of a core
 
@@ -56,7 +56,7 @@ def load(config: DataConfig) -> Dataset:
 
     make_once(folder, make)
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
-    # Processors differ in the last bit of a pixel, so the options are the identity, not the pixels.
+    # Processors differ in the last bit of a pixel, so the digest is of the options, not of the pixels.
     return dataclasses.replace(dataset, name="solids", digest=hashlib.sha256(key.encode()).hexdigest()[:16])
 
 
@@ -100,12 +100,12 @@ def draw_factors(split: int, objects: Tensor, views: int, pose: Pose = "free") -
         split: 0, 1, 2 for train, val, test.
         objects: int64 (N,), counted within the split.
         views: V, of each object.
-        pose: whether all three angles vary or the last alone.
+        pose: whether all three angles vary or only the last.
 
     Returns:
         name -> float32 (N x V, k): angles in rad, hues in turns.
     """
-    # The number of an object's views is no part of a view's identity: more views extend a set.
+    # A view's identity does not depend on the number of its object's views, so that more views only extend a set.
     ids = (objects[:, None] * 2**20 + torch.arange(views)).flatten()
     uniform = counter_uniform(SEED, split, ids, VIEW_STREAM, 7)
     euler = (uniform[:, :3] - 0.5) * math.pi
@@ -130,7 +130,7 @@ def draw_scene(
         family: a name of FAMILIES.
         split: 0, 1, 2 for train, val, test.
         objects: int64 (N,), counted within the split.
-        factors: of V views of each object, as draw_factors returns them.
+        factors: those of V views of each object, as returned by `draw_factors`.
         classes: coarse or fine, which decides the proportions.
     """
     solids = build(family, draw_shape(split, objects, classes)[1])
