@@ -479,7 +479,7 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     for option, value in values.items():
         name, _, rest = option.partition(".")
         if name not in names:
-            raise ValueError(f"{name!r} is no option of {type(config).__name__}{instead_of(name, names)}")
+            raise ValueError(f"{name!r} is not an option of {type(config).__name__}{instead_of(name, names)}")
         current = changes.get(name, getattr(config, name))
         if not rest:
             changes[name] = value

@@ -187,7 +187,7 @@ def _patiently(request: Callable[..., T], *arguments: Any, **named: Any) -> T:
         except OSError as error:
             if time.monotonic() + wait_s > deadline:
                 raise
-            logger.warning("the storage is away, to be tried again in %g s: %s", wait_s, error)
+            logger.warning("the storage is unreachable, retrying in %g s: %s", wait_s, error)
         time.sleep(wait_s)
         wait_s = min(2 * wait_s, 16.0)
 

@@ -74,7 +74,7 @@ def check_encoder(name: str, option: str = "--encoder.name", others: Sequence[st
     ):
         return
     near = did_you_mean(name, [*others, *own, *(prefix + model for model in known)])
-    text = f"{option} is {name!r}" + ", which is no folder" * bool(others)
+    text = f"{option} is {name!r}" + ", which is not a folder" * bool(others)
     raise ValueError(f"{text}; allowed: {', '.join([*others, *own])}, torchvision/NAME or a timm model{near}")
 
 
@@ -103,7 +103,7 @@ def check_method(config: MethodConfig) -> None:
         if option not in options:
             allowed = ", ".join(f"{name} (default {default})" for name, default in options.items()) or "none"
             raise ValueError(
-                f"--method.options {option} is no option of {config.name}; allowed: {allowed}"
+                f"--method.options {option} is not an option of {config.name}; allowed: {allowed}"
                 + did_you_mean(option, options)
             )
 

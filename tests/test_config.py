@@ -53,7 +53,7 @@ from eqssl.study import Candidate, Study, StudyOptions
         ({"data.views_per_object": 1}, r"--data.views-per-object is 1; allowed: 2 or more"),
         ({"encoder.equi_fraction": 0.0}, r"--encoder.equi-fraction is 0, so there is no equivariant part"),
         ({"method.name": "none", "recon.weight": 0.0}, r"leaves no loss"),
-        ({"recon.wait": 1.0}, r"'wait' is no option of ReconConfig; there are: weight, .*view, "),
+        ({"recon.wait": 1.0}, r"'wait' is not an option of ReconConfig; there are: weight, .*view, "),
         ({"train.seed": -1}, r"--train.seed is -1; allowed: 0 to 4294967295"),
         ({"train.seed": 2**63}, r"--train.seed is 9223372036854775808; allowed: 0 to 4294967295"),
         ({"augment.crop_ratio": 0.75}, r"--augment.crop-ratio is 0.75; allowed: 1 or more, finite"),
@@ -125,7 +125,7 @@ def test_an_unknown_or_renamed_argument_is_refused_with_its_name_now_or_the_near
 
 
 def test_a_renamed_option_is_refused_with_its_name_now():
-    with pytest.raises(ValueError, match=r"'roles' is no option of ReconConfig; .*; it is now attention"):
+    with pytest.raises(ValueError, match=r"'roles' is not an option of ReconConfig; .*; it is now attention"):
         replace(RunConfig(), {"recon.roles": "residual"})
     with pytest.raises(ValueError, match=r"--seed-schedule"):
         options_in(["--train.epochs", "3", "--race"])

@@ -125,7 +125,7 @@ def test_a_bucket_that_is_away_is_waited_for(s3, caplog):
     with caplog.at_level(logging.WARNING, "eqssl"):
         put(path, "after")
     assert 2.5 < time.monotonic() - start < 20
-    assert "the storage is away, to be tried again in 0.5 s" in caplog.text
+    assert "the storage is unreachable, retrying in 0.5 s" in caplog.text
     assert read(path) == b"after"
 
 

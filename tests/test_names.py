@@ -48,7 +48,7 @@ def test_a_model_that_the_user_registered_with_timm_is_allowed(monkeypatch):
         (
             "method.options.sim_coef",
             2.0,
-            r"--method.options sim_coef is no option of vicreg; .*; did you mean sim_coeff",
+            r"--method.options sim_coef is not an option of vicreg; .*; did you mean sim_coeff",
         ),
         ("data.source", "solid", r"--data.source is 'solid'; allowed: .*; did you mean solids\?"),
     ],
@@ -99,7 +99,11 @@ EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
         (STUDY, ["--seed", "3"], "--seeds"),
         (STUDY, ["--race"], "--race is now --seed-schedule"),
         (STUDY, ["--method.options", "sim_coef", "2"], "did you mean sim_coeff or std_coeff?"),
-        (TRAIN, ["--method.name", "byol", "--method.options", "tau", "2"], "tau is no option of byol; allowed: width"),
+        (
+            TRAIN,
+            ["--method.name", "byol", "--method.options", "tau", "2"],
+            "tau is not an option of byol; allowed: width",
+        ),
         (TRAIN, ["--recon.roles", "residual"], "--recon.roles is now --recon.attention"),
         (STUDY, ["--data.source", "sollids"], "did you mean solids?"),
         (STUDY, ["--objectives", "linear:maximise"], "METRIC:maximize or METRIC:minimize"),
@@ -112,10 +116,10 @@ EVALUATE = "from eqssl.cli import main; code = main(['evaluate', *{arguments}])"
         ),
         (COMMAND, ["trian"], "did you mean train?"),
         (TRAIN, ["--method.name", "vicregg"], "did you mean vicreg?"),
-        (TRAIN, ["--encoder.pretrained", "nowhere"], "nowhere is no exported encoder"),
+        (TRAIN, ["--encoder.pretrained", "nowhere"], "nowhere is not an exported encoder"),
         (TRAIN, ["--method.options", "sim_coef", "3"], "did you mean sim_coeff"),
         (TRAIN, ["--recon.wieght", "3"], "--recon.weight"),
-        (EVALUATE, ["resnet5"], "MODEL is 'resnet5', which is no folder; allowed: the folder of an encoder, "),
+        (EVALUATE, ["resnet5"], "MODEL is 'resnet5', which is not a folder; allowed: the folder of an encoder, "),
         (EVALUATE, ["pixel"], "did you mean pixels"),
     ],
 )
@@ -138,7 +142,7 @@ def toy(space=None, **values) -> Study:
     ("mistake", "message"),
     [
         (lambda: RunConfig(recon=ReconConfig(view="secnod")), r"--recon.view is 'secnod'; .*; did you mean second\?"),
-        (lambda: replace(RunConfig(), {"recon.wieght": 3}), "'wieght' is no option of ReconConfig; .* mean weight"),
+        (lambda: replace(RunConfig(), {"recon.wieght": 3}), "'wieght' is not an option of ReconConfig; .* mean weight"),
         (lambda: Metric(name="x", label="x", direction="maximise"), "direction is 'maximise'; .* mean maximize"),
         (lambda: Metric(name="x", label="x", level="ful"), r"metric x: level is 'ful'; .*; did you mean full\?"),
         (lambda: StudyOptions(sampler="grdi"), r"--sampler is 'grdi'; allowed: .*; did you mean grid\?"),
@@ -153,9 +157,9 @@ def toy(space=None, **values) -> Study:
         (partial(run_study, toy({"method.name": choice("vicregg", "simclr")})), "did you mean vicreg"),
         (
             partial(run_study, toy({"method.options.sim_coef": uniform(0, 1)})),
-            "sim_coef is no option of vicreg; .* sim_",
+            "sim_coef is not an option of vicreg; .* sim_",
         ),
-        (partial(run_study, toy(rows={"base": {"method.options": {"x": 1.0}}})), "x is no option of vicreg"),
+        (partial(run_study, toy(rows={"base": {"method.options": {"x": 1.0}}})), "x is not an option of vicreg"),
         (partial(run_study, toy(subject="bsae")), r"subject of study toy has 'bsae'; .*; did you mean base\?"),
         (partial(run_study, toy(controls={"bsae": ("base",)})), "controls of study toy has 'bsae'"),
         (partial(run_study, toy(controls={"base": ("no-recn",)})), r"controls\['base'\] of .* 'no-recn'; .* no-recon"),
@@ -184,6 +188,6 @@ def test_options_of_a_method_of_your_own_are_those_of_its_class(monkeypatch):
     monkeypatch.setitem(METHODS, "align", Align)
     check_names(RunConfig(method=MethodConfig(name="align", options={"power": 1.0})))
     with pytest.raises(
-        ValueError, match=r"pwer is no option of align; allowed: power \(default 2.0\); did you mean po"
+        ValueError, match=r"pwer is not an option of align; allowed: power \(default 2.0\); did you mean po"
     ):
         check_names(RunConfig(method=MethodConfig(name="align", options={"pwer": 1.0})))

@@ -105,7 +105,7 @@ def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
         ValueError: for a folder, or the folder of a split, that is missing, cannot be read or has no images.
     """
     if not folder.is_dir():
-        raise ValueError(f"{where} is no folder; allowed: a folder on a disk with one subfolder per class")
+        raise ValueError(f"{where} is not a folder; allowed: a folder on a disk with one subfolder per class")
     endings = Image.registered_extensions()
     folders, files_below = _list_below(folder, where)
     images = [path for path in files_below if path.suffix.lower() in endings]

@@ -315,7 +315,7 @@ def _factor(reader: ParquetReader, table: pa.Table, name: str) -> Tensor:
         if (odd := (lengths != lengths[0]) | (lengths == 0)).any():
             row = int(odd.argmax())
             raise ValueError(
-                f"column {name!r} is no factor: its lists have {lengths[0]} numbers and, in {reader.place(row)}, "
+                f"column {name!r} is not a factor: its lists have {lengths[0]} numbers and, in {reader.place(row)}, "
                 f"{lengths[row]}; allowed: equally long lists that are not empty"
             )
     values = torch.from_numpy(exact.astype(np.float64).reshape(len(table), -1))

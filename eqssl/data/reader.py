@@ -49,7 +49,7 @@ def _naming(path: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"--data.path: {path!r} is no Parquet file that can be read: {error}") from error
+        raise ValueError(f"--data.path: {path!r} is not a readable Parquet file: {error}") from error
 
 
 class ParquetReader:

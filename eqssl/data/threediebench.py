@@ -128,7 +128,7 @@ def _read_array(path: Path) -> np.ndarray:
     try:
         return np.load(path)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{str(path)!r} is no readable .npy file: {error}") from error
+        raise ValueError(f"{str(path)!r} is not a readable .npy file: {error}") from error
 
 
 def _read_latent(path: Path) -> np.ndarray:

@@ -32,7 +32,7 @@ def _build(
         features = backbone.eval()(torch.zeros(1, channels, image_size, image_size))
     except (AssertionError, RuntimeError) as error:
         raise ValueError(
-            f"--encoder.name {name} does not take images of {image_size} px ({error}); take another --data.image-size"
+            f"--encoder.name {name} does not take images of {image_size} px ({error}); choose another --data.image-size"
         ) from error
     backbone.train(training)
     if not isinstance(features, Tensor) or features.ndim not in (3, 4):

@@ -45,7 +45,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     text = read(folder / CONFIG)
     if text is None or not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} is no exported encoder: it needs {CONFIG} and {WEIGHTS}")
+        raise ValueError(f"{folder} is not an exported encoder: it needs {CONFIG} and {WEIGHTS}")
     return parse_json(folder / CONFIG, text)
 
 

@@ -114,6 +114,6 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
         print(f"error: {error}", file=sys.stderr)
         return BAD_OPTIONS
     except Interrupted as stop:
-        print(f"stopped by {stop}: the same command with --resume goes on", file=sys.stderr)
+        print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
         return SIGNALLED + stop.number
     return NOTHING_COMPLETED if summary["status"] == NOTHING else 0

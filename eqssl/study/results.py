@@ -78,7 +78,7 @@ def choose(study: Study, records: list[TrialRecord], table: Table | None = None)
     else:
         reason = f"{name} has the best {_word(goal)} of the {len(good)} that keep {within}"
     if "base" in table.failed and guard != goal:
-        reason = f"no trial of base came to its end, so that the {_word(guard)} is not guarded; {reason}"
+        reason = f"no trial of base completed, so the {_word(guard)} is not guarded; {reason}"
     if tied := sorted(_not_below(table, goal, name, allowed) - {name}, key=lambda other: -wanted[other]):
         more = f" and {len(tied) - TIED} more" if len(tied) > TIED else ""
         reason += f"; not significantly different from {', '.join(tied[:TIED])}{more}"
@@ -289,13 +289,13 @@ def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnsw
     bests = {metric: table.best(metric) for metric in study.objectives}
     best = {metric: Best(**vars(table.means(metric)[name]), name=name) for metric, name in bests.items() if name}
     if not [name for name in table.names if name not in WITHOUT_ENCODER]:
-        reason = "No trial came to its end"
+        reason = "No trial completed"
     elif not study.space:
         reason = "Nothing is chosen, since nothing is searched"
     elif any(record.number is not None and record.configuration in table.collapsed for record in records):
-        reason = "Every searched configuration that came to its end collapsed, so that none is chosen"
+        reason = "Every searched configuration that completed collapsed, so none is chosen"
     else:
-        reason = "No searched configuration came to its end, so that none is chosen"
+        reason = "No searched configuration completed, so none is chosen"
     return NoAnswer(reason, best)
 
 

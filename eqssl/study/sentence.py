@@ -49,7 +49,7 @@ def _beyond(answer: Answer, digits: int) -> str:
     if answer.autoencodes:
         return "; this is auto-encoding, without cross-attention"
     if answer.missing:
-        return f"; no trial of {_and(answer.missing)} came to its end, which it should be compared with"
+        return f"; no trial of {_and(answer.missing)} completed, which it should be compared with"
     beyond, goal = answer.beyond_autoencode, answer.goal
     if goal not in beyond or not all(of.has_bounds for of in beyond.values()):
         return ""

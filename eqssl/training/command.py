@@ -57,7 +57,7 @@ def _run(options: TrainOptions) -> int:
     try:
         train(options.run, progress=True, handle_signals=True, **given)
     except Terminated as stop:
-        print(f"stopped by {stop.name}: the same command with --resume goes on", file=sys.stderr)
+        print(f"stopped by {stop.name}: continue with the same command and --resume", file=sys.stderr)
         return 128 + stop.number
     print(f"encoder: {as_path(options.output) / 'encoder'}")
     return 0

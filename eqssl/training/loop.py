@@ -287,7 +287,7 @@ class Run:
             others = [f"--{o.replace('_', '-')} is {ours.get(o)}, was {theirs.get(o)}" for o in changed]
             what = ", ".join(others) or "other data"
             raise ValueError(
-                f"the checkpoint belongs to another configuration or other data ({what}); take another --output"
+                f"the checkpoint belongs to another configuration or other data ({what}); choose another --output"
             )
         torch.set_num_threads(state["threads"])  # another number would round sums differently
         for name in PROGRESS:

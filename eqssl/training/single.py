@@ -47,7 +47,7 @@ def train(
         folder = as_path(output, "--output")
         make_folder(folder, "--output")
         if checkpoint.exists(folder / "checkpoint") and not resume:
-            raise ValueError(f"--output: {folder} holds a run; continue it with --resume or take another --output")
+            raise ValueError(f"--output: {folder} holds a run; continue it with --resume or choose another --output")
     loggers: list[Callable[[dict[str, float]], object]] = []
     with ExitStack() as stack:
         if tracking_uri:

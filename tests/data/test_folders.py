@@ -130,7 +130,7 @@ def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_p
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda p: p / "nowhere", "is no folder; allowed: a folder on a disk"),
+    (lambda p: p / "nowhere", "is not a folder; allowed: a folder on a disk"),
     (lambda p: (p / "empty").mkdir() or p / "empty", "holds no image CLASS/NAME.png"),
 ])  # fmt: skip
 def test_what_is_no_image_folder(tmp_path: Path, make, message: str, capsys):

@@ -566,7 +566,7 @@ def test_a_damaged_file_is_named(tmp_path, write, images):
     data = bytearray(path.read_bytes())
     data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)  # pages, and not the footer
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"train-0.parquet' is no Parquet file that can be read"):
+    with pytest.raises(ValueError, match=r"train-0.parquet' is not a readable Parquet file"):
         load_data(config(tmp_path / "set"))
 
 

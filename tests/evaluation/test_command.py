@@ -113,7 +113,7 @@ def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):
 
 def test_an_unknown_model_is_refused(command, tmp_path):
     error = command("results/nothing", "--data.path", tmp_path / "none", "--output", tmp_path / "result.json", code=2)
-    assert error.startswith("error: MODEL is 'results/nothing', which is no folder; allowed: ")
+    assert error.startswith("error: MODEL is 'results/nothing', which is not a folder; allowed: ")
     assert not (tmp_path / "result.json").exists()
 
 
@@ -123,7 +123,7 @@ def test_a_folder_is_refused_as_a_file_and_as_a_model_before_the_data_are_read(c
         assert f"error: {option} is '{tmp_path}', a folder; allowed: a file" in command(
             "pixels", option, tmp_path, code=2
         )
-    assert f"error: MODEL: {tmp_path} is no exported encoder: it needs config.json" in command(tmp_path, code=2)
+    assert f"error: MODEL: {tmp_path} is not an exported encoder: it needs config.json" in command(tmp_path, code=2)
 
 
 def test_published_weights_that_are_not_to_be_had_are_refused_before_the_data_are_read(command, monkeypatch):

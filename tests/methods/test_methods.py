@@ -117,7 +117,9 @@ def test_heads_are_those_of_lightly():
 def test_options_reach_the_method_and_unknown_ones_are_refused():
     method = build_method(MethodConfig(name="simclr", options={"temperature": 0.5, "width": 32.0}), SIZES)
     assert method.temperature == 0.5 and method.projector[0].out_features == 32
-    with pytest.raises(ValueError, match=r"--method.options tau is no option of simclr; allowed: width .*temperature"):
+    with pytest.raises(
+        ValueError, match=r"--method.options tau is not an option of simclr; allowed: width .*temperature"
+    ):
         build_method(MethodConfig(name="simclr", options={"tau": 1.0}), SIZES)
     with pytest.raises(ValueError, match=r"--method.name is 'simclear'; allowed: simclr"):
         build_method(MethodConfig(name="simclear"), SIZES)

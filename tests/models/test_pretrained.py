@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
 
 
 def test_what_is_no_folder_of_weights_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"--encoder.pretrained: .*nothing is no exported encoder: it needs conf"):
+    with pytest.raises(ValueError, match=r"--encoder.pretrained: .*nothing is not an exported encoder: it needs conf"):
         make(pretrained=str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match=r"none.safetensors', which does not exist"):
         make(pretrained=str(tmp_path / "none.safetensors"))

@@ -47,7 +47,7 @@ def stopped(head, study):
 
 def test_a_stopped_job_saves_its_state(stopped, study):
     _, folder = study
-    assert "stopped by SIGTERM: the same command with --resume goes on" in stopped
+    assert "stopped by SIGTERM: continue with the same command and --resume" in stopped
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["status"] == "stopped" and len(summary["trials"]) >= 3
     assert json.loads((folder / "runs" / "0001.json").read_text())["ended"] and not (folder / ".ray").exists()

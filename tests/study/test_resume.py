@@ -129,7 +129,7 @@ def test_exit_codes_tell_what_happened(story):
     _, codes, stopped_s, text = story
     assert codes == [-signal.SIGKILL, 128 + signal.SIGTERM, 0], text
     assert stopped_s < 20
-    assert "--resume goes on" in text
+    assert "continue with the same command and --resume" in text
     assert "\x1b[" not in text
 
 

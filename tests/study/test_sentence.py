@@ -108,8 +108,8 @@ def test_no_chosen_configuration():
     assert found.startswith("Nothing is chosen, since nothing is searched; best accuracy: base, .800 ± .00")
     failed = [dataclasses.replace(r, status="FAILED", metrics={}, error="?") for r in records({"weight 1": BASE})]
     searched = summarise(STUDY, [*records({"base": BASE}), *failed], ABOUT)["sentence"]
-    assert searched.startswith("No searched configuration came to its end, so that none is chosen; best accuracy: base")
-    assert summarise(STUDY, failed, ABOUT)["sentence"] == "No trial came to its end."
+    assert searched.startswith("No searched configuration completed, so none is chosen; best accuracy: base")
+    assert summarise(STUDY, failed, ABOUT)["sentence"] == "No trial completed."
 
 
 def test_a_confirmed_configuration_is_the_subject_though_nothing_is_searched():
@@ -168,11 +168,11 @@ def test_a_metric_in_degrees_that_should_be_small():
 def test_a_control_that_failed_is_named():
     failed = [dataclasses.replace(r, status="FAILED", metrics={}, error="?") for r in records({"autoencode": BASE})]
     found = summarise(STUDY, [*records({"base": BASE, "weight 1": near(r2_mean=0.5)}), *failed], ABOUT)
-    assert found["sentence"].endswith("no trial of autoencode came to its end, which it should be compared with.")
+    assert found["sentence"].endswith("no trial of autoencode completed, which it should be compared with.")
     assert {c["equivariant_without_loss"] for c in found["configurations"]} == {None}
     failed = [dataclasses.replace(r, status="FAILED", metrics={}, error="?") for r in records({"base": BASE})]
     found = summarise(STUDY, [*records({"weight 1": near(r2_mean=0.5)}), *failed], ABOUT)
-    assert found["chosen"]["reason"].startswith("no trial of base came to its end, so that the accuracy is not guarded")
+    assert found["chosen"]["reason"].startswith("no trial of base completed, so the accuracy is not guarded")
 
 
 def test_an_undecided_comparison_explains_nothing():

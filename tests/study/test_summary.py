@@ -107,7 +107,7 @@ def test_the_encoder_is_that_of_the_folder(folder):
     from eqssl.models.encoder import Encoder
     from eqssl.models.export import export_encoder
 
-    with pytest.raises(ValueError, match="best_encoder is no exported encoder"):
+    with pytest.raises(ValueError, match="best_encoder is not an exported encoder"):
         load_study(folder).encoder()
     encoder = Encoder(EncoderConfig(), 3, 32, (0.5,) * 3, (0.25,) * 3)
     export_encoder(encoder, folder / "best_encoder")

@@ -88,7 +88,7 @@ def test_a_signal_ends_a_run_with_its_state_saved_and_resume_ends_as_an_uninterr
         else:
             patch.setattr("eqssl.training.loop.evaluate", stop)
         assert train(stopped) == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM: the same command with --resume goes on" in capsys.readouterr().err
+    assert "stopped by SIGTERM: continue with the same command and --resume" in capsys.readouterr().err
     state = checkpoint.load(tmp_path / "stopped" / "checkpoint")
     assert (state and (state["epoch"], state["step"])) == saved
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -95,7 +95,7 @@ def check_output(text: str) -> None:
         return make_folder(output, "--output")
     existing = next(folder for folder in (output, *output.parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ValueError(f"--output is {text!r}: {existing} is no folder that can be written")
+        raise ValueError(f"--output is {text!r}: {existing} is not a writable folder")
 
 
 def check_node(folder: str, token: str) -> str | None:
@@ -289,7 +289,7 @@ def approve(epochs: int, epoch_s: float, at_once: int, options: StudyOptions, co
     if wall_s <= ASK_ABOVE_S or options.yes or not can_answer:
         return
     try:
-        answer = console.input("go on? [y/N] ", markup=False)
+        answer = console.input("continue? [y/N] ", markup=False)
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):

@@ -111,7 +111,7 @@ class RunLock:
             text = (
                 f"--output: process {run.pid} on {run.host} has been running the study in {self._folder} since {since}"
             )
-        alive = ValueError(f"{text}; wait for its end, stop it, or take another --output")
+        alive = ValueError(f"{text}; wait for its end, stop it, or choose another --output")
         if run and (run.host, run.pid_namespace) == (self.run.host, self.run.pid_namespace):
             if run.pid_start == _pid_start(run.pid):
                 raise alive

@@ -177,7 +177,7 @@ class StudyFolder(Listener):
             return study
         # A name with a dot is a temporary file of a killed process.
         if folder.exists() and any(path.name != RUNS and path.name[0] != "." for path in folder.iterdir()):
-            raise ValueError(f"--output: {folder} exists and holds no {STUDY} of a study; take another --output")
+            raise ValueError(f"--output: {folder} exists and holds no {STUDY} of a study; choose another --output")
         return cls(folder, uuid.uuid4().hex, identity, owned=owned)
 
     def create(self, data: str, about: dict[str, Any] | None = None, warm_points: Sequence[Point] = ()) -> None:
@@ -420,7 +420,7 @@ def known_study(folder: Path, *, resume: bool = True) -> dict[str, Any] | None:
         if damaged:
             raise damaged
         return None
-    raise ValueError(f"--output: {folder} holds a study; continue it with --resume or take another --output")
+    raise ValueError(f"--output: {folder} holds a study; continue it with --resume or choose another --output")
 
 
 def _check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any]) -> None:

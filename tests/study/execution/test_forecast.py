@@ -77,14 +77,14 @@ def on_terminal(answer: str, **values) -> str:
 )
 def test_on_a_terminal_a_long_study_asks(answer, end):
     shown = on_terminal(answer)
-    assert "go on? [y/N]" in shown and end in shown.rpartition("[y/N]")[2]
+    assert "continue? [y/N]" in shown and end in shown.rpartition("[y/N]")[2]
     assert ("not started" in shown) == (end == "not started")
 
 
 @pytest.mark.parametrize("values", [{"wall_s": 1800.0}, {"yes": True}, {"quiet": True}])
 def test_nobody_is_asked_about_a_short_study_or_with_yes_or_where_nothing_is_shown(values):
     shown = on_terminal("n\n", **values)
-    assert "go on?" not in shown and "started" in shown and "not started" not in shown
+    assert "continue?" not in shown and "started" in shown and "not started" not in shown
 
 
 def test_without_a_terminal_it_goes_on():

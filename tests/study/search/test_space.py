@@ -105,7 +105,7 @@ def test_a_varied_hyperparameter_is_one_of_every_method_it_exists_for():
     with pytest.raises(ValueError, match=r"--method.options temprature is no .* vicreg; .*"):
         check_space({"method.options.temprature": share}, RunConfig())
     space = {"method.name": choice("simclr", "byol"), "method.options.temperature": share}
-    with pytest.raises(ValueError, match=r"--method.options temperature is no option of byol; allowed: width"):
+    with pytest.raises(ValueError, match=r"--method.options temperature is not an option of byol; allowed: width"):
         check_space(space, RunConfig())
     check_space(space | {"method.options.temperature": share.when("method.name", "simclr")}, RunConfig())
 
