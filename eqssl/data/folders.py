@@ -130,7 +130,7 @@ def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
     elsewhere = sorted(set(images).difference(*files.values()))
     for paths, fault in (
         (others, "files have no ending of an image"),
-        (elsewhere, "images are in no folder of a class"),
+        (elsewhere, "images are in no folder of a class, and are left out"),
         (empty, "folders hold no image"),
     ):
         if paths:

@@ -25,6 +25,7 @@ def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool 
 
     write_report(summary, path)
     print((path / "tables.md").read_text(), end="")
+    print(f"{summary['sentence']}\npage: {path / 'report.html'}", file=sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

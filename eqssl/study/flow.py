@@ -18,7 +18,7 @@ from eqssl.files import as_path, is_no_lack_of_space, persist
 from eqssl.metrics import stored_properties
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import REFERENCE_ROWS, Study, count_trials, seed_stages
-from eqssl.study.execution.preflight import approve, check_options, check_worker, try_run
+from eqssl.study.execution.preflight import approve, check_options, check_worker, temporary_places, try_run
 from eqssl.study.execution.setup import StudySetup, registered
 from eqssl.study.execution.stop import Interrupted, StopSignals
 from eqssl.study.options import StudyOptions
@@ -101,6 +101,8 @@ class _StudyRun:
 
     def run(self) -> dict[str, Any]:
         self._say(self.study.question)
+        for warning in temporary_places(self.options):
+            self._say(f"warning: {warning}")
         with self.lock.heartbeat(lost=self.signals.stop):
             try:
                 return self._run()

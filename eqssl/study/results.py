@@ -272,6 +272,7 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
         autoencodes=table.is_autoencoding(name),
         autoencode=control,
         beyond_autoencode={metric: _difference(table, metric, name, control, level) for metric in beyond},
+        untrained=table.untrained().get(base or "", []),
     )
 
 

@@ -22,10 +22,13 @@ def sentence(answer: Answer | NoAnswer) -> str:
     if answer.base is None:
         return f"{found}; no base method to compare it with."
     found += f" against {answer.base}"
+    untrained = ""
+    if answer.untrained:
+        untrained = f"; {answer.base} is not trained enough to beat {_and(answer.untrained)} in accuracy: train longer"
     if not all(of.has_bounds for of in differences):
-        return f"{found}; too few seeds to judge by."
+        return f"{found}; too few seeds to judge by{untrained}."
     unlabelled = "" if answer.labelled else "; no accuracy, since there are no labels"
-    return f"{found}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}."
+    return f"{found}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}{untrained}."
 
 
 def _outcome(answer: Answer) -> str:

@@ -103,6 +103,7 @@ class Answer:
     autoencodes: bool  # whether the configuration itself auto-encodes
     autoencode: str | None  # the control that differs from it only in the attention
     beyond_autoencode: dict[str, Interval]  # differences from that control
+    untrained: list[str] = field(default_factory=list)  # rows that the base's accuracy does not exceed significantly
 
 
 @dataclass(frozen=True)

@@ -197,13 +197,17 @@ class Table:
         return self.differences(metric, {name: self.autoencode_control(name) for name in self.names})
 
     def untrained(self) -> dict[str, list[str]]:
-        """Return base method -> rows of `UNTRAINED` that its accuracy does not exceed significantly."""
+        """Return base method -> rows of `UNTRAINED` that its accuracy does not exceed significantly, or with a single
+        seed at all."""
         controls = [self.controls(name) for name in self.names if name not in REFERENCES]
-        found: dict[str, list[str]] = {}
+        means, found = self.point_estimates(self.accuracy), dict[str, list[str]]()
         for base in dict.fromkeys(names[0] for names in controls if names):
             for row in UNTRAINED:
                 difference = self._above_untrained(base, row)
-                if difference is not None and difference.bounds()[0] <= 0:
+                low = math.nan if difference is None else difference.bounds()[0]
+                if not math.isfinite(low):
+                    low = means.get(base, math.nan) - means.get(row, math.nan)
+                if low <= 0:
                     found.setdefault(base, []).append(row)
         return found
 

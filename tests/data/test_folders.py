@@ -66,7 +66,7 @@ def test_hidden_and_stray_images_are_no_data(folder: Path, tmp_path: Path, png, 
         (folder / path).write_bytes(png(1))
     data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
     assert sum(map(len, data.splits.values())) == 40 and data.class_names == ("bird", "cat")
-    assert caplog.text.count("1 images are in no folder of a class, such as stray.png") == 1
+    assert caplog.text.count("1 images are in no folder of a class, and are left out, such as stray.png") == 1
 
 
 def test_unreadable_files_are_named_and_counted(folder: Path, tmp_path: Path, caplog, capsys):

@@ -48,7 +48,7 @@ def test_columns_become_labels_objects_and_factors(tmp_path, write, images, capl
     assert data.num_classes == 3 and data.channels == 3 and data.image_size == 12 and data.paired
     assert set(data.train.factors) == {"angle", "pose", "axis"}
     assert data.train.factors["axis"][:, 0].tolist() == data.train.ids.tolist()
-    assert "column 'boxes' is no factor" in caplog.text and "mask" not in caplog.text
+    assert "column 'boxes' is not a factor" in caplog.text and "mask" not in caplog.text
     assert data.train.factors["pose"].shape == (32, 2)
     rows = data.train.ids  # nothing is left out, so that an image's number is its row
     torch.testing.assert_close(data.train.factors["angle"][:, 0], rows.float() / 7)
@@ -260,7 +260,7 @@ def test_composed_images_are_reported_once_with_their_number(tmp_path, write, pn
 @pytest.mark.parametrize("make, message", [
     (lambda p: p / "nowhere", "is not there"),
     (lambda p: (p / "empty").mkdir() or p / "empty", "holds no file"),
-    (lambda p: (p / "train-0.parquet").write_text("text" * 9) and p / "train-0.parquet", "is no Parquet file"),
+    (lambda p: (p / "train-0.parquet").write_text("text" * 9) and p / "train-0.parquet", "is not a readable Parquet"),
     (lambda p: "https://host/x", r"'https://host/x' cannot be opened: .*; allowed: a file or folder on a disk, .* s3://"),
     (lambda p: "hf://datasets/cifar10", "--data.path 'hf://datasets/cifar10' cannot be opened: Invalid HF URI"),
 ])  # fmt: skip
@@ -301,7 +301,7 @@ TURN = [0.0, 0.0, 0.6, 0.8]
 FACTOR_FAULTS = [
     ("quaternion", [TURN[:3]] * 40, r"has 3 numbers; allowed: 4 for each image, in .*train-0.parquet row 0"),
     ("quaternion", [TURN] * 17 + [[0.0] * 4] * 23, r"is \[0.0, 0.0, 0.0, 0.0\] \(23 such; .*, in .*train-0.* row 17"),
-    ("quaternion", [TURN, [*TURN, 1.0]] * 20, r"is no factor: its lists have 4 .* in .*train-0.* row 1, 5; allowed"),
+    ("quaternion", [TURN, [*TURN, 1.0]] * 20, r"is not a factor: its lists have 4 .* in .*train-0.* row 1, 5; allowed"),
     ("quaternion", [TURN, None] * 20, r"has 20 null, the first in .*train-0.parquet row 1; allowed: none"),
     ("quaternion", [TURN, [None, *TURN[:3]]] * 20, r"is \[nan, .* in .*train-0.parquet row 1"),
     ("floor_hue", [0.0, 1e300] * 20, r"is \[1e\+300\] \(20 such; allowed: finite .*, in .*train-0.parquet row 1"),
@@ -463,7 +463,7 @@ def test_replacements_of_values_are_reported(tmp_path, write, images, caplog):
     described(write(tmp_path / "x.parquet", images, **columns), ["cat", "dog"], mode="L")
     data = load_data(config(tmp_path / "x.parquet"))
     assert "'number' is a factor, whose integers up to 1152921504606847015 are rounded" in caplog.text
-    assert "'empty' is no factor" in caplog.text and set(data.train.factors) == {"number"}
+    assert "'empty' is not a factor" in caplog.text and set(data.train.factors) == {"number"}
     assert "'image': its mode L is not applied" in caplog.text
 
 

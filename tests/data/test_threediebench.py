@@ -216,8 +216,8 @@ def save_latent(path: Path, latent: object) -> None:
     (lambda path: save_latent(path, np.zeros((1, 7))), r"\(1, 7\).*seven finite"),
     (lambda path: save_latent(path, [0, 0, np.nan, 0, 0, 0, 0]), "nan.*seven finite"),
     (lambda path: save_latent(path, ["a"] * 7), "<U1.*seven finite"),
-    (lambda path: path.write_bytes(b""), "no readable .npy"),
-    (lambda path: path.write_bytes(path.read_bytes()[:150]), "no readable .npy"),
+    (lambda path: path.write_bytes(b""), "is not a readable .npy"),
+    (lambda path: path.write_bytes(path.read_bytes()[:150]), "is not a readable .npy"),
     (lambda path: path.unlink(), "is missing, and its image is there"),
 ])  # fmt: skip
 def test_a_latent_that_cannot_be_used_is_named(folder: Path, damage: Callable[[Path], None], message: str):

@@ -100,7 +100,7 @@ def test_every_user_may_read_the_weights(tmp_path):
 
 
 def test_other_folders_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no exported encoder"):
+    with pytest.raises(ValueError, match="is not an exported encoder"):
         load_encoder(tmp_path)
     export_encoder(make(), tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18"}))

@@ -105,6 +105,7 @@ def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_pa
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == (folder / "tables.md").read_text(), done.stderr
+    assert done.stderr.endswith(f"\npage: {folder / 'report.html'}\n")
     assert "35 of at most 143 trials have ended" in (folder / "report.html").read_text()
     wrong = subprocess.run([sys.executable, "-c", code, str(tmp_path / "no")], capture_output=True, text=True)
     assert wrong.returncode == 2 and "holds no study" in wrong.stderr

@@ -205,6 +205,11 @@ def test_a_base_that_does_not_beat_pixels_or_an_untrained_network_is_named():
     assert summary["untrained"] == {"base": ["pixels"]} and "base does not beat pixels" in caption(summary)
     records = [*noisy(means | {"random": (0.81, 0.3)}, 0.01), records[-1]]
     assert summarise(STUDY, records, ABOUT)["untrained"] == {"base": ["pixels", "random"]}
+    expected = "; base is not trained enough to beat pixels and random in accuracy: train longer."
+    assert summarise(STUDY, records, ABOUT)["sentence"].endswith(expected)
+    means = {"pixels": (0.9, 0.1), "random": (0.85, 0.1), "base": (0.8, 0.3), "weight 1": (0.8, 0.5)}
+    single = rows(means, seeds=1)
+    assert summarise(STUDY, single, ABOUT)["sentence"].endswith(f"too few seeds to judge by{expected}")
 
 
 def test_a_row_is_compared_with_the_controls_it_names_and_with_the_best():

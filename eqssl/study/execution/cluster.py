@@ -88,7 +88,8 @@ def _start_or_connect() -> None:
             return
         except Exception as error:  # no cluster, other Ray or Python, wrong token; Ray raises bare exceptions too
             ray.shutdown()
-            if address or "timed out" not in str(error) or attempt == MAX_STARTS:
+            elsewhere = address not in (None, "", "local")
+            if elsewhere or "timed out" not in str(error) or attempt == MAX_STARTS:
                 where = f"RAY_ADDRESS is {address or 'not given'}"
                 raise ValueError(f"Ray {ray.__version__} cannot be started ({where}): {error}") from error
             logger.warning("Ray did not start within 30 s: attempt %d of %d", attempt + 1, MAX_STARTS)

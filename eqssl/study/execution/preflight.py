@@ -32,6 +32,7 @@ OF_TRIALS = ("ray.tune", "ray.train.torch", "eqssl.training.loop", "eqssl.evalua
 STORES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "file", "databricks", "databricks-uc", "uc")
 STEPS_S = 5.0  # approximate duration of the timed steps
 ASK_ABOVE_S = 1800.0
+JOB_FOLDERS = "runtime_resources/working_dir_files"  # in Ray's temporary folder
 DESCRIPTION = ("name", "digest", "paired", "image_size", "channels", "num_classes")
 
 
@@ -82,6 +83,20 @@ def _check_rows(study: Study) -> None:
             if row not in study.rows and (field in ("subject", "controls") or row not in CONTROLS):
                 near = did_you_mean(row, study.rows)
                 raise ValueError(f"{field} of study {study.name} has {row!r}; allowed: {', '.join(study.rows)}{near}")
+
+
+def temporary_places(options: StudyOptions) -> list[str]:
+    """Return a warning for each relative path of a job that runs in Ray's temporary copy of the submitted folder."""
+    if JOB_FOLDERS not in os.getcwd():
+        return []
+    uri = options.tracking_uri.removeprefix("sqlite:///")
+    places = {"--output": options.output, "--tracking-uri": uri}
+    return [
+        f"{option} is in {os.getcwd()}, Ray's temporary copy of the submitted folder, which Ray deletes: give an "
+        "absolute path or a URI"
+        for option, path in places.items()
+        if "://" not in path and not os.path.isabs(os.path.expanduser(path))
+    ]
 
 
 def check_output(text: str) -> None:

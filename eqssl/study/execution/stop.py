@@ -23,6 +23,7 @@ does not use Ray: its context (training/context.py) handles the signals itself.
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -131,6 +132,7 @@ class StopSignals:
         threading.Thread(target=self._stop_tune, daemon=True).start()
 
     def _stop_tune(self) -> None:
+        print("stopping: running trials save their state; a second signal ends the study at once", file=sys.stderr)
         if self.before_stop:
             with suppress(Exception):  # such as if a trial does not answer
                 self.before_stop()

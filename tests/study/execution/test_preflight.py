@@ -10,7 +10,7 @@ from eqssl.config import replace
 from eqssl.data import SOURCES
 from eqssl.data.synthetic import solids
 from eqssl.study import Study, StudyOptions, log_uniform
-from eqssl.study.execution.preflight import check_node, check_options, try_run
+from eqssl.study.execution.preflight import JOB_FOLDERS, check_node, check_options, temporary_places, try_run
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.store.lock import RunLock
 
@@ -132,3 +132,16 @@ def test_few_held_out_images_are_warned_of(objects, warned, caplog):
     caplog.clear()
     _warn_of_few_images(EvaluateConfig(split="val", images=300), Data())
     assert ("metrics are of 300" in caplog.text) is not warned
+
+
+def test_relative_places_of_a_submitted_job_are_warned_of(tmp_path, monkeypatch):
+    folder = tmp_path / JOB_FOLDERS / "_ray_pkg_1"
+    folder.mkdir(parents=True)
+    relative = StudyOptions(output="results", tracking_uri="sqlite:///mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    assert temporary_places(relative) == []
+    monkeypatch.chdir(folder)
+    assert [text.split(" ")[0] for text in temporary_places(relative)] == ["--output", "--tracking-uri"]
+    kept = StudyOptions(output="s3://bucket/results", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    assert temporary_places(kept) == []
+    assert temporary_places(change(kept, output=str(tmp_path), tracking_uri="http://localhost:5000")) == []
