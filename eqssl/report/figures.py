@@ -3,13 +3,12 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
-from matplotlib.typing import RcKeyType
 from numpy.typing import NDArray
 
 from eqssl.images import image_grid
@@ -19,8 +18,11 @@ from eqssl.report.selection import REFERENCES, Summary, bounds_of
 from eqssl.report.tables import gain_metrics
 from eqssl.study.sentence import plain_number
 
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType  # of matplotlib 3.10
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
-STYLE: dict[RcKeyType, Any] = {
+STYLE: "dict[RcKeyType, Any]" = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
