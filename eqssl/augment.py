@@ -103,8 +103,8 @@ def draw(
         image_size: height and width of the view, px.
         crop_ratio: largest width / height of a crop, 1 or more.
         aspects: float64 (B,), width / height of the images; None for squares.
-        local_area: of a local crop, the largest share of the image's area; it lies anywhere, whatever the strength of
-            the family crop. None for other views.
+        local_area: largest share of the image's area in a local crop, whose place and area do not depend on the
+            strength of the family crop. None for other views.
 
     Returns:
         Each of `PARAMETERS` as float32 (B,) on the device of `ids`: dx and dy as fractions of the side (positive: the

@@ -15,7 +15,7 @@ from eqssl.models.backbones import Backbone, build_backbone
 from eqssl.models.pretrained import find_weights
 
 LOCAL_SIDE = 96 / 224  # side of a local crop over that of its image (arXiv 2104.14294, section 3.1)
-MIN_CHANNELS = 3  # of a part: fewer can hardly be told from features that collapsed to a line
+MIN_CHANNELS = 3  # minimum of a part: with fewer, features that collapsed to a line look almost the same
 
 
 def _build(
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.config, self.channels, self.image_size = config, channels, image_size
         self.provenance: dict[str, Any] = {}
-        with torch.inference_mode(False), torch.enable_grad():  # whatever mode the caller is in
+        with torch.inference_mode(False), torch.enable_grad():  # the caller may have disabled gradients
             try:
                 self.backbone, self.grid, self.dim = _build(config, channels, image_size, other_sizes=local_crops > 0)
             except ValueError as error:

@@ -66,8 +66,8 @@ class StudyOptions:
     at the start, and a study that takes longer all the same is stopped as by SIGTERM, to go on with --resume. Where a
     command runs several studies, of each."""
     dry_run: bool = False
-    """Show the trials to come and what is known of their time, and end: nothing is trained or written, Ray not
-    started."""
+    """Print the planned trials and an estimate of their duration, then exit: nothing is trained or written, and Ray is
+    not started."""
     yes: bool = False
     """Do not ask before a study that is forecast to take more than half an hour; asked on a terminal only."""
     smoke: bool = False

@@ -1,4 +1,4 @@
-"""The plan of a study, for --dry-run: its trials, and what is known about their duration, without Ray."""
+"""The plan of a study, for --dry-run: its trials and an estimate of their duration, without Ray."""
 
 from collections.abc import Iterator, Sequence
 

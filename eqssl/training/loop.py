@@ -336,7 +336,8 @@ class Run:
         model.eval()
         split = getattr(self.dataset, name)
         objects = one_image_per_object(split)  # often stored class by class: a sample of all
-        batch = self.views.batch(split, objects[permutation(SEED, 0, len(objects))[:count]], 0)
+        views = Views(self.config, self.dataset, self.device)  # without the method's own data, such as local crops
+        batch = views.batch(split, objects[permutation(SEED, 0, len(objects))[:count]], 0)
         images = torch.cat([batch.first, batch.second])
         tokens = torch.cat([model.encoder.tokens(some) for some in images.split(ENCODED_AT_ONCE)])
         return batch, model.reconstruction_inputs(tokens, batch)

@@ -23,7 +23,7 @@ from eqssl.training import checkpoint
 from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run, one_image_per_object, train
 from eqssl.training.optim import learning_rate, make_optimizer
-from eqssl.views import MASK_STREAM
+from eqssl.views import MASK_STREAM, Views
 from tests.workers import run_workers
 
 SMALL = {
@@ -303,8 +303,13 @@ def test_use_of_views_is_measured_on_images_from_the_whole_split(monkeypatch):
     order = data.val.labels.argsort(stable=True)  # class by class, as a folder of images is stored
     val = Split(MemoryImages(data.val.images.take(order)), data.val.ids, data.val.labels[order])
     run, seen = Run(configuration(), LocalContext(), dataclasses.replace(data, val=val)), []
-    batch_of = run.views.batch
-    run.views.batch = lambda split, indices, epoch: (seen.append(indices), batch_of(split, indices, epoch))[1]
+    batch_of = Views.batch
+
+    def record(views, split, indices, epoch):
+        seen.append(indices)
+        return batch_of(views, split, indices, epoch)
+
+    monkeypatch.setattr(Views, "batch", record)
     while not run.is_last:
         run.next_epoch()
     run.reconstructions(run.model)
