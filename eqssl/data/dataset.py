@@ -72,6 +72,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        """Return the number of images and what is known of them, without their pixels."""
+        known = ["labels"] * (self.labels is not None) + ["objects"] * (self.objects is not None) + [*self.factors]
+        return f"Split({len(self)} images" + (f" with {', '.join(known)})" if known else ")")
+
     @property
     def units(self) -> Tensor:
         """int64 (N,): the object of every image, or the image itself if there are no objects."""

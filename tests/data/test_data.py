@@ -145,6 +145,11 @@ def test_any_source_is_resized_and_cut_to_the_centre():
     assert (pixels.float().mean((1, 2, 3)) - centre.mean((1, 2, 3))).abs().max() < 3
 
 
+def test_a_printed_data_set_shows_no_pixels():
+    text = repr(toy(50))
+    assert "train=Split(50 images with labels)" in text and "tensor" not in text
+
+
 def test_importing_costs_no_torch():
     for module, heavy in (
         ("eqssl.data", ("torch", "pyarrow", "PIL")),

@@ -1,5 +1,6 @@
 """Ray: starting it or connecting to it, the number of trials at a time, and calling functions on its nodes."""
 
+import gc
 import logging
 import os
 from collections import Counter
@@ -75,7 +76,21 @@ def ray_running() -> Iterator[None]:
         yield
     finally:
         if ours:
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """Shut Ray down without another thread's garbage collection.
+
+    Tune leaves cycles with references to Ray's objects. If a thread, such as the one that sends to MLflow, frees one
+    while Ray shuts down, Ray ends this process at once, with exit code 1.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _start_or_connect() -> None:

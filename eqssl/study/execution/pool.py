@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
 DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's text about a lost process begins
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
+SAVING_POLL_S = 0.2  # a second signal ends the wait
 FULL_DISK_S = 5.0  # between two attempts to write a record
 
 
@@ -68,7 +70,14 @@ def run_trials(
     """
     notice = start_here(SaveNotice)
     notice.watch_nodes.remote()
-    signals.before_stop = lambda: ray.get(notice.stop.remote(), timeout=SAVING_S)
+    ended = threading.Event()
+
+    def save() -> None:
+        saved, deadline = [notice.stop.remote()], time.monotonic() + SAVING_S
+        while not ended.is_set() and time.monotonic() < deadline and not ray.wait(saved, timeout=SAVING_POLL_S)[0]:
+            pass
+
+    signals.before_stop = save
     searcher = _Searcher(suggestions, run_of)
     events = _Events(searcher, setup, listeners, signals)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
@@ -97,7 +106,8 @@ def run_trials(
     try:
         tuner.fit()
     finally:
-        signals.before_stop = None
+        ended.set()
+        signals.tune_ended()
         shutil.rmtree(staging, ignore_errors=True)
         remove(as_path(setup.folder) / ".ray")  # Ray Train's own files
     return events.unfinished()

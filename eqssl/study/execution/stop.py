@@ -88,6 +88,7 @@ class StopSignals:
         self.interruption: Interrupted | None = None
         self.before_stop: Callable[[], None] | None = None
         self._reason: str | None = None
+        self._thread: threading.Thread | None = None
         self._handler = SignalHandler(self._handle)
 
     def __enter__(self) -> "StopSignals":
@@ -113,6 +114,12 @@ class StopSignals:
             self._reason = reason
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def tune_ended(self) -> None:
+        """Return once no thread calls `before_stop`, nor will: it uses Ray, which is about to shut down."""
+        self.before_stop = None
+        if self._thread:
+            self._thread.join()
+
     @contextmanager
     def after(self, hours: float | None) -> Iterator[None]:
         """Call `stop` if the body takes longer; None: never."""
@@ -129,7 +136,8 @@ class StopSignals:
         self.interruption = Interrupted(number, self._reason)
         if not first or not callable(signal.getsignal(signal.SIGUSR1)):
             raise self.interruption
-        threading.Thread(target=self._stop_tune, daemon=True).start()
+        self._thread = threading.Thread(target=self._stop_tune, daemon=True)
+        self._thread.start()
 
     def _stop_tune(self) -> None:
         print("stopping: running trials save their state; a second signal ends the study at once", file=sys.stderr)

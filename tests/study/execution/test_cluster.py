@@ -216,3 +216,30 @@ with ray_running():
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS" and name not in KEEP}
     text = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
     assert all(variable in text for variable in KEEP)
+
+
+@pytest.mark.slow
+def test_garbage_that_refers_to_rays_objects_does_not_end_the_process_at_the_shutdown():
+    code = """
+import gc, threading, time, ray
+from eqssl.study.execution.cluster import ray_running
+
+def leave_cycles():
+    while references:
+        cycle = [references.pop()]
+        cycle.append(cycle)
+        time.sleep(0.001)
+
+gc.set_threshold(1)
+with ray_running():
+    references = [ray.put(None) for _ in range(20_000)]
+    thread = threading.Thread(target=leave_cycles)
+    thread.start()
+left = len(references)
+references.clear()
+thread.join()
+print("left", left)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    text = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert int(text.removeprefix("left ")) > 0  # the thread left cycles until Ray had shut down

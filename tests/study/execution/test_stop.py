@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -125,3 +126,20 @@ def test_trials_save_before_tune_is_stopped(tune_runs, answers):
         signal.raise_signal(signal.SIGTERM)
         wait_for(tune_runs)
     assert (called, tune_runs) == ([[]], [signal.SIGUSR1])
+
+
+def test_tune_has_ended_only_when_no_thread_asks_trials_to_save(tune_runs):
+    asked, ended = threading.Event(), threading.Event()
+
+    def save():
+        asked.set()
+        ended.wait(20)
+
+    with StopSignals() as signals:
+        signals.before_stop = save
+        signal.raise_signal(signal.SIGTERM)
+        assert asked.wait(20)
+        threading.Timer(0.1, ended.set).start()
+        signals.tune_ended()
+        assert tune_runs == [signal.SIGUSR1]
+    assert signals.before_stop is None
