@@ -20,21 +20,25 @@ from eqssl.report.selection import Summary
 from eqssl.stats import on_front
 
 TRAINED = {"ssl": "SSL loss, training", "recon": "reconstruction error, training"}
+MIN_VOLUMES = 3  # different ones: a curve of fewer shows no search
 CURVES = (
     "The study's main row, its controls and the best by each objective. Lines: means over seeds; bands: from the "
     "lowest to the highest seed. A loss that still falls at the last epoch calls for more of them."
 )
 
 
-def progress_picture(summary: Summary) -> Picture:
-    """Return the step curve of the hypervolume against trained epochs."""
+def progress_picture(summary: Summary) -> Picture | None:
+    """Return the step curve of the hypervolume against trained epochs; None if it rises only once or never."""
+    epochs, volumes = hypervolume_curve(summary)
+    if len(set(volumes)) < MIN_VOLUMES:
+        return None
     caption = (
         "Volume in the space of the objectives that complete trials dominate, beyond a constant predictor; every trial "
         "of the search counts with its epochs, stopped ones too."
     )
     figure = Figure(figsize=(6.4, 3.6))
     axes = figure.subplots()
-    axes.step(*hypervolume_curve(summary), where="post", color=COLOURS[0])
+    axes.step(epochs, volumes, where="post", color=COLOURS[0])
     label_axes(axes, "trained epochs of the search", "hypervolume")
     return Picture("progress", "Hypervolume against training", caption, figure)
 

@@ -13,12 +13,13 @@ from eqssl.report.render import MARK, Cell, Number, Table, TerminalTable
 from eqssl.report.selection import Summary, choice, in_order, members_of
 from eqssl.stats import ACCURACY_MARGIN, INVARIANCE_MARGIN
 from eqssl.study.definition import CONTROLS
-from eqssl.study.sentence import plain_number
+from eqssl.study.sentence import NAMES, plain_number
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
+SHOWN = {"r2/pose": NAMES["r2/pose"], "recon/use_other": label_of("recon/use_other")}  # beside the main metrics
 MAX_NAMES = 10  # in one cell
 MAX_SEPARATED = 8  # configurations; with more, the separation table has only the controls and the choice
 ENOUGH_POWER = 0.5
@@ -53,9 +54,11 @@ def gain_metrics(summary: Summary) -> list[str]:
 
 def results_table(summary: Summary) -> Table:
     """Return the study's main table: metrics, and the probability of being on the front."""
+    titles = SHOWN | _labels(main_metrics(summary))
+    titles = {metric: titles[metric] for metric in dict.fromkeys([*main_metrics(summary), *SHOWN])}
     rows = [
         {"configuration": c["name"], "seeds": str(len(c["seeds"]))}
-        | _numbers(c["metrics"], _labels(main_metrics(summary)))
+        | _numbers(c["metrics"], titles)
         | {"on the front": _fixed(c["front_probability"], 2)}
         for c in in_order(summary["configurations"])
         if c["seeds"]

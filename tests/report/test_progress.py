@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eqssl.report import progress
-from eqssl.report.progress import hypervolume, hypervolume_curve
+from eqssl.report.progress import hypervolume, hypervolume_curve, progress_picture
 
 
 def trial(number, knn, error, status="COMPLETE", epochs=9):
@@ -33,6 +33,13 @@ def test_only_complete_trials_add_volume_and_all_add_epochs():
     assert [round(v, 9) for v in volumes] == [first, both, both, both, both]
     summary["configurations"] = []
     assert hypervolume_curve(summary)[1][0] == pytest.approx(0.15 * 10)  # beyond the worst of both
+
+
+def test_a_search_without_progress_has_no_figure():
+    trials = [trial(number, 0.3, 40.0) for number in range(9)]
+    summary = {"objectives": {"knn": "maximize"}, "trials": trials, "configurations": []}
+    assert progress_picture(summary) is None
+    assert progress_picture(summary | {"trials": [*trials, trial(9, 0.4, 0), trial(10, 0.5, 0)]}) is not None
 
 
 def test_trials_that_add_no_volume_cost_none(monkeypatch):

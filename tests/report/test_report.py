@@ -15,7 +15,7 @@ from tests.report import made_up
 from tests.report.conftest import STUDY
 
 RANGE = ["front", "forest", "response_recon_weight", "factors_recon_weight", "heatmap", "progress", "reconstructions"]
-JOINT = ["front", "forest", "responses", "heatmap", "importances", "progress", "reconstructions"]
+JOINT = ["front", "forest", "responses", "heatmap", "importances", "reconstructions"]  # its hypervolume never rises
 
 
 @pytest.mark.parametrize(("which", "figures"), [("summary", RANGE), ("joint_summary", JOINT)])
@@ -57,6 +57,12 @@ def test_only_options_that_differ_from_the_defaults_are_in_sight(summary, tmp_pa
     shown, _, folded = (tmp_path / "report.html").read_text().partition('id="options"')[2].partition("<details>")
     assert re.findall("<dt>(.*?)</dt>", shown) == ["train.epochs"]
     assert re.findall("<dt>(.*?)</dt>", folded.partition("</details>")[0]) == list(options)
+
+
+def test_a_smoke_run_is_marked(twin_summary, tmp_path):
+    for study, marked in (("weight", False), ("weight_smoke", True)):
+        write_report(twin_summary | {"study": study}, tmp_path)
+        assert ("A smoke run" in (tmp_path / "report.html").read_text()) is marked
 
 
 def test_the_same_summary_gives_the_same_bytes(twin_summary, tmp_path):

@@ -263,3 +263,11 @@ def test_tables_of_a_study_without_results_are_left_out():
 )
 def test_estimates_as_text(value, text):
     assert str(value) == text
+
+
+def test_the_main_table_has_the_pose_of_the_sentence_and_the_use_of_the_other_view():
+    metrics = {"linear": 0.8, "r2_mean": 0.3, "r2/pose": 0.5, "recon/use_other": 0.15}
+    records = [made_up.record("weight 1", {}, seed, 0, metrics=metrics) for seed in (0, 1)]
+    table = results_table(summarise(STUDY, records, made_up.ABOUT))
+    shown = dict(zip(head(table)[1:], rows(table)["weight 1"], strict=True))
+    assert (shown["pose R²"].estimate, shown["use of the other view"].estimate) == (0.5, 0.15)

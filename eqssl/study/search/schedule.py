@@ -48,7 +48,7 @@ class Suggestions(Listener):
         self.search = Search(study.space, study.objectives, sampler=options.sampler, seed=seed)
         self._points = design_points(options.sampler, study.space, count, seed, base)
         self.design = 0 if self._points is None else len(self._points)
-        self.left_out = max(0, self.design - count)
+        self.left_out = max(0, self.design - count) if study.space else 0  # rows alone leave nothing out
         self._count = count if self._points is None else min(count, self.design)
         self._stages = seed_stages(options.seeds, options.seed_schedule)
         self._signs = [1 if direction == "maximize" else -1 for direction in study.objectives.values()]
