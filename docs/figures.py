@@ -47,7 +47,7 @@ LAYERS: dict[str, dict[str, str]] = {
         "execution/": "Ray, stop.py",
         "store/": "lock, records",
         "results.py": "choice, answer",
-        "tracking.py": "MLflow",
+        "tracking/": "MLflow",
     },
     "one run": {
         "training/": "the loop",

@@ -4,8 +4,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from eqssl.config import did_you_mean
 from eqssl.files import replace_unknown_letters
+from eqssl.renames import did_you_mean
 from eqssl.signals import SignalHandler, Terminated, terminate
 
 COMMANDS = {  # name: module with its `main`, and one line for the help

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from eqssl.config import did_you_mean
+from eqssl.renames import did_you_mean
 
 if TYPE_CHECKING:  # only for types: the registry imports no torch
     from eqssl.evaluation.features import EncodedViews

@@ -10,17 +10,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import (
-    BASE_METHODS,
-    CONDITIONED_METHODS,
-    REFERENCE_METHODS,
-    MethodConfig,
-    RunConfig,
-    check_known,
-    did_you_mean,
-)
+from eqssl.config import BASE_METHODS, CONDITIONED_METHODS, REFERENCE_METHODS, MethodConfig, RunConfig, check_known
 from eqssl.data import SOURCES
 from eqssl.models.pretrained import find_weights
+from eqssl.renames import did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,6 @@ import pytest
 
 from eqssl.config import (
     AUTOENCODE,
-    RENAMED,
     WITH_QUERY_GRADIENT,
     DataConfig,
     EncoderConfig,
@@ -26,6 +25,7 @@ from eqssl.config import (
     replace,
     to_dict,
 )
+from eqssl.renames import RENAMED
 from eqssl.study import Candidate, Study, StudyOptions
 
 

@@ -11,10 +11,11 @@ import torchvision.models
 from timm.models import _registry
 
 import eqssl
-from eqssl.config import MethodConfig, ReconConfig, RunConfig, did_you_mean, replace
+from eqssl.config import MethodConfig, ReconConfig, RunConfig, replace
 from eqssl.methods import find_method
 from eqssl.metrics import Metric
 from eqssl.names import METHODS, check_encoder, check_names, method_options, model_names
+from eqssl.renames import did_you_mean
 from eqssl.study import Study, StudyOptions, choice, run_study, uniform
 from eqssl.study.execution.preflight import check_options
 from eqssl.study.search.space import check_space

@@ -31,7 +31,7 @@ from eqssl.study.search.sampler import write_journal
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import CONTRIBUTIONS, StudyFolder, TrialRecord
-from eqssl.tracking import StudyTracker
+from eqssl.tracking.study import StudyTracker
 
 MAX_EXPONENT, MAX_S, MAX_MB, LARGE = 1.1, 60.0, 1500.0, 10_000  # the last: trials of a large study
 EPOCHS, SEEDS, IMAGES = 100, 2, 2000

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from dataclasses import replace as change
 from typing import Any
 
-from eqssl.config import BASE_METHODS, EncoderConfig, get, names_fields, replace
+from eqssl.config import BASE_METHODS, EncoderConfig, get, replace
 from eqssl.files import as_path, parse_or_set_aside, read, write_json
+from eqssl.renames import names_fields
 from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
 from eqssl.study.definition import ATTENTION, REFERENCE_ROWS, REFERENCES, Study

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eqssl.config import AUTOENCODE, RunConfig, names_fields
+from eqssl.config import AUTOENCODE, RunConfig
 from eqssl.metrics import METRICS, Direction
+from eqssl.renames import names_fields
 from eqssl.study.search.space import Configuration, Params, Space
 
 NO_SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}

@@ -70,7 +70,7 @@ class _StudyRun:
         signals: StopSignals,
         report: Report,
     ):
-        from eqssl.tracking import StudyTracker
+        from eqssl.tracking.study import StudyTracker
 
         self.start = time.perf_counter()
         self.study, self.options, self.console, self.lock = study, options, console, lock

@@ -8,8 +8,9 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, check_value, did_you_mean, get, names_fields, options_in, replace
+from eqssl.config import RunConfig, check_effect, check_value, get, options_in, replace
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
+from eqssl.renames import did_you_mean, names_fields
 from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
 from eqssl.study.search.space import fix
 

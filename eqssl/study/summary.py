@@ -9,8 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from eqssl.config import did_you_mean
 from eqssl.files import as_path, read
+from eqssl.renames import did_you_mean
 from eqssl.study.search.space import Choice, Range, Space
 from eqssl.study.store.records import TrialRecord
 

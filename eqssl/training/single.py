@@ -51,7 +51,7 @@ def train(
     loggers: list[Callable[[dict[str, float]], object]] = []
     with ExitStack() as stack:
         if tracking_uri:
-            from eqssl.tracking import track_run
+            from eqssl.tracking.run import track_run
 
             loggers.append(stack.enter_context(track_run(tracking_uri, "train", config, resume=resume)))
         if progress:

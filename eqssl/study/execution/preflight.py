@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from eqssl.config import EvaluateConfig, RunConfig, did_you_mean, replace
+from eqssl.config import EvaluateConfig, RunConfig, replace
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
 from eqssl.names import check_names
+from eqssl.renames import did_you_mean
 from eqssl.study.definition import CONTROLS, LEARNING, Pruner, Study, lacking
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions

@@ -83,9 +83,8 @@ def test_what_is_left_of_a_design_is_counted():
     for whole in (make(configs=4, seeds=2, study=study), make(configs=2, sampler="tpe", study=study)):
         assert whole.left_out == 0
     for configs in (0, 1):  # nothing is varied
-        assert (
-            make(configs=None, study=Study(name="toy", question="?", space={}, rows={}, configs=configs)).left_out == 0
-        )
+        study = Study(name="toy", question="?", space={}, rows={}, configs=configs)
+        assert make(configs=None, study=study).left_out == 0
 
 
 def test_nothing_varied_gives_a_replicate_study():

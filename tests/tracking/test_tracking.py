@@ -15,7 +15,9 @@ from eqssl.config import RunConfig, from_dict, replace
 from eqssl.files import write_json
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
-from eqssl.tracking import StudyTracker, connect, track_run
+from eqssl.tracking.connection import connect
+from eqssl.tracking.run import track_run
+from eqssl.tracking.study import StudyTracker
 
 BASE = RunConfig()
 OTHER_CACHE = replace(BASE, {"data.cache": "elsewhere"})
@@ -281,7 +283,7 @@ def test_any_number_of_entries_waits_and_a_resume_logs_what_a_stop_left(uri, tmp
     tracker, epochs = start(uri, "many", tmp_path), 10_500
     with monkeypatch.context() as patched:
         patched.setattr(MlflowClient, "log_batch", away)
-        patched.setattr("eqssl.tracking.STOP_S", 0.1)
+        patched.setattr("eqssl.tracking.study.STOP_S", 0.1)
         train_epochs(tracker, 1, epochs)
         tracker.trial_ended(TRIAL, RECORD)
         assert tracker.waiting >= epochs and tracker.dropped == 0
@@ -350,7 +352,8 @@ import sys
 from pathlib import Path
 from eqssl.config import RunConfig
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.tracking import StudyTracker, track_run
+from eqssl.tracking.run import track_run
+from eqssl.tracking.study import StudyTracker
 
 uri, trial = sys.argv[1], Trial(Configuration("base", {}), 0)
 tracker = StudyTracker(uri, "study", [], ["knn"], Path("."))
@@ -368,7 +371,7 @@ with track_run(uri, "train", RunConfig()) as log:
 @pytest.mark.parametrize("error", ["ImportError", "AttributeError", "SystemError"])
 def test_without_mlflow_nothing_is_tracked_which_is_said_once(error, tmp_path):
     (tmp_path / "mlflow.py").write_text(f"raise {error}('broken\\nby another package')")
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
     command = [sys.executable, "-c", WITHOUT, f"sqlite:///{tmp_path}/mlflow.db"]
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=True)
     why = f"MLflow cannot be imported ({error}: broken)"

@@ -17,7 +17,7 @@ from scipy import ndimage
 from eqssl.config import AUGMENTATIONS, RunConfig, replace
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import TrialRecord
-from eqssl.tracking import StudyTracker
+from eqssl.tracking.study import StudyTracker
 from tests.mlflow_server import mlflow_server
 from tests.storage import Proxy
 

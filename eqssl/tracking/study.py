@@ -1,4 +1,4 @@
-"""Runs in MLflow; the only file that imports it.
+"""A study's runs in MLflow.
 
 A thread of the study's process logs everything: no trial waits for the tracking server, and no worker needs MLflow.
 Entries queue up in a file, however many there are and however slow the server is. A store that cannot be used is
@@ -9,148 +9,46 @@ failed entry is retried, and counted if it is given up; a resume of the study lo
 import io
 import logging
 import math
-import os
-import pickle
-import tempfile
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eqssl.config import RunConfig, digest, get, identity, replace, to_dict
+from eqssl.config import RunConfig, get, identity, replace, to_dict
 from eqssl.files import on_disk, parse_or_set_aside, read
 from eqssl.images import image_grid
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Params, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
+from eqssl.tracking.connection import (
+    NoMLflow,
+    connect,
+    import_mlflow,
+    log_epochs,
+    log_metrics,
+    log_params,
+    now_ms,
+    title_of,
+)
+from eqssl.tracking.spool import Spool
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
     from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
-SQLITE = "sqlite:///"
 PAGE = 200  # runs of one request, as the answer has to come within the timeout
-BATCH = 1000  # metrics of one request, MLflow's maximum
 STOP_S = 15.0  # given to waiting entries when the study is stopped
 HANG_S = 10.0  # of a call that does not return, beyond the patience
 OBJECTIVE = "Objective/"  # prefix of objectives: MLflow's pages sort by code point and show the first metric
 DESCRIPTION = "mlflow.note.content"  # tag that MLflow shows as a run's description
 OUTCOME = "outcome"  # tag with a trial's status, as MLflow has none for a pruned run
 FINAL_STATUS = {"COMPLETE": "FINISHED", "STOPPED": "KILLED", "FAILED": "FAILED"}
-
-
-class NoMLflow(Exception):
-    """MLflow is not installed, or its import fails."""
-
-
-def import_mlflow() -> None:
-    """Set MLflow's options and import it.
-
-    Raises:
-        NoMLflow: for an import that fails, with the reason.
-    """
-    # MLflow's own retries take minutes, and create a duplicate run where only the answer was lost.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
-    try:
-        import mlflow.store.db.utils  # noqa: F401 (takes seconds)
-    except Exception as error:  # of any type, by any of its packages
-        reason = f"{type(error).__name__}: {_first_line(error)}"
-        raise NoMLflow(f"MLflow cannot be imported ({reason})") from error
-
-
-def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
-    """Return a client and the id of the experiment, created if missing.
-
-    Raises:
-        NoMLflow: where MLflow cannot be imported.
-        ValueError: for a server that cannot be reached or a URI that MLflow does not accept.
-    """
-    import_mlflow()
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        artifacts = _prepare_database(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else None
-        client = MlflowClient(tracking_uri=uri)
-        try:
-            return client, client.create_experiment(experiment, artifacts)
-        except MlflowException:
-            found = client.get_experiment_by_name(experiment)
-            if found is None:
-                raise
-        if found.lifecycle_stage != "active":
-            raise ValueError(f"its experiment {experiment} was deleted: restore it, or `mlflow gc` it for good")
-        return client, found.experiment_id
-    except Exception as error:  # of any type, by the store's library
-        raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {_first_line(error)}") from error
-
-
-def _prepare_database(path: Path) -> str:
-    """Create a database once and atomically, as MLflow cannot use a half-made one; return a URI for artifacts."""
-    from mlflow import MlflowClient
-
-    from eqssl.data.write import make_once
-
-    def create() -> None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-        temporary.replace(path)
-
-    make_once(path, create)
-    return (path.parent / "mlartifacts").as_uri()  # the same from any working folder
-
-
-class _Spool:
-    """A queue in a temporary file, which holds any number of entries and is empty again once all are taken."""
-
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the study)
-        self._taken_to = 0
-        self._changed = threading.Condition()
-        self.waiting = 0
-
-    def put(self, entry: object) -> None:
-        """Append an entry.
-
-        Raises:
-            OSError: for a full disk; the entry is then not in the queue.
-        """
-        data = pickle.dumps(entry)
-        with self._changed:
-            end = self._file.seek(0, os.SEEK_END)
-            try:
-                self._file.write(data)
-                self._file.flush()
-            except OSError:
-                self._file.truncate(end)
-                raise
-            self.waiting += 1
-            self._changed.notify()
-
-    def take(self) -> Any:
-        """Wait for the first entry, and return it."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.waiting)
-            self._file.seek(self._taken_to)
-            entry = pickle.load(self._file)
-            self._taken_to = self._file.tell()
-            self.waiting -= 1
-            if not self.waiting:
-                self._taken_to = 0
-                self._file.truncate(0)
-        return entry
 
 
 class StudyTracker(Listener):
@@ -176,7 +74,7 @@ class StudyTracker(Listener):
         self.dropped = 0  # entries that were given up
         self._is_away = False  # whether the last entry has not reached the server yet
         self._begun = False
-        self._spool = _Spool()  # of methods' names with their arguments; None is the last
+        self._spool = Spool()  # of methods' names with their arguments; None is the last
         self._earlier: deque[tuple[Trial, TrialRecord]] = deque()  # ended before a resume, perhaps not logged
         self._runs: dict[str, tuple[str, int]] = {}  # of trials that go on: id -> MLflow's id, last step logged
         self._closing = threading.Event()
@@ -214,13 +112,13 @@ class StudyTracker(Listener):
         self._put("_open_parent")
 
     def trial_started(self, trial: Trial) -> None:
-        self._put("_run_of", trial, _now_ms(), True)
+        self._put("_run_of", trial, now_ms(), True)
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
-        self._put("_log_epoch", trial, metrics, _now_ms())
+        self._put("_log_epoch", trial, metrics, now_ms())
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        self._put("_end_trial", trial, record, _now_ms())
+        self._put("_end_trial", trial, record, now_ms())
 
     def close(
         self,
@@ -350,7 +248,7 @@ class StudyTracker(Listener):
             fixed = {name: value for name, value in identity(self._base).items() if name not in self._varied}
             tags = {name: str(value) for name, value in fixed.items() if value is not None}
             tags |= {"study_id": self._study_id, "kind": "study"}
-            name = f"{self._name}, {_title(self._base)}"
+            name = f"{self._name}, {title_of(self._base)}"
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
         self._client.update_run(run.info.run_id, status="RUNNING")
         self._client.log_dict(run.info.run_id, to_dict(self._base), "config.yaml")
@@ -394,10 +292,10 @@ class StudyTracker(Listener):
             steps = {metric.step for metric in history}
             if starts or not _has_outcome(run):
                 self._client.update_run(run.info.run_id, status="RUNNING")
-        _log_params(self._client, run.info.run_id, self._params(trial.configuration.overrides))
+        log_params(self._client, run.info.run_id, self._params(trial.configuration.overrides))
         # Epochs that had not reached the server when a study was stopped or killed.
         missing = [(of.pop(ENDED), self._named(of)) for of in self._epochs(trial) if int(of["epoch"]) not in steps]
-        _log_epochs(self._client, run.info.run_id, missing)
+        log_epochs(self._client, run.info.run_id, missing)
         steps |= {int(metrics["epoch"]) for _, metrics in missing}
         self._runs[trial.id] = run.info.run_id, max(steps, default=-1)
         return run.info.run_id
@@ -421,7 +319,7 @@ class StudyTracker(Listener):
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
         if step > self._runs[trial.id][1]:
-            _log_epochs(self._client, run_id, [(time_ms, self._named(metrics))])
+            log_epochs(self._client, run_id, [(time_ms, self._named(metrics))])
             self._runs[trial.id] = run_id, step
 
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -430,7 +328,7 @@ class StudyTracker(Listener):
     def _end_trial(self, trial: Trial, record: TrialRecord, time_ms: int | None = None) -> None:
         if time_ms is None:  # it ended in an earlier process
             epochs = self._epochs(trial)
-            time_ms = int(epochs[-1][ENDED]) if epochs else _now_ms()
+            time_ms = int(epochs[-1][ENDED]) if epochs else now_ms()
         run_id = self._run_of(trial, time_ms - round(1000 * record.wall_s))
         run = self._client.get_run(run_id)
         if run.info.status == "RUNNING":
@@ -441,7 +339,7 @@ class StudyTracker(Listener):
         run_id = run.info.run_id
         final = {name: value for name, value in self._named(record.metrics).items() if name not in run.data.metrics}
         final |= {"wall_s": record.wall_s, "overhead_s": record.overhead_s}
-        _log_metrics(self._client, run_id, final, record.epochs, time_ms)
+        log_metrics(self._client, run_id, final, record.epochs, time_ms)
         if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
             grid = image_grid(np.load(io.BytesIO(images)))
             self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
@@ -454,15 +352,15 @@ class StudyTracker(Listener):
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
-        _log_metrics(self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, _now_ms())
+        log_metrics(self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, now_ms())
         if chosen:
             means = {name: of["estimate"] for name, of in chosen["metrics"].items() if name in self._objectives}
             step = self._base.train.epochs  # in charts, where the trials end
-            _log_metrics(self._client, self._parent, self._named(means), step, _now_ms())
+            log_metrics(self._client, self._parent, self._named(means), step, now_ms())
             self._client.set_tag(self._parent, "configuration", chosen["name"])
             # A stopped study may choose another configuration when it goes on, and parameters cannot be changed.
             if status == "FINISHED" and not self._client.get_run(self._parent).data.params:
-                _log_params(self._client, self._parent, self._params(chosen["params"]))
+                log_params(self._client, self._parent, self._params(chosen["params"]))
         if sentence:
             self._client.set_tag(self._parent, DESCRIPTION, sentence[:5000])
         for file in files:
@@ -477,98 +375,6 @@ def _chosen(summary: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next((of for of in summary.get("configurations", ()) if of["name"] == name), None)
 
 
-def _title(config: RunConfig) -> str:
-    """Return the data, the method and the date of a run, which tell it from others of its experiment."""
-    path = (config.data.path or "").rstrip("/").rpartition("/")[2]
-    data = f"{config.data.source} {path}".strip()
-    return f"{data}, {config.method.name}, {time.strftime('%Y-%m-%d %H:%M')}"
-
-
-@contextmanager
-def track_run(
-    uri: str, experiment: str, config: RunConfig, *, resume: bool = False
-) -> Iterator[Callable[[dict[str, float]], None]]:
-    """Log a single run outside a study; yield a function that logs an epoch's metrics.
-
-    A server that goes away later costs metrics and no training.
-
-    Args:
-        uri: of MLflow.
-        experiment: created if missing.
-        config: logged as flat parameters.
-        resume: continue the last interrupted run of this configuration.
-
-    Raises:
-        ValueError: for a server that cannot be reached.
-    """
-    try:
-        client, run_id = _open_run(uri, experiment, config, resume)
-    except ValueError:
-        raise
-    except Exception as error:  # of any type, by the store's library
-        logger.warning("the run is not tracked: %s", _first_line(error))
-        yield lambda metrics: None
-        return
-
-    def log(metrics: dict[str, float]) -> None:
-        try:
-            _log_metrics(client, run_id, metrics, int(metrics["epoch"]), _now_ms())
-        except Exception as error:  # of any type, by the store's library
-            logger.warning("epoch %d is not tracked: %s", metrics["epoch"], _first_line(error))
-
-    status = "FAILED"
-    try:
-        yield log
-        status = "FINISHED"
-    except SystemExit:  # a signal
-        status = "KILLED"
-        raise
-    finally:
-        with suppress(Exception):
-            client.set_terminated(run_id, status)
-
-
-def _open_run(uri: str, experiment: str, config: RunConfig, resume: bool) -> "tuple[MlflowClient, str]":
-    """Return a client and the id of a new run, or of the last interrupted one of the configuration to resume."""
-    client, experiment_id = connect(uri, experiment)
-    tags = {"kind": "run", "config": digest(config)}
-    query = f"tags.config = '{tags['config']}' and attributes.status != 'FINISHED'"
-    found = client.search_runs([experiment_id], query, max_results=1) if resume else []
-    run_id = (found[0] if found else client.create_run(experiment_id, tags=tags, run_name=_title(config))).info.run_id
-    client.update_run(run_id, status="RUNNING")
-    _log_params(client, run_id, identity(config))
-    return client, run_id
-
-
-def _log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:
-    from mlflow.entities import Param
-
-    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
-
-
-def _log_epochs(client: "MlflowClient", run_id: str, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-    """Log metrics of epochs, each with its time in ms, in as few requests as MLflow allows."""
-    from mlflow.entities import Metric
-
-    metrics = [Metric(name, value, time_ms, int(of["epoch"])) for time_ms, of in epochs for name, value in of.items()]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-
-
-def _log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
-    from mlflow.entities import Metric
-
-    client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
-
-
 def _has_outcome(run: "Run") -> bool:
     """Return whether a trial's run is complete, as its outcome is logged last."""
     return bool(run.info.status == FINAL_STATUS.get(run.data.tags.get(OUTCOME, "")))
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", 1)[0][:300]

@@ -1,0 +1,118 @@
+"""The connection to MLflow, and what both a study and a single run log."""
+
+import logging
+import os
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eqssl.config import RunConfig
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+BATCH = 1000  # metrics of one request, MLflow's maximum
+
+
+class NoMLflow(Exception):
+    """MLflow is not installed, or its import fails."""
+
+
+def import_mlflow() -> None:
+    """Set MLflow's options and import it.
+
+    Raises:
+        NoMLflow: for an import that fails, with the reason.
+    """
+    # MLflow's own retries take minutes, and create a duplicate run where only the answer was lost.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # between the lines of the progress
+    try:
+        import mlflow.store.db.utils  # noqa: F401 (takes seconds)
+    except Exception as error:  # of any type, by any of its packages
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise NoMLflow(f"MLflow cannot be imported ({reason})") from error
+
+
+def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
+    """Return a client and the id of the experiment, created if missing.
+
+    Raises:
+        NoMLflow: where MLflow cannot be imported.
+        ValueError: for a server that cannot be reached or a URI that MLflow does not accept.
+    """
+    import_mlflow()
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        artifacts = _prepare_database(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else None
+        client = MlflowClient(tracking_uri=uri)
+        try:
+            return client, client.create_experiment(experiment, artifacts)
+        except MlflowException:
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                raise
+        if found.lifecycle_stage != "active":
+            raise ValueError(f"its experiment {experiment} was deleted: restore it, or `mlflow gc` it for good")
+        return client, found.experiment_id
+    except Exception as error:  # of any type, by the store's library
+        raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {first_line(error)}") from error
+
+
+def _prepare_database(path: Path) -> str:
+    """Create a database once and atomically, as MLflow cannot use a half-made one; return a URI for artifacts."""
+    from mlflow import MlflowClient
+
+    from eqssl.data.write import make_once
+
+    def create() -> None:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
+        temporary.replace(path)
+
+    make_once(path, create)
+    return (path.parent / "mlartifacts").as_uri()  # the same from any working folder
+
+
+def title_of(config: RunConfig) -> str:
+    """Return the data, the method and the date of a run, which tell it from others of its experiment."""
+    path = (config.data.path or "").rstrip("/").rpartition("/")[2]
+    data = f"{config.data.source} {path}".strip()
+    return f"{data}, {config.method.name}, {time.strftime('%Y-%m-%d %H:%M')}"
+
+
+def log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
+
+
+def log_epochs(client: "MlflowClient", run_id: str, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+    """Log metrics of epochs, each with its time in ms, in as few requests as MLflow allows."""
+    from mlflow.entities import Metric
+
+    metrics = [Metric(name, value, time_ms, int(of["epoch"])) for time_ms, of in epochs for name, value in of.items()]
+    for start in range(0, len(metrics), BATCH):
+        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
+
+
+def log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
+    from mlflow.entities import Metric
+
+    client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", 1)[0][:300]
