@@ -4,9 +4,9 @@
     python studies/baselines.py --encoder.name test_vit --encoder.output-stride 4            iBOT too, on a small ViT
     python studies/baselines.py --method.name byol,dino                      some of them, and those that build on these
 
-Every method alone is tried at three learning rates, half, once and twice `--train.lr`, compared on val with two seeds;
-at its best rate, every candidate that builds on it is tried with three values of one hyperparameter. The best settings
-are trained again with fresh seeds and reported on test: every method alone; for as long as it takes with
+Every method alone is tried at four learning rates, half to four times `--train.lr`, compared on val with two seeds; at
+its best rate, every candidate that builds on it is tried with three values of one hyperparameter. The best settings are
+trained again with fresh seeds and reported on test, with all metrics: every method alone; for as long as it takes with
 reconstruction; with only the split; and with reconstruction by the default attention, by auto-encoding and by
 concatenation at the same weight.
 """
@@ -14,21 +14,21 @@ concatenation at the same weight.
 import sys
 from dataclasses import replace as change
 
-from eqssl.config import BASE_METHODS, RunConfig, TrainConfig, replace
+from eqssl.config import BASE_METHODS, EvaluateConfig, RunConfig, TrainConfig, replace
 from eqssl.study import Candidate, Study, StudyOptions, choice, main, on_test, run_study, tune
 from eqssl.study.comparison import check_options, methods_for, methods_given, rows_on_test
 from eqssl.study.options import settle
 
 ALL = tuple(BASE_METHODS)
 PLAIN, SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}, {"recon.weight": 0.0}
-RATES, WEIGHTS, SHARES = (0.5, 1.0, 2.0), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
+RATES, WEIGHTS, SHARES = (0.5, 1.0, 2.0, 4.0), (1.0, 5.0, 25.0), (0.3, 1.0, 3.0)
 STUDY = Study(
     name="baselines",
     question=__doc__.partition("\n")[0],
     space={"method.name": choice(*ALL)},
     configs=0,
     seeds=5,
-    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2)),
+    base=RunConfig(train=TrainConfig(epochs=8, batch_size=64, lr=1.6e-2), evaluate=EvaluateConfig(level="full")),
 )
 
 
