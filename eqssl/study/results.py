@@ -4,7 +4,7 @@ import json
 import math
 import statistics
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import read_contributions
-from eqssl.study.definition import REFERENCES, WITHOUT_ENCODER, Study
+from eqssl.study.definition import CONTROLS, REFERENCES, WITHOUT_ENCODER, Study
 from eqssl.study.sentence import name_of, plain_number, sentence
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import (
@@ -32,6 +32,7 @@ from eqssl.study.summary import (
 from eqssl.study.table import INVARIANCE, Table, interval
 
 POSE = "r2/pose"  # the paper's own claim, so the sentence reports it whenever the data have it
+SPLIT_ALONE = CONTROLS[1]  # how the name of the control with the split and without reconstruction ends
 TIED = 3  # tied configurations named in a reason
 COLUMNS = ("trial_id", "configuration", "number", "seed", "status", "epochs", "wall_s")  # of trials.parquet
 MARGIN = plain_number(ACCURACY_MARGIN, 2)
@@ -243,7 +244,8 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
     """Return the comparison that the study's sentence is about: that of its choice, else of its subject.
 
     The best of C configurations looks better than it is, so its intervals hold for all C at once (Bonferroni, level
-    1 - .05 / C). A choice that is retrained with fresh seeds is the only candidate.
+    1 - .05 / C). A choice that is retrained with fresh seeds is the only candidate. The metrics of the sentence are
+    tested together as well, see `_differences`.
     """
     name = chosen.configuration if chosen else study.subject
     objectives = [metric for metric in study.objectives if len(table.values(metric))]
@@ -254,36 +256,57 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
     level = 1 - (1 - LEVEL) / candidates
     metrics = [m for m in dict.fromkeys((goal, POSE, table.accuracy, INVARIANCE)) if name in table.values(m).index]
     having = {metric: table.values(metric).index for metric in metrics}
-    base = next((control for control in table.controls(name)[:1] if control in having[goal]), None)
-    compared = [metric for metric in metrics if base is None or base in having[metric]]
-    differences = {metric: _difference(table, metric, name, base, level) for metric in compared}
-    control = table.autoencode_control(name)
-    beyond = [metric for metric in metrics if metric != INVARIANCE and control in having[metric]]
+    controls, autoencode = table.controls(name), table.autoencode_control(name)
+    base = next((control for control in controls[:1] if control in having[goal]), None)
+    split = next((control for control in controls if control.endswith(SPLIT_ALONE)), None)
+    factual = [metric for metric in metrics if metric != INVARIANCE]
+    compared: dict[str | None, list[str]] = {None: metrics}
+    for other, of in ((base, metrics), (split, metrics), (autoencode, factual)):
+        if other is not None:
+            compared[other] = [metric for metric in of if other in having[metric]]
+    found = _differences(table, name, compared, level)
     return Answer(
         configuration=name,
         base="base" if base and base.endswith(", base") else base,
         goal=goal,
         level=level,
         candidates=candidates,
-        differences=differences,
-        signs={metric: table.sign(metric) for metric in differences},
+        differences=found[base],
+        signs={metric: table.sign(metric) for metric in found[base]},
         labelled=any(map(is_accuracy, metrics)),
-        missing=[control for control in table.controls(name) if control in table.failed],
+        missing=[control for control in controls if control in table.failed],
         autoencodes=table.is_autoencoding(name),
-        autoencode=control,
-        beyond_autoencode={metric: _difference(table, metric, name, control, level) for metric in beyond},
+        autoencode=autoencode,
+        beyond_autoencode=found[autoencode] if autoencode else {},
+        beyond_split=found[split] if split else {},
         untrained=table.untrained().get(base or "", []),
     )
 
 
-def _difference(table: Table, metric: str, name: str, other: str | None, level: float) -> Interval:
-    """Return the difference from another configuration, or the mean, at 95 %, if `other` is None."""
-    if other is None:
-        return table.means(metric)[name]
-    if estimate := table.differences(metric, {name: other}).get(name):
-        return interval(estimate, level)
-    means = table.point_estimates(metric)
-    return Interval(means[name] - means[other])
+def _differences(
+    table: Table, name: str, compared: Mapping[str | None, Sequence[str]], level: float
+) -> dict[str | None, dict[str, Interval]]:
+    """Return control -> metric -> difference of a configuration from it, or the mean, at 95 %, if the control is None.
+
+    Differences are significant if they survive Benjamini-Hochberg among all that are returned.
+    """
+    estimates = {
+        (other, metric): estimate
+        for other, metrics in compared.items()
+        for metric in metrics
+        if other and (estimate := table.differences(metric, {name: other}).get(name))
+    }
+    kept = significant(estimates) if estimates else set()
+
+    def difference(other: str | None, metric: str) -> Interval:
+        if other is None:
+            return table.means(metric)[name]
+        if estimate := estimates.get((other, metric)):
+            return replace(interval(estimate, level), significant=(other, metric) in kept)
+        means = table.point_estimates(metric)
+        return Interval(means[name] - means[other])
+
+    return {other: {metric: difference(other, metric) for metric in metrics} for other, metrics in compared.items()}
 
 
 def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnswer:

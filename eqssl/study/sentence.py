@@ -28,23 +28,35 @@ def sentence(answer: Answer | NoAnswer) -> str:
     if not all(of.has_bounds for of in differences):
         return f"{found}; too few seeds to judge by{untrained}."
     unlabelled = "" if answer.labelled else "; no accuracy, since there are no labels"
-    return f"{found}: {_outcome(answer)}{unlabelled}{_beyond(answer, digits)}{untrained}."
+    return f"{found}: {_outcome(answer)}{unlabelled}{_by_split(answer)}{_beyond(answer, digits)}{untrained}."
 
 
 def _outcome(answer: Answer) -> str:
     """Return which metrics are gained, kept and lost."""
     names: dict[str, list[str]] = {}
     for metric, difference in answer.differences.items():
-        low, high = _improvement(answer, metric, difference)
+        low, _ = _improvement(answer, metric, difference)
         margin = 0.0 if metric == answer.goal else _margin(metric)
-        if low > 0:
-            change = "gained"
-        elif margin and low > -margin:
-            change = f"kept within {plain_number(margin, 2)}"
+        if change := _change(answer, metric, difference):
+            text = "gained" if change > 0 else "lost"
         else:
-            change = "lost" if high < 0 else "not significantly different"
-        names.setdefault(change, []).append(name_of(metric))
-    return ", ".join(f"{_and(of)} {change}" for change, of in names.items())
+            text = (
+                f"kept within {plain_number(margin, 2)}" if margin and low > -margin else "not significantly different"
+            )
+        names.setdefault(text, []).append(name_of(metric))
+    return ", ".join(f"{_and(of)} {text}" for text, of in names.items())
+
+
+def _by_split(answer: Answer) -> str:
+    """Return in words which gains are not beyond those of the split without reconstruction."""
+    gained = [m for m, of in answer.differences.items() if m in answer.beyond_split and _change(answer, m, of) > 0]
+    changes = {metric: _change(answer, metric, answer.beyond_split[metric]) for metric in gained}
+    words = {0: "as much", -1: "more"}
+    found = {
+        word: [name_of(metric) for metric, of in changes.items() if of == change] for change, word in words.items()
+    }
+    parts = [f"{word} {_and(names)}" for word, names in found.items() if names]
+    return f"; the split alone gains {_and(parts)}" if parts else ""
 
 
 def _beyond(answer: Answer, digits: int) -> str:
@@ -57,17 +69,18 @@ def _beyond(answer: Answer, digits: int) -> str:
     if goal not in beyond or not all(of.has_bounds for of in beyond.values()):
         return ""
     numbers = _listed(beyond, digits, signed=True)
-    low, high = _improvement(answer, goal, beyond[goal])
-    gained = _improvement(answer, goal, answer.differences[goal])[0] > 0
-    if gained and low > 0:
+    _, high = _improvement(answer, goal, beyond[goal])
+    change = _change(answer, goal, beyond[goal])
+    gained = _change(answer, goal, answer.differences[goal]) > 0
+    if gained and change > 0:
         found = f"; {_number(beyond[goal], digits, signed=True)} of the {name_of(goal)} is cross-attention's beyond "
         others = ", ".join(number for metric, number in numbers.items() if metric != goal)
         return f"{found}auto-encoding ({others})" if others else f"{found}auto-encoding"
     explained = ""
-    if gained and high < 0:
-        explained = f", so that auto-encoding gains more {name_of(goal)}"
+    if gained and change < 0:
+        explained = f"; auto-encoding gains more {name_of(goal)}"
     elif gained and high < answer.signs[goal] * answer.differences[goal].estimate / 2:
-        explained = f", so that auto-encoding explains most of the gain in {name_of(goal)}"
+        explained = f"; auto-encoding explains most of the gain in {name_of(goal)}"
     return f"; beyond auto-encoding at the same weight: {', '.join(numbers.values())}{explained}"
 
 
@@ -75,6 +88,18 @@ def _improvement(answer: Answer, metric: str, difference: Interval) -> tuple[flo
     """Return the bounds of an improvement, the lower one first."""
     low, high = sorted(answer.signs[metric] * bound for bound in (difference.low, difference.high))
     return low, high
+
+
+def _change(answer: Answer, metric: str, difference: Interval) -> int:
+    """Return 1 for a significant improvement, -1 for a significant loss, else 0.
+
+    Significant: the interval, which accounts for the number of candidates, excludes 0, and so does the test, which
+    accounts for the number of metrics.
+    """
+    low, high = _improvement(answer, metric, difference)
+    if difference.significant is False:  # None in summaries of earlier versions
+        return 0
+    return (low > 0) - (high < 0)
 
 
 def _margin(metric: str) -> float:
@@ -94,9 +119,10 @@ def _and(names: list[str]) -> str:
 
 
 def _digits(intervals: Iterable[Interval]) -> int:
-    """Return the number of decimals: two, or three if an interval is narrower than .01."""
-    narrowest = min((of.estimate - of.low for of in intervals if of.has_bounds), default=1.0)
-    return 3 if narrowest < 0.0095 else 2
+    """Return the number of decimals: two, or three where two do not show on which side of 0 an interval ends."""
+    halves = [(abs(of.estimate), of.estimate - of.low) for of in intervals if of.has_bounds]
+    close = any(half < 0.0095 or round(estimate, 2) == round(half, 2) for estimate, half in halves)
+    return 3 if close else 2
 
 
 def _listed(intervals: Mapping[str, Interval], digits: int, *, signed: bool) -> dict[str, str]:

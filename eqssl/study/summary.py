@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from eqssl.models.encoder import Encoder
 
 SUMMARY, BEST_ENCODER = "summary.json", "best_encoder"  # in the study's folder
-INTERVALS = {"metrics", "gains", "beyond_autoencode", "behind", "differences", "best"}  # fields that are by metric
+INTERVALS = {
+    "metrics",
+    "gains",
+    "beyond_autoencode",
+    "beyond_split",
+    "behind",
+    "differences",
+    "best",
+}  # fields that are by metric
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,7 @@ class Answer:
     autoencode: str | None  # the control that differs from it only in the attention
     beyond_autoencode: dict[str, Interval]  # differences from that control
     untrained: list[str] = field(default_factory=list)  # rows that the base's accuracy does not exceed significantly
+    beyond_split: dict[str, Interval] = field(default_factory=dict)  # differences from the split without reconstruction
 
 
 @dataclass(frozen=True)

@@ -440,3 +440,8 @@ def test_the_summary_is_json_with_a_line_for_every_configuration_and_trial(tmp_p
     assert text.startswith('{\n  "study": ') and text.endswith("      null\n    ]\n  }\n}\n")
     with pytest.raises(ValueError, match="not JSON compliant"):
         _write_summary({"wall_s": float("nan")}, tmp_path / "summary.json")
+
+
+def test_a_metric_that_is_0_by_construction_has_no_interval():
+    found = Table(rows({"weight 1": (0.8, 0.3), "autoencode": (0.7, 0.0)}))
+    assert found.means("r2_mean")["weight 1"].has_bounds and not found.means("r2_mean")["autoencode"].has_bounds

@@ -66,12 +66,10 @@ def test_no_gain():
 
 def test_auto_encoding_explains_the_gain_or_gains_more():
     found = said({"base": BASE, "autoencode": near(r2_mean=0.499), "weight 1": near(r2_mean=0.5)})
-    assert "R² mean gained" in found and found.endswith(", so that auto-encoding explains most of the gain in R² mean.")
+    assert "R² mean gained" in found and found.endswith("; auto-encoding explains most of the gain in R² mean.")
     assert "; beyond auto-encoding at the same weight: R² mean +.001 ± " in found
     more = said({"base": BASE, "autoencode": near(r2_mean=0.6, linear=0.7), "weight 1": near(r2_mean=0.5)})
-    assert re.search(r"at the same weight: R² mean -\.100? ± \.\d+, accuracy \+\.100? ± \.\d+, so that auto", more), (
-        more
-    )
+    assert re.search(r"at the same weight: R² mean -\.100? ± \.\d+, accuracy \+\.100? ± \.\d+; auto", more), more
 
 
 def test_pose_is_named_where_it_is_known():
@@ -186,3 +184,50 @@ def test_auto_encoding_at_another_weight_is_no_control_of_cross_attention():
     other = records({"base": BASE, "autoencode": near(r2_mean=0.4)})
     found = summarise(STUDY, [*other, *weight], ABOUT)
     assert "auto-encoding" not in found["sentence"]
+
+
+def test_a_gain_that_the_split_has_too_is_not_the_reconstructions():
+    def metrics(**values: float) -> dict[str, float]:
+        return near(**values) | {"inv/invariance": values.get("invariance", 0.7)}
+
+    rows = {"base": BASE | {"invariance": 0.7}, "weight 1": metrics(r2_mean=0.5, invariance=0.8)}
+    for of_split, text in ((0.8, "as much"), (0.9, "more"), (0.7, None)):
+        found = said(rows | {"no-recon": metrics(invariance=of_split)}, std=0.002)
+        assert "against base: R² mean and invariance gained, accuracy " in found
+        assert ("; the split alone gains" in found) is bool(text)
+        assert text is None or f"; the split alone gains {text} invariance" in found
+
+
+def borderline(significant: bool | None) -> str:
+    """Return the sentence of a gain in pose whose interval excludes 0 by little."""
+    values = {"r2_mean": Interval(0.2, 0.1, 0.3, True), "r2/pose": Interval(0.033, 0.001, 0.065, significant)}
+    known = {"signs": dict.fromkeys(values, 1), "labelled": True, "missing": [], "autoencodes": False}
+    more = {"autoencode": None, "beyond_autoencode": {}, "differences": values}
+    return sentence(Answer("weight 1", "base", "r2_mean", 0.95, 1, **known, **more))
+
+
+def test_what_does_not_survive_the_number_of_metrics_is_no_gain():
+    assert borderline(True).endswith(": R² mean and pose R² gained.")
+    assert borderline(False).endswith(": R² mean gained, pose R² not significantly different.")
+    assert borderline(None) == borderline(True)  # of a summary of an earlier version
+
+
+def test_a_bound_near_0_is_shown_on_its_side_of_0():
+    assert "pose R² +.033 ± .032 " in borderline(True)
+
+
+def test_the_metrics_of_a_sentence_are_tested_together():
+    """By chance alone, one of many metrics has an interval that excludes 0."""
+    rng, excluded, gained = np.random.default_rng(0), 0, 0
+    for _ in range(100):
+        rows = {
+            name: dict.fromkeys(("linear", "r2_mean", "r2/pose", "invariance"), 0.5) for name in ("base", "weight 1")
+        }
+        trials = [
+            dataclasses.replace(r, metrics={m: v + float(rng.normal(0, 0.01)) for m, v in r.metrics.items()})
+            for r in records(rows, std=0.0)
+        ]
+        answer = summarise(STUDY, trials, ABOUT)["answer"]["differences"].values()
+        excluded += any(not of["low"] < 0 < of["high"] for of in answer)
+        gained += any(of["significant"] for of in answer)
+    assert gained <= 10 and gained < excluded

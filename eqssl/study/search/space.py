@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
 Params = dict[str, Any]  # dotted option -> value
+UNVARIED = "reconstruction"  # name of the only configuration of a study in which no option varies
 MAX_NAMED_OPTIONS = 3  # a configuration with more options is named by its number
 EXACT_DIGITS = 6  # significant digits that represent most user-given values exactly
 DIGITS = 4  # significant digits of a value in a design, and in a name if they distinguish it from others
@@ -190,7 +191,7 @@ class Configuration:
         """
         for digits in range(DIGITS, 18) if len(overrides) <= MAX_NAMED_OPTIONS else ():
             parts = (f"{option.rpartition('.')[2]} {short(value, digits)}" for option, value in overrides.items())
-            name = ", ".join(parts) or "default"
+            name = ", ".join(parts) or UNVARIED
             if name not in taken:
                 return cls(name, overrides, number)
         return cls(f"no. {number}", overrides, number)
