@@ -113,7 +113,7 @@ class TerminalTable:
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         titles = [str(title) for title in self.texts]
         keys, others = titles[: self.table.keys], titles[self.table.keys :]
-        widths = {title: max(7, *map(len, [*title.split(), *self.texts[title]])) for title in titles}
+        widths = {title: max(5, *map(len, [*title.split(), *self.texts[title]])) for title in titles}
         widths[keys[0]] = min(widths[keys[0]], max(16, 2 * options.max_width // 5))
         blocks: list[list[str]] = [[]]
         for title in others:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
 SHOWN = {"r2/pose": NAMES["r2/pose"], "recon/use_other": label_of("recon/use_other")}  # beside the main metrics
+VERDICT = "without loss"  # title of its column
 MAX_NAMES = 10  # in one cell
 MAX_SEPARATED = 8  # configurations; with more, the separation table has only the controls and the choice
 ENOUGH_POWER = 0.5
@@ -73,7 +74,7 @@ def gains_table(summary: Summary) -> Table:
         {"configuration": c["name"]}
         | _numbers(c["gains"], _labels(gain_metrics(summary)), prefix="Δ ", signed=True)
         | {f"{label_of(goal)} beyond autoencode": _number(c["beyond_autoencode"].get(goal), signed=True)}
-        | {"without loss": _verdict(c["equivariant_without_loss"])}
+        | {VERDICT: _verdict(c["equivariant_without_loss"])}
         for c in in_order(summary["configurations"])
         if c["gains"]
     ]
@@ -244,12 +245,17 @@ def _fixed(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def caption(summary: Summary) -> str:
-    """Return the meaning of the numbers in the main tables, for the columns that are present."""
+def caption(summary: Summary, *, differences: bool = True) -> str:
+    """Return the meaning of the numbers in the main tables, for the columns that are present.
+
+    Args:
+        summary: content of summary.json.
+        differences: whether the tables have differences, and probabilities of being on the front.
+    """
     rows = summary["configurations"]
-    differences = summary["minimum_detectable_difference"]
-    known = [metric for metric in gain_metrics(summary) if differences.get(metric) is not None]
-    detectable = ", ".join(f"{label_of(metric)} {differences[metric]:.3f}" for metric in known)
+    detectable_of = summary["minimum_detectable_difference"]
+    known = [metric for metric in gain_metrics(summary) if detectable_of.get(metric) is not None]
+    detectable = ", ".join(f"{label_of(metric)} {detectable_of[metric]:.3f}" for metric in known)
     powers = [v["power"] for c in rows if (v := c["equivariant_without_loss"]) and v["power"] is not None]
     collapsed = dict.fromkeys(t["configuration"] for t in summary["trials"] if t["collapsed"])
     without = sum(not c["seeds"] for c in rows)
@@ -257,17 +263,17 @@ def caption(summary: Summary) -> str:
     if known:
         sample = ", and that of the sample of held-out images" if summary["images_sampled"] else ""
         text.append(f"± 95 %, each configuration's own variance over seeds, moderated{sample}.")
-    if any(c["gains"] for c in rows):
+    if differences and any(c["gains"] for c in rows):
         text.append("Δ: paired difference from the best of its controls, metric by metric.")
-    if any(of["significant"] for c in rows for of in c["gains"].values()):
+    if differences and any(of["significant"] for c in rows for of in c["gains"].values()):
         comparisons = "with the comparisons of its table accounted for (Benjamini-Hochberg, 5 %)"
         text.append(f"{MARK} differs from 0 {comparisons}.")
-    if any(c["beyond_autoencode"] for c in rows):
+    if differences and any(c["beyond_autoencode"] for c in rows):
         control = "the same configuration that reconstructs from the target's own tokens"
         text.append(f"Beyond autoencode: paired difference from {control}.")
     if powers:
         text.append(_verdict_caption(powers))
-    if any(c["front_probability"] is not None for c in rows):
+    if differences and any(c["front_probability"] is not None for c in rows):
         at_once = " and ".join(map(label_of, summary["objectives"]))
         text.append(f"On the front: probability that no other row is better in {at_once} at once.")
     text.append(f"Minimum detectable difference (power .8): {detectable or 'unknown, too few seeds'}.")
@@ -280,6 +286,8 @@ def caption(summary: Summary) -> str:
         text.append(f"Not shown: {without} configurations without a complete trial.")
     if collapsed:
         text.append(f"Collapsed, to a line or a point: {'; '.join(collapsed)}.")
+    if not differences:
+        text.append("Other metrics, and differences from the controls: report.html.")
     return " ".join(text)
 
 
@@ -295,14 +303,17 @@ def _verdict_caption(powers: Sequence[float]) -> str:
 
 
 def result_table(summary: Summary) -> "RenderableType":
-    """Return the study's main tables for a terminal: metrics and gains in one, then the separation."""
+    """Return the study's table for a terminal of 100 columns: the metrics of its sentence, then the separation."""
     from rich.console import Group
     from rich.text import Text
 
-    results, gains, parts = results_table(summary), gains_table(summary), separation_table(summary, most=0)
-    frame = results.frame.merge(gains.frame, on="configuration", how="left").fillna("")
-    if "on the front" in frame:
-        frame["on the front"] = frame.pop("on the front")  # the last column
-    tables = [Table("results", summary["question"], frame, results.marked), parts]
+    results, gains = results_table(summary), gains_table(summary).frame
+    metrics = [*summary["objectives"], "inv/invariance"]
+    titles = ["configuration", "seeds", *_labels(metrics).values(), SHOWN["r2/pose"]]
+    frame = results.frame[[title for title in dict.fromkeys(titles) if title in results.frame]]
+    if VERDICT in gains:
+        frame = frame.merge(gains[["configuration", VERDICT]], on="configuration", how="left").fillna("")
+        frame[VERDICT] = frame[VERDICT].str.partition(" (")[0]  # the caption has the power
+    tables = [Table("results", summary["question"], frame, results.marked), separation_table(summary, most=0)]
     shown = [TerminalTable(table) for table in tables if len(table.frame)]
-    return Group(*shown, Text(caption(summary), style="italic"))
+    return Group(*shown, Text(caption(summary, differences=False), style="italic"))
