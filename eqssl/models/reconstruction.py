@@ -23,6 +23,8 @@ MIN_TOKENS = 4  # of a map: with fewer, attention can only copy
 VECTOR_PARTS = 16  # parts of the pooled vector
 POSITION_WEIGHT = 2.0  # of positions relative to layer-normalised features, see `pooled_query`
 PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, in periods per side of the map
+WITH_MAPS = ("pooled-query", "target-queries", "other-queries")  # the decoder sees nothing but what the attention reads
+MAPPED = (0.3, 0.7)  # rows and columns of the positions that `attention_maps` shows, in sides of the map
 
 # Equivariant tokens of both views, (B, T, D) each; name -> standardised pixels, those of `first`, `second` and `clean`
 # (the unaugmented image of the first view) (B, C, S, S), and `intermediate` (N_INTERMEDIATE x B, C, S, S), one step of
@@ -30,7 +32,7 @@ PERIODS = (0.5, 2.5)  # lowest and highest frequency of the positions, in period
 Inputs = tuple[tuple[Tensor, Tensor], dict[str, Tensor], Tensor]
 
 
-def cross_attention(query: Tensor, source: Tensor) -> Tensor:
+def cross_attention(query: Tensor, source: Tensor, values: Tensor | None = None) -> Tensor:
     """Return the cross-attention of every query token to the source tokens, without learned parameters.
 
     softmax(Q K^T / sqrt(D)) V with Q = query and K = V = source (arXiv 1706.03762, Eq. 1). Using no
@@ -38,11 +40,12 @@ def cross_attention(query: Tensor, source: Tensor) -> Tensor:
 
     Args:
         query, source: float (B, T, D).
+        values: V where it is not the source, (B, T, any).
 
     Returns:
-        float (B, T, D).
+        float (B, T, D), or as wide as the values.
     """
-    return F.scaled_dot_product_attention(query, source, source)
+    return F.scaled_dot_product_attention(query, source, source if values is None else values)
 
 
 def positions(grid: tuple[int, int], dim: int) -> Tensor:
@@ -61,7 +64,9 @@ def positions(grid: tuple[int, int], dim: int) -> Tensor:
     return torch.cat([rows.repeat_interleave(grid[1], 0), columns.repeat(grid[0], 1)], dim=1)[:, :dim]
 
 
-def pooled_query(own: Tensor, other: Tensor, place: Tensor, query_gradient: float = 1.0) -> Tensor:
+def pooled_query(
+    own: Tensor, other: Tensor, place: Tensor, query_gradient: float = 1.0, values: Tensor | None = None
+) -> Tensor:
     """Return the attention from every position of the target, with one vector of the target, to the other view.
 
     softmax(Q K^T / sqrt(D)) V with Q = w P + ln(mean of own), K = w P + ln(other), V = other, where P are the
@@ -74,20 +79,27 @@ def pooled_query(own: Tensor, other: Tensor, place: Tensor, query_gradient: floa
         other: those of the other view, (B, T, D).
         place: P, (T, D), see `positions`.
         query_gradient: share of the gradient that passes through the pooled vector.
+        values: V where it is not `other`, (B, T, any).
 
     Returns:
-        float (B, T, D).
+        float (B, T, D), or as wide as the values.
     """
     dim = own.shape[-1:]
     pooled = F.layer_norm(own.mean(1, keepdim=True), dim)
     if query_gradient < 1:
         pooled = query_gradient * pooled + (1 - query_gradient) * pooled.detach()
     weighted = POSITION_WEIGHT * place
-    return F.scaled_dot_product_attention(weighted + pooled, weighted + F.layer_norm(other, dim), other)
+    keys = weighted + F.layer_norm(other, dim)
+    return F.scaled_dot_product_attention(weighted + pooled, keys, other if values is None else values)
 
 
 def blend(
-    own: Tensor, other: Tensor, attention: str, place: Tensor | None = None, query_gradient: float = 1.0
+    own: Tensor,
+    other: Tensor,
+    attention: str,
+    place: Tensor | None = None,
+    query_gradient: float = 1.0,
+    values: Tensor | None = None,
 ) -> Tensor:
     """Return the input tokens of the decoder; the attention of arXiv 2412.03314 is unknown.
 
@@ -98,17 +110,18 @@ def blend(
             target gives T x T attention weights; `other-queries`: the reverse; `residual`: the query is added to its
             answer; `concat`: no attention (arXiv 2503.18753); `autoencode`: only own tokens.
         place, query_gradient: of `pooled_query`.
+        values: of the attention, in place of the tokens that it reads, (B, T, any); for `WITH_MAPS`.
 
     Returns:
-        (B, T, D), for `concat` (B, T, 2 D).
+        (B, T, D), for `concat` (B, T, 2 D), or as wide as the values.
     """
     if attention == "pooled-query":
         assert place is not None
-        return pooled_query(own, other, place, query_gradient)
+        return pooled_query(own, other, place, query_gradient, values)
     if attention == "target-queries":
-        return cross_attention(own, other)
+        return cross_attention(own, other, values)
     if attention == "other-queries":
-        return cross_attention(other, own)
+        return cross_attention(other, own, values)
     if attention == "residual":
         return own + cross_attention(own, other)
     if attention == "autoencode":
@@ -165,6 +178,7 @@ class Reconstruction(nn.Module):
 
     Attributes:
         images: names of the images of a batch that are targets.
+        has_maps: whether `attention_maps` can be drawn.
 
     Raises:
         ValueError: with fewer than 4 tokens, on which attention degenerates to copying.
@@ -174,7 +188,8 @@ class Reconstruction(nn.Module):
 
     def __init__(self, config: ReconConfig, dim: int, grid: tuple[int, int], channels: int, image_size: int):
         super().__init__()
-        self.config, vector = config, config.tokens == "vector"
+        self.config, self.grid, vector = config, grid, config.tokens == "vector"
+        self.has_maps = config.attention in WITH_MAPS and not vector  # parts of a vector have no place in the image
         self.images = ("first", "second") if config.view in ("both", "random") else (config.view,)
         if math.prod(grid) < MIN_TOKENS and not vector:
             raise ValueError(
@@ -214,6 +229,14 @@ class Reconstruction(nn.Module):
             own, other = (tokens.mean(1).unflatten(1, (VECTOR_PARTS, -1)) for tokens in (own, other))
         tokens = blend(own, other, self.config.attention, self.place, self.config.query_gradient)
         return torch.cat([decoder(tokens) for decoder in self.decoders])
+
+    def attention_weights(self, own: Tensor, other: Tensor) -> Tensor:
+        """Return the weights of the attention in `decode`, (B, T, T): a row for every position of the reconstruction.
+
+        They are the attention's answer where the values are the identity; only if `has_maps`.
+        """
+        identity = torch.eye(own.shape[1], dtype=own.dtype, device=own.device).expand(len(own), -1, -1)
+        return blend(own, other, self.config.attention, self.place, self.config.query_gradient, identity)
 
 
 def assign(
@@ -275,4 +298,48 @@ def view_ablation(
         "recon/error": base,
         "recon/use_target": error(own.roll(1, 0), other) - base,
         "recon/use_other": error(own, other.roll(1, 0)) - base,
+    }
+
+
+@torch.no_grad()
+def attention_maps(
+    branch: Reconstruction,
+    equi: tuple[Tensor, Tensor],
+    pixels: dict[str, Tensor],
+    pick_second: Tensor,
+    views: tuple[Tensor, Tensor],
+) -> dict[str, Tensor]:
+    """Return what four positions of the target read, and reconstructions with one view's tokens of another object.
+
+    For `both` and `intermediate`, those of the last B targets.
+
+    Args:
+        branch: the trained branch, which `has_maps`.
+        equi, pixels, pick_second: see `Inputs`; neighbours in the batch show different objects.
+        views: standardised pixels of the first and the second view, (B, C, S, S).
+
+    Returns:
+        `positions`: int64 (4, 2), row and column of a token; `weights`: (B, 4, rows, columns), each map sums to 1;
+        images (B, C, S, S): `target`; `other`: the other view; `read`: the view that the weights belong to, which is
+        the target's own one under `other-queries`, else the other one; `reconstruction`; `swapped_target`,
+        `swapped_other`: with the target's tokens, the other view's tokens of the previous object, for the first those
+        of the last.
+    """
+    count, view = len(pick_second), branch.config.view
+    own, other, target = (x[-count:] for x in assign(view, equi, pixels, pick_second))
+    flat = views[0].flatten(2), views[1].flatten(2)
+    shown = assign(view, flat, pixels, pick_second)[:2]
+    own_view, other_view = (x[-count:].unflatten(2, target.shape[-2:]) for x in shown)
+    row, column = (torch.tensor([round(share * (n - 1)) for share in MAPPED]) for n in branch.grid)
+    places = torch.cartesian_prod(row, column)
+    weights = branch.attention_weights(own, other).unflatten(2, branch.grid)
+    return {
+        "positions": places,
+        "weights": weights[:, places[:, 0] * branch.grid[1] + places[:, 1]],
+        "target": target,
+        "other": other_view,
+        "read": own_view if branch.config.attention == "other-queries" else other_view,
+        "reconstruction": branch.decode(own, other)[-count:],
+        "swapped_target": branch.decode(own.roll(1, 0), other)[-count:],
+        "swapped_other": branch.decode(own, other.roll(1, 0))[-count:],
     }

@@ -111,7 +111,7 @@ def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
         axes.imshow(image_grid(block), interpolation="nearest")
         axes.set_yticks([height * (row + 0.5) for row in range(3)], ["original", "target", "reconstruction"])
         axes.set_xticks([])
-        _hide_frame(axes)
+        hide_frame(axes)
         axes.set_title(name)
     text = (
         "Originals (the first views), targets and reconstructions by a configuration's first seed. A reconstruction "
@@ -152,7 +152,7 @@ def heatmap_picture(summary: Summary) -> Picture | None:
         )
         axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
         axes.set_facecolor("#eeeeee")  # shown where a configuration has no such part
-        _hide_frame(axes)
+        hide_frame(axes)
         for (row, column), value in np.ndenumerate(values):
             colour = "black" if value > 0.65 * highest else "white"
             text = "" if np.isnan(value) else plain_number(value, 2)
@@ -194,7 +194,8 @@ def forest_picture(summary: Summary) -> Picture | None:
     return Picture("forest", "Forest plot of the gains over the best control", FOREST.format(shown), figure)
 
 
-def _hide_frame(axes: Axes) -> None:
+def hide_frame(axes: Axes) -> None:
+    """Remove grid, ticks and frame."""
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

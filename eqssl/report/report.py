@@ -2,9 +2,13 @@
 
 import base64
 import io
+import logging
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -16,6 +20,7 @@ from eqssl.config import RunConfig, flatten
 from eqssl.files import read, write_atomically
 from eqssl.metrics import register_stored
 from eqssl.report import figures, selection
+from eqssl.report.attention import attention_picture
 from eqssl.report.front import front_picture
 from eqssl.report.importance import importance_picture, study_importances
 from eqssl.report.progress import learning_picture, progress_picture
@@ -24,10 +29,12 @@ from eqssl.report.responses import response_pictures
 from eqssl.report.selection import Summary
 from eqssl.report.tables import caption, report_tables
 
+logger = logging.getLogger(__name__)
+
 # In the order of the page; `response_OPTION` belongs to `response`. All other tables follow.
 SECTIONS = (
     *("front", "forest", "results", "gains", "response", "responses", "factors", "separation", "heatmap"),
-    *("learning", "reconstructions", "importances", "progress"),
+    *("learning", "reconstructions", "attention", "importances", "progress"),
 )
 
 
@@ -36,7 +43,7 @@ def write_report(summary: Summary, folder: Path) -> list[Path]:
 
     Args:
         summary: content of summary.json.
-        folder: the study's; reconstructions and learning curves are read from a few of its trials.
+        folder: the study's; reconstructions, attention and learning curves are read from a few of its trials.
     """
     register_stored(summary.get("metrics", {}))
     importances = study_importances(summary)
@@ -88,6 +95,9 @@ def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFr
         pictures.append(progress_picture(summary))
     if folder and (images := reconstructions(summary, folder)):
         pictures.append(figures.reconstruction_picture(images))
+    main = next(iter(selection.main_rows(summary)), None)
+    if folder and main and (arrays := stored_arrays(summary, folder, main, "attention.npz")):
+        pictures.append(attention_picture(main, arrays))
     return [picture for picture in pictures if picture]
 
 
@@ -102,7 +112,23 @@ def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint
         shown = selection.main_rows(summary)
     found = {}
     for name in dict.fromkeys(shown):
-        trial = next(t["trial_id"] for t in summary["trials"] if t["configuration"] == name)
-        if images := read(folder / "trials" / trial / "reconstructions.npy"):
-            found[name] = np.load(io.BytesIO(images))
+        if (images := stored_arrays(summary, folder, name, "reconstructions.npy")) is not None:
+            found[name] = images
     return found
+
+
+def stored_arrays(summary: Summary, folder: Path, configuration: str, name: str) -> Any:
+    """Return the array of a .npy file of a configuration's first seed, name -> array of an .npz file.
+
+    None for a missing file and, with a warning, for a damaged one.
+    """
+    trial = next(t["trial_id"] for t in summary["trials"] if t["configuration"] == configuration)
+    path = folder / "trials" / trial / name
+    if (content := read(path)) is None:
+        return None
+    try:
+        found = np.load(io.BytesIO(content))
+        return found if isinstance(found, np.ndarray) else dict(found)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s is damaged (%s): the report does not show it", path, error)
+        return None

@@ -213,7 +213,7 @@ class StudySummary:
         """Return a figure of the report.
 
         Args:
-            name: such as `tradeoff` (in the report: `front`), `responses`, `heatmap`, `importances`, `reconstructions`.
+            name: such as `tradeoff` (in the report: `front`), `responses`, `heatmap`, `reconstructions`, `attention`.
 
         Raises:
             ValueError: for another name; the message lists those that this study has data for.

@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from eqssl.config import RunConfig, changed_options, flatten, identity
@@ -33,7 +35,7 @@ from eqssl.methods import find_method
 from eqssl.methods.base import Method
 from eqssl.models.encoder import Encoder
 from eqssl.models.model import Losses, Model
-from eqssl.models.reconstruction import Inputs, view_ablation
+from eqssl.models.reconstruction import Inputs, attention_maps, view_ablation
 from eqssl.random import permutation
 from eqssl.training.context import Context, LocalContext
 from eqssl.training.fsdp import full_model_state_dict, full_state_dict, load_full_state_dict, parallelize_model
@@ -42,6 +44,7 @@ from eqssl.views import Batch, Read, Views
 
 ABLATION_IMAGES, ENCODED_AT_ONCE = 256, 64  # held-out images of `view_ablation`
 SHOWN_IMAGES = 8  # of a grid of reconstructions
+SHOWN_PAIRS, SHOWN_SIDE = 4, 96  # of `attention`: pairs of views, and the most pixels that a side is stored with
 # Under --recon.gradient-share: steps between changes of the weight, and the exponent of a change.
 ADAPT_EVERY, ADAPT_RATE = 10, 0.3
 # Attributes of `Run` in its state.
@@ -58,6 +61,8 @@ class Result:
         metrics: of the last epoch, the evaluation included.
         epochs: trained.
         reconstructions: uint8 (3, n, C, S, S): first view, target, reconstruction; None without the branch.
+        attention: see `attention_maps`, for n of these pairs: images as uint8, reduced to 96 pixels a side, weights as
+            float16, and `attention`, the option; None without an attention from position to position.
         predictions: of the last evaluation's probes; None if an earlier process evaluated.
     """
 
@@ -66,6 +71,7 @@ class Result:
     metrics: dict[str, float]
     epochs: int
     reconstructions: Tensor | None = field(repr=False)
+    attention: dict[str, NDArray[Any]] | None = field(repr=False)
     predictions: list[Prediction] | None = field(repr=False)
 
 
@@ -89,10 +95,10 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
         context.report(metrics, run.state_dict() if due else None)
     model = run.full_model()
-    reconstructions = run.reconstructions(model)
+    reconstructions, attention = run.reconstructions(model), run.attention(model)
     encoder, method = model.encoder.cpu().eval(), model.method.cpu().eval()
     encoder.provenance = provenance(config, run.dataset)
-    return Result(encoder, method, run.metrics, run.epoch, reconstructions, run.predictions)
+    return Result(encoder, method, run.metrics, run.epoch, reconstructions, attention, run.predictions)
 
 
 def provenance(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
@@ -351,7 +357,25 @@ class Run:
         image, target = (x[-len(batch.first) :] for x in model.reconstruction(*inputs))
         mean, std = model.encoder.mean, model.encoder.std
         rows = torch.stack([batch.first, target * std + mean, image * std + mean])
-        return (rows.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
+        return to_uint8(rows)
+
+    def attention(self, model: Model) -> dict[str, NDArray[Any]] | None:
+        """Return attention maps and swapped reconstructions of held-out pairs as in `Result.attention`."""
+        if model.reconstruction is None or not model.reconstruction.has_maps:
+            return None
+        batch, inputs = self._held_out(model, self.config.evaluate.split, SHOWN_PAIRS)
+        encoder, side = model.encoder, min(SHOWN_SIDE, batch.first.shape[-1])
+        views = encoder.standardise(batch.first), encoder.standardise(batch.second)
+        maps = attention_maps(model.reconstruction, *inputs, views)
+        found = {"attention": np.array(self.config.recon.attention), "positions": maps.pop("positions").numpy()}
+        found["weights"] = maps.pop("weights").cpu().numpy().astype(np.float16)
+        images = {name: F.adaptive_avg_pool2d(image * encoder.std + encoder.mean, side) for name, image in maps.items()}
+        return found | {name: to_uint8(image).numpy() for name, image in images.items()}
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images from [0, 1], beyond which they are cut off, as uint8 on the CPU."""
+    return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 
 
 def one_image_per_object(split: Split) -> Tensor:

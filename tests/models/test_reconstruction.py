@@ -17,8 +17,10 @@ from eqssl.config import (
 )
 from eqssl.models.reconstruction import (
     N_INTERMEDIATE,
+    WITH_MAPS,
     Reconstruction,
     assign,
+    attention_maps,
     blend,
     cross_attention,
     pooled_query,
@@ -305,3 +307,54 @@ def test_use_of_views_is_not_measured_on_a_single_image_or_images_all_alike(coun
     equi, _, pick = inputs(count)
     pixels = dict.fromkeys(("first", "second"), torch.full((count, *level(equi[0]).shape[1:]), 0.5))
     assert view_ablation(branch(view="second"), equi, pixels, pick) == {}
+
+
+@pytest.mark.parametrize("attention", WITH_MAPS)
+def test_attention_weights_average_the_tokens_to_the_input_of_the_decoder(attention):
+    own, other = tokens(0), tokens(1)
+    made = branch(attention=attention)
+    weights = made.attention_weights(own, other)
+    torch.testing.assert_close(weights.sum(2), torch.ones(3, 16))
+    read = own if attention == "other-queries" else other
+    torch.testing.assert_close(weights @ read, blend(own, other, attention, made.place))
+    assert weights.std() > 0.01
+
+
+@pytest.mark.parametrize("view", get_args(ReconView))
+@pytest.mark.parametrize("attention", WITH_MAPS)
+def test_maps_are_of_the_shown_positions_views_and_objects(view, attention):
+    equi, pixels, pick = inputs()
+    made, views = branch(view=view, attention=attention), (pixels["first"], pixels["second"])
+    maps = attention_maps(made, equi, pixels, pick, views)
+    assert maps["positions"].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    image, target = (x[-6:] for x in made(equi, pixels, pick))
+    assert torch.equal(maps["reconstruction"], image) and torch.equal(maps["target"], target)
+    second = {"random": pick, "first": ~pick & pick, "clean": ~pick & pick}.get(view, pick | ~pick)
+    for i, of_second in enumerate(second.int().tolist()):
+        own, other = equi[of_second][i : i + 1], equi[1 - of_second][i : i + 1]
+        shown = made.attention_weights(own, other)[0, [5, 6, 9, 10]].unflatten(1, (4, 4))
+        torch.testing.assert_close(maps["weights"][i], shown)
+        assert torch.equal(maps["other"][i], views[1 - of_second][i])
+        read = of_second if attention == "other-queries" else 1 - of_second
+        assert torch.equal(maps["read"][i], views[read][i])
+        before = int(second[i - 1])
+        for name, swapped in {
+            "target": (equi[before][[i - 1]], other),
+            "other": (own, equi[1 - before][[i - 1]]),
+        }.items():
+            torch.testing.assert_close(maps[f"swapped_{name}"][[i]], made.decode(*swapped)[-1:])
+            assert (maps[f"swapped_{name}"][i] - image[i]).abs().max() > 1e-4
+
+
+def test_an_object_swapped_with_itself_is_reconstructed_as_before():
+    (first, second), pixels, pick = inputs()
+    alike = second[:1].expand_as(second)  # of the targets; the other views differ
+    maps = attention_maps(branch(), (first, alike), pixels, pick, (pixels["first"], pixels["second"]))
+    assert torch.equal(maps["swapped_target"], maps["reconstruction"])
+    assert not torch.allclose(maps["swapped_other"], maps["reconstruction"])
+
+
+def test_only_an_attention_from_position_to_position_has_maps():
+    for attention in get_args(ReconAttention):
+        assert branch(attention=attention).has_maps is (attention in WITH_MAPS)
+    assert not branch(dim=32, attention="target-queries", tokens="vector").has_maps

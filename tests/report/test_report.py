@@ -4,12 +4,15 @@ import re
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
 from eqssl.config import RunConfig, flatten
 from eqssl.images import image_grid, save_reconstructions
-from eqssl.report.report import write_report
+from eqssl.report.attention import attention_picture
+from eqssl.report.report import stored_arrays, study_pictures, write_report
+from eqssl.report.selection import main_rows
 from eqssl.study.results import summarise
 from tests.report import made_up
 from tests.report.conftest import STUDY
@@ -49,6 +52,68 @@ def test_the_sentence_heads_the_page_then_the_trade_off_then_the_gains(twin_summ
     names = re.findall(r'<h2 id="(\w+)"', page)
     assert names[:5] == ["figure_front", "figure_forest", "results", "gains", "figure_response_recon_weight"]
     assert names[5:8] == ["figure_factors_recon_weight", "separation", "figure_heatmap"]
+
+
+def maps(attention="pooled-query"):
+    """Return the arrays of an `attention.npz`."""
+    rng = np.random.default_rng(0)
+    names = ("target", "other", "read", "reconstruction", "swapped_target", "swapped_other")
+    images = {name: rng.integers(0, 255, (4, 3, 8, 8), dtype=np.uint8) for name in names}
+    weights = rng.dirichlet(np.ones(16), (4, 4)).reshape(4, 4, 4, 4).astype(np.float16)
+    places = np.array([[1, 1], [1, 2], [2, 1], [2, 2]])
+    return {"attention": np.array(attention), "positions": places, "weights": weights, **images}
+
+
+def test_the_attention_is_that_of_the_main_row_if_its_file_is_there(twin_summary, tmp_path):
+    main, *others = main_rows(twin_summary)
+    paths = {}
+    for trial in reversed(twin_summary["trials"]):
+        folder = tmp_path / "trials" / trial["trial_id"]
+        folder.mkdir(parents=True)
+        paths[trial["configuration"]] = folder / "attention.npz"
+    for name in others:
+        np.savez_compressed(paths[name], **maps())
+    assert "attention" not in [picture.name for picture in study_pictures(twin_summary, tmp_path, pd.DataFrame())]
+    np.savez_compressed(paths[main], **maps())
+    (picture,) = (p for p in study_pictures(twin_summary, tmp_path, pd.DataFrame()) if p.name == "attention")
+    assert picture.title == f"Attention of {main}"
+
+
+@pytest.mark.parametrize("name", ["attention.npz", "reconstructions.npy"])
+def test_a_damaged_file_of_a_picture_is_named_and_not_shown(name, twin_summary, tmp_path, caplog):
+    (main, *_), content = main_rows(twin_summary), io.BytesIO()
+    np.savez_compressed(content, **maps()) if name == "attention.npz" else np.save(content, maps()["target"])
+    whole = content.getvalue()
+    trial = next(t["trial_id"] for t in twin_summary["trials"] if t["configuration"] == main)
+    path = tmp_path / "trials" / trial / name
+    path.parent.mkdir(parents=True)
+    assert stored_arrays(twin_summary, tmp_path, main, name) is None and not caplog.records
+    path.write_bytes(whole)
+    assert stored_arrays(twin_summary, tmp_path, main, name) is not None and not caplog.records
+    damaged = [b"", whole[: len(whole) // 2], b"PK" + bytes(100), b"\x93NUMPY" + bytes(100)]
+    if name == "attention.npz":
+        damaged.append(whole[:500] + bytes(200) + whole[700:])
+    for content in damaged:
+        path.write_bytes(content)
+        caplog.clear()
+        assert stored_arrays(twin_summary, tmp_path, main, name) is None and f"{name} is damaged" in caplog.text
+
+
+def test_maps_have_one_scale_and_squares_of_one_colour_a_position():
+    picture = attention_picture("weight 1", maps())
+    *panels, bar = picture.figure.axes
+    assert len(panels) == 4 * 9 and bar.get_ylabel() == "attention weight"
+    heats = [axes.images[1] for axes in panels if len(axes.images) == 2]
+    assert [heat.get_array().tolist() for heat in heats] == maps()["weights"].reshape(16, 4, 4).astype(float).tolist()
+    assert {heat.get_clim() for heat in heats} == {(0, float(maps()["weights"].max()))}
+    squares = [[(p.get_xy(), p.get_edgecolor()) for p in axes.patches[1::2]] for axes in panels[:6]]
+    assert (
+        squares[0] == [square for of_map in squares[2:] for square in of_map]
+        and len(dict(squares[0])) == len({c for _, c in squares[0]}) == 4
+    )
+    assert squares[0][1][0] == (1.5, 0.5)  # column 2, row 1
+    assert "tokens of the other view" in picture.caption and "the pooled vector of the target" in picture.caption
+    assert "tokens of the target's own view" in attention_picture("weight 1", maps("other-queries")).caption
 
 
 def test_only_options_that_differ_from_the_defaults_are_in_sight(summary, tmp_path):

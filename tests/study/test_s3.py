@@ -123,6 +123,7 @@ def test_results_are_the_same_to_the_bit_and_so_are_the_files(studies, sets):
     (error,) = names(as_path(BUCKET) / "toy") - names(local)  # of the process that was killed
     assert error.endswith("/error.txt") and names(local) < names(as_path(BUCKET) / "toy")
     assert len(as_path(BUCKET).fs.find("studies/results")) == len(names(local)) + 1
+    assert "attention.png" in names(local) and any(name.endswith("/attention.npz") for name in names(local))
 
 
 def test_a_resume_trains_what_is_missing(studies):

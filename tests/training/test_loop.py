@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -160,6 +161,26 @@ def test_a_run_reports_losses_and_evaluation_and_returns_the_encoder():
         assert name in result.metrics
     assert result.metrics["loss"] == pytest.approx(result.metrics["ssl"] + result.metrics["recon"], rel=1e-5)
     assert result.reconstructions.shape == (3, 8, 1, 32, 32) and result.reconstructions.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("side", [16, 96])
+def test_attention_maps_are_of_the_first_pairs_of_the_reconstructions_and_small(side, monkeypatch):
+    monkeypatch.setattr("eqssl.training.loop.SHOWN_SIDE", side)
+    run = Run(configuration(), LocalContext(), toy())
+    maps, images = run.attention(run.model), run.reconstructions(run.model)[:, :4]
+    assert maps["attention"] == "pooled-query" and maps["weights"].dtype == np.float16
+    np.testing.assert_allclose(maps["weights"].astype(float).sum((2, 3)), np.ones((4, 4)), atol=5e-3)
+    small = torch.nn.functional.adaptive_avg_pool2d(images.double().flatten(1, 2), min(side, 32)).numpy()[:, :, None]
+    for name, expected in zip(("other", "target", "reconstruction"), small, strict=True):
+        assert maps[name].dtype == np.uint8
+        np.testing.assert_allclose(maps[name].astype(float), expected, atol=1.01)
+    assert maps["read"].tolist() == maps["other"].tolist() and maps["swapped_target"].shape == maps["target"].shape
+
+
+@pytest.mark.parametrize("values", [{"recon.weight": 0.0}, {"recon.attention": "autoencode"}])
+def test_without_an_attention_between_the_views_there_are_no_maps(values):
+    run = Run(configuration(**values), LocalContext(), toy())
+    assert run.attention(run.model) is None
 
 
 def test_zero_epochs_evaluate_the_untrained_encoder():

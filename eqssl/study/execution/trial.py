@@ -23,6 +23,7 @@ from eqssl.study.execution.preemption import this_node
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import (
+    ATTENTION,
     CONTRIBUTIONS,
     ENDED,
     EPOCHS,
@@ -284,6 +285,9 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
         if result.reconstructions is not None:
             images = result.reconstructions.numpy()
             write_atomically(context.folder / RECONSTRUCTIONS, lambda temporary: np.save(temporary, images))
+        if result.attention is not None:
+            arrays: dict[str, Any] = result.attention
+            write_atomically(context.folder / ATTENTION, lambda temporary: np.savez_compressed(temporary, **arrays))
         _save_predictions(predictions, run, context, data)
 
     persist(write, is_no_lack_of_space)

@@ -5,6 +5,7 @@ import pickle
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from eqssl.config import replace
@@ -14,7 +15,7 @@ from eqssl.study.execution import trial as module
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.trial import TrialContext, attempt
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import EPOCHS, PREDICTIONS
+from eqssl.study.store.records import ATTENTION, EPOCHS, PREDICTIONS, RECONSTRUCTIONS
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 ROWS = {None: TRIAL} | {name: Trial(Configuration(name, None), 0) for name in ("pixels", "constant")}
@@ -45,12 +46,16 @@ def test_predictions_of_a_full_evaluation_are_kept(evaluated, row):
     assert again == pytest.approx({name: metrics[name] for name in again}, abs=1e-6)
 
 
-def test_a_trial_killed_after_its_last_checkpoint_has_them_too(evaluated):
+def test_a_trial_killed_after_its_last_checkpoint_has_them_and_its_pictures_too(evaluated):
     _, path = evaluated()
-    before = path.read_bytes()
-    path.unlink()
+    paths = [path, path.with_name(RECONSTRUCTIONS), path.with_name(ATTENTION)]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.unlink()
     evaluated()
-    assert path.read_bytes() == before
+    assert [path.read_bytes() for path in paths] == before
+    maps, images = np.load(paths[2]), np.load(paths[1])
+    assert (maps["reconstruction"] == images[2, : len(maps["reconstruction"])]).all() and len(before[2]) < 50_000
 
 
 def test_a_quick_evaluation_keeps_none(evaluated):
