@@ -1,15 +1,36 @@
-"""Grids of images, as arrays and as PNG files."""
+"""Stored images: the arrays of a trial, grids of images, PNG files."""
 
+import io
+import logging
+import zipfile
+import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eqssl.files import write_atomically
+from eqssl.files import read, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+
+def read_arrays(path: Path) -> Any:
+    """Return the array of a .npy file, or name -> array of an .npz file.
+
+    None for a missing file and, with a warning, for a damaged one.
+    """
+    if (content := read(path)) is None:
+        return None
+    try:
+        found = np.load(io.BytesIO(content))
+        return found if isinstance(found, np.ndarray) else dict(found)
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        logger.warning("%s is damaged (%s), and is not shown", path, error)
+        return None
 
 
 def image_grid(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -1,14 +1,9 @@
 """The report of a study, from its summary: report.html, its figures as PNG, SVG and PDF, its tables for papers."""
 
 import base64
-import io
-import logging
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from eqssl.config import RunConfig, flatten
-from eqssl.files import read, write_atomically
+from eqssl.files import write_atomically
+from eqssl.images import read_arrays
 from eqssl.metrics import register_stored
 from eqssl.report import figures, selection
 from eqssl.report.attention import attention_picture
@@ -28,8 +24,6 @@ from eqssl.report.render import Table, csv_text, latex, markdown
 from eqssl.report.responses import response_pictures
 from eqssl.report.selection import Summary
 from eqssl.report.tables import caption, report_tables
-
-logger = logging.getLogger(__name__)
 
 # In the order of the page; `response_OPTION` belongs to `response`. All other tables follow.
 SECTIONS = (
@@ -96,7 +90,7 @@ def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFr
     if folder and (images := reconstructions(summary, folder)):
         pictures.append(figures.reconstruction_picture(images))
     main = next(iter(selection.main_rows(summary)), None)
-    if folder and main and (arrays := stored_arrays(summary, folder, main, "attention.npz")):
+    if folder and main and (arrays := read_arrays(_file_of(summary, folder, main, "attention.npz"))):
         pictures.append(attention_picture(main, arrays))
     return [picture for picture in pictures if picture]
 
@@ -112,23 +106,12 @@ def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint
         shown = selection.main_rows(summary)
     found = {}
     for name in dict.fromkeys(shown):
-        if (images := stored_arrays(summary, folder, name, "reconstructions.npy")) is not None:
+        if (images := read_arrays(_file_of(summary, folder, name, "reconstructions.npy"))) is not None:
             found[name] = images
     return found
 
 
-def stored_arrays(summary: Summary, folder: Path, configuration: str, name: str) -> Any:
-    """Return the array of a .npy file of a configuration's first seed, name -> array of an .npz file.
-
-    None for a missing file and, with a warning, for a damaged one.
-    """
+def _file_of(summary: Summary, folder: Path, configuration: str, name: str) -> Path:
+    """Return the path of a file of a configuration's first seed."""
     trial = next(t["trial_id"] for t in summary["trials"] if t["configuration"] == configuration)
-    path = folder / "trials" / trial / name
-    if (content := read(path)) is None:
-        return None
-    try:
-        found = np.load(io.BytesIO(content))
-        return found if isinstance(found, np.ndarray) else dict(found)
-    except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        logger.warning("%s is damaged (%s): the report does not show it", path, error)
-        return None
+    return folder / "trials" / str(trial) / name

@@ -6,7 +6,6 @@ refused before training begins. Otherwise tracking is never fatal: without MLflo
 failed entry is retried, and counted if it is given up; a resume of the study logs it from the trials' files.
 """
 
-import io
 import logging
 import math
 import threading
@@ -17,11 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from eqssl.config import RunConfig, get, identity, replace, to_dict
 from eqssl.files import on_disk, parse_or_set_aside, read
-from eqssl.images import image_grid
+from eqssl.images import image_grid, read_arrays
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Params, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
@@ -340,9 +337,9 @@ class StudyTracker(Listener):
         final = {name: value for name, value in self._named(record.metrics).items() if name not in run.data.metrics}
         final |= {"wall_s": record.wall_s, "overhead_s": record.overhead_s}
         log_metrics(self._client, run_id, final, record.epochs, time_ms)
-        if images := read(self._folder / "trials" / trial.id / "reconstructions.npy"):
-            grid = image_grid(np.load(io.BytesIO(images)))
-            self._client.log_image(run_id, grid, artifact_file="reconstructions.png")
+        images = read_arrays(self._folder / "trials" / trial.id / "reconstructions.npy")
+        if images is not None:
+            self._client.log_image(run_id, image_grid(images), artifact_file="reconstructions.png")
         if record.error or "error" in run.data.tags:
             self._client.set_tag(run_id, "error", (record.error or "")[:5000])
         self._client.set_tag(run_id, OUTCOME, record.status)  # last: a run with an outcome is complete

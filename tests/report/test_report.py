@@ -11,7 +11,7 @@ from PIL import Image
 from eqssl.config import RunConfig, flatten
 from eqssl.images import image_grid, save_reconstructions
 from eqssl.report.attention import attention_picture
-from eqssl.report.report import stored_arrays, study_pictures, write_report
+from eqssl.report.report import study_pictures, write_report
 from eqssl.report.selection import main_rows
 from eqssl.study.results import summarise
 from tests.report import made_up
@@ -77,26 +77,6 @@ def test_the_attention_is_that_of_the_main_row_if_its_file_is_there(twin_summary
     np.savez_compressed(paths[main], **maps())
     (picture,) = (p for p in study_pictures(twin_summary, tmp_path, pd.DataFrame()) if p.name == "attention")
     assert picture.title == f"Attention of {main}"
-
-
-@pytest.mark.parametrize("name", ["attention.npz", "reconstructions.npy"])
-def test_a_damaged_file_of_a_picture_is_named_and_not_shown(name, twin_summary, tmp_path, caplog):
-    (main, *_), content = main_rows(twin_summary), io.BytesIO()
-    np.savez_compressed(content, **maps()) if name == "attention.npz" else np.save(content, maps()["target"])
-    whole = content.getvalue()
-    trial = next(t["trial_id"] for t in twin_summary["trials"] if t["configuration"] == main)
-    path = tmp_path / "trials" / trial / name
-    path.parent.mkdir(parents=True)
-    assert stored_arrays(twin_summary, tmp_path, main, name) is None and not caplog.records
-    path.write_bytes(whole)
-    assert stored_arrays(twin_summary, tmp_path, main, name) is not None and not caplog.records
-    damaged = [b"", whole[: len(whole) // 2], b"PK" + bytes(100), b"\x93NUMPY" + bytes(100)]
-    if name == "attention.npz":
-        damaged.append(whole[:500] + bytes(200) + whole[700:])
-    for content in damaged:
-        path.write_bytes(content)
-        caplog.clear()
-        assert stored_arrays(twin_summary, tmp_path, main, name) is None and f"{name} is damaged" in caplog.text
 
 
 def test_maps_have_one_scale_and_squares_of_one_colour_a_position():

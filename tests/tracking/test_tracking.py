@@ -62,6 +62,18 @@ def train_epochs(tracker, first, last) -> None:
         tracker.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 1.0 / epoch})
 
 
+def test_a_damaged_picture_does_not_lose_the_end_of_a_trial(uri, tmp_path, caplog):
+    damaged = tmp_path / "trials" / TRIAL.id / "reconstructions.npy"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"\x93NUMPY")
+    tracker = start(uri, "damaged", tmp_path)
+    train_epochs(tracker, 1, 1)
+    tracker.trial_ended(TRIAL, RECORD)
+    tracker.close("FINISHED", [])
+    assert runs(uri, "damaged")[TRIAL.id].data.tags["outcome"] == "COMPLETE" and tracker.dropped == 0
+    assert "reconstructions.npy is damaged" in caplog.text
+
+
 def test_a_study_is_a_parent_and_a_run_for_every_trial(uri, tmp_path):
     tracker = start(uri, "plain", tmp_path)
     train_epochs(tracker, 1, 3)
