@@ -71,8 +71,9 @@ def dense_predictions(
 ) -> list[Prediction]:
     """Return predictions of the share of a token's pixels that belong to the object, for each part of the channels.
 
-    There is none if the shares of all eval images are alike. The probe is a ridge regression from single tokens with an intercept for each place of the map, so that R2 is 0 for
-    an encoder that only knows where objects usually are. It is fitted on up to `MAX_TOKENS` tokens.
+    The probe is a ridge regression from single tokens with an intercept for each place of the map, so that R2 is 0 for
+    an encoder that only knows where objects usually are. It is fitted on up to `MAX_TOKENS` tokens. No prediction is
+    returned if the shares of all eval images are alike.
 
     Args:
         train, eval_maps: where the probe is fitted and scored.
