@@ -277,7 +277,7 @@ class EvaluateConfig:
 
     level: Literal["quick", "full"] = "quick"
     """quick: kNN and linear accuracy, R2 per factor, collapse; full adds MLP probes, invariance, equivariance,
-    retrieval."""
+    retrieval and, for data with masks, a dense probe."""
     split: Literal["val", "test"] = "val"
     """Choose on val, report on test."""
     train_images: PositiveInt = 4096

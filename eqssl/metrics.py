@@ -14,7 +14,7 @@ if TYPE_CHECKING:  # only for types: the registry imports no torch
 
 Direction = Literal["maximize", "minimize"]
 Level = Literal["quick", "full", "train", "cost"]
-Need = Literal["labels", "factors", "pose", "binary factors", "split"]
+Need = Literal["labels", "factors", "pose", "binary factors", "split", "masks"]
 PARTS = ("inv", "equi")  # prefixes of metrics of one part of the features
 
 
@@ -228,6 +228,9 @@ for _metric in (
         is_compared=True,
     ),
     Metric(name="hit1", label="retrieval, hit at 1", needs=("factors",), level="full"),
+    Metric(
+        name="dense/r2", label="R² of the object's mask, per token", needs=("masks",), level="full", is_compared=True
+    ),
     Metric(name="std", label="standard deviation, mean of features"),
     Metric(name="std_min", label="standard deviation, smallest"),
     Metric(name="spread", label="spread"),

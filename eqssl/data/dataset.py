@@ -61,6 +61,8 @@ class Split:
         labels: int64 (N,) class, or None.
         objects: int64 (N,), equal for views of one object; None if every image shows a different object.
         factors: name -> float32 (N, k), the known factors of every image, such as `quaternion` or `floor_hue`.
+        masks: the store of N masks, uint8 or bool (1, H', W') of any size: 0 is background, any other value the object.
+            A mask covers its image or the image's central square. None if they are not known.
     """
 
     images: ImageStore
@@ -68,6 +70,7 @@ class Split:
     labels: Tensor | None = None
     objects: Tensor | None = None
     factors: dict[str, Tensor] = field(default_factory=dict)
+    masks: ImageStore | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -75,6 +78,7 @@ class Split:
     def __repr__(self) -> str:
         """Return the number of images and what is known of them, without their pixels."""
         known = ["labels"] * (self.labels is not None) + ["objects"] * (self.objects is not None) + [*self.factors]
+        known += ["masks"] * (self.masks is not None)
         return f"Split({len(self)} images" + (f" with {', '.join(known)})" if known else ")")
 
     @property

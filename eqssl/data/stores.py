@@ -209,6 +209,14 @@ class ImageSubset:
         return self.images.take(self.indices[indices])
 
 
+def central_square(pixels: Tensor) -> Tensor:
+    """Return the central squares (..., S, S) of images (..., H, W), S the shorter side."""
+    height, width = pixels.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return pixels[..., top : top + side, left : left + side]
+
+
 @dataclass(frozen=True)
 class ResizedImages:
     """The images of a store, centre-cropped and resized to `size` px when taken."""
@@ -220,11 +228,7 @@ class ResizedImages:
         return len(self.images)
 
     def take(self, indices: Tensor) -> Tensor:
-        pixels = self.images.take(indices)
-        height, width = pixels.shape[-2:]
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels = pixels[..., top : top + side, left : left + side].float()
+        pixels = central_square(self.images.take(indices)).float()
         resized = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
         return resized.round().clamp(0, 255).to(torch.uint8)
 
@@ -260,7 +264,7 @@ class FramedImages:
 
 
 def select(split: Split, indices: Tensor | slice) -> Split:
-    """Return some images of a split with their labels, objects and factors.
+    """Return some images of a split with their labels, objects, factors and masks.
 
     Args:
         split: the split.
@@ -273,6 +277,7 @@ def select(split: Split, indices: Tensor | slice) -> Split:
         labels=None if split.labels is None else split.labels[indices],
         objects=None if split.objects is None else split.objects[indices],
         factors={name: values[indices] for name, values in split.factors.items()},
+        masks=None if split.masks is None else _subset(split.masks, indices),
     )
 
 

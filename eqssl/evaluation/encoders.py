@@ -12,10 +12,28 @@ from eqssl.models.export import load_encoder
 from eqssl.models.pretrained import is_folder, model_of
 
 MAX_VALUES = 1024
+GRID = (4, 4)  # of the default encoder at the default size
 
 
 class Pixels(nn.Module):
-    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour)."""
+    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour).
+
+    Args:
+        grid: rows and columns of the token map.
+    """
+
+    def __init__(self, grid: tuple[int, int] = GRID):
+        super().__init__()
+        self.grid = grid
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return the features of each patch of a grid, (B, T, D), row by row; resampled to divide the image equally."""
+        sides = [-(-side // count) for side, count in zip(images.shape[2:], self.grid, strict=True)]
+        size = [side * count for side, count in zip(sides, self.grid, strict=True)]
+        if list(images.shape[2:]) != size:
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
+        patches = images.unfold(2, sides[0], sides[0]).unfold(3, sides[1], sides[1])  # (B, C, rows, columns, h, w)
+        return self(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)).unflatten(0, (len(images), -1))
 
     def forward(self, images: Tensor) -> Tensor:
         while images[0].numel() > MAX_VALUES:
@@ -24,7 +42,18 @@ class Pixels(nn.Module):
 
 
 class Constant(nn.Module):
-    """One feature that is the same for every image: the floor of every metric."""
+    """One feature that is the same for every image: the floor of every metric.
+
+    Args:
+        grid: rows and columns of the token map.
+    """
+
+    def __init__(self, grid: tuple[int, int] = GRID):
+        super().__init__()
+        self.grid = grid
+
+    def tokens(self, images: Tensor) -> Tensor:
+        return torch.zeros(len(images), self.grid[0] * self.grid[1], 1, device=images.device)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 1, device=images.device)
@@ -43,22 +72,30 @@ class Transferred(nn.Module):
 
     def __init__(self, encoder: Encoder, channels: int, image_size: int):
         super().__init__()
-        self.encoder, self.dim_inv = encoder, encoder.dim_inv
+        self.encoder, self.dim_inv, self.grid = encoder, encoder.dim_inv, encoder.grid
         self.changes = []
         if channels != encoder.channels:
             self.changes.append("luma of colour images" if channels == 3 else "grey images as three equal channels")
         if image_size != encoder.image_size:
             self.changes.append(f"{image_size} px resized to {encoder.image_size} px")
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the representation (B, D) from images float (B, C, S, S) in [0, 1]."""
+    def convert(self, images: Tensor) -> Tensor:
+        """Return images for the encoder from images float (B, C, S, S) in [0, 1]."""
         size = (self.encoder.image_size,) * 2
         if self.encoder.channels == 1:
             images = luma(images)
         images = images.expand(-1, self.encoder.channels, -1, -1)
         if images.shape[2:] != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        return self.encoder(images)
+        return images
+
+    def tokens(self, images: Tensor) -> Tensor:
+        """Return tokens (B, T, D) from images float (B, C, S, S) in [0, 1]."""
+        return self.encoder.tokens(self.convert(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the representation (B, D) from images float (B, C, S, S) in [0, 1]."""
+        return self.encoder(self.convert(images))
 
 
 ROWS: dict[str, type[nn.Module]] = {"pixels": Pixels, "constant": Constant}

@@ -30,11 +30,11 @@ class Prediction:
     """The predictions of one probe for eval examples about one factor.
 
     Args:
-        metric: name of the score: in `R2`, `RANKS`, `EQUIVARIANCE`, `INVARIANCE`, `SCORES`, or of an accuracy.
+        metric: name of the score: in `R2`, `RANKS`, `EQUIVARIANCE`, `INVARIANCE`, `SCORES`, `DENSE`, or of an accuracy.
         factor: the predicted factor, or `LABEL` or `ALL`.
         examples: int64 (N,), identities of the images, or of the first images of pairs.
-        target, predicted: float32 (N, k); for equivariance and invariance, contributions to the total variance and to
-            the remaining variance; for ranks, the best rank and the rank.
+        target, predicted: float32 (N, k); for equivariance, invariance and `DENSE`, contributions to the total variance
+            and to the remaining variance; for ranks, the best rank and the rank.
         protocol, part: evaluation protocol; all, inv or equi features.
     """
 
@@ -115,13 +115,17 @@ def rank_metrics(rank: Tensor) -> dict[str, float]:
 # Metrics of predictions by how they are scored; all others are accuracies.
 R2, RANKS = ("r2", "mlp_r2", "extrapolation_r2", "linear_r2", "constant_r2"), ("posthoc_rank", "own_rank")
 EQUIVARIANCE, INVARIANCE = ("equivariance", "equivariance_raw"), ("invariance",)
+DENSE = "dense/r2"
 SEARCHES = ("train_train", "held_held", "held_all")
 SCORES: dict[str, Callable[[Tensor, Tensor], float]] = {
     "auroc": auroc,
     "pose_deg": pose_deg,
     **{f"{by}_pre_{search}": pose_error for by in ("posthoc", "own") for search in SEARCHES},
 }
-CONTRIBUTED = {"all": ("knn", "linear", "r2", "mlp_r2", "equivariance", "invariance"), "inv": INVARIANCE}  # by part
+CONTRIBUTED = {  # by part
+    "all": ("knn", "linear", "r2", "mlp_r2", "equivariance", "invariance", DENSE),
+    "inv": INVARIANCE,
+}
 
 
 def metrics_of(predictions: Iterable[Prediction]) -> dict[str, float]:
@@ -179,7 +183,7 @@ def _is_scorable(one: Prediction) -> bool:
     """Return whether the examples suffice: both classes for AUROC, three for variance shares, some variance for R2."""
     if one.metric == "auroc":
         return len(one.target.unique()) == 2
-    if one.metric in (*R2, *EQUIVARIANCE, *INVARIANCE) and len(one.target) < MIN_EXAMPLES:
+    if one.metric in (*R2, *EQUIVARIANCE, *INVARIANCE, DENSE) and len(one.target) < MIN_EXAMPLES:
         return False
     return one.metric not in R2 or bool(varying(one.target).any())
 
@@ -194,7 +198,7 @@ def _score(one: Prediction) -> float:
 def _ratio(one: Prediction) -> tuple[Tensor, Tensor]:
     """Return each example's contributions to a metric sum(part) / sum(whole), float64 (N, up to k).
 
-    Accuracy is a share of examples, R2 is per component that varies, equivariance and invariance are variance shares.
+    Accuracy is a share of examples, R2 is per component that varies, the others are variance shares.
     """
     target, predicted = one.target.double(), one.predicted.double()
     if one.metric in R2:
@@ -202,13 +206,13 @@ def _ratio(one: Prediction) -> tuple[Tensor, Tensor]:
         target, predicted = target[:, varies], predicted[:, varies]
         total = (target - target.mean(0)).square()
         return total - (target - predicted).square(), total
-    if one.metric not in (*EQUIVARIANCE, *INVARIANCE):
+    if one.metric not in (*EQUIVARIANCE, *INVARIANCE, DENSE):
         correct = (target == predicted).double()
         return correct, torch.ones_like(correct)
     total, is_invariance = target[:, :1], one.metric in INVARIANCE
     if not total.any():  # a constant feature is invariant, not equivariant
         return torch.full_like(total, is_invariance), torch.ones_like(total)
-    return (total - predicted if is_invariance else predicted[:, :1] - predicted[:, 1:]), total
+    return (total - predicted if one.metric not in EQUIVARIANCE else predicted[:, :1] - predicted[:, 1:]), total
 
 
 # Metric -> ids of units int64 (U,), ascending; their contributions float32 (U,); weights float32 (U,).
@@ -228,7 +232,7 @@ def unit_contributions(predictions: Iterable[Prediction], objects: Mapping[int, 
 
     Returns:
         Contributions, whose weighted mean is the metric; a weight is the unit's number of examples. The metrics are, on
-        all features, `knn`, `linear`, R2 and equivariance of every factor, their means, `invariance`; and
+        all features, `knn`, `linear`, R2 and equivariance of every factor, their means, `invariance`, `dense/r2`; and
         `inv/invariance`.
     """
     of_examples: dict[str, tuple[Tensor, Tensor]] = {}

@@ -17,8 +17,9 @@ from eqssl.data.dataset import Dataset
 from eqssl.data.pairs import HUES
 from eqssl.data.rotation import nearest_rotation
 from eqssl.evaluation import probes
+from eqssl.evaluation.dense import TokenMaps, dense_predictions
 from eqssl.evaluation.equivariance import geometry_predictions
-from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts
+from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts, subset
 from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, Prediction, factor_predictions, metrics_of, prefix
 from eqssl.metrics import METRICS, Need
 
@@ -47,8 +48,9 @@ def evaluate(
         Metric -> value. Quick: `knn`, `linear`, `r2/<factor>`, `r2_mean`, `pose_deg` (pairs of one object) or
         `geodesic_deg` (of the angle in the plane), `auroc/<factor>`, `std`, `std_min`, `spread`, `rank`. Full adds the
         R2 of an MLP, `mlp_r2/<factor>` and `mlp_r2_mean`; `extrapolation_r2/<factor>`; `invariance`, `equivariance`,
-        `equivariance/<factor>`, `equivariance_raw`, `hit1`. Metrics that the data do not allow (accuracy without
-        labels, colour of grey images) are absent, as are R2, shares of variance and measures of collapse with
+        `equivariance/<factor>`, `equivariance_raw`, `hit1`; and `dense/r2`, where the data have masks
+        and the encoder has `tokens` and a `grid`, as `Encoder` does. Metrics that the data do not allow (accuracy
+        without labels, colour of grey images) are absent, as are R2, shares of variance and measures of collapse with
         fewer than 3 eval images. Registered metrics with a function (`Metric.fn`) come last.
 
     Raises:
@@ -59,23 +61,44 @@ def evaluate(
         encoder.to(device)
     with frozen(encoder):
         views = encode_views(encoder, dataset, config)
+        channels_of_parts = parts(encoder, views.eval.first.shape[1])
+        dense = _of_tokens(encoder, dataset, config, channels_of_parts) if config.level == "full" else []
     if (count := len(views.eval.first)) < MIN_EXAMPLES:
         logger.warning(
             "%s: accuracies are of %d images of %s, and metrics that need %d or more are left out",
             dataset.name, count, config.split, MIN_EXAMPLES,
         )  # fmt: skip
-    channels_of_parts = parts(encoder, views.eval.first.shape[1])
     metrics: dict[str, float] = {}
     for part, channels in channels_of_parts.items():
         of_part = views.part(channels)
         found = _predictions(of_part, config.level)
         others = collapse_metrics(of_part.eval.first) if len(of_part.eval.first) >= MIN_EXAMPLES else {}
-        others |= registered_metrics(of_part, config.level, is_split=len(channels_of_parts) > 1)
+        others |= registered_metrics(
+            of_part, config.level, is_split=len(channels_of_parts) > 1, has_masks=_has_masks(dataset, config)
+        )
         found = [dataclasses.replace(prediction, part=part) for prediction in found]
+        found += [prediction for prediction in dense if prediction.part == part]
         metrics |= metrics_of(found) | {prefix(part=part) + name: value for name, value in others.items()}
         if predictions is not None:
             predictions += found
     return metrics
+
+
+def _has_masks(dataset: Dataset, config: EvaluateConfig) -> bool:
+    return dataset.train.masks is not None and getattr(dataset, config.split).masks is not None
+
+
+def _of_tokens(
+    encoder: nn.Module, dataset: Dataset, config: EvaluateConfig, channels_of_parts: Mapping[str, slice]
+) -> list[Prediction]:
+    """Return the predictions of the dense probe; empty without masks, or for an encoder without a token map."""
+    grid = getattr(encoder, "grid", None)
+    if grid is None or not hasattr(encoder, "tokens") or not _has_masks(dataset, config):
+        return []
+    train, eval_split = dataset.train, getattr(dataset, config.split)
+    fitted = TokenMaps(encoder, grid, train, subset(train, config.train_images))
+    scored = TokenMaps(encoder, grid, eval_split, subset(eval_split, config.images))
+    return dense_predictions(fitted, scored, channels_of_parts)
 
 
 def _predictions(views: EncodedViews, level: str) -> list[Prediction]:
@@ -140,13 +163,14 @@ def extrapolate(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
     return predictions
 
 
-def registered_metrics(views: EncodedViews, level: str, is_split: bool) -> dict[str, float]:
+def registered_metrics(views: EncodedViews, level: str, is_split: bool, has_masks: bool) -> dict[str, float]:
     """Return the registered metrics with a function (`Metric.fn`), where the data and the level allow them.
 
     Args:
         views: of one part of the features.
         level: quick or full.
         is_split: whether the encoder has an invariant and an equivariant part.
+        has_masks: whether the data have masks of the object.
 
     Raises:
         ValueError: for a function that does not return a number, or factor -> number for a family.
@@ -158,6 +182,7 @@ def registered_metrics(views: EncodedViews, level: str, is_split: bool) -> dict[
         "pose": "pose" in train.targets,
         "binary factors": train.binary is not None,
         "split": is_split,
+        "masks": has_masks,
     }
     values: dict[str, float] = {}
     for metric in METRICS.values():

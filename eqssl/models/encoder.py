@@ -56,6 +56,19 @@ def _build(
     return backbone, (rows, columns), dim
 
 
+def _untrained(config: EncoderConfig) -> EncoderConfig:
+    """Return the options of the same encoder without published weights."""
+    stem: Stem = "standard" if config.pretrained else config.stem
+    if isinstance(config.pretrained, str):
+        stem = find_weights(config).stem
+    return dataclasses.replace(config, pretrained=False, stem=stem)
+
+
+def token_grid(config: EncoderConfig, channels: int, image_size: int) -> tuple[int, int]:
+    """Return rows and columns of an encoder's token map for images (B, channels, image_size, image_size)."""
+    return _build(_untrained(config), channels, image_size)[1]
+
+
 def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: ValueError) -> ValueError:
     """Return the error for an output stride with the possible ones, found by trying; the cause if that is another.
 
@@ -64,14 +77,12 @@ def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: 
         channels, image_size: of the images.
         cause: why the encoder with that stride cannot be built.
     """
-    stem: Stem = "standard" if config.pretrained else config.stem
-    if isinstance(config.pretrained, str):
-        stem = find_weights(config).stem
+    untrained = _untrained(config)
     powers = [2**i for i in range(image_size.bit_length())]
     possible: list[int | None] = []
     for stride in (None, *sorted({*powers, *(i for i in range(1, image_size + 1) if image_size % i == 0)})):
         with contextlib.suppress(ValueError), torch.device("meta"):  # no memory for weights
-            _build(dataclasses.replace(config, output_stride=stride, pretrained=False, stem=stem), channels, image_size)
+            _build(dataclasses.replace(untrained, output_stride=stride), channels, image_size)
             possible.append(stride)
     if not possible or config.output_stride in possible:
         return cause

@@ -8,7 +8,7 @@ import torch
 
 from eqssl.config import EncoderConfig
 from eqssl.models.backbones import ENCODERS, masks_patches, register_encoder
-from eqssl.models.encoder import Encoder
+from eqssl.models.encoder import Encoder, token_grid
 
 GREY, COLOUR = ((0.3,), (0.2,)), ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
@@ -22,6 +22,13 @@ def test_tiny_resnet_has_tokens_enough_at_every_small_size(size, channels, side)
     encoder = make(size, channels)
     assert encoder.grid == (side, side)
     assert encoder.tokens(torch.rand(2, channels, size, size)).shape == (2, side**2, 128)
+
+
+@pytest.mark.parametrize(
+    ("options", "size"), [({}, 32), ({"name": "resnet18"}, 64), ({"name": "test_vit", "output_stride": 4}, 32)]
+)
+def test_the_grid_is_known_without_the_encoder(options, size):
+    assert token_grid(EncoderConfig(**options), 3, size) == make(size, **options).grid
 
 
 def test_an_output_stride_may_not_divide_the_side():

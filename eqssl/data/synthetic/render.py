@@ -70,10 +70,7 @@ def render(scene: Scene, size: int) -> Tensor:
     """
     planes = _turn(scene.planes, scene.rotation)
     camera, rays = _camera(size * SUPERSAMPLING, planes.device)
-    inverse_depth, face = _first_hit(planes, camera.expand(len(planes), 3), rays)
-    floor_inverse_depth = rays[2] / (FLOOR_Z - camera[2])
-    on_object = inverse_depth > floor_inverse_depth
-    inverse_depth = torch.maximum(inverse_depth, floor_inverse_depth)
+    inverse_depth, face, on_object = _visible(planes, camera, rays)
     points = camera[:, None] + rays / inverse_depth[:, None]
 
     floor = torch.tensor([0.0, 0.0, 1.0, FLOOR_Z], device=planes.device).expand(len(planes), 1, 4)
@@ -83,6 +80,32 @@ def render(scene: Scene, size: int) -> Tensor:
     pixels = _shade(scene, planes, points, face, faces, albedo)
     pixels = pixels.unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
     return pixels.mul(255).round().to(torch.uint8)
+
+
+def render_masks(scene: Scene, size: int) -> Tensor:
+    """Return which pixels of `render` show the object: bool (B, size, size), at least half of a pixel's rays hit it."""
+    planes = _turn(scene.planes, scene.rotation)
+    _, _, on_object = _visible(planes, *_camera(size * SUPERSAMPLING, planes.device))
+    share = on_object.float().unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
+    return share >= 0.5
+
+
+def _visible(planes: Tensor, camera: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what each ray of the camera hits first, the object or the floor.
+
+    Args:
+        planes: (B, P, H, 4), in the world frame.
+        camera, rays: (3,) and (3, R), see `_camera`.
+
+    Returns:
+        inverse_depth: (B, R), of the hit.
+        face: int64 (B, R), the plane of the object that the ray hits, in P x H; any where it hits the floor.
+        on_object: bool (B, R).
+    """
+    inverse_depth, face = _first_hit(planes, camera.expand(len(planes), 3), rays)
+    floor_inverse_depth = rays[2] / (FLOOR_Z - camera[2])
+    on_object = inverse_depth > floor_inverse_depth
+    return torch.maximum(inverse_depth, floor_inverse_depth), face, on_object
 
 
 def _turn(planes: Tensor, rotation: Tensor) -> Tensor:

@@ -10,8 +10,11 @@ import dataclasses
 import hashlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -22,7 +25,7 @@ from eqssl.data.dataset import Dataset
 from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
 from eqssl.data.stores import workers
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
-from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
+from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render, render_masks
 from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
@@ -30,6 +33,7 @@ VERSION = 2  # increment whenever a pixel changes
 SEED = 20241204
 SHAPE_STREAM, COLOUR_STREAM, VIEW_STREAM = 0, 1, 2
 DEFAULT_SIZE = 32
+SPLITS = ("train", "val", "test")
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 PROPORTIONS = ("one", "two")
 FINE_SHARE = 0.4  # of a proportion's range that each fine class uses
@@ -47,17 +51,25 @@ def load(config: DataConfig) -> Dataset:
     pose, classes = config.pose or "turntable", config.classes or "fine"
     key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{views}-{size}px"
     folder = cache_folder(config) / key
-    counts = {"train": config.objects, "val": math.ceil(config.objects / 2), "test": math.ceil(config.objects / 2)}
+    half = math.ceil(config.objects / 2)
+    counts = [config.objects, half, half]
 
     def make() -> None:
-        rows = {split: _rows(i, list(counts.values()), views, size, pose, classes) for i, split in enumerate(counts)}
+        rows = {split: _rows(i, counts, views, size, pose, classes) for i, split in enumerate(SPLITS)}
         with atomic(folder) as temporary:
             write_splits(temporary, rows, image_schema(class_names(classes), FACTORS))
 
     make_once(folder, make)
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
+    splits = dataset.splits
+    for i, (name, split) in enumerate(splits.items()):
+        path = folder.with_name(f"{key}-{name}-masks.npy")
+        masks = SolidMasks(path, split=i, objects=counts[i], views=views, size=size, pose=pose, classes=classes)
+        splits[name] = dataclasses.replace(split, masks=masks)
     # Processors differ in the last bit of a pixel, so the digest is of the options, not of the pixels.
-    return dataclasses.replace(dataset, name="solids", digest=hashlib.sha256(key.encode()).hexdigest()[:16])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    train, val, test = splits.values()
+    return dataclasses.replace(dataset, name="solids", train=train, val=val, test=test, digest=digest)
 
 
 def class_names(classes: Classes) -> list[str]:
@@ -171,20 +183,75 @@ def _rows(split: int, counts: list[int], views: int, size: int, pose: Pose, clas
             yield {"image": {"bytes": data, "path": None}, **{name: column[i] for name, column in values.items()}}
 
 
+@dataclass(frozen=True)
+class SolidMasks:
+    """The masks of a split: which pixels show the object. They are rendered on first use, then read from the cache.
+
+    Args:
+        path: of the file in the cache, uint8 (N, bytes), eight pixels in a byte.
+        split: 0, 1, 2 for train, val, test.
+        objects, views, size, pose, classes: of the split's images.
+    """
+
+    path: Path
+    split: int
+    objects: int
+    views: int
+    size: int
+    pose: Pose
+    classes: Classes
+
+    def __len__(self) -> int:
+        return self.objects * self.views
+
+    def take(self, indices: Tensor) -> Tensor:
+        make_once(self.path, self._make)
+        packed = np.load(self.path, mmap_mode="r")[indices.numpy()]
+        pixels = np.unpackbits(packed, axis=1, count=self.size**2)
+        return torch.from_numpy(pixels).view(-1, 1, self.size, self.size)
+
+    def _make(self) -> None:
+        packed = []
+        for objects in torch.arange(self.objects).split(OBJECTS_AT_ONCE):
+            factors = draw_factors(self.split, objects, self.views, self.pose)
+            masks = torch.empty(len(factors["euler"]), self.size, self.size, dtype=torch.bool)
+
+            def work(places: Tensor, scene: Scene, masks: Tensor = masks) -> None:
+                masks[places] = render_masks(scene, self.size).cpu()
+
+            _for_scenes(work, self.split, objects, factors, self.classes)
+            packed.append(np.packbits(masks.flatten(1).numpy(), axis=1))
+        with atomic(self.path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(packed))
+
+
 def _encoded_images(
     split: int, objects: Tensor, factors: dict[str, Tensor], size: int, classes: Classes
 ) -> list[bytes]:
     """Render the views of some objects and return them as PNG, in the order of the factors."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    family_of_view = (objects % len(FAMILIES)).repeat_interleave(len(factors["euler"]) // len(objects))
-    encoded: list[bytes] = [b""] * len(family_of_view)
+    encoded: list[bytes] = [b""] * len(factors["euler"])
 
-    def work(part: tuple[Tensor, Scene]) -> None:
-        for place, pixels in zip(part[0].tolist(), render(part[1].to(device), size).cpu(), strict=True):
+    def work(places: Tensor, scene: Scene) -> None:
+        for place, pixels in zip(places.tolist(), render(scene, size).cpu(), strict=True):
             file = io.BytesIO()
             Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
             encoded[place] = file.getvalue()
 
+    _for_scenes(work, split, objects, factors, classes)
+    return encoded
+
+
+def _for_scenes(
+    work: Callable[[Tensor, Scene], None], split: int, objects: Tensor, factors: dict[str, Tensor], classes: Classes
+) -> None:
+    """Call a function, in threads, for all views of some objects, a few at a time.
+
+    Args:
+        work: takes the places of views in the factors, int64 (B,), and their scenes.
+        split, objects, factors, classes: see `draw_scene`; the objects are of all families.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    family_of_view = (objects % len(FAMILIES)).repeat_interleave(len(factors["euler"]) // len(objects))
     parts: list[tuple[Tensor, Scene]] = []
     for i, family in enumerate(FAMILIES):
         places = (family_of_view == i).nonzero()[:, 0]
@@ -192,5 +259,4 @@ def _encoded_images(
             known = {name: values[places] for name, values in factors.items()}
             scene = draw_scene(family, split, objects[objects % len(FAMILIES) == i], known, classes)
             parts += zip(places.split(IMAGES_AT_ONCE[device]), scene.split(IMAGES_AT_ONCE[device]), strict=True)
-    list(workers().map(work, parts))
-    return encoded
+    list(workers().map(lambda part: work(part[0], part[1].to(device)), parts))

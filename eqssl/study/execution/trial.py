@@ -296,13 +296,17 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
 
 def _evaluate_row(name: str, run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecord:
     """Evaluate a row without a trained encoder in one worker; the others only load the data, for the next trial."""
-    from eqssl.evaluation.encoders import Constant, Pixels
+    from eqssl.evaluation.encoders import GRID, Constant, Pixels
     from eqssl.evaluation.protocol import evaluate
+    from eqssl.models.encoder import token_grid
 
     metrics: dict[str, float] = {}
     if context.rank == 0:
         predictions: list[Prediction] = []
-        encoder = Constant() if name == "constant" else Pixels()
+        # The R2 of masks depends on the size of the tokens, so that all rows have those of the study's encoder.
+        is_dense = run.evaluate.level == "full" and data.train.masks is not None
+        grid = token_grid(run.encoder, data.channels, data.image_size) if is_dense else GRID
+        encoder = Constant(grid) if name == "constant" else Pixels(grid)
         metrics = evaluate(encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
         persist(lambda: _save_predictions(predictions, run, context, data), is_no_lack_of_space)
     return replace(context.record("COMPLETE", metrics), files=trial_outputs(context.folder))

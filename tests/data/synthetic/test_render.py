@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
 from eqssl.data.synthetic.polytopes import RADIUS, frustum
-from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
+from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render, render_masks
 
 PALETTE = torch.tensor([[0.9, 0.8, 0.7], [0.4, 0.5, 0.6], [0.9, 0.2, 0.2]])
 
@@ -127,3 +127,17 @@ def test_images_do_not_depend_on_their_batch():
     whole = scene("crane", rotation)
     parts = torch.cat([render(part, 32) for part in whole.split(2)])
     assert (render(whole, 32).int() - parts.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_mask_is_where_the_floor_s_colour_does_not_show(family: str):
+    rotation = torch.tensor(Rotation.random(3, rng=0).as_matrix(), dtype=torch.float32)
+    still = scene(family, rotation)
+    other = replace(still, floor=torch.tensor([[0.1, 0.9, 0.9]]).expand(3, -1))
+    changed = (render(still, 32).int() - render(other, 32).int()).abs().sum(1) > 0
+    masks = render_masks(still, 32)
+    assert masks.shape == changed.shape and masks.dtype == torch.bool
+    assert masks[~changed].all()  # all of the pixel is object
+    assert changed[~masks].all()  # most of it is floor
+    assert (masks & changed).sum() < 0.5 * masks.sum()  # edges
+    assert 0.05 < masks.float().mean() < 0.6

@@ -12,8 +12,10 @@ from eqssl.config import DataConfig
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset
 from eqssl.data.pairs import absolute_factors
+from eqssl.data.stores import select
 from eqssl.data.synthetic.families import FAMILIES
-from eqssl.data.synthetic.solids import class_names, draw_shape
+from eqssl.data.synthetic.render import render, render_masks
+from eqssl.data.synthetic.solids import class_names, draw_factors, draw_scene, draw_shape
 
 
 def test_shapes_and_splits(solids: Dataset):
@@ -106,6 +108,27 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
     assert sorted(path.name for path in (Path(solids_config.cache) / folders[0]).iterdir()) == [
         f"{split}-00000-of-00001.parquet" for split in ("test", "train", "val")
     ]
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_masks_are_those_of_their_images(solids: Dataset, split: str):
+    images, number = getattr(solids, split), ["train", "val", "test"].index(split)
+    assert len(images.masks) == len(images)
+    for i in (0, 5, 11):
+        views, objects = torch.arange(3 * i, 3 * i + 3), torch.tensor([i])
+        factors = draw_factors(number, objects, 3, "turntable")
+        scene = draw_scene(list(FAMILIES)[i % len(FAMILIES)], number, objects, factors, "fine")
+        assert (render(scene, 32).int() - images.images.take(views).int()).abs().max() <= 1
+        masks = images.masks.take(views)
+        assert masks.dtype == torch.uint8 and torch.equal(masks[:, 0].bool(), render_masks(scene, 32))
+    chosen = torch.tensor([7, 2])
+    assert torch.equal(select(images, chosen).masks.take(torch.arange(2)), images.masks.take(chosen))
+
+
+def test_masks_are_rendered_once(solids: Dataset, monkeypatch: pytest.MonkeyPatch):
+    expected = solids.train.masks.take(torch.arange(6))
+    monkeypatch.setattr("eqssl.data.synthetic.solids.render_masks", None)
+    assert torch.equal(solids.train.masks.take(torch.arange(6)), expected)
 
 
 def test_families_that_would_alter_a_known_factor_are_named(solids: Dataset):

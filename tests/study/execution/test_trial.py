@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from eqssl.config import replace
+from eqssl.data import load_data
+from eqssl.evaluation.encoders import Pixels
 from eqssl.evaluation.predictions import load_predictions, metrics_of
+from eqssl.evaluation.protocol import evaluate
 from eqssl.files import write_json
 from eqssl.study.execution import trial as module
 from eqssl.study.execution.setup import StudySetup
@@ -66,6 +69,15 @@ def test_a_row_is_evaluated_by_rank_0_of_several_workers(base, tmp_path):
     row, config = ROWS["constant"], replace(base, {"evaluate.level": "full"})
     record = attempt(row, config, context(tmp_path, row, rank=1, world_size=2))
     assert record.metrics == {} and not list(tmp_path.rglob(PREDICTIONS))
+
+
+def test_patches_of_pixels_are_those_of_the_study_s_encoder(base, tmp_path):
+    options = {"encoder.name": "test_vit", "encoder.output_stride": 4, "evaluate.level": "full", "evaluate.images": 32}
+    row, config = ROWS["pixels"], replace(base, options | {"evaluate.train_images": 64})
+    record = attempt(row, config, context(tmp_path, row))
+    data = load_data(config.data)
+    expected = evaluate(Pixels((data.image_size // 4,) * 2), data, config=config.evaluate)
+    assert record.metrics["dense/r2"] == pytest.approx(expected["dense/r2"], rel=1e-6)
 
 
 def test_what_is_saved_before_an_epochs_end_comes_with_the_epochs_before_it(tmp_path):
