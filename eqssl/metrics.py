@@ -229,7 +229,7 @@ for _metric in (
     ),
     Metric(name="hit1", label="retrieval, hit at 1", needs=("factors",), level="full"),
     Metric(
-        name="dense/r2", label="R² of the object's mask, per token", needs=("masks",), level="full", is_compared=True
+        name="dense/r2", label="dense R²", needs=("masks",), level="full", is_compared=True
     ),
     Metric(name="std", label="standard deviation, mean of features"),
     Metric(name="std_min", label="standard deviation, smallest"),

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 JUDGED = ("linear", "r2_mean", "equivariance", "inv/invariance")  # metrics of the verdict
-SHOWN = {"r2/pose": NAMES["r2/pose"], "recon/use_other": label_of("recon/use_other")}  # beside the main metrics
+# Of the results table, beside the main metrics.
+SHOWN = {"r2/pose": NAMES["r2/pose"]} | {metric: label_of(metric) for metric in ("dense/r2", "recon/use_other")}
 VERDICT = "without loss"  # title of its column
 MAX_NAMES = 10  # in one cell
 MAX_SEPARATED = 8  # configurations; with more, the separation table has only the controls and the choice

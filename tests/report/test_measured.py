@@ -18,6 +18,7 @@ COLUMNS = {
     "pose R² (MLP)": "mlp_r2/pose",
     "angle R²": "r2/angle_deg",
     "dx R²": "r2/dx",
+    "dense R²": "dense/r2",
     "equivariance": "equivariance",
     "invariance (inv)": "inv/invariance",
     "use of the other view": "recon/use_other",
