@@ -228,9 +228,7 @@ for _metric in (
         is_compared=True,
     ),
     Metric(name="hit1", label="retrieval, hit at 1", needs=("factors",), level="full"),
-    Metric(
-        name="dense/r2", label="dense R²", needs=("masks",), level="full", is_compared=True
-    ),
+    Metric(name="dense/r2", label="dense R²", needs=("masks",), level="full", is_compared=True),
     Metric(name="std", label="standard deviation, mean of features"),
     Metric(name="std_min", label="standard deviation, smallest"),
     Metric(name="spread", label="spread"),

@@ -282,13 +282,17 @@ def minimum_detectable_difference(estimate: Estimate) -> float:
     return float(estimate.error * special.nctdtrinc(dof, 1 - POWER, _t_quantile(dof, LEVEL)))
 
 
-def significant(differences: Mapping[K, Estimate]) -> set[K]:
+def significant(differences: Mapping[K, Estimate], candidates: int = 1) -> set[K]:
     """Return the keys of the differences from 0 that survive Benjamini-Hochberg at 5 % among all of them.
 
     Args:
         differences: of one table, none of them NaN.
+        candidates: number of configurations of which these differences are the best one's (Bonferroni).
     """
-    adjusted = false_discovery_control([difference.p_value() for difference in differences.values()])
+    if not differences:
+        return set()
+    p_values = [min(1.0, candidates * difference.p_value()) for difference in differences.values()]
+    adjusted = false_discovery_control(p_values)
     return {key for key, p_value in zip(differences, adjusted, strict=True) if p_value <= 1 - LEVEL}
 
 

@@ -19,7 +19,9 @@ def test_a_damaged_file_is_named_and_a_missing_one_is_not(name, tmp_path, caplog
     found = read_arrays(path)
     np.testing.assert_array_equal(found["target"] if name == "attention.npz" else found, images)
     damaged = [b"", whole[: len(whole) // 2], b"PK" + bytes(100), b"\x93NUMPY" + bytes(100)]
-    if name == "attention.npz":
+    if name == "reconstructions.npy":
+        damaged.append(whole.replace(b"'descr'", b"'descr\\"))  # the header cannot be parsed
+    else:
         damaged.append(whole[:500] + bytes(200) + whole[700:])
     for content in damaged:
         path.write_bytes(content)

@@ -340,3 +340,9 @@ def test_verdict_tells_when_it_could_not_have_found_a_yes():
     assert answer == "inconclusive" and chance < 0.1
     _, single = judged(accuracy=(0.0, 0.0036))
     assert single == pytest.approx(power(Estimate(0.0, 0.0036, 10), 0.0, -0.01), abs=0.01)
+
+
+def test_the_best_of_many_needs_a_smaller_p_value():
+    difference = {"goal": Estimate(3.0, 1.0, 20.0)}  # p = .007
+    assert significant(difference) == significant(difference, candidates=7) == {"goal"}
+    assert significant(difference, candidates=8) == set()

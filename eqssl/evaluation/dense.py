@@ -1,4 +1,4 @@
-"""The dense probe: how much of its own patch does a token of a frozen encoder assign to the object?
+"""The dense probe: the object's share of a token's patch, read off the single token of a frozen encoder.
 
 B images of T tokens with D channels; the token map is that of the reconstruction, without class and register tokens.
 """
@@ -72,20 +72,22 @@ def dense_predictions(
     """Return predictions of the share of a token's pixels that belong to the object, for each part of the channels.
 
     The probe is a ridge regression from single tokens with an intercept for each place of the map, so that R2 is 0 for
-    an encoder that only knows where objects usually are. It is fitted on up to `MAX_TOKENS` tokens. No prediction is
+    an encoder that only knows where objects usually are. It is fitted on some `MAX_TOKENS` tokens. No prediction is
     returned if the shares of all eval images are alike.
 
     Args:
         train, eval_maps: where the probe is fitted and scored.
-        channels_of_parts: part -> its channels.
+        channels_of_parts: part -> its channels of a token.
 
     Raises:
-        ValueError: see `TokenMaps`.
+        ValueError: see `TokenMaps`; for parts that do not end with the last channel.
     """
-    x, y, place = _draw(train)
-    count = train.grid[0] * train.grid[1]
-    mean_x, mean_y = _means(x, place, count), _means(y, place, count)
-    x, y = x - mean_x[place], y - mean_y[place]
+    x, y, place, mean_x, mean_y = _draw(train)
+    if (last := max((of.stop for of in channels_of_parts.values() if of.stop), default=x.shape[1])) != x.shape[1]:
+        raise ValueError(
+            f"tokens have {x.shape[1]} channels; allowed for an encoder with two parts: {last}, as features"
+        )
+    x, y = x - mean_x[place], y - mean_y[place, None]
     ridges = {part: fit_ridge(x[:, channels], y) for part, channels in channels_of_parts.items()}
     ids, shares = [], []
     predicted: dict[str, list[Tensor]] = {part: [] for part in ridges}
@@ -95,7 +97,7 @@ def dense_predictions(
         tokens = (tokens - mean_x).flatten(0, 1)
         for part, ridge in ridges.items():
             beyond_place = ridge.predict(tokens[:, channels_of_parts[part]]).view_as(share)
-            predicted[part].append(beyond_place + mean_y[:, 0])
+            predicted[part].append(beyond_place + mean_y)
     target = torch.cat(shares)
     if not varying(target).any():
         return []
@@ -109,22 +111,20 @@ def dense_predictions(
     ]  # fmt: skip
 
 
-def _draw(maps: TokenMaps) -> tuple[Tensor, Tensor, Tensor]:
-    """Return up to `MAX_TOKENS` tokens (n, D), their shares (n, 1) and their places in the map, int64 (n,).
+def _draw(maps: TokenMaps) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return tokens (n, D), their shares (n, 1) and places in the map, int64 (n,), and the means of all tokens (T, D)
+    and of all shares (T,) at each place.
 
-    Every image gives equally many, drawn by its identity, or one if there are more images than tokens to draw.
+    n is about `MAX_TOKENS`: every image gives equally many, drawn by its identity, at least one.
     """
     kept = max(1, MAX_TOKENS // len(maps.indices))
     drawn: list[tuple[Tensor, Tensor, Tensor]] = []
+    mean_x, mean_y = torch.zeros(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     for ids, tokens, share in maps:
+        mean_x = mean_x + tokens.double().sum(0) / len(maps.indices)
+        mean_y = mean_y + share.double().sum(0) / len(maps.indices)
         places = counter_uniform(SEED, 0, ids, TOKEN_STREAM, share.shape[1]).argsort(1)[:, :kept].sort(1).values
         x = tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[2]))
         drawn.append((x.flatten(0, 1), share.gather(1, places).view(-1, 1), places.flatten()))
     x, y, place = (torch.cat(of_batches) for of_batches in zip(*drawn, strict=True))
-    return x, y, place
-
-
-def _means(values: Tensor, place: Tensor, count: int) -> Tensor:
-    """Return the means float32 (T, k) of values (n, k) at each of T places, 0 where there is none."""
-    sums = torch.zeros(count, values.shape[1], dtype=torch.float64).index_add_(0, place, values.double())
-    return (sums / place.bincount(minlength=count).clamp(min=1)[:, None]).float()
+    return x, y, place, mean_x.float(), mean_y.float()

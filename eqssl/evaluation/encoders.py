@@ -53,6 +53,7 @@ class Constant(nn.Module):
         self.grid = grid
 
     def tokens(self, images: Tensor) -> Tensor:
+        """Return tokens (B, T, 1), all 0."""
         return torch.zeros(len(images), self.grid[0] * self.grid[1], 1, device=images.device)
 
     def forward(self, images: Tensor) -> Tensor:

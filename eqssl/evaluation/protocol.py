@@ -20,7 +20,7 @@ from eqssl.evaluation import probes
 from eqssl.evaluation.dense import TokenMaps, dense_predictions
 from eqssl.evaluation.equivariance import geometry_predictions
 from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts, subset
-from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, Prediction, factor_predictions, metrics_of, prefix
+from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, PART, Prediction, factor_predictions, metrics_of, prefix
 from eqssl.metrics import METRICS, Need
 
 logger = logging.getLogger(__name__)
@@ -98,7 +98,8 @@ def _of_tokens(
     train, eval_split = dataset.train, getattr(dataset, config.split)
     fitted = TokenMaps(encoder, grid, train, subset(train, config.train_images))
     scored = TokenMaps(encoder, grid, eval_split, subset(eval_split, config.images))
-    return dense_predictions(fitted, scored, channels_of_parts)
+    # All channels of a token, which may be more than the features, as for large images of the row `pixels`.
+    return dense_predictions(fitted, scored, {**channels_of_parts, PART: slice(None)})
 
 
 def _predictions(views: EncodedViews, level: str) -> list[Prediction]:

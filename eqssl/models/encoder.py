@@ -66,7 +66,8 @@ def _untrained(config: EncoderConfig) -> EncoderConfig:
 
 def token_grid(config: EncoderConfig, channels: int, image_size: int) -> tuple[int, int]:
     """Return rows and columns of an encoder's token map for images (B, channels, image_size, image_size)."""
-    return _build(_untrained(config), channels, image_size)[1]
+    with torch.device("meta"), torch.inference_mode(False), torch.enable_grad():  # no memory for weights
+        return _build(_untrained(config), channels, image_size)[1]
 
 
 def _stride_error(config: EncoderConfig, channels: int, image_size: int, cause: ValueError) -> ValueError:

@@ -309,7 +309,7 @@ def attention_maps(
     pick_second: Tensor,
     views: tuple[Tensor, Tensor],
 ) -> dict[str, Tensor]:
-    """Return what four positions of the target read, and reconstructions with one view's tokens of another object.
+    """Return attention maps of four positions, and reconstructions with one view's tokens of another object.
 
     For `both` and `intermediate`, those of the last B targets.
 

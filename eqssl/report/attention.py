@@ -1,4 +1,4 @@
-"""The figure of an attention: what positions of the target read, and reconstructions with a view of another object."""
+"""The figure of an attention: maps of some positions, and reconstructions with a view of another object."""
 
 from collections.abc import Mapping
 from typing import Any

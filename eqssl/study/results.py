@@ -244,8 +244,7 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
     """Return the comparison that the study's sentence is about: that of its choice, else of its subject.
 
     The best of C configurations looks better than it is, so its intervals hold for all C at once (Bonferroni, level
-    1 - .05 / C). A choice that is retrained with fresh seeds is the only candidate. The metrics of the sentence are
-    tested together as well, see `_differences`.
+    1 - .05 / C). A choice that is retrained with fresh seeds is the only candidate.
     """
     name = chosen.configuration if chosen else study.subject
     objectives = [metric for metric in study.objectives if len(table.values(metric))]
@@ -253,60 +252,53 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
         return _no_answer(study, records, table)
     goal = objectives[-1]
     candidates = len(_candidates(study, records, table)[1]) if chosen else 1
-    level = 1 - (1 - LEVEL) / candidates
     metrics = [m for m in dict.fromkeys((goal, POSE, table.accuracy, INVARIANCE)) if name in table.values(m).index]
     having = {metric: table.values(metric).index for metric in metrics}
     controls, autoencode = table.controls(name), table.autoencode_control(name)
     base = next((control for control in controls[:1] if control in having[goal]), None)
     split = next((control for control in controls if control.endswith(SPLIT_ALONE)), None)
-    factual = [metric for metric in metrics if metric != INVARIANCE]
-    compared: dict[str | None, list[str]] = {None: metrics}
-    for other, of in ((base, metrics), (split, metrics), (autoencode, factual)):
-        if other is not None:
-            compared[other] = [metric for metric in of if other in having[metric]]
-    found = _differences(table, name, compared, level)
+
+    def beyond(other: str | None, among: Sequence[str] = metrics) -> dict[str, Interval]:
+        compared = [metric for metric in among if other is None or other in having[metric]]
+        return _differences(table, name, other, compared, candidates)
+
+    differences = beyond(base)
+    without_invariance = [metric for metric in metrics if metric != INVARIANCE]
     return Answer(
         configuration=name,
         base="base" if base and base.endswith(", base") else base,
         goal=goal,
-        level=level,
+        level=1 - (1 - LEVEL) / candidates,
         candidates=candidates,
-        differences=found[base],
-        signs={metric: table.sign(metric) for metric in found[base]},
+        differences=differences,
+        signs={metric: table.sign(metric) for metric in differences},
         labelled=any(map(is_accuracy, metrics)),
         missing=[control for control in controls if control in table.failed],
         autoencodes=table.is_autoencoding(name),
         autoencode=autoencode,
-        beyond_autoencode=found[autoencode] if autoencode else {},
-        beyond_split=found[split] if split else {},
+        beyond_autoencode=beyond(autoencode, without_invariance) if autoencode else {},
+        beyond_split=beyond(split) if split else {},
         untrained=table.untrained().get(base or "", []),
     )
 
 
 def _differences(
-    table: Table, name: str, compared: Mapping[str | None, Sequence[str]], level: float
-) -> dict[str | None, dict[str, Interval]]:
-    """Return control -> metric -> difference of a configuration from it, or the mean, at 95 %, if the control is None.
+    table: Table, name: str, other: str | None, metrics: Sequence[str], candidates: int
+) -> dict[str, Interval]:
+    """Return metric -> difference of a configuration from another, or the mean, at 95 %, if `other` is None.
 
-    Differences are significant if they survive Benjamini-Hochberg among all that are returned.
+    Intervals hold for all candidates at once. Differences are significant if they also survive Benjamini-Hochberg
+    among these metrics.
     """
-    estimates = {
-        (other, metric): estimate
-        for other, metrics in compared.items()
-        for metric in metrics
-        if other and (estimate := table.differences(metric, {name: other}).get(name))
+    if other is None:
+        return {metric: table.means(metric)[name] for metric in metrics}
+    means = {metric: table.point_estimates(metric) for metric in metrics}
+    level = 1 - (1 - LEVEL) / candidates
+    estimates = {m: found[name] for m in metrics if name in (found := table.differences(m, {name: other}))}
+    kept = significant(estimates, candidates)
+    return {metric: Interval(of[name] - of[other]) for metric, of in means.items()} | {
+        metric: replace(interval(estimate, level), significant=metric in kept) for metric, estimate in estimates.items()
     }
-    kept = significant(estimates) if estimates else set()
-
-    def difference(other: str | None, metric: str) -> Interval:
-        if other is None:
-            return table.means(metric)[name]
-        if estimate := estimates.get((other, metric)):
-            return replace(interval(estimate, level), significant=(other, metric) in kept)
-        means = table.point_estimates(metric)
-        return Interval(means[name] - means[other])
-
-    return {other: {metric: difference(other, metric) for metric in metrics} for other, metrics in compared.items()}
 
 
 def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnswer:

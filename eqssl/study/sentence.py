@@ -16,7 +16,7 @@ def sentence(answer: Answer | NoAnswer) -> str:
         best = [f"best {name_of(metric)}: {of.name}, {_number(of, digits)}" for metric, of in answer.best.items()]
         return "; ".join([answer.reason, *best]) + "."
     differences = answer.differences.values()
-    digits = _digits([*differences, *answer.beyond_autoencode.values()])
+    digits = _digits([*differences, *answer.beyond_split.values(), *answer.beyond_autoencode.values()])
     numbers = _listed(answer.differences, digits, signed=answer.base is not None)
     found = f"{answer.configuration}: {', '.join(numbers.values())}"
     if answer.base is None:
@@ -28,7 +28,7 @@ def sentence(answer: Answer | NoAnswer) -> str:
     if not all(of.has_bounds for of in differences):
         return f"{found}; too few seeds to judge by{untrained}."
     unlabelled = "" if answer.labelled else "; no accuracy, since there are no labels"
-    return f"{found}: {_outcome(answer)}{unlabelled}{_by_split(answer)}{_beyond(answer, digits)}{untrained}."
+    return f"{found}: {_outcome(answer)}{unlabelled}{_by_split(answer, digits)}{_beyond(answer, digits)}{untrained}."
 
 
 def _outcome(answer: Answer) -> str:
@@ -36,27 +36,25 @@ def _outcome(answer: Answer) -> str:
     names: dict[str, list[str]] = {}
     for metric, difference in answer.differences.items():
         low, _ = _improvement(answer, metric, difference)
-        margin = 0.0 if metric == answer.goal else _margin(metric)
-        if change := _change(answer, metric, difference):
-            text = "gained" if change > 0 else "lost"
+        margin, change = 0.0 if metric == answer.goal else _margin(metric), _change(answer, metric, difference)
+        if change <= 0 and margin and low > -margin:
+            text = f"kept within {plain_number(margin, 2)}"
         else:
-            text = (
-                f"kept within {plain_number(margin, 2)}" if margin and low > -margin else "not significantly different"
-            )
+            text = {1: "gained", 0: "not significantly different", -1: "lost"}[change]
         names.setdefault(text, []).append(name_of(metric))
     return ", ".join(f"{_and(of)} {text}" for text, of in names.items())
 
 
-def _by_split(answer: Answer) -> str:
-    """Return in words which gains are not beyond those of the split without reconstruction."""
-    gained = [m for m, of in answer.differences.items() if m in answer.beyond_split and _change(answer, m, of) > 0]
-    changes = {metric: _change(answer, metric, answer.beyond_split[metric]) for metric in gained}
-    words = {0: "as much", -1: "more"}
-    found = {
-        word: [name_of(metric) for metric, of in changes.items() if of == change] for change, word in words.items()
+def _by_split(answer: Answer, digits: int) -> str:
+    """Return the differences from the split without reconstruction where a gain is not significantly beyond it."""
+    beyond = {
+        metric: answer.beyond_split[metric]
+        for metric, of in answer.differences.items()
+        if metric in answer.beyond_split
+        and answer.beyond_split[metric].has_bounds
+        and _change(answer, metric, of) > 0 >= _change(answer, metric, answer.beyond_split[metric])
     }
-    parts = [f"{word} {_and(names)}" for word, names in found.items() if names]
-    return f"; the split alone gains {_and(parts)}" if parts else ""
+    return f"; beyond the split alone: {', '.join(_listed(beyond, digits, signed=True).values())}" if beyond else ""
 
 
 def _beyond(answer: Answer, digits: int) -> str:
@@ -119,7 +117,7 @@ def _and(names: list[str]) -> str:
 
 
 def _digits(intervals: Iterable[Interval]) -> int:
-    """Return the number of decimals: two, or three where two do not show on which side of 0 an interval ends."""
+    """Return the number of decimals: two, or three for a narrow interval or one that two show as ending at 0."""
     halves = [(abs(of.estimate), of.estimate - of.low) for of in intervals if of.has_bounds]
     close = any(half < 0.0095 or round(estimate, 2) == round(half, 2) for estimate, half in halves)
     return 3 if close else 2

@@ -22,6 +22,7 @@ from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import Interval, Verdict
 
 INVARIANCE, OF_ALL = "inv/invariance", "invariance"
+USE_OTHER = "recon/use_other"
 UNTRAINED = ("pixels", "random")  # rows that a trained method has to beat
 
 
@@ -110,11 +111,15 @@ class Table:
         return self._means.get(metric, {})
 
     def means(self, metric: str) -> dict[str, Interval]:
-        """Return configuration -> mean and its 95 % bounds, NaN without enough seeds, or if it is 0 by construction."""
+        """Return configuration -> mean and its 95 % bounds, NaN without enough seeds.
+
+        The use of the other view by auto-encoding has none, as it is 0 by construction.
+        """
         intervals = {name: Interval(mean) for name, mean in self.point_estimates(metric).items()}
         estimates = self._mean_estimates(metric)
-        varies = self.values(metric).any(axis=1)  # not the use of the other view by auto-encoding
-        return intervals | {name: interval(of) for name, of in estimates.items() if varies[name]}
+        if metric == USE_OTHER:
+            estimates = {name: of for name, of in estimates.items() if not self.is_autoencoding(name)}
+        return intervals | {name: interval(of) for name, of in estimates.items()}
 
     def _mean_estimates(self, metric: str, others: dict[str, str] | None = None) -> dict[str, Estimate]:
         """Return configuration with an encoder -> mean; others: rows without an encoder that some are compared with."""

@@ -1,4 +1,4 @@
-"""The connection to MLflow, and what both a study and a single run log."""
+"""The connection to MLflow, and the requests that studies and single runs share."""
 
 import logging
 import os
@@ -90,6 +90,7 @@ def title_of(config: RunConfig) -> str:
 
 
 def log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> None:
+    """Log options as parameters of a run, as text."""
     from mlflow.entities import Param
 
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
@@ -105,14 +106,17 @@ def log_epochs(client: "MlflowClient", run_id: str, epochs: Sequence[tuple[int, 
 
 
 def log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
+    """Log metrics of one step, with its time in ms since 1970."""
     from mlflow.entities import Metric
 
     client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
 
 
 def now_ms() -> int:
+    """Return the time in ms since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, cut to 300 characters."""
     return str(error).strip().split("\n", 1)[0][:300]

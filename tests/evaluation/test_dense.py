@@ -193,3 +193,40 @@ def test_solids_have_the_metric(tmp_path):
     solids = load_data(DataConfig(cache=str(tmp_path), objects=24, views_per_object=4, image_size=16))
     encoder = Encoder(EncoderConfig(), 3, 16, solids.mean, solids.std)
     assert abs(evaluate(encoder, solids, config=FULL)[DENSE]) < 1
+
+
+def test_all_channels_of_a_token_are_read_though_the_features_are_fewer(few):
+    """Raw pixels of large images: a token of a 6 x 6 map keeps more values than the averaged whole image."""
+    large = few.map_splits(
+        lambda split: dataclasses.replace(
+            split, images=MemoryImages(split.images.pixels.repeat_interleave(3, 2).repeat_interleave(3, 3))
+        )
+    )
+    large = dataclasses.replace(large, image_size=96)
+    encoder = Pixels((6, 6))
+    images = torch.zeros(1, 1, 96, 96)
+    assert encoder.tokens(images).shape[2] != encoder(images).shape[1]
+    with frozen(encoder):
+        fitted, scored = (TokenMaps(encoder, (6, 6), s, torch.arange(60)) for s in (large.train, large.val))
+        expected = metrics_of(dense_predictions(fitted, scored, {"all": slice(None)}))[DENSE]
+    assert evaluate(encoder, large, config=FULL)[DENSE] == pytest.approx(expected, abs=1e-6)
+
+
+def test_parts_of_tokens_that_are_wider_than_the_features_are_refused(few):
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(), 1, SIDE, few.mean, few.std)
+    tokens = encoder.tokens
+    encoder.tokens = lambda images: tokens(images).repeat(1, 1, 2)
+    encoder.forward = lambda images: tokens(images).mean(1)
+    with pytest.raises(ValueError, match=rf"tokens have {2 * encoder.dim} channels; allowed .*: {encoder.dim}, as"):
+        evaluate(encoder, few, config=FULL)
+
+
+def test_the_place_alone_scores_zero_on_large_maps_too(shapes):
+    class LargePlace(Place):
+        grid = (16, 16)
+
+        def tokens(self, images):
+            return torch.zeros(len(images), 256, 1)
+
+    assert score(LargePlace(), shapes.train, shapes.val) == pytest.approx(0, abs=0.01)

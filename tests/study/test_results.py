@@ -442,6 +442,10 @@ def test_the_summary_is_json_with_a_line_for_every_configuration_and_trial(tmp_p
         _write_summary({"wall_s": float("nan")}, tmp_path / "summary.json")
 
 
-def test_a_metric_that_is_0_by_construction_has_no_interval():
-    found = Table(rows({"weight 1": (0.8, 0.3), "autoencode": (0.7, 0.0)}))
-    assert found.means("r2_mean")["weight 1"].has_bounds and not found.means("r2_mean")["autoencode"].has_bounds
+def test_the_use_of_the_other_view_by_auto_encoding_has_no_interval():
+    use = {"weight 1": (0.1, 0.12), "autoencode": (0.0, 0.0)}
+    records = [
+        record(name, seed, **{"recon/use_other": of}) for name, both in use.items() for seed, of in enumerate(both)
+    ]
+    found = Table(records).means("recon/use_other")
+    assert found["weight 1"].has_bounds and not found["autoencode"].has_bounds and found["autoencode"].estimate == 0

@@ -83,7 +83,7 @@ def render(scene: Scene, size: int) -> Tensor:
 
 
 def render_masks(scene: Scene, size: int) -> Tensor:
-    """Return which pixels of `render` show the object: bool (B, size, size), at least half of a pixel's rays hit it."""
+    """Return the pixels of `render` that show the object, hit by at least half of their rays: bool (B, size, size)."""
     planes = _turn(scene.planes, scene.rotation)
     _, _, on_object = _visible(planes, *_camera(size * SUPERSAMPLING, planes.device))
     share = on_object.float().unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
@@ -91,7 +91,7 @@ def render_masks(scene: Scene, size: int) -> Tensor:
 
 
 def _visible(planes: Tensor, camera: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what each ray of the camera hits first, the object or the floor.
+    """Return the first hit of each ray of the camera, on the object or the floor.
 
     Args:
         planes: (B, P, H, 4), in the world frame.

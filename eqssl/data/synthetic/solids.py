@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -63,8 +64,15 @@ def load(config: DataConfig) -> Dataset:
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
     splits = dataset.splits
     for i, (name, split) in enumerate(splits.items()):
-        path = folder.with_name(f"{key}-{name}-masks.npy")
-        masks = SolidMasks(path, split=i, objects=counts[i], views=views, size=size, pose=pose, classes=classes)
+        masks = SolidMasks(
+            folder.with_name(f"{key}-masks") / name,
+            split=i,
+            objects=counts[i],
+            views=views,
+            size=size,
+            pose=pose,
+            classes=classes,
+        )
         splits[name] = dataclasses.replace(split, masks=masks)
     # Processors differ in the last bit of a pixel, so the digest is of the options, not of the pixels.
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -185,15 +193,15 @@ def _rows(split: int, counts: list[int], views: int, size: int, pose: Pose, clas
 
 @dataclass(frozen=True)
 class SolidMasks:
-    """The masks of a split: which pixels show the object. They are rendered on first use, then read from the cache.
+    """The masks of a split: the pixels that show the object. They are rendered on first use, then read from the cache.
 
     Args:
-        path: of the file in the cache, uint8 (N, bytes), eight pixels in a byte.
+        folder: of the cache, with one file for each selection of images: uint8 (B, bytes), eight pixels in a byte.
         split: 0, 1, 2 for train, val, test.
         objects, views, size, pose, classes: of the split's images.
     """
 
-    path: Path
+    folder: Path
     split: int
     objects: int
     views: int
@@ -205,24 +213,32 @@ class SolidMasks:
         return self.objects * self.views
 
     def take(self, indices: Tensor) -> Tensor:
-        make_once(self.path, self._make)
-        packed = np.load(self.path, mmap_mode="r")[indices.numpy()]
+        path = self.folder / f"{hashlib.sha256(indices.numpy().tobytes()).hexdigest()[:16]}.npy"
+
+        def make() -> None:
+            with atomic(path) as temporary, temporary.open("wb") as file:
+                np.save(file, self._render(indices))
+
+        try:
+            make_once(path, make)
+            packed = np.load(path)
+        except (OSError, ValueError):  # a cache that cannot be written, or a damaged file
+            packed = self._render(indices)
         pixels = np.unpackbits(packed, axis=1, count=self.size**2)
         return torch.from_numpy(pixels).view(-1, 1, self.size, self.size)
 
-    def _make(self) -> None:
-        packed = []
-        for objects in torch.arange(self.objects).split(OBJECTS_AT_ONCE):
-            factors = draw_factors(self.split, objects, self.views, self.pose)
-            masks = torch.empty(len(factors["euler"]), self.size, self.size, dtype=torch.bool)
+    def _render(self, indices: Tensor) -> NDArray[np.uint8]:
+        objects, view = indices // self.views, indices % self.views
+        drawn, inverse = objects.unique(return_inverse=True)
+        factors = draw_factors(self.split, drawn, self.views, self.pose)
+        factors = {name: values[inverse * self.views + view] for name, values in factors.items()}
+        masks = torch.empty(len(indices), self.size, self.size, dtype=torch.bool)
 
-            def work(places: Tensor, scene: Scene, masks: Tensor = masks) -> None:
-                masks[places] = render_masks(scene, self.size).cpu()
+        def work(places: Tensor, scene: Scene) -> None:
+            masks[places] = render_masks(scene, self.size).cpu()
 
-            _for_scenes(work, self.split, objects, factors, self.classes)
-            packed.append(np.packbits(masks.flatten(1).numpy(), axis=1))
-        with atomic(self.path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(packed))
+        _for_scenes(work, self.split, objects, factors, self.classes)
+        return np.packbits(masks.flatten(1).numpy(), axis=1)
 
 
 def _encoded_images(

@@ -85,12 +85,14 @@ def _shut_down() -> None:
     Tune leaves cycles with references to Ray's objects. If a thread, such as the one that sends to MLflow, frees one
     while Ray shuts down, Ray ends this process at once, with exit code 1.
     """
-    gc.collect()
+    enabled = gc.isenabled()
     gc.disable()
     try:
+        gc.collect()
         ray.shutdown()
     finally:
-        gc.enable()
+        if enabled:
+            gc.enable()
 
 
 def _start_or_connect() -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
 DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's text about a lost process begins
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
-SAVING_POLL_S = 0.2  # a second signal ends the wait
+SAVING_POLL_S = 0.2  # until a wait notices that Tune has ended
 FULL_DISK_S = 5.0  # between two attempts to write a record
 
 
@@ -71,13 +72,6 @@ def run_trials(
     notice = start_here(SaveNotice)
     notice.watch_nodes.remote()
     ended = threading.Event()
-
-    def save() -> None:
-        saved, deadline = [notice.stop.remote()], time.monotonic() + SAVING_S
-        while not ended.is_set() and time.monotonic() < deadline and not ray.wait(saved, timeout=SAVING_POLL_S)[0]:
-            pass
-
-    signals.before_stop = save
     searcher = _Searcher(suggestions, run_of)
     events = _Events(searcher, setup, listeners, signals)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
@@ -103,6 +97,7 @@ def run_trials(
             failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
         ),
     )
+    signals.before_stop = partial(save_all, notice, ended)
     try:
         tuner.fit()
     finally:
@@ -111,6 +106,19 @@ def run_trials(
         shutil.rmtree(staging, ignore_errors=True)
         remove(as_path(setup.folder) / ".ray")  # Ray Train's own files
     return events.unfinished()
+
+
+def save_all(notice: Any, ended: threading.Event, most_s: float = SAVING_S) -> None:
+    """Ask all trials to save their state, and wait until they have, for Tune's end, or for `most_s` seconds.
+
+    Args:
+        notice: handle of the actor `SaveNotice`.
+        ended: set when Tune has ended.
+        most_s: maximum wait, s.
+    """
+    saved, deadline = [notice.stop.remote()], time.monotonic() + most_s
+    while not ended.is_set() and time.monotonic() < deadline and not ray.wait(saved, timeout=SAVING_POLL_S)[0]:
+        pass
 
 
 class _Unsaved:

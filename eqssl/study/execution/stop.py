@@ -101,6 +101,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *raised: object) -> None:
+        self.tune_ended()  # SIGUSR1 of a thread would end a process without a handler
         self._handler.__exit__()
         signal.signal(signal.SIGUSR1, self._sigusr1)
 
@@ -115,7 +116,10 @@ class StopSignals:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def tune_ended(self) -> None:
-        """Return once no thread calls `before_stop`, nor will: it uses Ray, which is about to shut down."""
+        """Return once no thread calls `before_stop`, nor will: it uses Ray, which is about to shut down.
+
+        `before_stop` must return soon, as Tune has ended.
+        """
         self.before_stop = None
         if self._thread:
             self._thread.join()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from optuna.trial import Trial as OptunaTrial
 
 Params = dict[str, Any]  # dotted option -> value
-UNVARIED = "reconstruction"  # name of the only configuration of a study in which no option varies
+UNVARIED = "configuration"  # name of the only configuration of a study in which no option varies
 MAX_NAMED_OPTIONS = 3  # a configuration with more options is named by its number
 EXACT_DIGITS = 6  # significant digits that represent most user-given values exactly
 DIGITS = 4  # significant digits of a value in a design, and in a name if they distinguish it from others

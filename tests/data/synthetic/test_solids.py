@@ -103,7 +103,7 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
 
     monkeypatch.setattr("eqssl.data.synthetic.solids.render", fail)
     assert load_data(solids_config).digest == solids.digest
-    folders = [path.name for path in Path(solids_config.cache).glob("[!.]*")]
+    folders = [path.name for path in Path(solids_config.cache).glob("[!.]*") if not path.name.endswith("-masks")]
     assert len(folders) == 1 and not folders[0].startswith(".")
     assert sorted(path.name for path in (Path(solids_config.cache) / folders[0]).iterdir()) == [
         f"{split}-00000-of-00001.parquet" for split in ("test", "train", "val")
@@ -123,6 +123,25 @@ def test_masks_are_those_of_their_images(solids: Dataset, split: str):
         assert masks.dtype == torch.uint8 and torch.equal(masks[:, 0].bool(), render_masks(scene, 32))
     chosen = torch.tensor([7, 2])
     assert torch.equal(select(images, chosen).masks.take(torch.arange(2)), images.masks.take(chosen))
+
+
+def test_masks_of_any_images_are_rendered_together(solids: Dataset):
+    chosen = torch.tensor([7, 2, 8, 2, 30])
+    one_by_one = [solids.train.masks.take(i[None]) for i in chosen]
+    assert torch.equal(solids.train.masks.take(chosen), torch.cat(one_by_one))
+
+
+@pytest.mark.parametrize("harm", ["damaged", "no folder"])
+def test_masks_do_without_their_cache(solids: Dataset, tmp_path: Path, harm: str):
+    masks, chosen = replace(solids.train.masks, folder=tmp_path / "masks"), torch.arange(4)
+    expected = solids.train.masks.take(chosen)
+    if harm == "damaged":
+        masks.take(chosen)
+        (path,) = masks.folder.glob("[!.]*")
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        masks.folder.write_text("a file in the place of the folder")
+    assert torch.equal(masks.take(chosen), expected)
 
 
 def test_masks_are_rendered_once(solids: Dataset, monkeypatch: pytest.MonkeyPatch):

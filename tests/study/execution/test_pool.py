@@ -1,6 +1,9 @@
 """What Tune's events become, without Ray: progress, attempts, records."""
 
+import asyncio
 import errno
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from eqssl.study.execution import pool
-from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events
+from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events, save_all
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.stop import Interrupted, StopSignals
 from eqssl.study.execution.trial import RECORD, record_of
@@ -199,3 +202,28 @@ class TestFullDisk:
         epoch(events, trial, 1)
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 1 and heard.told == [1.0] and len(events.unfinished()) == 1
+
+
+@pytest.mark.slow
+def test_a_wait_for_trials_ends_with_tune_or_after_its_time():
+    import ray
+
+    class Silent:
+        """Trials that never answer."""
+
+        async def stop(self):
+            await asyncio.Event().wait()
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        notice, ended = ray.remote(Silent).options(num_cpus=0).remote(), threading.Event()
+        begun = time.monotonic()
+        save_all(notice, ended, most_s=1.0)
+        assert 1.0 <= time.monotonic() - begun < 60
+        waiting = threading.Thread(target=save_all, args=(notice, ended, 3600.0))
+        waiting.start()
+        ended.set()
+        waiting.join(60)
+        assert not waiting.is_alive()
+    finally:
+        ray.shutdown()

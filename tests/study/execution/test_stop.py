@@ -143,3 +143,12 @@ def test_tune_has_ended_only_when_no_thread_asks_trials_to_save(tune_runs):
         signals.tune_ended()
         assert tune_runs == [signal.SIGUSR1]
     assert signals.before_stop is None
+
+
+def test_handlers_are_put_back_only_after_tune_was_stopped(tune_runs):
+    ended = threading.Event()
+    with StopSignals() as signals:
+        signals.before_stop = lambda: ended.wait(20)
+        signal.raise_signal(signal.SIGTERM)
+        threading.Timer(0.1, ended.set).start()
+    assert tune_runs == [signal.SIGUSR1]

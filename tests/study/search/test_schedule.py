@@ -91,7 +91,7 @@ def test_nothing_varied_gives_a_replicate_study():
     study = Study(name="toy", question="?", space={}, rows={})
     trials = drain(make(configs=1, seeds=4, study=study))
     assert [t.seed for t in trials] == [0, 1, 2, 3]
-    assert {t.configuration.name for t in trials} == {"reconstruction"}
+    assert {t.configuration.name for t in trials} == {"configuration"}
 
 
 def test_optuna_is_told_the_mean_over_seeds_once_all_have_ended():
