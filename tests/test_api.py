@@ -43,6 +43,7 @@ def test_configurations_help_and_refused_options_need_no_torch(code):
     assert imported(code) == "False"
 
 
+@pytest.mark.slow
 def test_an_encoding_without_a_letter_and_a_place_that_cannot_be_written_are_no_tracebacks(tmp_path):
     (tmp_path / "study").mkdir()
     stored = Path(__file__).parents[1] / "studies" / "measured" / "loss_weight" / "summary.json"

@@ -54,6 +54,7 @@ def test_some_methods_may_be_asked_for(baselines):
         methods_of(baselines, "--method.name", "byol,ibot")
 
 
+@pytest.mark.slow
 def test_several_methods_are_taken_from_the_command_line(tmp_path):
     command = [sys.executable, str(SCRIPT), "--method.name", "byol,dino", "--dry-run", "--output", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

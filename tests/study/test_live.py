@@ -99,6 +99,7 @@ def test_a_damaged_result_is_left_out_of_the_report_and_left_alone(folder, caplo
     assert f"{path} is damaged and passed over" in caplog.text and path.stat().st_size == 50
 
 
+@pytest.mark.slow
 def test_the_command_reports_without_ray_and_names_a_wrong_folder(folder, tmp_path):
     code = (
         "import sys; from eqssl.report.command import main; code = main(); assert 'ray' not in sys.modules; exit(code)"

@@ -241,7 +241,7 @@ def test_the_metrics_of_a_sentence_are_tested_together(autoencode):
     """By chance alone, one of four metrics often has an interval that excludes 0, however large other differences."""
     rng, excluded, gained = np.random.default_rng(0), 0, 0
     metrics = ("linear", "r2_mean", "r2/pose", "invariance")
-    for _ in range(100):
+    for _ in range(40):
         rows = {name: dict.fromkeys(metrics, 0.5) for name in ("base", "weight 1")}
         rows["autoencode"] = dict.fromkeys(metrics, autoencode)
         trials = [
@@ -251,4 +251,4 @@ def test_the_metrics_of_a_sentence_are_tested_together(autoencode):
         answer = summarise(STUDY, trials, ABOUT)["answer"]["differences"].values()
         excluded += any(not of["low"] < 0 < of["high"] for of in answer)
         gained += any(of["significant"] for of in answer)
-    assert gained <= 10 and gained < excluded
+    assert gained <= 7 and gained < excluded  # 40 of 5 %: at most 7 in 999 of 1,000 cases

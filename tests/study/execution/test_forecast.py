@@ -93,6 +93,7 @@ def test_without_a_terminal_it_goes_on():
     assert done.stdout.startswith("forecast: ") and done.stdout.endswith("started\n")
 
 
+@pytest.mark.slow
 def test_the_timing_is_that_of_real_epochs(base):
     """Judged by a source so slow that nothing else counts."""
     torch.set_num_threads(1)
