@@ -76,7 +76,7 @@ class Split:
         return len(self.images)
 
     def __repr__(self) -> str:
-        """Return the number of images and what is known of them, without their pixels."""
+        """Return the number of images and the names of their annotations, without pixels."""
         known = ["labels"] * (self.labels is not None) + ["objects"] * (self.objects is not None) + [*self.factors]
         known += ["masks"] * (self.masks is not None)
         return f"Split({len(self)} images" + (f" with {', '.join(known)})" if known else ")")

@@ -15,8 +15,8 @@ MAX_VALUES = 1024
 GRID = (4, 4)  # of the default encoder at the default size
 
 
-class Pixels(nn.Module):
-    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour).
+class ReferenceRow(nn.Module):
+    """An encoder without weights.
 
     Args:
         grid: rows and columns of the token map.
@@ -25,6 +25,10 @@ class Pixels(nn.Module):
     def __init__(self, grid: tuple[int, int] = GRID):
         super().__init__()
         self.grid = grid
+
+
+class Pixels(ReferenceRow):
+    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour)."""
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the features of each patch of a grid, (B, T, D), row by row; resampled to divide the image equally."""
@@ -41,16 +45,8 @@ class Pixels(nn.Module):
         return images.flatten(1)
 
 
-class Constant(nn.Module):
-    """One feature that is the same for every image: the floor of every metric.
-
-    Args:
-        grid: rows and columns of the token map.
-    """
-
-    def __init__(self, grid: tuple[int, int] = GRID):
-        super().__init__()
-        self.grid = grid
+class Constant(ReferenceRow):
+    """One feature that is the same for every image: the floor of every metric."""
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return tokens (B, T, 1), all 0."""
@@ -99,7 +95,7 @@ class Transferred(nn.Module):
         return self.encoder(self.convert(images))
 
 
-ROWS: dict[str, type[nn.Module]] = {"pixels": Pixels, "constant": Constant}
+ROWS: dict[str, type[ReferenceRow]] = {"pixels": Pixels, "constant": Constant}
 
 
 def load_model(model: str, dataset: Dataset, pretrained: bool) -> nn.Module:

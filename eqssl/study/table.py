@@ -113,7 +113,7 @@ class Table:
     def means(self, metric: str) -> dict[str, Interval]:
         """Return configuration -> mean and its 95 % bounds, NaN without enough seeds.
 
-        The use of the other view by auto-encoding has none, as it is 0 by construction.
+        The use of the other view by auto-encoding is always 0, so it has no bounds.
         """
         intervals = {name: Interval(mean) for name, mean in self.point_estimates(metric).items()}
         estimates = self._mean_estimates(metric)
