@@ -1,5 +1,7 @@
 """Small sets of images whose figures are known beforehand."""
 
+import os
+
 import pytest
 import torch
 
@@ -9,6 +11,15 @@ from eqssl.files import as_path
 from tests.storage import Proxy, s3_at, s3_server
 
 SIDE = 32
+MAX_PROCESSES = 4  # each imports torch
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Run the fast suite in a process per core; named files and slow tests, which share a Ray, run in one."""
+    if config.option.markexpr != "not slow" or config.args != config.getini("testpaths"):
+        return 0
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a thread per process, not per core
+    return min(MAX_PROCESSES, os.cpu_count() or 1)
 
 
 def as_dataset(name, splits, channels, paired=False, classes=0):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from eqssl.models.backbones import Backbone
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+EXPORTED = ("best_encoder", "encoder")  # folders of a study and of `eqssl train`
 TORCHVISION_CLASSIFIERS = ("fc", "classifier", "heads", "head")
 
 
@@ -45,7 +46,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     text = read(folder / CONFIG)
     if text is None or not (folder / WEIGHTS).is_file():
-        raise ValueError(f"{folder} is not an exported encoder: it needs {CONFIG} and {WEIGHTS}")
+        inside = [folder / name for name in EXPORTED if (folder / name / CONFIG).is_file()]
+        hint = f"; did you mean {inside[0]}" if inside else ""
+        raise ValueError(f"{folder} is not an exported encoder: it needs {CONFIG} and {WEIGHTS}{hint}")
     return parse_json(folder / CONFIG, text)
 
 
@@ -96,7 +99,7 @@ def find_weights(config: EncoderConfig) -> Weights:
     try:
         about = read_description(path)
     except ValueError as error:
-        raise ValueError(f"--encoder.pretrained: {error}, or give a .safetensors file") from error
+        raise ValueError(f"--encoder.pretrained: {error}; a .safetensors file is allowed, too") from error
     if ours := about.get("eqssl"):
         weights = Weights(path / WEIGHTS, ours["encoder"]["name"], ours["stem"], _mean_std(ours))
     else:

@@ -20,7 +20,7 @@ from eqssl.report.selection import REFERENCES, Configuration, Summary, bounds_of
 from eqssl.report.tables import main_metrics
 
 # Colours of the reference rows; blue and green are those of the curves.
-LINES = dict(zip(REFERENCES, (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0"), strict=True))
+LINES = dict(zip(REFERENCES, (COLOURS[1], *COLOURS[3:], "#000000", "#B0B0B0", "#8C564B"), strict=True))
 BANDS = ("base", "no-recon")  # reference rows that are shown with their interval
 MIN_IN_BIN, MAX_BINS = 8, 8  # configurations in a bin, bins of a panel
 CURVES = (

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eqssl.stats import on_front
-from eqssl.study.definition import CONTROLS, REFERENCE_ROWS, WITHOUT_ENCODER
+from eqssl.study import definition
+from eqssl.study.definition import CONTROLS, WITHOUT_ENCODER
 
 Summary = dict[str, Any]  # the content of summary.json
 Configuration = dict[str, Any]  # one of its configurations
 # Reference rows that figures show, the controls first; constant says nothing about an encoder.
-REFERENCES = (*CONTROLS, *(name for name in REFERENCE_ROWS if name not in (*CONTROLS, "constant")))
+REFERENCES = (*CONTROLS, *(name for name in definition.REFERENCES if name != "constant"))
 
 
 def in_order(configurations: Sequence[Configuration]) -> list[Configuration]:

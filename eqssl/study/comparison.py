@@ -245,7 +245,7 @@ def rows_on_test(
         tuned: candidate -> its setting.
         epochs: of every other row.
     """
-    rows = {name: REFERENCE_ROWS[name] for name in REFERENCES}
+    rows = {name: row for name, row in REFERENCE_ROWS.items() if name in REFERENCES}
     controls: dict[str | None, list[str]] = {}  # of a method
     for method, setting in alone.items():
         reconstruction, longer = tuned.get(f"{method} + reconstruction"), 1.0

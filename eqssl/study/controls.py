@@ -3,12 +3,13 @@
 from dataclasses import replace as change
 
 from eqssl.config import AUTOENCODE, CROSS_ATTENTION_OPTIONS, RunConfig, replace
-from eqssl.study.definition import ATTENTION, CONTROLS, DESIGNS, Study
+from eqssl.study.definition import ATTENTION, CONTROLS, DESIGNS, PRETRAINED, Study
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Configuration, Params, exact
 
 PLAIN = tuple(row for row in CONTROLS if row != AUTOENCODE)
-FINAL_ROWS = ("constant", "pixels", "random", *PLAIN)  # of a final test, in addition to the choice and its own controls
+# Rows of a final test, in addition to the choice and its own controls.
+FINAL_ROWS = ("constant", "pixels", "random", PRETRAINED, *PLAIN)
 
 
 def with_matched_controls(study: Study, options: StudyOptions) -> Study:

@@ -27,7 +27,8 @@ CONTROLS = ("base", "no-recon", "autoencode")
 ATTENTION = "recon.attention"
 WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
 # Shown alongside the methods, but not counted among them.
-REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only")
+PRETRAINED = "pretrained"  # added under --encoder.pretrained: the weights before training
+REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only", PRETRAINED)
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]
 DESIGNS = ("grid", "one-at-a-time", "qmc")  # known before the first result

@@ -11,8 +11,8 @@ import tyro
 from eqssl.config import RunConfig, check_effect, check_value, get, options_in, replace
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.renames import did_you_mean, names_fields
-from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
-from eqssl.study.search.space import fix
+from eqssl.study.definition import ATTENTION, NO_SPLIT, PRETRAINED, Pruner, Sampler, SeedSchedule, Study
+from eqssl.study.search.space import Params, fix
 
 
 @names_fields
@@ -156,9 +156,25 @@ def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
         small = _smoke(study)  # refuses a name that is no option
         unset = {o: value for o, value in study.smoke.items() if get(options.run, o) == get(study.base, o)}
         study, options = small, dataclasses.replace(options, run=replace(options.run, unset))
+    if options.run.encoder.pretrained and "random" in study.rows:
+        study = dataclasses.replace(study, rows=_rows_of_pretrained(study.rows))
     own = tuple(f"{metric}:{direction}" for metric, direction in study.objectives.items())
     asked = own if options.objectives is None else options.objectives
     return dataclasses.replace(study, objectives=directions(asked, options)), options
+
+
+def _rows_of_pretrained(rows: Mapping[str, Params | None]) -> dict[str, Params | None]:
+    """Return the rows of a study whose encoders start from trained weights.
+
+    `random` keeps an untrained encoder, and the row `pretrained` shows the weights before the study trains on.
+    """
+    untrained = {"train.epochs": 0} | NO_SPLIT
+    found: dict[str, Params | None] = {}
+    for name, row in rows.items():
+        found[name] = row
+        if name == "random":
+            found |= {"random": untrained | {"encoder.pretrained": False}, PRETRAINED: untrained}
+    return found
 
 
 def _smoke(study: Study) -> Study:

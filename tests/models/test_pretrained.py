@@ -97,6 +97,10 @@ def test_what_is_no_folder_of_weights_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"none.safetensors', which does not exist"):
         make(pretrained=str(tmp_path / "none.safetensors"))
     folder = export_encoder(make(), tmp_path)
+    result = tmp_path / "result"
+    export_encoder(make(), result / "encoder")
+    with pytest.raises(ValueError, match=f"{result} is not an exported .*; did you mean {result / 'encoder'};"):
+        make(pretrained=str(result))
     (folder / "model.safetensors").write_bytes(b"12345678")
     with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
         make(pretrained=str(folder))

@@ -164,3 +164,17 @@ def test_a_preset_keeps_what_the_command_line_the_space_and_smoke_set():
     assert parse(varied, arguments)[1].run.train.lr == STUDY.base.train.lr
     with pytest.raises(ValueError, match=r"--method.preset is '3diebench'; allowed with --method.name vicreg: cifar"):
         parse(STUDY, ["--method.preset", "3diebench"])
+
+
+def test_under_pretrained_weights_the_row_random_stays_untrained_and_a_row_shows_the_weights():
+    study, options = parse(STUDY, ["--encoder.pretrained", "folder"])
+    rows = {name: replace(options.run, row) for name, row in study.rows.items() if row is not None}
+    assert (rows["random"].encoder.pretrained, rows["random"].train.epochs) == (False, 0)
+    assert (rows["pretrained"].encoder.pretrained, rows["pretrained"].train.epochs) == ("folder", 0)
+    assert rows["pretrained"].recon.weight == rows["pretrained"].encoder.equi_fraction == 0
+    assert rows["base"].encoder.pretrained == "folder" and rows["base"].train.epochs > 0
+    assert list(study.rows)[:4] == ["constant", "pixels", "random", "pretrained"]
+    assert settle(study, options)[0].rows == study.rows  # once is enough
+    assert "pretrained" not in parse(STUDY, [])[0].rows
+    rowless = dataclasses.replace(STUDY, rows={})
+    assert parse(rowless, ["--encoder.pretrained", "folder"])[0].rows == {}
