@@ -9,8 +9,7 @@ Nothing is searched here: rows that were tuned on val are trained with seeds tha
 import sys
 
 from eqssl.config import EvaluateConfig, ReconConfig, RunConfig, TrainConfig
-from eqssl.study import Study, main
-from eqssl.study.definition import REFERENCE_ROWS
+from eqssl.study import REFERENCE_ROWS, Study, main
 
 LIGHT = {"recon.weight": 10.0}
 ROWS: dict[str, dict] = {
