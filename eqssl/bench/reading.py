@@ -29,9 +29,9 @@ def measure(options: Options) -> list[Row]:
     """Return images per second read into memory and batch by batch, over those of decoding only."""
     with tempfile.TemporaryDirectory() as folder:
         encoded = _rendered(folder) * (READ // RENDERED)
-        rows = [{"image": {"bytes": data, "path": None}, "label": 0} for data in encoded]
+        rows = [{"image": {"bytes": data, "path": None}, "label": i % 2} for i, data in enumerate(encoded)]
         path = Path(folder, "jpeg")
-        write_splits(path, {"train": rows, "val": rows[:1], "test": rows[:1]}, image_schema(["solid"]))
+        write_splits(path, {"train": rows, "val": rows[:2], "test": rows[:2]}, image_schema(["even", "odd"]))
         config = DataConfig(source="parquet", path=str(path), cache=folder, image_size=SIZE)
         store = EncodedImages(pa.chunked_array([encoded]), SIZE, channels=3)
 

@@ -74,17 +74,13 @@ def simulate(plan: Plan, seed: int) -> dict[str, float]:
         plan: the study's.
         seed: seed of the losses.
     """
-    rng, total = random.Random(seed), dict.fromkeys(MEASURED, 0.0)
+    rng = random.Random(seed)
+    trials = np.array([_trial(plan, rng) for _ in range(plan.trials)])
     free_h = [0.0] * (plan.gpus // plan.gpus_per_trial)  # when each concurrent trial's GPUs become free
-    for _ in range(plan.trials):
-        hours, wasted, losses = _trial(plan, rng)
-        end = heapq.heappop(free_h) + hours
-        heapq.heappush(free_h, end)
-        total["hours"] = max(total["hours"], end)
-        total["gpu_hours"] += hours * plan.gpus_per_trial
-        total["wasted_gpu_hours"] += wasted * plan.gpus_per_trial
-        total["losses"] += losses
-    return total
+    for trial_h in trials[:, 0].tolist():
+        heapq.heapreplace(free_h, free_h[0] + trial_h)
+    (hours, wasted, losses), gpus = trials.sum(0).tolist(), plan.gpus_per_trial
+    return {"hours": max(free_h), "gpu_hours": gpus * hours, "wasted_gpu_hours": gpus * wasted, "losses": losses}
 
 
 def _trial(plan: Plan, rng: random.Random) -> tuple[float, float, int]:
