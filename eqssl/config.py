@@ -445,24 +445,10 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     return dataclasses.replace(config, **changes)
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return the configuration as nested plain values, ready for JSON."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type, values: dict[str, Any]) -> Any:
-    """Return the dataclass that `to_dict` made the values from; names that are not fields are ignored."""
-    made = {f.name: values[f.name] for f in dataclasses.fields(kind) if f.name in values}
-    for f in dataclasses.fields(kind):
-        if f.name in made and isinstance(f.type, type) and dataclasses.is_dataclass(f.type):
-            made[f.name] = from_dict(f.type, made[f.name])
-    return kind(**made)
-
-
 def flatten(config: Any) -> dict[str, Any]:
     """Return the configuration, a dataclass or nested dictionaries, as dotted options -> plain values."""
     flat: dict[str, Any] = {}
-    for name, value in (config if isinstance(config, dict) else to_dict(config)).items():
+    for name, value in (config if isinstance(config, dict) else dataclasses.asdict(config)).items():
         flat |= {f"{name}.{k}": v for k, v in flatten(value).items()} if isinstance(value, dict) else {name: value}
     return flat
 

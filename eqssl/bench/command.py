@@ -70,63 +70,60 @@ class Options:
     output: Path = Path("results/bench")
     """Folder for bench.json."""
 
-    def run(self, encoder: str, size: int = 0, precision: Precision | None = None, **values: float | str) -> RunConfig:
-        """Return the configuration of a SimCLR training that never evaluates.
+    def run(
+        self, encoder: str, size: int = 0, precision: Precision | None = None, *,
+        method: str = "simclr", recon: float = 0.0, equi_fraction: float = 0.5,
+    ) -> RunConfig:  # fmt: skip
+        """Return the configuration of a training that never evaluates.
 
         Args:
-            encoder: its name.
+            encoder, method: their names.
             size: height and width, px; default: the last of the options.
             precision: default: the first of the options.
-            values: `method`, a name; `recon`, the weight of the reconstruction, 0 by default; `equi_fraction`.
+            recon: weight of the reconstruction.
+            equi_fraction: of the encoder.
         """
+        train = TrainConfig(
+            epochs=NEVER_LAST, batch_size=self.batch_size,
+            precision=precision or self.precisions[0], compile=self.compile, threads=self.threads,
+        )  # fmt: skip
         return RunConfig(
             data=DataConfig(image_size=size or self.image_sizes[-1]),
             augment=SIMCLR_AUGMENT,
-            encoder=EncoderConfig(name=encoder, equi_fraction=float(values.get("equi_fraction", 0.5))),
-            method=MethodConfig(name=str(values.get("method", "simclr"))),
-            recon=ReconConfig(weight=float(values.get("recon", 0.0))),
-            train=TrainConfig(
-                epochs=NEVER_LAST, batch_size=self.batch_size,
-                precision=precision or self.precisions[0], compile=self.compile, threads=self.threads,
-            ),
-        )  # fmt: skip
+            encoder=EncoderConfig(name=encoder, equi_fraction=equi_fraction),
+            method=MethodConfig(name=method),
+            recon=ReconConfig(weight=recon),
+            train=train,
+        )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0, or 2 for options that cannot work."""
+    """Measure the parts, save and print the table, and return the exit code: 0, or 2 for options that cannot work."""
     options = tyro.cli(Options, args=arguments, description=Options.__doc__, prog="eqssl bench")
+    parts = [name for text in options.parts for name in text.split(",") if name]
     try:
-        bench(options)
+        for name in parts:
+            check_known("parts", name, PARTS)
+        keep_freed()  # as in a training; here for the other libraries as well
+        import torch
+
+        from eqssl.bench.timing import machine, markdown, save
+        from eqssl.devices import supports_bf16
+
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if "bf16" in options.precisions and not supports_bf16(device):
+            print(f"bf16 is left out: {device} has no instructions for it", file=sys.stderr)
+            options = dataclasses.replace(options, precisions=("fp32",))
+        rows, about, chosen = [], machine(), {k: str(v) for k, v in dataclasses.asdict(options).items()}
+        for part in parts:
+            print(f"measuring {part}", file=sys.stderr, flush=True)
+            measured = importlib.import_module(f"eqssl.bench.{part}").measure(options)
+            rows += [dataclasses.replace(row, part=part) for row in measured]
+            save(options.output, about, chosen, rows)  # results stay if a later part fails
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
-
-
-def bench(options: Options) -> None:
-    """Measure the parts, print the table and save it.
-
-    Raises:
-        ValueError: for an unknown part, with the nearest; for an encoder, a method or a size that is unavailable.
-    """
-    parts = [name for text in options.parts for name in text.split(",") if name]
-    for name in parts:
-        check_known("parts", name, PARTS)
-    keep_freed()  # as in a training; here for the other libraries as well
-    import torch
-
-    from eqssl.bench.timing import machine, markdown, save
-    from eqssl.devices import supports_bf16
-
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if "bf16" in options.precisions and not supports_bf16(device):
-        print(f"bf16 is left out: {device} has no instructions for it", file=sys.stderr)
-        options = dataclasses.replace(options, precisions=("fp32",))
-    rows, about, chosen = [], machine(), {k: str(v) for k, v in dataclasses.asdict(options).items()}
-    for part in parts:
-        print(f"measuring {part}", file=sys.stderr, flush=True)
-        rows += importlib.import_module(f"eqssl.bench.{part}").measure(options)
-        save(options.output, about, chosen, rows)  # results stay if a later part fails
     print(markdown(about, chosen, rows))
+    return 0

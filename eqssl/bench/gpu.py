@@ -17,13 +17,13 @@ LIMIT_S, COMPARISON_S = 330.0, 8.0  # seconds after which no comparison begins; 
 def measure(options: Options) -> list[Row]:
     """Return the rows of the parts step and peers for three common encoders, those of the steps first."""
     if not torch.cuda.is_available():
-        return [Row(part="gpu", name="all", note="skipped: no CUDA device")]
+        return [Row(name="all", note="skipped: no CUDA device")]
     start, rows = time.perf_counter(), []
     for measured in (lambda sized, name: steps_of(sized, name, sized.image_sizes[0], sized.precisions[0]), trainings):
         for name, (size, batch) in CASES.items():
             if time.perf_counter() - start > LIMIT_S:
-                rows.append(Row(part="gpu", name=name, note=f"skipped: {LIMIT_S:.0f} s are over"))
+                rows.append(Row(name=name, note=f"skipped: {LIMIT_S:.0f} s are over"))
                 continue
             sized = dataclasses.replace(options, image_sizes=(size,), batch_size=batch, seconds=COMPARISON_S)
             rows += measured(sized, name)
-    return [dataclasses.replace(row, part="gpu") for row in rows]
+    return rows

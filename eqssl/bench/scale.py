@@ -4,20 +4,22 @@ The trials are made up: their metrics are random, and all share one file of cont
 own process, whose memory is that of a study's process.
 """
 
-import json
+import os
 import resource
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from eqssl.bench.command import Options
-from eqssl.bench.timing import Row
+from eqssl.bench.timing import Row, limited
 from eqssl.config import RunConfig
 from eqssl.report.report import write_report
 from eqssl.study import Study, StudyOptions, log_uniform, uniform
@@ -42,38 +44,31 @@ STUDY = Study(name="scale", question="", space={"recon.weight": log_uniform(0.1,
 def measure(options: Options) -> list[Row]:
     """Return times and exponents of finished studies, then memory and lost entries of one that runs in Tune."""
     sizes, (trials, epochs) = sorted(options.study_trials), options.simulated
-    ended, running = _in_own_process("ended", *sizes), _in_own_process("simulated", trials, epochs)
-    rows = []
-    for step, measured in ended["seconds"].items():
+    finished, running = _in_own_process(ended, *sizes), _in_own_process(simulated, trials, epochs)
+    rows, last = [], f"{sizes[-1]} trials"
+    for step, measured in finished["seconds"].items():
         wall_s, cpu_s = (np.array(of) for of in zip(*measured, strict=True))
         note = ", ".join(f"{n}: {s:.3g} s, CPU {c:.3g} s" for n, s, c in zip(sizes, wall_s, cpu_s, strict=True))
-        rows.append(_row(f"{step}, {sizes[-1]} trials", float(wall_s[-1]), "s", MAX_S, note))
+        rows.append(limited(f"{step}, {last}", float(wall_s[-1]), "s", MAX_S, note=note))
         if len(sizes) > 1:  # from CPU seconds, which other work on the machine affects less
-            rows.append(_row(f"{step}: k of trials^k", exponent(sizes, cpu_s), "", MAX_EXPONENT))
-    rows.append(_row(f"peak memory of these, {sizes[-1]} trials", ended["peak_mb"], "MB", MAX_MB))
+            rows.append(limited(f"{step}: k of trials^k", exponent(sizes, cpu_s), "", MAX_EXPONENT))
+    rows.append(limited(f"peak memory of these, {last}", finished["peak_mb"], "MB", MAX_MB))
     made, slope = f"{trials} trials of {epochs} epochs", running["mb_per_trial"]
     note = f"extrapolated from {made}: {running['last_mb']:.0f} MB, {slope:.3f} MB a trial"
     large_mb = running["last_mb"] + slope * max(0, LARGE - trials)
-    rows.append(_row(f"memory of a study that runs, {LARGE} trials", large_mb, "MB", MAX_MB, note))
-    return [*rows, Row(part="scale", name="entries that MLflow has not got", value=running["dropped"], note=made)]
+    rows.append(limited(f"memory of a study that runs, {LARGE} trials", large_mb, "MB", MAX_MB, note=note))
+    return [*rows, Row(name="entries that MLflow has not got", value=running["dropped"], note=made)]
 
 
-def _row(name: str, value: float, unit: str, limit: float, note: str = "") -> Row:
-    made: dict[str, Any] = {"value": value, "unit": unit, "against": f"{limit:g} {unit}", "ratio": value / limit}
-    return Row(part="scale", name=name, at_most=1.0, note=note, **made)
+def _in_own_process(function: Callable[..., dict[str, Any]], *numbers: int) -> dict[str, Any]:
+    """Return a function's result; everything printed goes to stderr, beside the bench's table."""
+    with ProcessPoolExecutor(1, get_context("spawn"), os.dup2, (2, 1)) as process:
+        return process.submit(function, *numbers).result()
 
 
 def exponent(sizes: list[int], seconds: np.ndarray) -> float:
     """Return k of the least-squares fit seconds ~ sizes^k."""
     return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
-
-
-def _in_own_process(function: str, *numbers: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "eqssl.bench.scale", function, *map(str, numbers)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # its errors and warnings are shown
-    if done.returncode:
-        raise ValueError(f"the part scale failed in {' '.join(command[1:])}:\n{done.stdout}")
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def suggestions_of(trials: int) -> Suggestions:
@@ -186,8 +181,3 @@ def simulated(trials: int, epochs: int) -> dict[str, float]:
     first = len(memory.used) // 4  # libraries are imported, and buffers grow, during the first trials
     per_trial = (memory.used[-1] - memory.used[first]) / (len(memory.used) - first)
     return {"last_mb": memory.used[-1], "mb_per_trial": per_trial, "dropped": tracker.dropped}
-
-
-if __name__ == "__main__":
-    numbers = list(map(int, sys.argv[2:]))
-    print(json.dumps(ended(*numbers) if sys.argv[1] == "ended" else simulated(*numbers)))

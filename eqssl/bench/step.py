@@ -3,9 +3,7 @@
 The training is the package's own loop on random images in memory; other parts of the bench use it too.
 """
 
-import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from eqssl.evaluation.protocol import evaluate
 from eqssl.models.model import Model
 from eqssl.training.context import Context, LocalContext
 from eqssl.training.loop import Run
+from eqssl.views import Read
 
 # (device, encoder, image size) -> minimum step efficiency without and with reconstruction, and the maximum of the step
 # with reconstruction over the one without.
@@ -70,22 +69,20 @@ def steps_of(options: Options, encoder: str, size: int, precision: Precision) ->
     seconds = interleave(subjects, options.seconds)
     *efficiencies, at_most = AIMS.get((run.device.type, encoder, size), (None, None, None))
     name, base = f"{encoder}, {size} px, {precision}", seconds[plain.name]
-    rows = [row("step", f"{name}: step", base, count=options.batch_size, unit="images/s")]
+    rows = [row(f"{name}: step", base, count=options.batch_size, unit="images/s")]
     for steps, aim in zip((plain, recon), efficiencies, strict=True):
         against = f"{steps.name} (step efficiency)"
-        rows.append(
-            row("step", f"{name}: encoder alone", seconds["encoder"], against, seconds[steps.name], at_least=aim)
-        )
+        rows.append(row(f"{name}: encoder alone", seconds["encoder"], against, seconds[steps.name], at_least=aim))
         counted = steps.rounds[-len(base) :]
         whole = np.array([sum(parts.values()) for parts in counted])
         shares = {part: np.array([parts[part] for parts in counted]) for part in counted[0]}
-        rows += [row("step", f"{name}: {part}", of, steps.name, whole) for part, of in shares.items()]
-    rows.append(row("step", f"{name}: {recon.name}", seconds[recon.name], plain.name, base, at_most=at_most))
+        rows += [row(f"{name}: {part}", of, steps.name, whole) for part, of in shares.items()]
+    rows.append(row(f"{name}: {recon.name}", seconds[recon.name], plain.name, base, at_most=at_most))
     flops = encoder_flops(run.model, images)
     at_peak = seconds["product"] * flops / (2 * side**3)  # seconds that the product takes for as many operations
     name, against = f"{name}: encoder alone", "a large matrix product"
     rate = flops / 1e9
-    return [*rows, row("step", name, seconds["encoder"], against, at_peak, count=rate, unit="GFLOP/s")]
+    return [*rows, row(name, seconds["encoder"], against, at_peak, count=rate, unit="GFLOP/s")]
 
 
 def evaluation(options: Options) -> Row:
@@ -101,7 +98,7 @@ def evaluation(options: Options) -> Row:
     training_s = seconds["epoch"] * epochs * sizes.train_images / len(run.dataset.train)
     name = f"{encoder}, {size} px: {sizes.level} evaluation, {sizes.train_images} + {sizes.images} images"
     training = f"training of {epochs} epochs on {sizes.train_images} images"
-    return row("step", name, seconds["evaluation"], training, training_s, at_most=EVALUATION_AT_MOST)
+    return row(name, seconds["evaluation"], training, training_s, at_most=EVALUATION_AT_MOST)
 
 
 def encoder_pass(model: Model, images: Tensor, autocast: bool) -> None:
@@ -133,15 +130,12 @@ def random_dataset(images: int, size: int, eval_images: int = 2) -> Dataset:
         size: height and width, px.
         eval_images: number each for val and test.
     """
-    generator = torch.Generator().manual_seed(0)
-
-    def split(first: int, count: int) -> Split:
-        pixels = torch.randint(256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
-        ids = torch.arange(first, first + count)
-        return Split(MemoryImages(pixels), ids, ids % CLASSES)
-
-    parts = split(0, images), split(images, eval_images), split(images + eval_images, eval_images)
-    return Dataset("noise", *parts, False, 3, size, CLASSES, (0.5,) * 3, (0.29,) * 3, "noise")
+    counts = [images, eval_images, eval_images]
+    ids, generator = torch.arange(sum(counts)), torch.Generator().manual_seed(0)
+    pixels = torch.randint(256, (len(ids), 3, size, size), dtype=torch.uint8, generator=generator)
+    parts = zip(pixels.split(counts), ids.split(counts), strict=True)
+    train, val, test = (Split(MemoryImages(images), ids, ids % CLASSES) for images, ids in parts)
+    return Dataset("noise", train, val, test, False, 3, size, CLASSES, (0.5,) * 3, (0.29,) * 3, "noise")
 
 
 def make_run(config: RunConfig, *, steps: int = 1, context: Context | None = None) -> Run:
@@ -174,14 +168,17 @@ class TimedSteps:
         self.rounds: list[dict[str, float]] = []
         self._moments: list[tuple[str, Any]] = []
         self.run = make_run(config)
-        split = self.run.split
-        images = _TimedImages(split.images.take(torch.arange(len(split))), self._mark)
-        self.run.split = dataclasses.replace(split, images=images)
         self._add_hooks()
 
     def _add_hooks(self) -> None:
         """Mark the end of each part; the backward pass visits reconstruction, method and encoder in this order."""
-        model, mark, encode = self.run.model, self._mark, self.run.model.encode
+        model, mark, encode, read = self.run.model, self._mark, self.run.model.encode, self.run.views.read
+
+        def read_and_mark(split: Split, indices: Tensor, epoch: int) -> Read:
+            mark("augmentation")
+            stored = read(split, indices, epoch)
+            mark("data")
+            return stored
 
         def encode_and_mark(encoder: nn.Module, images: Tensor, **masked: Tensor) -> Tensor:
             tokens = encode(encoder, images, **masked)
@@ -192,10 +189,11 @@ class TimedSteps:
 
         def before_reconstruction(module: nn.Module, inputs: tuple) -> None:
             mark("method")
-            for tokens in inputs[0]:
+            for tokens in inputs:
                 if tokens.requires_grad:
                     tokens.register_hook(lambda gradient: mark("reconstruction"))
 
+        self.run.views.read = read_and_mark  # type: ignore[method-assign]
         model.register_forward_pre_hook(lambda *_: mark("augmentation"))
         model.encode = encode_and_mark  # a hook of the module would break the compiled graph in two
         last = "method" if model.reconstruction is None else "reconstruction"
@@ -224,14 +222,3 @@ class TimedSteps:
             moment = torch.cuda.Event(enable_timing=True)
             moment.record()
         self._moments.append((name, moment))
-
-
-@dataclasses.dataclass(frozen=True)
-class _TimedImages(MemoryImages):
-    mark: Callable[[str], None]
-
-    def take(self, indices: Tensor) -> Tensor:
-        self.mark("augmentation")  # a pair's parameters are drawn before its images are read
-        pixels = super().take(indices)
-        self.mark("data")
-        return pixels

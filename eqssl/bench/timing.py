@@ -56,7 +56,7 @@ class Row:
     """One measurement.
 
     Args:
-        part: of the bench.
+        part: of the bench, set by the command.
         name: subject; its `value` in `unit` is the median of the rounds.
         against: subject of the comparison.
         ratio: value over that of `against`, the median of the rounds; `low` and `high` are the quartiles.
@@ -65,7 +65,7 @@ class Row:
         note: remark, such as the reason why a part was skipped.
     """
 
-    part: str
+    part: str = ""
     name: str
     value: float | None = None
     unit: str = ""
@@ -92,13 +92,13 @@ class Row:
 
 
 def row(
-    part: str, name: str, seconds: np.ndarray, against: str = "", base: np.ndarray | None = None, *,
+    name: str, seconds: np.ndarray, against: str = "", base: np.ndarray | None = None, *,
     count: float = 0, unit: str = "ms", **more: Any,
 ) -> Row:  # fmt: skip
     """Return the row of a subject timed by `interleave`.
 
     Args:
-        part, name: of the row.
+        name: of the row.
         seconds: of the rounds, (R,).
         against, base: name and seconds of the comparison, timed in the same rounds. The ratio and its quartiles are
             taken over the ratios of each round, since other load on the machine affects both alike.
@@ -106,12 +106,18 @@ def row(
         more: further fields of the row.
     """
     value = count / np.median(seconds) if count else 1000 * np.median(seconds)
-    made = Row(part=part, name=name, value=float(value), unit=unit, rounds=len(seconds), **more)
+    made = Row(name=name, value=float(value), unit=unit, rounds=len(seconds), **more)
     if base is None:
         return made
     above, below = (base, seconds) if count else (seconds, base)
     low, ratio, high = np.quantile(above / below, [0.25, 0.5, 0.75]).tolist()
     return dataclasses.replace(made, against=against, ratio=ratio, low=low, high=high)
+
+
+def limited(name: str, value: float, unit: str, limit: float, **more: Any) -> Row:
+    """Return the row of a value that should stay below a limit in the same unit."""
+    against, ratio = f"{limit:g} {unit}", value / limit
+    return Row(name=name, value=value, unit=unit, against=against, ratio=ratio, at_most=1.0, **more)
 
 
 def machine() -> dict[str, Any]:

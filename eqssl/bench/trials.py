@@ -4,12 +4,13 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from eqssl.bench.command import Options
-from eqssl.bench.timing import Row
+from eqssl.bench.timing import Row, limited
 
 TRIALS = 5
 REUSED_AT_MOST_S, REUSED_PAIR_AT_MOST = 0.2, 0.5
@@ -24,21 +25,17 @@ sys.exit(main(Study(name="overhead", question="", space={}, rows={}, configs=1))
 def measure(options: Options) -> list[Row]:
     """Return the overhead of trials in new and reused processes, with one worker and with two of Ray Train."""
     one, two = overheads(options, TRIALS), overheads(options, TRIALS, "--workers-per-trial", "2")
-    reused_s = float(np.median(one["reused"]))
-    limit = {"against": f"{REUSED_AT_MOST_S} s", "ratio": reused_s / REUSED_AT_MOST_S, "at_most": 1.0}
-    ratio = float(np.median(two["reused"]) / np.median(two["new"]))
-    of_new = {"against": "two new workers", "ratio": ratio, "at_most": REUSED_PAIR_AT_MOST}
+    new, reused, new_pair, reused_pair = (float(np.median(of[kind])) for of in (one, two) for kind in ("new", "reused"))
+    made = partial(Row, unit="s")
     return [
-        _row("a trial in a new process", one["new"]),
-        _row("a trial in a reused process", one["reused"], **limit),
-        _row("a trial by two new workers of Ray Train", two["new"]),
-        _row("a trial by two reused workers", two["reused"], **of_new),
-    ]
-
-
-def _row(name: str, seconds: list[float], **more: object) -> Row:
-    made = {"value": float(np.median(seconds)), "unit": "s", "rounds": len(seconds)} | more
-    return Row(part="trials", name=name, **made)  # type: ignore[arg-type]
+        made(name="a trial in a new process", value=new, rounds=len(one["new"])),
+        limited("a trial in a reused process", reused, "s", REUSED_AT_MOST_S, rounds=len(one["reused"])),
+        made(name="a trial by two new workers of Ray Train", value=new_pair, rounds=len(two["new"])),
+        made(
+            name="a trial by two reused workers", value=reused_pair, rounds=len(two["reused"]),
+            against="two new workers", ratio=reused_pair / new_pair, at_most=REUSED_PAIR_AT_MOST,
+        ),
+    ]  # fmt: skip
 
 
 def overheads(options: Options, count: int, *more: str) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ import dataclasses
 import inspect
 import posixpath
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from eqssl.config import EncoderConfig, replace
 from eqssl.files import first_answer
@@ -76,7 +77,7 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor, mask: Tensor | None = None, mask_token: Tensor | None = None) -> Tensor:
         """Return a map (B, D, H, W) or tokens (B, T, D); `Encoder` refuses a model that gives neither."""
-        with _masked(self.model, mask, mask_token):
+        with contextlib.nullcontext() if mask is None or mask_token is None else self._hide(mask, mask_token):
             features = self.model(images) if self.timm_args is None else self.model.forward_features(images)
         if isinstance(features, dict):
             features = features["tokens"]  # of torchvision's feature extractor
@@ -84,23 +85,14 @@ class Backbone(nn.Module):
             return features.permute(0, 3, 1, 2)
         return features[:, self.prefix_tokens :] if isinstance(features, Tensor) and features.ndim == 3 else features
 
+    def _hide(self, mask: Tensor, mask_token: Tensor) -> RemovableHandle:
+        """Make the patch embedding of a vision transformer return the mask token where the mask is set."""
 
-@contextlib.contextmanager
-def _masked(model: Any, mask: Tensor | None, mask_token: Tensor | None) -> Iterator[None]:
-    """Make the patch embedding of a vision transformer return the mask token where the mask is set."""
-    if mask is None or mask_token is None:
-        yield
-        return
+        def hide(module: nn.Module, inputs: tuple, patches: Tensor) -> Tensor:
+            # Models that take images of any size have not flattened rows and columns yet: (B, H, W, width).
+            return torch.where(mask.view(*patches.shape[:-1], 1), mask_token.to(patches.dtype), patches)
 
-    def hide(module: nn.Module, inputs: tuple, patches: Tensor) -> Tensor:
-        # Models that take images of any size have not flattened rows and columns yet: (B, H, W, width).
-        return torch.where(mask.view(*patches.shape[:-1], 1), mask_token.to(patches.dtype), patches)
-
-    handle = model.patch_embed.register_forward_hook(hide)
-    try:
-        yield
-    finally:
-        handle.remove()
+        return self.model.patch_embed.register_forward_hook(hide)
 
 
 class BasicBlock(nn.Module):
@@ -124,14 +116,15 @@ class BasicBlock(nn.Module):
 class TinyResNet(nn.Module):
     """A ResNet for small images on a CPU: a patch stem of stride 4 and three blocks, output stride 8.
 
+    It takes 23 million multiply-adds at 64 px.
+
     Args:
         channels: of the image.
-        widths: of the three blocks; the defaults take 23 million multiply-adds at 64 px.
     """
 
-    def __init__(self, channels: int, widths: tuple[int, int, int] = (32, 64, 128)):
+    def __init__(self, channels: int):
         super().__init__()
-        a, b, c = widths
+        a, b, c = 32, 64, 128  # widths of the blocks
         self.patches = nn.Sequential(nn.Conv2d(channels, a, 4, 4, bias=False), nn.BatchNorm2d(a), nn.ReLU())
         self.blocks = nn.Sequential(BasicBlock(a, a, 1), BasicBlock(a, b, 2), BasicBlock(b, c, 1))
         for layer in self.modules():
@@ -229,9 +222,14 @@ def build_backbone(config: EncoderConfig, channels: int, image_size: int, other_
         if config.pretrained or config.output_stride not in (None, 8) or config.stem == "small":
             raise ValueError("--encoder.name resnet_tiny has no published weights, output stride 8 and one stem")
         return Backbone(TinyResNet(channels))
-    if config.name.startswith("torchvision/"):
-        return _torchvision_backbone(config, channels, image_size)
-    return _timm_backbone(config, channels, image_size, other_sizes)
+    if config.pretrained:
+        check_published(config.name)
+    try:
+        if config.name.startswith("torchvision/"):
+            return _torchvision_backbone(config, channels, image_size)
+        return _timm_backbone(config, channels, image_size, other_sizes)
+    except OSError as error:
+        raise unavailable(config.name, error) from error
 
 
 def masks_patches(config: EncoderConfig) -> bool:
@@ -264,15 +262,11 @@ def _timm_backbone(config: EncoderConfig, channels: int, image_size: int, other_
         stride = config.output_stride * (4 if loses_stride else 1)  # that of the standard stem, replaced below
         is_patch = "patch_size" in accepted and "output_stride" not in accepted  # ConvNeXt has both
         args["patch_size" if is_patch else "output_stride"] = stride
-    if config.pretrained:
-        check_published(config.name)
     try:
         model: Any = timm.create_model(config.name, pretrained=bool(config.pretrained), num_classes=0, **args)
     except (TypeError, AssertionError, RuntimeError) as error:  # the last if there are no published weights
         text = f"--encoder.name {config.name} cannot be made with {args}: {error}"
         raise ValueError(text.rstrip(": ")) from error  # timm's assertions have no text
-    except OSError as error:
-        raise unavailable(config.name, error) from error
     if getattr(model, "global_pool", None) == "token" and {"global_pool", "fc_norm"} <= accepted.keys():
         model.global_pool = "avg"  # of the patches, after the normalisation that precedes the class token's use
         args |= {"global_pool": "avg", "fc_norm": False}
@@ -305,12 +299,7 @@ def _torchvision_backbone(config: EncoderConfig, channels: int, image_size: int)
     if is_vit:
         _check_size(config, image_size, int(name.rsplit("_", 1)[1]))
     sized = {"image_size": image_size} if is_vit else {}
-    if config.pretrained:
-        check_published(config.name)
-    try:
-        model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
-    except OSError as error:
-        raise unavailable(config.name, error) from error
+    model = models.get_model(name, weights="DEFAULT" if config.pretrained else None, **sized)
     stem = _set_stem(config, model, channels, image_size)
     node = next((n for n in ("encoder", "layer4", "features") if hasattr(model, n)), None)
     if node is None:

@@ -6,7 +6,6 @@ parts known).
 """
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from eqssl.config import EncoderConfig, MethodConfig, from_dict
+from eqssl.config import EncoderConfig, MethodConfig
 from eqssl.files import as_path, check_readable, on_disk, write_atomically, write_json
 from eqssl.methods import METHODS, build_method
 from eqssl.methods.base import Method, Predictive, Sizes
@@ -105,7 +104,7 @@ def load_encoder(folder: str | Path) -> Encoder:
         raise ValueError(f"{folder / CONFIG} has no part `eqssl`; load it with timm.create_model('local-dir:{folder}')")
     values = {**about["encoder"], "pretrained": False, "stem": about["stem"]}
     values.setdefault("equi_fraction", values.get("split"))  # its name in earlier exports
-    config = from_dict(EncoderConfig, values)
+    config = EncoderConfig(**{f.name: values[f.name] for f in dataclasses.fields(EncoderConfig) if f.name in values})
     # Exports without a grid date from when the option meant the standard stem's stride.
     if config.output_stride and config.stem == "small" and "grid" not in about:
         config = dataclasses.replace(config, output_stride=config.output_stride // 4)
@@ -129,7 +128,7 @@ def load_predictor(folder: str | Path) -> Predictive | None:
         None for an encoder of a method without a predictor, or of your own method that is not registered here.
     """
     folder = as_path(folder)
-    init_args = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
+    init_args = read_description(folder)["eqssl"].get("predictor")
     if init_args is None or init_args["config"]["name"] not in METHODS:
         return None
     method = build_method(MethodConfig(**init_args["config"]), Sizes(**init_args["sizes"]))

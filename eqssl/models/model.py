@@ -20,7 +20,7 @@ from eqssl.distributed import all_reduce_mean
 from eqssl.methods import build_method, count_local_crops
 from eqssl.methods.base import Pair, Sizes
 from eqssl.models.encoder import Encoder
-from eqssl.models.reconstruction import Inputs, Reconstruction
+from eqssl.models.reconstruction import Reconstruction, own_and_other
 from eqssl.models.teacher import Teacher
 from eqssl.views import Batch, Views
 
@@ -76,7 +76,7 @@ class Model(nn.Module):
         )
         self.method = build_method(config.method, sizes)
         self.teacher = None if self.method.momentum is None else Teacher(self.encoder)
-        self.weight = config.recon.weight
+        self.weight = config.recon.weight  # the training adapts it under --recon.gradient-share
         self.reconstruction = None
         if self.weight > 0:
             self.reconstruction = Reconstruction(config.recon, sizes.equi, self.encoder.grid, *size)
@@ -118,21 +118,23 @@ class Model(nn.Module):
             views = batch.mask.any(1)
             views[0] = True  # not every backbone takes an empty batch
             tokens = tokens.index_put((views,), tokens_of(self.encoder, images[views]))
-        image, target = self.reconstruction(*self.reconstruction_inputs(tokens, batch))
-        recon = all_reduce_mean(F.mse_loss(image, target))
+        own, other, target = self.reconstruction_inputs(tokens, batch)
+        recon = all_reduce_mean(F.mse_loss(self.reconstruction(own, other), target))
         return Losses(ssl + self.weight * recon, ssl, recon, representation.detach())
 
-    def reconstruction_inputs(self, tokens: Tensor, batch: Batch) -> Inputs:
-        """Return the arguments of the reconstruction branch.
+    def reconstruction_inputs(self, tokens: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the arguments of the reconstruction branch and its target, see `view_ablation`.
 
         Args:
             tokens: (2 B, T, D), of both views.
             batch: the same views.
         """
         assert self.reconstruction is not None
-        first, second = tokens[..., self.encoder.dim_inv :].chunk(2)
-        pixels = {name: self.encoder.standardise(getattr(batch, name)) for name in self.reconstruction.images}
-        return (first, second), pixels, batch.pick_second
+        view, (first, second) = self.reconstruction.config.view, tokens[..., self.encoder.dim_inv :].chunk(2)
+        target, _ = own_and_other(view, batch.first, batch.second, batch.pick_second)
+        if view in ("clean", "intermediate"):
+            target = getattr(batch, view)
+        return *own_and_other(view, first, second, batch.pick_second), self.encoder.standardise(target)
 
     def update_teachers(self) -> None:
         """Move every teacher towards its student, after a step of the optimizer."""

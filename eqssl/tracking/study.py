@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eqssl.config import RunConfig, get, identity, replace, to_dict
+from eqssl.config import RunConfig, get, identity, replace
 from eqssl.files import on_disk, parse_or_set_aside, read
 from eqssl.images import image_grid, read_arrays
 from eqssl.study.listener import Listener
@@ -248,7 +249,7 @@ class StudyTracker(Listener):
             name = f"{self._name}, {title_of(self._base)}"
             run = self._client.create_run(self._experiment, tags=tags, run_name=name)
         self._client.update_run(run.info.run_id, status="RUNNING")
-        self._client.log_dict(run.info.run_id, to_dict(self._base), "config.yaml")
+        self._client.log_dict(run.info.run_id, asdict(self._base), "config.yaml")
         self._parent = run.info.run_id
         if self._earlier:
             logged = self._outcomes()

@@ -1,13 +1,12 @@
 """`eqssl train`: one training run from the command line, without Ray."""
 
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, options_in
-from eqssl.config import replace as change
+from eqssl.config import RunConfig, check_effect, options_in, replace
 from eqssl.files import as_path
 from eqssl.names import check_names
 from eqssl.signals import Terminated
@@ -36,28 +35,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         given = options_in(sys.argv[1:] if arguments is None else arguments)
         options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
-        check_effect(options.run, given)
-        check_names(change(options.run, {"method.preset": None}))
-        if options.run.method.preset:
-            from eqssl.methods import with_preset
+        run, output = options.run, options.output
+        check_effect(run, given)
+        check_names(replace(run, {"method.preset": None}))
+        keep_freed()
+        # torch takes 5 s to import: only once the options are known to be valid.
+        from eqssl.methods import with_preset
+        from eqssl.training.single import train
 
-            options = replace(options, run=with_preset(options.run, given))
-        return _run(options)
+        run, uri = with_preset(run, given), options.tracking_uri
+        try:
+            train(run, progress=True, output=output, tracking_uri=uri, resume=options.resume, handle_signals=True)
+        except Terminated as stop:
+            print(f"stopped by {stop.name}: continue with the same command and --resume", file=sys.stderr)
+            return 128 + stop.number
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-
-
-def _run(options: TrainOptions) -> int:
-    keep_freed()
-    # torch takes 5 s to import: only once the options are known to be valid.
-    from eqssl.training.single import train
-
-    given = {name: getattr(options, name) for name in ("output", "tracking_uri", "resume")}
-    try:
-        train(options.run, progress=True, handle_signals=True, **given)
-    except Terminated as stop:
-        print(f"stopped by {stop.name}: continue with the same command and --resume", file=sys.stderr)
-        return 128 + stop.number
-    print(f"encoder: {as_path(options.output) / 'encoder'}")
+    print(f"encoder: {as_path(output) / 'encoder'}")
     return 0

@@ -19,19 +19,15 @@ class Context(Protocol):
 
     def load(self) -> dict[str, Any] | None:
         """Return the state last saved, or None at the start."""
-        ...
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         """Take an epoch's metrics and, from rank 0 at a checkpoint, the state; called by every worker."""
-        ...
 
     def should_checkpoint(self) -> bool:
         """Return whether the state should be saved within an epoch, such as before the process ends."""
-        ...
 
     def save(self, state: dict[str, Any]) -> None:
         """Take the state within an epoch, or between the last one and its evaluation, from rank 0."""
-        ...
 
 
 class LocalContext:
@@ -65,8 +61,8 @@ class LocalContext:
 class LoggingContext(LocalContext):
     """A single process that passes every epoch's metrics on; a signal ends it with its state saved.
 
-    While entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved, such as during
-    the last evaluation, it ends the run at once, and so does a second signal.
+    While `signals` is entered, SIGINT or SIGTERM makes the training loop save after its step. If nothing is unsaved,
+    such as during the last evaluation, it ends the run at once, and so does a second signal.
 
     Args:
         folder: of the checkpoints; None: none are written.
@@ -80,14 +76,7 @@ class LoggingContext(LocalContext):
         super().__init__(folder)
         self.loggers = loggers
         self._signal, self._unsaved = 0, False
-        self._handler = SignalHandler(self._handle)
-
-    def __enter__(self) -> "LoggingContext":
-        self._handler.__enter__()
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._handler.__exit__()
+        self.signals = SignalHandler(self._handle)
 
     def _handle(self, number: int, first: bool) -> None:
         self._signal = number

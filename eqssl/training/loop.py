@@ -35,7 +35,7 @@ from eqssl.methods import find_method
 from eqssl.methods.base import Method
 from eqssl.models.encoder import Encoder
 from eqssl.models.model import Losses, Model
-from eqssl.models.reconstruction import Inputs, attention_maps, view_ablation
+from eqssl.models.reconstruction import attention_maps, own_and_other, view_ablation
 from eqssl.random import permutation
 from eqssl.training.context import Context, LocalContext
 from eqssl.training.fsdp import full_model_state_dict, full_state_dict, load_full_state_dict, parallelize_model
@@ -48,7 +48,7 @@ SHOWN_PAIRS, SHOWN_SIDE = 4, 96  # of `attention`: pairs of views, and the most 
 # Under --recon.gradient-share: steps between changes of the weight, and the exponent of a change.
 ADAPT_EVERY, ADAPT_RATE = 10, 0.3
 # Attributes of `Run` in its state.
-PROGRESS = ("epoch", "step", "totals", "train_s", "weight", "unevaluated", "metrics", "autocast")
+PROGRESS = ("epoch", "step", "totals", "train_s", "unevaluated", "metrics", "autocast")
 
 
 @dataclass(frozen=True)
@@ -95,16 +95,11 @@ def train(config: RunConfig, context: Context | None = None, dataset: Dataset | 
         due = run.epoch % config.train.checkpoint_every == 0 or run.is_last
         context.report(metrics, run.state_dict() if due else None)
     model = run.full_model()
-    reconstructions, attention = run.reconstructions(model), run.attention(model)
+    reconstructions, attention = run.pictures(model)
     encoder, method = model.encoder.cpu().eval(), model.method.cpu().eval()
-    encoder.provenance = provenance(config, run.dataset)
+    data = {"name": run.dataset.name, "digest": run.dataset.digest}
+    encoder.provenance = {"options": flatten(config), "data": data, "environment": environment()}
     return Result(encoder, method, run.metrics, run.epoch, reconstructions, attention, run.predictions)
-
-
-def provenance(config: RunConfig, dataset: Dataset) -> dict[str, Any]:
-    """Return the origin of an encoder: options, data, versions of packages and the commit."""
-    data = {"name": dataset.name, "digest": dataset.digest}
-    return {"options": flatten(config), "data": data, "environment": environment()}
 
 
 class Run:
@@ -140,15 +135,6 @@ class Run:
     @property
     def is_last(self) -> bool:
         return self.epoch >= self.config.train.epochs
-
-    @property
-    def weight(self) -> float:
-        """Weight of the reconstruction, `--recon.weight` unless `--recon.gradient-share` adapts it."""
-        return self.model.weight
-
-    @weight.setter
-    def weight(self, value: float) -> None:
-        self.model.weight = value
 
     def next_epoch(self) -> dict[str, float]:
         """Train the rest of the epoch (nothing if `train.epochs` is 0) and return its metrics, evaluated if due."""
@@ -206,8 +192,8 @@ class Run:
         inv, equi = losses.representation.std(0).tensor_split([self.model.encoder.dim_inv])
         metrics |= {f"train_std/{part}": float(std.mean()) for part, std in (("inv", inv), ("equi", equi)) if len(std)}
         if self.model.reconstruction is not None:
-            metrics["recon_share/loss"] = self.weight * recon / (abs(ssl) + self.weight * recon)
-            metrics["recon/weight"] = self.weight
+            metrics["recon/weight"] = weight = self.model.weight
+            metrics["recon_share/loss"] = weight * recon / (abs(ssl) + weight * recon)
         if self.measures_gradient_share:
             metrics["recon_share/gradient"] = float(norms[1] / norms.sum().clamp(min=1e-30))
         return metrics
@@ -232,7 +218,7 @@ class Run:
         """Return the norms of the encoder's gradient of the SSL loss and of the weighted reconstruction, (2,)."""
         parameters = [p for p in self.model.encoder.parameters() if p.requires_grad]
         norms = torch.zeros(2)
-        for i, term in enumerate((losses.ssl, self.weight * losses.recon)):
+        for i, term in enumerate((losses.ssl, self.model.weight * losses.recon)):
             if term.requires_grad:
                 grads = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
                 flat = torch.cat([grad.flatten() for grad in grads if grad is not None])
@@ -250,7 +236,7 @@ class Run:
         ssl, recon = norms.tolist()
         if math.isfinite(ssl + recon) and ssl > 0 and recon > 0:
             change = share / (1 - share) * ssl / recon
-            self.weight *= change if first else change**ADAPT_RATE
+            self.model.weight *= change if first else change**ADAPT_RATE
 
     def _should_checkpoint(self) -> bool:
         due = self.context.rank == 0 and self.context.should_checkpoint()
@@ -274,6 +260,7 @@ class Run:
             "data": self.dataset.digest,
             "threads": torch.get_num_threads(),
             **{name: getattr(self, name) for name in PROGRESS},
+            "weight": self.model.weight,
             **(parts or {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
@@ -298,6 +285,7 @@ class Run:
         torch.set_num_threads(state["threads"])  # another number would round sums differently
         for name in PROGRESS:
             setattr(self, name, state[name])
+        self.model.weight = state["weight"]
         self.totals = self.totals.to(self.device)
         if self.config.train.fsdp:
             load_full_state_dict(self.model, self.optimizer, state)
@@ -330,15 +318,16 @@ class Run:
             model.encoder, self.dataset, config=config, device=self.device, predictions=self.predictions
         )  # fmt: skip
         if model.reconstruction is not None:
-            _, inputs = self._held_out(model, config.split, ABLATION_IMAGES)
-            metrics |= view_ablation(model.reconstruction, *inputs)
+            batch, inputs = self._held_out(model, config.split, ABLATION_IMAGES)
+            if len(batch.first) > 1:
+                metrics |= view_ablation(model.reconstruction, *inputs)
         metrics["parameters"] = float(sum(p.numel() for p in model.parameters() if p.requires_grad))
         metrics["requires_transform"] = float(model.method.requires_transform)
         return metrics | {"evaluate_s": time.perf_counter() - start}
 
     @torch.no_grad()
-    def _held_out(self, model: Model, name: str, count: int) -> tuple[Batch, Inputs]:
-        """Return a batch of a held-out split and the inputs of the reconstruction branch for it."""
+    def _held_out(self, model: Model, name: str, count: int) -> tuple[Batch, tuple[Tensor, Tensor, Tensor]]:
+        """Return a batch of a held-out split, and own tokens, others and targets of the reconstruction for it."""
         model.eval()
         split = getattr(self.dataset, name)
         objects = one_image_per_object(split)  # often stored class by class: a sample of all
@@ -349,28 +338,26 @@ class Run:
         return batch, model.reconstruction_inputs(tokens, batch)
 
     @torch.no_grad()
-    def reconstructions(self, model: Model) -> Tensor | None:
-        """Return held-out images as in `Result.reconstructions`."""
-        if model.reconstruction is None:
-            return None
-        batch, inputs = self._held_out(model, self.config.evaluate.split, SHOWN_IMAGES)
-        image, target = (x[-len(batch.first) :] for x in model.reconstruction(*inputs))
-        mean, std = model.encoder.mean, model.encoder.std
-        rows = torch.stack([batch.first, target * std + mean, image * std + mean])
-        return to_uint8(rows)
-
-    def attention(self, model: Model) -> dict[str, NDArray[Any]] | None:
-        """Return attention maps and swapped reconstructions of held-out pairs as in `Result.attention`."""
-        if model.reconstruction is None or not model.reconstruction.has_maps:
-            return None
-        batch, inputs = self._held_out(model, self.config.evaluate.split, SHOWN_PAIRS)
-        encoder, side = model.encoder, min(SHOWN_SIDE, batch.first.shape[-1])
-        views = encoder.standardise(batch.first), encoder.standardise(batch.second)
-        maps = attention_maps(model.reconstruction, *inputs, views)
-        found = {"attention": np.array(self.config.recon.attention), "positions": maps.pop("positions").numpy()}
+    def pictures(self, model: Model) -> tuple[Tensor | None, dict[str, NDArray[Any]] | None]:
+        """Return `reconstructions` and `attention` of a `Result`, of the same held-out pairs."""
+        branch, encoder, recon = model.reconstruction, model.encoder, self.config.recon
+        if branch is None:
+            return None, None
+        batch, (own, other, target) = self._held_out(model, self.config.evaluate.split, SHOWN_IMAGES)
+        count, mean, std = len(batch.first), encoder.mean, encoder.std
+        rows = [batch.first, target[-count:] * std + mean, branch(own, other)[-count:] * std + mean]
+        images = to_uint8(torch.stack(rows))
+        if not branch.has_maps:
+            return images, None
+        first, second = (encoder.standardise(view) for view in (batch.first, batch.second))
+        views = own_and_other(recon.view, first, second, batch.pick_second)
+        given = (x[-count:][:SHOWN_PAIRS] for x in (own, other, target, *views))
+        maps, side = attention_maps(branch, *given), min(SHOWN_SIDE, encoder.image_size)
+        found = {"attention": np.array(recon.attention), "positions": maps.pop("positions").numpy()}
         found["weights"] = maps.pop("weights").cpu().numpy().astype(np.float16)
-        images = {name: F.adaptive_avg_pool2d(image * encoder.std + encoder.mean, side) for name, image in maps.items()}
-        return found | {name: to_uint8(image).numpy() for name, image in images.items()}
+        for name, image in maps.items():
+            found[name] = to_uint8(F.adaptive_avg_pool2d(image * std + mean, side)).numpy()
+        return images, found
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -380,9 +367,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 def one_image_per_object(split: Split) -> Tensor:
     """Return the index of one image per object, int64, so that no two of them show the same object."""
-    if split.objects is None:
-        return torch.arange(len(split))
-    return torch.from_numpy(np.unique(split.objects.numpy(), return_index=True)[1])
+    return torch.from_numpy(np.unique(split.units.numpy(), return_index=True)[1])
 
 
 def check_fits(config: RunConfig, dataset: Dataset, world_size: int) -> None:

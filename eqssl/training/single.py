@@ -58,7 +58,7 @@ def train(
             loggers.append(lambda metrics: print(epoch_line(metrics, config.train.epochs), flush=True))
         context = LoggingContext(folder / "checkpoint" if folder else None, *loggers)
         if handle_signals:
-            stack.enter_context(context)
+            stack.enter_context(context.signals)
         result = loop.train(config, context, dataset)
     if folder:
         write_json(folder / "metrics.json", finite(result.metrics))

@@ -43,9 +43,9 @@ def test_a_subject_against_itself_is_one_and_against_its_half_two(clock):
     one, two = partial(clock.sleep, 0.02), partial(clock.sleep, 0.04)
     seconds = interleave({"one": one, "again": one, "two": two}, 0.8)
     assert {len(s) for s in seconds.values()} == {len(seconds["one"])} and len(seconds["one"]) >= MIN_ROUNDS
-    same = row("test", "one", seconds["one"], "again", seconds["again"])
-    slower = row("test", "two", seconds["two"], "one", seconds["one"])
-    faster = row("test", "one", seconds["one"], "two", seconds["two"], count=20, unit="things/s")
+    same = row("one", seconds["one"], "again", seconds["again"])
+    slower = row("two", seconds["two"], "one", seconds["one"])
+    faster = row("one", seconds["one"], "two", seconds["two"], count=20, unit="things/s")
     assert same.ratio == pytest.approx(1)
     assert slower.ratio == pytest.approx(2)
     assert faster.ratio == pytest.approx(2)
@@ -54,18 +54,18 @@ def test_a_subject_against_itself_is_one_and_against_its_half_two(clock):
 
 def test_time_and_rate_of_known_seconds():
     seconds = np.array([0.1, 0.2, 0.3])
-    assert row("test", "it", seconds).value == pytest.approx(200)
-    assert row("test", "it", seconds, count=4, unit="images/s").value == pytest.approx(20)
+    assert row("it", seconds).value == pytest.approx(200)
+    assert row("it", seconds, count=4, unit="images/s").value == pytest.approx(20)
     assert timed(lambda: time.sleep(0.02)) == pytest.approx(0.02, abs=0.02)
     assert scale.exponent([1, 2, 4], np.array([3, 12, 48])) == pytest.approx(2)
 
 
 def test_an_aim_is_met_or_missed():
     seconds = np.array([1.0, 1.0, 1.0])
-    made = partial(row, "test", "it", 1.2 * seconds, "that", seconds)
+    made = partial(row, "it", 1.2 * seconds, "that", seconds)
     assert "≤ 1.1: missed" in made(at_most=1.1).cells() and "≤ 1.3: met" in made(at_most=1.3).cells()
     assert "≥ 1.1: met" in made(at_least=1.1).cells() and "≥ 1.3: missed" in made(at_least=1.3).cells()
-    assert made().cells()[7] == Row(part="test", name="skipped").cells()[7] == ""
+    assert made().cells()[7] == Row(name="skipped").cells()[7] == ""
 
 
 def test_the_help_lists_every_part_with_its_time(capsys):
@@ -114,7 +114,7 @@ def test_a_slower_part_is_seen_in_its_own_row_forward_and_backward(clock):
     timed_steps = TimedSteps(TINY.run("resnet_tiny", recon=1.0))
     model = timed_steps.run.model
     decode, loss = model.reconstruction.forward, model.method.forward
-    model.reconstruction.forward = lambda first, *others: decode((Slow.apply(first[0]), first[1]), *others)
+    model.reconstruction.forward = lambda own, other: decode(Slow.apply(own), other)
     model.method.forward = lambda first, *others: Slow.apply(loss(first, *others))
     timed_steps.step()
     model.reconstruction.forward = decode
@@ -234,7 +234,7 @@ def test_an_ended_study_is_resumed_summarised_and_reported():
 def test_the_rows_of_scale_hold_exponents_and_an_extrapolated_memory(monkeypatch):
     ended = {"seconds": {"report": [(2.0, 1.0), (8.0, 4.0)]}, "peak_mb": 750.0}
     running = {"last_mb": 300.0, "mb_per_trial": 0.1, "dropped": 0}
-    monkeypatch.setattr(scale, "_in_own_process", lambda function, *_: ended if function == "ended" else running)
+    monkeypatch.setattr(scale, "_in_own_process", lambda function, *_: ended if function is scale.ended else running)
     seconds, k, peak, memory, dropped = scale.measure(Options(study_trials=(100, 400), simulated=(200, 10)))
     assert (seconds.value, seconds.ratio, k.value) == (8.0, pytest.approx(8 / 60), pytest.approx(1.0))
     assert peak.ratio == 0.5 and memory.value == pytest.approx(300 + 0.1 * 9800) and dropped.value == 0
@@ -242,5 +242,5 @@ def test_the_rows_of_scale_hold_exponents_and_an_extrapolated_memory(monkeypatch
 
 @pytest.mark.slow  # 40 s
 def test_a_simulated_study_leaves_little_in_memory_and_nothing_untracked():
-    found = scale._in_own_process("simulated", *TINY.simulated)
+    found = scale._in_own_process(scale.simulated, *TINY.simulated)
     assert 0 < found["mb_per_trial"] < 1 and found["dropped"] == 0

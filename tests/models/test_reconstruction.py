@@ -19,11 +19,9 @@ from eqssl.models.reconstruction import (
     N_INTERMEDIATE,
     WITH_MAPS,
     Reconstruction,
-    assign,
     attention_maps,
     blend,
-    cross_attention,
-    pooled_query,
+    own_and_other,
     positions,
     view_ablation,
 )
@@ -52,6 +50,18 @@ def inputs(batch=6, dim=8):
     return equi, pixels, torch.arange(batch) % 2 == 0
 
 
+def assign(view, equi, pixels, pick):
+    """Return own and other tokens and the target of a view, as the model chooses them."""
+    target = pixels[view] if view in pixels else own_and_other(view, pixels["first"], pixels["second"], pick)[0]
+    return *own_and_other(view, *equi, pick), target
+
+
+def reconstruct(made, equi, pixels, pick):
+    """Return the branch's reconstruction and its target."""
+    own, other, target = assign(made.config.view, equi, pixels, pick)
+    return made(own, other), target
+
+
 def branch(dim=8, **options):
     torch.manual_seed(0)
     return Reconstruction(ReconConfig(**options), dim, (4, 4), 1, 16)
@@ -62,7 +72,7 @@ def test_attention_is_the_softmax_of_scaled_products_and_has_no_parameters():
     q, k = query.numpy(), source.numpy()
     scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(8))
     expected = scores / scores.sum(-1, keepdims=True) @ k
-    np.testing.assert_allclose(cross_attention(query, source).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(blend(query, source, "target-queries").numpy(), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize("attention", TWO_VIEWS)
@@ -80,11 +90,11 @@ def test_auto_encoding_never_sees_the_other_view():
     (first, second), *rest = inputs()
     equi = first.requires_grad_(), second.requires_grad_()
     made = branch(view="second", attention="autoencode")
-    image, target = made(equi, *rest)
+    image, target = reconstruct(made, equi, *rest)
     (image - target).square().mean().backward()
     assert first.grad is None or not first.grad.any()
     assert second.grad.any()
-    assert view_ablation(made, equi, *rest)["recon/use_other"] == 0
+    assert view_ablation(made, *assign("second", equi, *rest))["recon/use_other"] == 0
 
 
 def test_pooled_query_is_its_formula():
@@ -98,7 +108,7 @@ def test_pooled_query_is_its_formula():
     k = 2 * places.numpy() + normalised(other.numpy())
     scores = np.exp(q @ k.transpose(0, 2, 1) / np.sqrt(8))
     expected = scores / scores.sum(-1, keepdims=True) @ other.numpy()
-    np.testing.assert_allclose(pooled_query(own, other, places).numpy(), expected, rtol=1e-10)
+    np.testing.assert_allclose(blend(own, other, "pooled-query", places).numpy(), expected, rtol=1e-10)
 
 
 def test_positions_are_sines_and_cosines_of_row_and_column():
@@ -116,16 +126,18 @@ def test_positions_are_sines_and_cosines_of_row_and_column():
 def test_pooled_query_takes_one_vector_of_the_target_and_the_content_of_the_other_view():
     own, other, places = tokens(0), tokens(1), positions((4, 4), 8)
     shuffled = own[:, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
-    torch.testing.assert_close(pooled_query(shuffled, other, places), pooled_query(own, other, places))
+    torch.testing.assert_close(
+        blend(shuffled, other, "pooled-query", places), blend(own, other, "pooled-query", places)
+    )
     constant = torch.ones_like(other)
-    torch.testing.assert_close(pooled_query(own, constant, places), constant)
+    torch.testing.assert_close(blend(own, constant, "pooled-query", places), constant)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
 def test_the_query_passes_its_share_of_the_gradient(share):
     own, other, places = tokens(0).requires_grad_(), tokens(1).requires_grad_(), positions((4, 4), 8)
-    whole = torch.autograd.grad(pooled_query(own, other, places).square().sum(), (own, other))
-    part = torch.autograd.grad(pooled_query(own, other, places, share).square().sum(), (own, other))
+    whole = torch.autograd.grad(blend(own, other, "pooled-query", places).square().sum(), (own, other))
+    part = torch.autograd.grad(blend(own, other, "pooled-query", places, share).square().sum(), (own, other))
     torch.testing.assert_close(part[0], share * whole[0])
     torch.testing.assert_close(part[1], whole[1])
 
@@ -138,33 +150,23 @@ def test_target_queries_take_content_from_the_other_view_alone():
     assert not torch.allclose(blend(own, other, "residual"), blend(own, other, "target-queries"))
 
 
-def test_every_view_has_its_target_and_its_tokens():
-    equi, pixels, pick = inputs()
-    views = pixels["first"], pixels["second"]
-    expected = {**pixels, "both": torch.cat(views), "intermediate": pixels["intermediate"]}
-    for view in get_args(ReconView):
-        if view != "random":
-            assert torch.equal(assign(view, equi, pixels, pick)[2], expected[view])
-    own, other, target = assign("random", equi, pixels, pick)
-    for i, second in enumerate(pick):
-        assert torch.equal(target[i], views[int(second)][i])
-        assert torch.equal(own[i], equi[int(second)][i]) and torch.equal(other[i], equi[1 - int(second)][i])
-
-
 @pytest.mark.parametrize("view", get_args(ReconView))
-def test_a_model_standardises_the_images_that_the_target_is_made_of_and_no_other(view):
+def test_every_view_has_its_standardised_target_and_its_tokens(view):
     model, batch = make_model("none"), make_batch("none")
     batch = batch._replace(intermediate=torch.cat([batch.second] * N_INTERMEDIATE) / 2)
     model.reconstruction = branch(view=view)
-    tokens = torch.zeros(16, 16, model.encoder.dim)
-    _, pixels, pick = model.reconstruction_inputs(tokens, batch)
-    own = {"both": ("first", "second"), "random": ("first", "second"), "intermediate": ("intermediate",)}.get(
-        view, (view,)
-    )
-    assert tuple(pixels) == own
-    for name, standardised in pixels.items():
-        assert torch.equal(standardised, (getattr(batch, name) - 0.5) / 0.3)
-    assert pick is batch.pick_second
+    both = torch.rand(16, 16, model.encoder.dim)
+    own, other, target = model.reconstruction_inputs(both, batch)
+    equi, views = both[..., model.encoder.dim_inv :].chunk(2), (batch.first, batch.second)
+    expected = {"both": torch.cat(views), "random": target * 0.3 + 0.5}
+    torch.testing.assert_close(target, (expected.get(view, getattr(batch, view, None)) - 0.5) / 0.3)
+    for i in range(8):
+        second = int({"random": batch.pick_second[i], "first": False, "clean": False}.get(view, True))
+        assert torch.equal(own[-8:][i], equi[second][i]) and torch.equal(other[-8:][i], equi[1 - second][i])
+        if view == "random":
+            assert torch.equal(target[i], (views[second][i] - 0.5) / 0.3)
+    if view == "both":
+        assert torch.equal(own[:8], equi[0]) and torch.equal(other[:8], equi[1])
 
 
 @pytest.mark.parametrize("view", get_args(ReconView))
@@ -172,7 +174,7 @@ def test_a_model_standardises_the_images_that_the_target_is_made_of_and_no_other
 def test_the_branch_learns_from_every_pairing(view, attention, kind):
     equi, *rest = inputs(dim=32)
     equi = tuple(e.requires_grad_() for e in equi)
-    image, target = branch(dim=32, view=view, attention=attention, tokens=kind)(equi, *rest)
+    image, target = reconstruct(branch(dim=32, view=view, attention=attention, tokens=kind), equi, *rest)
     assert image.shape == target.shape
     (image - target).square().mean().backward()
     assert all(e.grad.abs().sum() > 0 for e in equi)
@@ -191,13 +193,13 @@ def test_few_tokens_are_refused_with_the_way_out():
 
 
 def test_parts_of_the_vector_know_nothing_of_places_and_both_views_reach_them():
-    (own, other), *rest = inputs(dim=32)
+    own, other = inputs(dim=32)[0]
     made = branch(dim=32, view="first", tokens="vector", attention="target-queries")
-    image = made((own, other), *rest)[0]
+    image = made(own, other)
     shuffled = own[:, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
-    torch.testing.assert_close(made((shuffled, other), *rest)[0], image)
-    assert not torch.allclose(made((own.roll(1, 0), other), *rest)[0], image)
-    assert not torch.allclose(made((own, other.roll(1, 0)), *rest)[0], image)
+    torch.testing.assert_close(made(shuffled, other), image)
+    assert not torch.allclose(made(own.roll(1, 0), other), image)
+    assert not torch.allclose(made(own, other.roll(1, 0)), image)
 
 
 def test_a_vector_that_cannot_be_cut_is_refused():
@@ -215,7 +217,7 @@ def learn(made, equi, pixels, pick, steps):
     optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     for _ in range(steps):
         optimizer.zero_grad()
-        image, wanted = made(equi, pixels, pick)
+        image, wanted = reconstruct(made, equi, pixels, pick)
         (image - wanted).square().mean().backward()
         optimizer.step()
 
@@ -237,7 +239,7 @@ def test_what_takes_both_views_is_lost_when_the_features_of_either_are_shuffled(
     }
     made = branch(dim, view=view, attention=attention, tokens=kind)
     learn(made, equi, pixels, pick, steps)
-    use = view_ablation(made, equi, pixels, pick)
+    use = view_ablation(made, *assign(view, equi, pixels, pick))
     assert use["recon/error"] < 0.3
     assert use["recon/use_target"] > 0.2 and use["recon/use_other"] > 0.2
 
@@ -253,10 +255,10 @@ def leaked(view, attention, kind, dim, steps=60, batch=16):
     optimizer = torch.optim.Adam(made.parameters(), 3e-3)
     for seed in range(1, steps + 1):
         optimizer.zero_grad()
-        image, wanted = made(*images(seed, batch))
+        image, wanted = reconstruct(made, *images(seed, batch))
         (image - wanted).square().mean().backward()
         optimizer.step()
-    use = view_ablation(made, *images(0, 256))
+    use = view_ablation(made, *assign(view, *images(0, 256)))
     return use["recon/error"], use["recon/use_target"]
 
 
@@ -282,8 +284,8 @@ def test_use_of_a_view_is_zero_where_its_features_are_the_same_for_all_images(sa
     equi[same] = equi[same][:1].expand(32, -1, -1)
     pixels = dict.fromkeys(("first", "second"), level(equi[1 - same]))
     made = branch(view="second", attention="concat")
-    learn(made, tuple(equi), pixels, pick, steps=100)
-    use = view_ablation(made, tuple(equi), pixels, pick)
+    learn(made, equi, pixels, pick, steps=100)
+    use = view_ablation(made, *assign("second", equi, pixels, pick))
     names = ["recon/use_other", "recon/use_target"]  # the first view is the other one where the second is the target
     assert use["recon/error"] < 0.5
     assert use[names[same]] == pytest.approx(0, abs=1e-6)
@@ -306,7 +308,7 @@ def test_a_short_training_comes_to_use_the_target_and_the_other_view(tmp_path):
 def test_use_of_views_is_not_measured_on_a_single_image_or_images_all_alike(count):
     equi, _, pick = inputs(count)
     pixels = dict.fromkeys(("first", "second"), torch.full((count, *level(equi[0]).shape[1:]), 0.5))
-    assert view_ablation(branch(view="second"), equi, pixels, pick) == {}
+    assert view_ablation(branch(view="second"), *assign("second", equi, pixels, pick)) == {}
 
 
 @pytest.mark.parametrize("attention", WITH_MAPS)
@@ -325,10 +327,13 @@ def test_attention_weights_average_the_tokens_to_the_input_of_the_decoder(attent
 def test_maps_are_of_the_shown_positions_views_and_objects(view, attention):
     equi, pixels, pick = inputs()
     made, views = branch(view=view, attention=attention), (pixels["first"], pixels["second"])
-    maps = attention_maps(made, equi, pixels, pick, views)
+    own, other, target = assign(view, equi, pixels, pick)
+    shown = (x[-6:] for x in own_and_other(view, *views, pick))
+    maps = attention_maps(made, own[-6:], other[-6:], target, *shown)
     assert maps["positions"].tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    image, target = (x[-6:] for x in made(equi, pixels, pick))
-    assert torch.equal(maps["reconstruction"], image) and torch.equal(maps["target"], target)
+    image = made(own, other)[-6:]
+    torch.testing.assert_close(maps["reconstruction"], image)
+    assert torch.equal(maps["target"], target[-6:])
     second = {"random": pick, "first": ~pick & pick, "clean": ~pick & pick}.get(view, pick | ~pick)
     for i, of_second in enumerate(second.int().tolist()):
         own, other = equi[of_second][i : i + 1], equi[1 - of_second][i : i + 1]
@@ -342,14 +347,14 @@ def test_maps_are_of_the_shown_positions_views_and_objects(view, attention):
             "target": (equi[before][[i - 1]], other),
             "other": (own, equi[1 - before][[i - 1]]),
         }.items():
-            torch.testing.assert_close(maps[f"swapped_{name}"][[i]], made.decode(*swapped)[-1:])
+            torch.testing.assert_close(maps[f"swapped_{name}"][[i]], made(*swapped)[-1:])
             assert (maps[f"swapped_{name}"][i] - image[i]).abs().max() > 1e-4
 
 
 def test_an_object_swapped_with_itself_is_reconstructed_as_before():
-    (first, second), pixels, pick = inputs()
+    (first, second), pixels, _ = inputs()
     alike = second[:1].expand_as(second)  # of the targets; the other views differ
-    maps = attention_maps(branch(), (first, alike), pixels, pick, (pixels["first"], pixels["second"]))
+    maps = attention_maps(branch(), alike, first, pixels["second"], pixels["second"], pixels["first"])
     assert torch.equal(maps["swapped_target"], maps["reconstruction"])
     assert not torch.allclose(maps["swapped_other"], maps["reconstruction"])
 

@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 import torch
 
-from eqssl.config import RunConfig, from_dict, replace
+from eqssl.config import RunConfig, replace
 from eqssl.training import checkpoint
 from eqssl.training.loop import train
 from tests.head import kill_session, session
@@ -151,7 +151,7 @@ def test_every_trial_is_there_once_and_as_if_never_interrupted(story):
 def flat_options() -> set[str]:
     from eqssl.config import flatten
 
-    return set(flatten(from_dict(RunConfig, {})))
+    return set(flatten(RunConfig()))
 
 
 def test_mlflow_has_every_trial_once_with_increasing_steps(story):

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from eqssl.config import RunConfig, from_dict, replace
+from eqssl.config import RunConfig, replace
 from eqssl.files import write_json
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
@@ -110,7 +110,7 @@ def test_options_that_do_not_vary_are_tags_of_the_parent_and_in_its_configuratio
     assert parent.data.tags["train.epochs"] == "10"
     assert not {"data.cache", "data.path", "recon.weight"} & parent.data.tags.keys()  # unset, or varied
     path = MlflowClient(uri).download_artifacts(parent.info.run_id, "config.yaml", str(tmp_path))
-    assert from_dict(RunConfig, yaml.safe_load(Path(path).read_text())) == BASE
+    assert yaml.safe_load(Path(path).read_text()) == dataclasses.asdict(BASE)
 
 
 def test_a_stopped_study_may_choose_another_configuration_when_it_goes_on(uri, tmp_path):

@@ -167,10 +167,11 @@ def test_a_run_reports_losses_and_evaluation_and_returns_the_encoder():
 def test_attention_maps_are_of_the_first_pairs_of_the_reconstructions_and_small(side, monkeypatch):
     monkeypatch.setattr("eqssl.training.loop.SHOWN_SIDE", side)
     run = Run(configuration(), LocalContext(), toy())
-    maps, images = run.attention(run.model), run.reconstructions(run.model)[:, :4]
+    images, maps = run.pictures(run.model)
     assert maps["attention"] == "pooled-query" and maps["weights"].dtype == np.float16
     np.testing.assert_allclose(maps["weights"].astype(float).sum((2, 3)), np.ones((4, 4)), atol=5e-3)
-    small = torch.nn.functional.adaptive_avg_pool2d(images.double().flatten(1, 2), min(side, 32)).numpy()[:, :, None]
+    shown = images[:, :4].double().flatten(1, 2)
+    small = torch.nn.functional.adaptive_avg_pool2d(shown, min(side, 32)).numpy()[:, :, None]
     for name, expected in zip(("other", "target", "reconstruction"), small, strict=True):
         assert maps[name].dtype == np.uint8
         np.testing.assert_allclose(maps[name].astype(float), expected, atol=1.01)
@@ -180,7 +181,7 @@ def test_attention_maps_are_of_the_first_pairs_of_the_reconstructions_and_small(
 @pytest.mark.parametrize("values", [{"recon.weight": 0.0}, {"recon.attention": "autoencode"}])
 def test_without_an_attention_between_the_views_there_are_no_maps(values):
     run = Run(configuration(**values), LocalContext(), toy())
-    assert run.attention(run.model) is None
+    assert run.pictures(run.model)[1] is None
 
 
 def test_zero_epochs_evaluate_the_untrained_encoder():
@@ -333,7 +334,7 @@ def test_use_of_views_is_measured_on_images_from_the_whole_split(monkeypatch):
     monkeypatch.setattr(Views, "batch", record)
     while not run.is_last:
         run.next_epoch()
-    run.reconstructions(run.model)
+    run.pictures(run.model)
     assert len(seen) == 2 and seen[0].tolist() == seen[1].tolist()
     assert len(seen[0].unique()) == 8 and val.labels[seen[0]].bincount(minlength=4).max() <= 4 < len(seen[0])
     assert len(val.labels[seen[0]].unique()) >= 3
