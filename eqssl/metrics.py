@@ -4,6 +4,7 @@ Tables, the choice, tracking, the report and the options read a metric's propert
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -66,8 +67,48 @@ class Metric:
         return 1 if self.direction == "maximize" else -1
 
 
-METRICS: dict[str, Metric] = {}
-_STORED: set[str] = set()  # names of metrics that were registered by another process, see `register_stored`
+FULL: dict[str, Any] = {"needs": ("factors",), "level": "full"}
+MAIN: dict[str, Any] = {"in_main_table": True, "is_compared": True}
+METRICS = {metric.name: metric for metric in (
+    Metric(name="knn", label="kNN", needs=("labels",), is_accuracy=True, **MAIN),
+    Metric(name="linear", label="linear", needs=("labels",), is_accuracy=True, **MAIN),
+    Metric(name="r2_mean", label="R² mean", needs=("factors",), **MAIN),
+    Metric(name="r2", label="R² per factor", needs=("factors",), per_factor=True, is_compared=True),
+    Metric(name="pose_deg", label="pose error (degrees)", direction="minimize", needs=("pose",)),
+    Metric(name="geodesic_deg", label="angle error (degrees)", direction="minimize", needs=("factors",)),
+    Metric(name="mlp_geodesic_deg", label="angle error, MLP (degrees)", direction="minimize", **FULL),
+    Metric(name="auroc", label="AUROC per factor", needs=("binary factors",), per_factor=True, is_compared=True),
+    Metric(name="mlp_r2_mean", label="R² mean (MLP)", **FULL, **MAIN),
+    Metric(name="mlp_r2", label="R² per factor, MLP", **FULL, per_factor=True, is_compared=True),
+    Metric(name="extrapolation_r2", label="R² outside the fitted range", **FULL, per_factor=True),
+    Metric(name="extrapolation_r2_mean", label="R² mean outside the fitted range", **FULL),
+    Metric(name="extrapolation_geodesic_deg", label="angle error outside the fitted range (degrees)",
+           direction="minimize", **FULL),
+    Metric(name="equivariance", label="equivariance", **FULL, per_factor=True, **MAIN),
+    Metric(name="equivariance_raw", label="equivariance, unwhitened features", **FULL),
+    Metric(name="invariance", label="invariance", **FULL),
+    Metric(name="inv/invariance", label="invariance (inv)", **FULL, **MAIN),
+    Metric(name="hit1", label="retrieval, hit at 1", **FULL),
+    Metric(name="dense/r2", label="dense R²", needs=("masks",), level="full", is_compared=True),
+    Metric(name="std", label="standard deviation, mean of features"),
+    Metric(name="std_min", label="standard deviation, smallest"),
+    Metric(name="spread", label="spread"),
+    Metric(name="rank", label="effective rank"),
+    *(Metric(name=name, label=name, direction="minimize", level="train") for name in ("loss", "ssl", "recon")),
+    *(Metric(name=name, label=name, level="cost") for name in ("epoch", "lr", "parameters")),
+    Metric(name="requires_transform", label="conditioned on the transform", level="cost"),
+    # In results stored before its renaming:
+    Metric(name="sees_theta", label="conditioned on the transform (former name)", level="cost"),
+    *(Metric(name=name, label=name, direction="minimize", level="cost") for name in ("train_s", "evaluate_s")),
+    Metric(name="recon/error", label="reconstruction error", direction="minimize", level="train"),
+    Metric(name="recon/use_target", label="use of the target view", level="train"),
+    Metric(name="recon/use_other", label="use of the other view", level="train"),
+    Metric(name="recon/weight", label="weight of the reconstruction", level="cost"),
+    Metric(name="recon_share/loss", label="share of the loss", level="cost"),
+    Metric(name="recon_share/gradient", label="share of the gradient", level="cost"),
+    *(Metric(name=f"train_std/{p}", label=f"standard deviation in training ({p})", level="train") for p in PARTS),
+)}  # fmt: skip
+_COMPUTED = frozenset(METRICS)  # by the protocol or the training
 
 
 def register_metric(metric: Metric) -> None:
@@ -76,8 +117,7 @@ def register_metric(metric: Metric) -> None:
     Raises:
         ValueError: for a function with the name of a metric that the protocol or the training computes.
     """
-    computed = metric.name in METRICS and METRICS[metric.name].fn is None and metric.name not in _STORED
-    if metric.fn is not None and computed:
+    if metric.fn is not None and metric.name in _COMPUTED:
         raise ValueError(f"metric {metric.name} is computed without fn; allowed with fn: another name")
     METRICS[metric.name] = metric
 
@@ -94,13 +134,11 @@ def stored_properties(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for name in names:
-        try:
+        with suppress(KeyError):
             metric = find_metric(name)
-        except KeyError:
-            continue
-        kept = [f for f in fields(Metric) if f.name not in ("name", "fn")]
-        values = {f.name: getattr(metric, f.name) for f in kept if getattr(metric, f.name) != f.default}
-        found[metric.name] = {"direction": metric.direction} | values
+            kept = [f for f in fields(Metric) if f.name not in ("name", "fn")]
+            values = {f.name: getattr(metric, f.name) for f in kept if getattr(metric, f.name) != f.default}
+            found[metric.name] = {"direction": metric.direction} | values
     return found
 
 
@@ -112,7 +150,6 @@ def register_stored(properties: Mapping[str, Mapping[str, Any]]) -> None:
             known: dict[str, Any] = {key: of for key, of in values.items() if key in allowed}
             known["needs"] = tuple(known.get("needs", ()))
             register_metric(Metric(name=name, **known))
-            _STORED.add(name)
 
 
 def part_of(name: str) -> str | None:
@@ -169,86 +206,3 @@ def label_of(name: str) -> str:
     if metric is None:
         return name
     return f"{metric.label} ({part})" if part else metric.label
-
-
-for _metric in (
-    Metric(name="knn", label="kNN", needs=("labels",), is_accuracy=True, in_main_table=True, is_compared=True),
-    Metric(name="linear", label="linear", needs=("labels",), is_accuracy=True, in_main_table=True, is_compared=True),
-    Metric(name="r2_mean", label="R² mean", needs=("factors",), in_main_table=True, is_compared=True),
-    Metric(name="r2", label="R² per factor", needs=("factors",), per_factor=True, is_compared=True),
-    Metric(name="pose_deg", label="pose error (degrees)", direction="minimize", needs=("pose",)),
-    Metric(name="geodesic_deg", label="angle error (degrees)", direction="minimize", needs=("factors",)),
-    Metric(
-        name="mlp_geodesic_deg",
-        label="angle error, MLP (degrees)",
-        direction="minimize",
-        needs=("factors",),
-        level="full",
-    ),
-    Metric(name="auroc", label="AUROC per factor", needs=("binary factors",), per_factor=True, is_compared=True),
-    Metric(
-        name="mlp_r2_mean",
-        label="R² mean (MLP)",
-        needs=("factors",),
-        level="full",
-        in_main_table=True,
-        is_compared=True,
-    ),
-    Metric(
-        name="mlp_r2", label="R² per factor, MLP", needs=("factors",), level="full", per_factor=True, is_compared=True
-    ),
-    Metric(
-        name="extrapolation_r2", label="R² outside the fitted range", needs=("factors",), level="full", per_factor=True
-    ),
-    Metric(name="extrapolation_r2_mean", label="R² mean outside the fitted range", needs=("factors",), level="full"),
-    Metric(
-        name="extrapolation_geodesic_deg",
-        label="angle error outside the fitted range (degrees)",
-        direction="minimize",
-        needs=("factors",),
-        level="full",
-    ),
-    Metric(
-        name="equivariance",
-        label="equivariance",
-        needs=("factors",),
-        level="full",
-        per_factor=True,
-        in_main_table=True,
-        is_compared=True,
-    ),
-    Metric(name="equivariance_raw", label="equivariance, unwhitened features", needs=("factors",), level="full"),
-    Metric(name="invariance", label="invariance", needs=("factors",), level="full"),
-    Metric(
-        name="inv/invariance",
-        label="invariance (inv)",
-        needs=("factors",),
-        level="full",
-        in_main_table=True,
-        is_compared=True,
-    ),
-    Metric(name="hit1", label="retrieval, hit at 1", needs=("factors",), level="full"),
-    Metric(name="dense/r2", label="dense R²", needs=("masks",), level="full", is_compared=True),
-    Metric(name="std", label="standard deviation, mean of features"),
-    Metric(name="std_min", label="standard deviation, smallest"),
-    Metric(name="spread", label="spread"),
-    Metric(name="rank", label="effective rank"),
-    *(Metric(name=name, label=name, direction="minimize", level="train") for name in ("loss", "ssl", "recon")),
-    *(Metric(name=name, label=name, level="cost") for name in ("epoch", "lr", "parameters")),
-    Metric(name="requires_transform", label="conditioned on the transform", level="cost"),
-    Metric(
-        name="sees_theta", label="conditioned on the transform (former name)", level="cost"
-    ),  # in results stored before its renaming
-    *(Metric(name=name, label=name, direction="minimize", level="cost") for name in ("train_s", "evaluate_s")),
-    Metric(name="recon/error", label="reconstruction error", direction="minimize", level="train"),
-    Metric(name="recon/use_target", label="use of the target view", level="train"),
-    Metric(name="recon/use_other", label="use of the other view", level="train"),
-    Metric(name="recon/weight", label="weight of the reconstruction", level="cost"),
-    Metric(name="recon_share/loss", label="share of the loss", level="cost"),
-    Metric(name="recon_share/gradient", label="share of the gradient", level="cost"),
-    *(
-        Metric(name=f"train_std/{part}", label=f"standard deviation in training ({part})", level="train")
-        for part in PARTS
-    ),
-):
-    register_metric(_metric)

@@ -43,14 +43,21 @@ def augself_predictions(encoder: nn.Module, dataset: Dataset, config: EvaluateCo
     with frozen(encoder):
         train = _encode(encoder, dataset, dataset.train, config.train_images)
         eval_pairs = _encode(encoder, dataset, getattr(dataset, config.split), config.images)
-    mean, agrees = train.target.mean(0).expand_as(eval_pairs.target), train.transform[FLIP].mean() > 0.5
-    constant = factor_predictions("constant_r2", eval_pairs.ids, eval_pairs.targets, mean)
-    constant += _flip_predictions("constant_accuracy", eval_pairs, agrees.expand(len(mean)))
-    predictions = [dataclasses.replace(prediction, protocol=PROTOCOL) for prediction in constant]
+    mean, agree = train.target.mean(0).expand_as(eval_pairs.target), train.transform[FLIP]
+    predictions = factor_predictions("constant_r2", eval_pairs.ids, eval_pairs.targets, mean)
+    predictions += _flip_predictions("constant_accuracy", eval_pairs, (agree.mean() > 0.5).expand(len(mean)))
     for part, channels in parts(encoder, eval_pairs.first.shape[1]).items():
-        found = _probe(train.part(channels), eval_pairs.part(channels))
-        predictions += [dataclasses.replace(prediction, protocol=PROTOCOL, part=part) for prediction in found]
-    return predictions
+        train_part, eval_part = train.part(channels), eval_pairs.part(channels)
+        by_ridge = linear_predict(train_part.inputs, agree[:, 0].long(), eval_part.inputs)
+        by_mlp = mlp_predict(train_part.inputs, agree, eval_part.inputs, objects=train.objects)[:, 0] > 0.5
+        found = [
+            *ridge_predictions("r2", train_part, eval_part),
+            *_flip_predictions("accuracy", eval_part, by_ridge),
+            *mlp_predictions("mlp_r2", train_part, eval_part),
+            *_flip_predictions("mlp_accuracy", eval_part, by_mlp),
+        ]
+        predictions += [dataclasses.replace(prediction, part=part) for prediction in found]
+    return [dataclasses.replace(prediction, protocol=PROTOCOL) for prediction in predictions]
 
 
 def differences(first: Params, second: Params, channels: int, image_size: int) -> dict[str, Tensor]:
@@ -94,18 +101,6 @@ def _encode(encoder: nn.Module, dataset: Dataset, split: Split, count: int) -> P
     transform = differences(one, two, dataset.channels, dataset.image_size)
     targets = {name: value for name, value in transform.items() if name != FLIP}
     return Pairs(first=first, second=second, targets=targets, transform=transform, ids=ids, objects=objects)
-
-
-def _probe(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
-    """Return the predictions of both heads."""
-    inputs, eval_inputs, agree = train.inputs, eval_pairs.inputs, train.transform[FLIP]
-    by_mlp = mlp_predict(inputs, agree, eval_inputs, objects=train.objects)[:, 0] > 0.5
-    return [
-        *ridge_predictions("r2", train, eval_pairs),
-        *_flip_predictions("accuracy", eval_pairs, linear_predict(inputs, agree[:, 0].long(), eval_inputs)),
-        *mlp_predictions("mlp_r2", train, eval_pairs),
-        *_flip_predictions("mlp_accuracy", eval_pairs, by_mlp),
-    ]
 
 
 def _flip_predictions(metric: str, pairs: Pairs, agree: Tensor) -> list[Prediction]:

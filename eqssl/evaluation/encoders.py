@@ -16,7 +16,7 @@ GRID = (4, 4)  # of the default encoder at the default size
 
 
 class ReferenceRow(nn.Module):
-    """An encoder without weights.
+    """An encoder without weights, whose tokens are the features of patches.
 
     Args:
         grid: rows and columns of the token map.
@@ -25,10 +25,6 @@ class ReferenceRow(nn.Module):
     def __init__(self, grid: tuple[int, int] = GRID):
         super().__init__()
         self.grid = grid
-
-
-class Pixels(ReferenceRow):
-    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour)."""
 
     def tokens(self, images: Tensor) -> Tensor:
         """Return the features of each patch of a grid, (B, T, D), row by row; resampled to divide the image equally."""
@@ -39,6 +35,10 @@ class Pixels(ReferenceRow):
         patches = images.unfold(2, sides[0], sides[0]).unfold(3, sides[1], sides[1])  # (B, C, rows, columns, h, w)
         return self(patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)).unflatten(0, (len(images), -1))
 
+
+class Pixels(ReferenceRow):
+    """Pixels as features: averaged over 2x2 until at most 1024 values are left (32x32 grey, 16x16 in colour)."""
+
     def forward(self, images: Tensor) -> Tensor:
         while images[0].numel() > MAX_VALUES:
             images = F.avg_pool2d(images, 2)
@@ -47,10 +47,6 @@ class Pixels(ReferenceRow):
 
 class Constant(ReferenceRow):
     """One feature that is the same for every image: the floor of every metric."""
-
-    def tokens(self, images: Tensor) -> Tensor:
-        """Return tokens (B, T, 1), all 0."""
-        return torch.zeros(len(images), self.grid[0] * self.grid[1], 1, device=images.device)
 
     def forward(self, images: Tensor) -> Tensor:
         return torch.zeros(len(images), 1, device=images.device)

@@ -4,14 +4,13 @@ N pairs, T views, D features, k components of theta, m outputs.
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from eqssl.evaluation.features import EncodedViews, Pairs
 from eqssl.evaluation.predictions import ALL, Prediction, varying
-from eqssl.evaluation.probes import BLOCK, Ridge, fit_ridge, moments
+from eqssl.evaluation.probes import BLOCK, fit_ridge, moments
 from eqssl.evaluation.transforms import SEED
 from eqssl.random import permutation
 
@@ -20,22 +19,12 @@ SHARE = 0.99  # share of the variance that the whitened components keep, if 64 s
 RESOLUTION = 1e-13  # share of the squared features below which a variance is only float32 rounding
 COLLINEAR = 1e-3  # standard deviation below which a standardised component of theta follows from the previous ones
 INVARIANCE_VIEWS = 16
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A linear map of features to components: mean and basis, float64 (D,) and (D, up to 64)."""
-
-    mean: Tensor
-    basis: Tensor
-
-    def __call__(self, features: Tensor) -> Tensor:
-        """Return float64 (N, up to 64) of features (N, D)."""
-        return torch.cat([(block.double() - self.mean) @ self.basis for block in features.split(BLOCK)])
+Projection = Callable[[Tensor], Tensor]
+Predictor = Callable[[Tensor, Tensor], Tensor]
 
 
 def principal_components(features: Tensor, whiten: bool = False) -> Projection:
-    """Return the projection of features (N, D) to their first 64 principal components.
+    """Return the projection to the first 64 principal components of features (N, D): (n, D) -> float64 (n, up to 64).
 
     Args:
         whiten: keep only as many components as cover 99 % of the variance and scale them to variance 1, so that metrics
@@ -49,55 +38,34 @@ def principal_components(features: Tensor, whiten: bool = False) -> Projection:
     if whiten:
         count = int((spectrum.cumsum(0) < SHARE * products.trace()).sum()) + 1
         basis = (basis / (spectrum / len(features)).sqrt())[:, :count]
-    return Projection(mean, basis)
+    return lambda shown: torch.cat([(block.double() - mean) @ basis for block in shown.split(BLOCK)])
 
 
-@dataclass(frozen=True)
-class EquivariancePredictor:
-    """A ridge regression from [z1, theta, z1 x theta] to z2, or to its whitened components.
-
-    Args:
-        reduce: projection of z1 to its principal components.
-        theta_mean, theta_std: float64 (k,), of the training pairs; the deviation is infinite where theta does not vary.
-        chosen: int64 (up to k,), indices of the components of theta that do not follow from others.
-        ridge: the regression.
-    """
-
-    reduce: Projection
-    theta_mean: Tensor
-    theta_std: Tensor
-    chosen: Tensor
-    ridge: Ridge
-
-    def predict(self, first: Tensor, theta: Tensor) -> Tensor:
-        """Return float64 (N, m) from z1 (N, D) and theta (N, k)."""
-        theta = ((theta.double() - self.theta_mean) / self.theta_std)[:, self.chosen]
-        return self.ridge.predict(_inputs(self.reduce(first), theta))
-
-
-def fit_equivariance(
-    first: Tensor, theta: Tensor, target: Tensor, reduce: Projection | None = None
-) -> EquivariancePredictor:
-    """Return the regression fitted on training pairs.
+def fit_equivariance(first: Tensor, theta: Tensor, target: Tensor, reduce: Projection | None = None) -> Predictor:
+    """Return the ridge regression from [z1, theta, z1 x theta] to z2, or to its whitened components.
 
     Args:
-        first: (N, D).
+        first: (N, D), z1 of training pairs.
         theta: (N, k); a component that does not vary, or follows from those before it, is left out.
         target: (N, m), z2 or its whitened components.
-        reduce: principal components of `first`; default: they are computed.
+        reduce: projection of z1 to its principal components; default: to those of `first`.
+
+    Returns:
+        The prediction float64 (n, m) for z1 (n, D) and theta (n, k).
     """
     reduce = reduce or principal_components(first)
-    theta = theta.double()
-    mean, std = theta.mean(0), torch.where(varying(theta), theta.std(0), torch.inf)
-    theta = (theta - mean) / std
+    wide = theta.double()
+    mean, std = wide.mean(0), torch.where(varying(wide), wide.std(0), torch.inf)
     # A turntable's matrix repeats cosine and sine; repeated inputs cost time and add nothing.
-    spread = torch.linalg.qr(theta)[1].diagonal().abs() / len(theta) ** 0.5
+    spread = torch.linalg.qr((wide - mean) / std)[1].diagonal().abs() / len(theta) ** 0.5
     chosen = (spread > COLLINEAR).nonzero()[:, 0]
-    return EquivariancePredictor(reduce, mean, std, chosen, fit_ridge(_inputs(reduce(first), theta[:, chosen]), target))
 
+    def inputs(first: Tensor, theta: Tensor) -> Tensor:
+        z, theta = reduce(first), ((theta.double() - mean) / std)[:, chosen]
+        return torch.cat([z, theta, (z[:, :, None] * theta[:, None, :]).flatten(1)], dim=1)
 
-def _inputs(z: Tensor, theta: Tensor) -> Tensor:
-    return torch.cat([z, theta, (z[:, :, None] * theta[:, None, :]).flatten(1)], dim=1)
+    ridge = fit_ridge(inputs(first, theta), target)
+    return lambda first, theta: ridge.predict(inputs(first, theta))
 
 
 def geometry_predictions(views: EncodedViews) -> list[Prediction]:
@@ -117,7 +85,7 @@ def geometry_predictions(views: EncodedViews) -> list[Prediction]:
     predictions += _gains("equivariance_raw", views, reduce, Tensor.double, {ALL: factors})[0]
     ids = bank.ids.unique_consecutive()
     shape = len(ids), len(bank.ids) // len(ids), -1  # images, views, features
-    predicted, true = predictor.predict(bank.first, bank.theta), whiten(bank.second)
+    predicted, true = predictor(bank.first, bank.theta), whiten(bank.second)
     nearest = torch.cdist(predicted.view(shape), true.view(shape)).argmin(2).float()
     index = torch.arange(nearest.shape[1]).expand_as(nearest).float()
     total, within = variances(bank.second.view(shape)[:, :INVARIANCE_VIEWS])
@@ -129,12 +97,8 @@ def geometry_predictions(views: EncodedViews) -> list[Prediction]:
 
 
 def _gains(
-    metric: str,
-    views: EncodedViews,
-    reduce: Projection,
-    project: Callable[[Tensor], Tensor],
-    shuffled: Mapping[str, Collection[str]],
-) -> tuple[list[Prediction], EquivariancePredictor]:
+    metric: str, views: EncodedViews, reduce: Projection, project: Projection, shuffled: Mapping[str, Collection[str]]
+) -> tuple[list[Prediction], Predictor]:
     """Return the share of the variance of eval z2 that theta explains beyond z1, pair by pair.
 
     Args:
@@ -149,15 +113,15 @@ def _gains(
         For each name, each pair's contribution to the total variance of the target, and its errors by two ridges, one
         fitted with the shuffled and one with the true theta; the difference is the gain. Also the latter ridge.
     """
-    train, eval_pairs = views.train, views.eval
+    train, eval_pairs, target = views.train, views.eval, project(views.train.second)
     blocks = torch.arange(len(eval_pairs.second)).split(BLOCK)
 
-    def errors(factors: Collection[str]) -> tuple[Tensor, EquivariancePredictor]:
+    def errors(factors: Collection[str]) -> tuple[Tensor, Predictor]:
         """Return the squared errors (N,) of a ridge that is fitted with these factors shuffled, and the ridge."""
-        predictor = fit_equivariance(train.first, _shuffled(train, factors), project(train.second), reduce)
+        predictor = fit_equivariance(train.first, _shuffled(train, factors), target, reduce)
         theta, squared = _shuffled(eval_pairs, factors), []
         for rows in blocks:
-            predicted = predictor.predict(eval_pairs.first[rows], theta[rows])
+            predicted = predictor(eval_pairs.first[rows], theta[rows])
             squared.append((project(eval_pairs.second[rows]) - predicted).square().sum(1))
         return torch.cat(squared), predictor
 

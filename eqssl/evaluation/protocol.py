@@ -17,10 +17,10 @@ from eqssl.data.dataset import Dataset
 from eqssl.data.pairs import HUES
 from eqssl.data.rotation import nearest_rotation
 from eqssl.evaluation import probes
-from eqssl.evaluation.dense import TokenMaps, dense_predictions
+from eqssl.evaluation.dense import dense_predictions
 from eqssl.evaluation.equivariance import geometry_predictions
-from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts, subset
-from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, PART, Prediction, factor_predictions, metrics_of, prefix
+from eqssl.evaluation.features import EncodedViews, Pairs, encode_views, frozen, parts
+from eqssl.evaluation.predictions import ALL, MIN_EXAMPLES, Prediction, factor_predictions, metrics_of, prefix
 from eqssl.metrics import METRICS, Need
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,9 @@ def evaluate(
     with frozen(encoder):
         views = encode_views(encoder, dataset, config)
         channels_of_parts = parts(encoder, views.eval.first.shape[1])
-        dense = _of_tokens(encoder, dataset, config, channels_of_parts) if config.level == "full" else []
+        has_masks = dataset.train.masks is not None and getattr(dataset, config.split).masks is not None
+        is_dense = config.level == "full" and has_masks
+        dense = dense_predictions(encoder, dataset, config, channels_of_parts) if is_dense else []
     if (count := len(views.eval.first)) < MIN_EXAMPLES:
         logger.warning(
             "%s: accuracies are of %d images of %s, and metrics that need %d or more are left out",
@@ -73,33 +75,13 @@ def evaluate(
         of_part = views.part(channels)
         found = _predictions(of_part, config.level)
         others = collapse_metrics(of_part.eval.first) if len(of_part.eval.first) >= MIN_EXAMPLES else {}
-        others |= registered_metrics(
-            of_part, config.level, is_split=len(channels_of_parts) > 1, has_masks=_has_masks(dataset, config)
-        )
+        others |= registered_metrics(of_part, config.level, len(channels_of_parts) > 1, has_masks)
         found = [dataclasses.replace(prediction, part=part) for prediction in found]
         found += [prediction for prediction in dense if prediction.part == part]
         metrics |= metrics_of(found) | {prefix(part=part) + name: value for name, value in others.items()}
         if predictions is not None:
             predictions += found
     return metrics
-
-
-def _has_masks(dataset: Dataset, config: EvaluateConfig) -> bool:
-    return dataset.train.masks is not None and getattr(dataset, config.split).masks is not None
-
-
-def _of_tokens(
-    encoder: nn.Module, dataset: Dataset, config: EvaluateConfig, channels_of_parts: Mapping[str, slice]
-) -> list[Prediction]:
-    """Return the predictions of the dense probe; empty without masks, or for an encoder without a token map."""
-    grid = getattr(encoder, "grid", None)
-    if grid is None or not hasattr(encoder, "tokens") or not _has_masks(dataset, config):
-        return []
-    train, eval_split = dataset.train, getattr(dataset, config.split)
-    fitted = TokenMaps(encoder, grid, train, subset(train, config.train_images))
-    scored = TokenMaps(encoder, grid, eval_split, subset(eval_split, config.images))
-    # All channels of a token, which may be more than the features, as for large images of the row `pixels`.
-    return dense_predictions(fitted, scored, {**channels_of_parts, PART: slice(None)})
 
 
 def _predictions(views: EncodedViews, level: str) -> list[Prediction]:

@@ -2,16 +2,15 @@
 
 Heads and metrics are those of the reference code, but they are fitted on features of the frozen encoder, computed once
 in inference mode, and on pairs from a stored seed; the reference code keeps the encoder in training mode and draws new
-pairs. Retrieval needs a predictor of z2 from z1 and the relative quaternion. Most methods have none, so
-an `EquivariancePredictor` is fitted after training, the same for all: `posthoc_`. SIE and EquiMod are trained with a
-predictor of projected embeddings; its metrics, the published ones, are reported too: `own_`.
+pairs. Retrieval needs a predictor of z2 from z1 and the relative quaternion. Most methods have none, so one is fitted
+after training, the same for all (`fit_equivariance`): `posthoc_`. SIE and EquiMod are trained with a predictor of
+projected embeddings; its metrics, the published ones, are reported too: `own_`.
 
 N pairs, M objects with T views, E dimensions of features or embeddings. Similarity is cosine.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -63,14 +62,24 @@ def threediebench_predictions(
     predictions = factor_predictions("constant_r2", eval_pairs.ids, eval_pairs.targets, mean)
     for part, channels in parts(encoder, eval_pairs.first.shape[1]).items():
         train_part, eval_part = train.part(channels), eval_pairs.part(channels)
-        ridge = fit_equivariance(train_part.first, train_part.targets[ROTATION], train_part.second)
-        found = _probe(train_part, eval_part)
-        found += _retrieval("posthoc", train_bank.part(channels), eval_bank.part(channels), ridge.predict)
+        predict = fit_equivariance(train_part.first, train_part.targets[ROTATION], train_part.second)
+        found = [
+            *class_predictions("top1", train_part, eval_part, linear_predict),
+            *ridge_predictions("linear_r2", train_part, eval_part),
+            *mlp_predictions("mlp_r2", train_part, eval_part, HIDDEN),
+        ]
+        banks = [bank.part(channels) for bank in (train_bank, eval_bank)]
+        predicted = [predict(bank.first, bank.transform[ROTATION]) for bank in banks]
+        found += _retrieval("posthoc", banks, predicted, [bank.second for bank in banks])
         predictions += [dataclasses.replace(prediction, part=part) for prediction in found]
     if predictor is not None and ROTATION in predictor.factors:
+        banks, predicted = [train_bank, eval_bank], []
         with frozen(predictor):
-            found = _retrieval("own", train_bank, eval_bank, predictor.predict, predictor.embed, predictor.factors)
-        predictions += found
+            for bank in banks:
+                absent = torch.zeros(len(bank.ids), 1)  # augmentation parameters, which these views do not have
+                known = [bank.transform.get(name, absent.expand(-1, k)) for name, k in predictor.factors.items()]
+                predicted.append(predictor.predict(predictor.embed(bank.first), torch.cat(known, dim=1)))
+            predictions += _retrieval("own", banks, predicted, [predictor.embed(bank.second) for bank in banks])
     return [dataclasses.replace(prediction, protocol=PROTOCOL) for prediction in predictions]
 
 
@@ -99,39 +108,17 @@ def _encode(
     )
 
 
-def _probe(train: Pairs, eval_pairs: Pairs) -> list[Prediction]:
-    """Return the predictions of the classifier and of both regression heads."""
-    return [
-        *class_predictions("top1", train, eval_pairs, linear_predict),
-        *ridge_predictions("linear_r2", train, eval_pairs),
-        *mlp_predictions("mlp_r2", train, eval_pairs, HIDDEN),
-    ]
-
-
 def _retrieval(
-    by: str,
-    train: Pairs,
-    eval_pairs: Pairs,
-    predict: Callable[[Tensor, Tensor], Tensor],
-    embed: Callable[[Tensor], Tensor] = Tensor.float,
-    factors: Mapping[str, int] = MappingProxyType({ROTATION: 4}),
+    by: str, banks: Sequence[Pairs], all_predicted: Sequence[Tensor], all_views: Sequence[Tensor]
 ) -> list[Prediction]:
     """Return the ranks of eval views within their objects, and the poses found for predictions in three searches.
 
     Args:
         by: posthoc or own.
-        train, eval_pairs: banks of views.
-        predict: embeddings of first views (N, E) and theta (N, sum of k) -> predicted embeddings of the second.
-        embed: features (N, D) -> embeddings; default: the features.
-        factors: factor in theta -> k.
+        banks: views of train and of eval objects.
+        all_predicted, all_views: for each bank the predicted and the true embeddings of its second views, (N, E).
     """
-
-    def search(bank: Pairs) -> tuple[Tensor, Tensor]:
-        absent = torch.zeros(len(bank.ids), 1)  # augmentation parameters, which these views do not have
-        theta = torch.cat([bank.transform.get(name, absent.expand(-1, k)) for name, k in factors.items()], dim=1)
-        return predict(embed(bank.first), theta), embed(bank.second)
-
-    (predicted_train, train_views), (predicted, views) = search(train), search(eval_pairs)
+    (train, eval_pairs), (predicted_train, predicted), (train_views, views) = banks, all_predicted, all_views
     train_pose, pose = train.targets["quaternion"], eval_pairs.targets["quaternion"]
     both, both_pose = torch.cat([train_views, views]), torch.cat([train_pose, pose])
     found = {

@@ -3,7 +3,7 @@
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,11 +18,8 @@ from eqssl.report.selection import REFERENCES, Summary, bounds_of
 from eqssl.report.tables import gain_metrics
 from eqssl.study.sentence import plain_number
 
-if TYPE_CHECKING:
-    from matplotlib.typing import RcKeyType  # of matplotlib 3.10
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A6D00", "#555555")  # Okabe and Ito
-STYLE: "dict[RcKeyType, Any]" = {
+STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
     "axes.spines.right": False,
@@ -143,13 +140,8 @@ def heatmap_picture(summary: Summary) -> Picture | None:
     for axes, (title, values) in zip(grid, maps.items(), strict=True):
         drawn = axes.imshow(values, vmin=0, vmax=highest, cmap="viridis", aspect="auto")
         axes.set_title(title)
-        axes.set_xticks(
-            range(len(factors)),
-            [factor_of(metric) for metric in factors],
-            rotation=45,
-            ha="right",
-            rotation_mode="anchor",
-        )
+        names = [factor_of(metric) for metric in factors]
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
         axes.set_yticks(range(len(rows)), [c["name"] for c in rows])
         axes.set_facecolor("#eeeeee")  # shown where a configuration has no such part
         hide_frame(axes)

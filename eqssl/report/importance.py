@@ -19,6 +19,7 @@ from eqssl.report.figures import COLOURS, Picture, label_axes
 from eqssl.report.selection import Summary
 
 if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
     from sklearn.ensemble import RandomForestRegressor
 
 RESAMPLES, TREES, PERMUTATIONS = 100, 200, 10
@@ -102,6 +103,7 @@ def ped_anova(
         resamples: number of times that N configurations are drawn with replacement.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.trial import FrozenTrial, TrialState
 
     distributions = {
         option: FloatDistribution(of["low"], of["high"], log=of["log"])
@@ -109,36 +111,27 @@ def ped_anova(
         else CategoricalDistribution(of["values"])
         for option, of in space.items()
     }
-    points = [
-        {"params": dict(point), "distributions": {o: distributions[o] for o in point}, "value": float(value)}
-        for point, value in zip(params, np.asarray(values), strict=True)
-    ]
-    picked = np.random.default_rng(0).integers(0, len(points), (resamples, len(points)))
-    drawn = pd.DataFrame([_shares([points[i] for i in sample], space, maximize) for sample in picked])
+    trials = [
+        FrozenTrial(
+            number=i, trial_id=i, state=TrialState.COMPLETE, value=float(value), params=dict(point),
+            distributions={option: distributions[option] for option in point}, datetime_start=None,
+            datetime_complete=None, user_attrs={}, system_attrs={}, intermediate_values={},
+        )
+        for i, (point, value) in enumerate(zip(params, np.asarray(values), strict=True))
+    ]  # fmt: skip
+    picked = np.random.default_rng(0).integers(0, len(trials), (resamples, len(trials)))
+    drawn = pd.DataFrame([_shares([trials[i] for i in sample], space, maximize) for sample in picked])
     low, high = drawn.quantile(0.025), drawn.quantile(0.975)
-    return pd.DataFrame({"share": _shares(points, space, maximize), "low": low, "high": high})
+    return pd.DataFrame({"share": _shares(trials, space, maximize), "low": low, "high": high})
 
 
-def _shares(points: list[dict[str, Any]], space: Mapping[str, Any], maximize: bool) -> dict[str, float]:
-    """Return every option's share, 0 for all if none matters.
-
-    Args:
-        points: arguments for Optuna's trials.
-        space, maximize: as in `importances`.
-    """
+def _shares(trials: "list[FrozenTrial]", space: Mapping[str, Any], maximize: bool) -> dict[str, float]:
+    """Return every option's share of the importances that these trials show, 0 for all if none matters."""
     import optuna
     from optuna.storages import InMemoryStorage
-    from optuna.trial import FrozenTrial, TrialState
-
-    unused: dict[str, Any] = dict.fromkeys(("datetime_start", "datetime_complete"))
-    unused |= {"user_attrs": {}, "system_attrs": {}, "intermediate_values": {}}
-    trials = [
-        FrozenTrial(number=i, trial_id=i, state=TrialState.COMPLETE, **point, **unused)
-        for i, point in enumerate(points)
-    ]
 
     class Drawn(InMemoryStorage):  # the base copies every trial of every resample: most of a report's time
-        def get_all_trials(self, *arguments: Any, **named: Any) -> list[FrozenTrial]:
+        def get_all_trials(self, *arguments: Any, **named: Any) -> "list[FrozenTrial]":
             return trials
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -104,11 +104,8 @@ def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint
     shown = [searched[0], searched[(len(searched) - 1) // 2], searched[-1]] if searched else []
     if len(summary["space"]) != 1:
         shown = selection.main_rows(summary)
-    found = {}
-    for name in dict.fromkeys(shown):
-        if (images := read_arrays(_file_of(summary, folder, name, "reconstructions.npy"))) is not None:
-            found[name] = images
-    return found
+    files = {name: _file_of(summary, folder, name, "reconstructions.npy") for name in dict.fromkeys(shown)}
+    return {name: images for name, file in files.items() if (images := read_arrays(file)) is not None}
 
 
 def _file_of(summary: Summary, folder: Path, configuration: str, name: str) -> Path:

@@ -2,9 +2,8 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,8 +49,7 @@ def response_pictures(summary: Summary) -> list[Picture]:
         figure = response_figure(summary, shown, 3, (4.4, 3.5))
         pictures.append(Picture(f"response_{name}", f"Response to {option}", CURVES, figure))
     if factors := selection.members_of("r2", known):
-        titles = [factor_of(metric) or metric for metric in factors]
-        figure = response_figure(summary, factors, 4, (3.3, 2.8), titles)
+        figure = response_figure(summary, factors, 4, (3.3, 2.8), factor_of)
         pictures.append(Picture(f"factors_{name}", f"R² per factor against {option}", CURVES, figure))
     return pictures
 
@@ -61,30 +59,27 @@ def response_figure(
     metrics: Sequence[str],
     columns: int,
     size: tuple[float, float],
-    titles: Sequence[str] | None = None,
+    title_of: Callable[[str], str | None] = label_of,
 ) -> Figure:
     """Return a panel for every metric and option: curves where one option is varied at a time, else means.
 
     Args:
-        summary: content of summary.json.
-        metrics: their names.
         columns, size: as in `panel_grid`.
-        titles: titles of the metrics; default: their labels.
+        title_of: metric -> its title.
     """
     space, searched = summary["space"], selection.searched(summary)
-    title_of = dict(zip(metrics, titles or map(label_of, metrics), strict=True))
     figure, grid = panel_grid(len(metrics) * len(space), columns, size)
     handles: dict[str, Artist] = {}
     scales = defaultdict(list)  # panels to be compared by eye
     for axes, (metric, (option, values)) in zip(grid, product(metrics, space.items()), strict=True):
-        label_axes(axes, option, title=title_of[metric], log=values.get("log", False))
+        label_axes(axes, option, title=title_of(metric) or metric, log=values.get("log", False))
         known = [c for c in searched if metric in c["metrics"]]
         points = [c for c in known if option in c["params"]]
         single = "low" in values and all(len(space.keys() & c["params"].keys()) == 1 for c in points)
         if single:
             handles |= _draw_curves(axes, summary, points, option, metric)
         elif points:
-            _draw_means(axes, points, option, metric, values.get("values"), selection.choice(summary))
+            _draw_means(axes, summary, points, option, metric)
         if known:
             scales[_scale_of(metric), single].append((axes, bounds_of(known, metric)[:, 0]))
     for (_, single), shared in scales.items():
@@ -143,17 +138,10 @@ def _draw_curves(
     return handles
 
 
-def _draw_means(
-    axes: Axes,
-    points: Sequence[Configuration],
-    option: str,
-    metric: str,
-    choices: Sequence[Any] | None,
-    chosen: str | None,
-) -> None:
-    """Draw configurations, and means of those with the same choice or, without choices, of neighbours in the range."""
+def _draw_means(axes: Axes, summary: Summary, points: Sequence[Configuration], option: str, metric: str) -> None:
+    """Draw configurations, and means of those with the same choice or, in a range, of neighbours."""
     frame = pd.DataFrame({"dose": [c["params"][option] for c in points], "value": bounds_of(points, metric)[:, 0]})
-    places = frame["dose"]
+    places, choices = frame["dose"], summary["space"][option].get("values")
     if choices is None:
         bins = min(MAX_BINS, max(len(frame) // MIN_IN_BIN, min(3, len(frame) // 4), 1))
         means = group_means(frame, pd.qcut(frame["dose"].rank(method="first"), bins, labels=False))
@@ -168,7 +156,7 @@ def _draw_means(
         if sum(map(len, names)) > 24:
             axes.tick_params("x", labelrotation=20)
     axes.plot(places, frame["value"], "o", ms=3, mew=0, alpha=0.45, color=COLOURS[7])
-    ringed = [c["name"] == chosen for c in points]
+    ringed = [c["name"] == selection.choice(summary) for c in points]
     axes.plot(places[ringed], frame["value"][ringed], "o", ms=8, mfc="none", mec="black")
     style = "o" if choices else "o-"
     axes.errorbar(means["dose"], means["value"], means["half"], fmt=style, ms=5, capsize=3, color=COLOURS[0])

@@ -56,8 +56,8 @@ def gain_metrics(summary: Summary) -> list[str]:
 
 def results_table(summary: Summary) -> Table:
     """Return the study's main table: metrics, and the probability of being on the front."""
-    titles = SHOWN | _labels(main_metrics(summary))
-    titles = {metric: titles[metric] for metric in dict.fromkeys([*main_metrics(summary), *SHOWN])}
+    labels = _labels(main_metrics(summary))
+    titles = labels | {metric: title for metric, title in SHOWN.items() if metric not in labels}
     rows = [
         {"configuration": c["name"], "seeds": str(len(c["seeds"]))}
         | _numbers(c["metrics"], titles)

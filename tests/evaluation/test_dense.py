@@ -11,7 +11,7 @@ from eqssl.data import load_data, register_source
 from eqssl.data.dataset import Dataset, MemoryImages, Split
 from eqssl.data.stores import select
 from eqssl.evaluation import dense
-from eqssl.evaluation.dense import TokenMaps, dense_predictions
+from eqssl.evaluation.dense import dense_predictions
 from eqssl.evaluation.encoders import Constant, Pixels, Transferred
 from eqssl.evaluation.features import frozen
 from eqssl.evaluation.predictions import DENSE, Prediction, metrics_of, unit_contributions
@@ -36,10 +36,7 @@ def squares(start: int, count: int) -> Split:
 
 @pytest.fixture(scope="module")
 def shapes() -> Dataset:
-    return Dataset(
-        "shapes", squares(0, 600), squares(600, 300), squares(900, 300), paired=False, channels=1, image_size=SIDE,
-        num_classes=0, mean=(0.3,), std=(0.25,), digest="0" * 16,
-    )  # fmt: skip
+    return dataclasses.replace(data(squares(0, 600), squares(600, 300)), test=squares(900, 300))
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +57,17 @@ class Place(nn.Module):
         return self.tokens(images).mean(1)
 
 
+def data(train: Split, eval_split: Split, image_size: int = SIDE) -> Dataset:
+    return Dataset(
+        "shapes", train, eval_split, eval_split, paired=False, channels=1, image_size=image_size, num_classes=0,
+        mean=(0.3,), std=(0.25,), digest="0" * 16,
+    )  # fmt: skip
+
+
 def predictions(encoder: nn.Module, train: Split, eval_split: Split) -> list[Prediction]:
     """Return the predictions on all images of two splits."""
     with frozen(encoder):
-        fitted, scored = (
-            TokenMaps(encoder, encoder.grid, split, torch.arange(len(split))) for split in (train, eval_split)
-        )
-        return dense_predictions(fitted, scored, {"all": slice(None)})
+        return dense_predictions(encoder, data(train, eval_split), EvaluateConfig(), {"all": slice(None)})
 
 
 def score(encoder: nn.Module, train: Split, eval_split: Split) -> float:
@@ -129,14 +130,8 @@ def test_a_score_does_not_depend_on_the_batch_or_the_order(shapes, monkeypatch):
     assert drawn != expected and drawn > 0.999
     monkeypatch.setattr(dense, "BATCH", 7)
     assert score(Pixels(), shapes.train, shapes.val) == pytest.approx(drawn, abs=1e-7)
-    with frozen(encoder := Pixels()):
-        order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
-        fitted, scored = (
-            TokenMaps(encoder, (4, 4), shapes.train, order),
-            TokenMaps(encoder, (4, 4), shapes.val, torch.arange(300)),
-        )
-        found = metrics_of(dense_predictions(fitted, scored, {"all": slice(None)}))
-    assert found[DENSE] == pytest.approx(drawn, abs=1e-7)
+    order = torch.randperm(600, generator=torch.Generator().manual_seed(0))
+    assert score(Pixels(), select(shapes.train, order), shapes.val) == pytest.approx(drawn, abs=1e-7)
 
 
 def test_contributions_of_images_have_the_metric_as_their_mean(shapes):
@@ -206,9 +201,7 @@ def test_all_channels_of_a_token_are_read_though_the_features_are_fewer(few):
     encoder = Pixels((6, 6))
     images = torch.zeros(1, 1, 96, 96)
     assert encoder.tokens(images).shape[2] != encoder(images).shape[1]
-    with frozen(encoder):
-        fitted, scored = (TokenMaps(encoder, (6, 6), s, torch.arange(60)) for s in (large.train, large.val))
-        expected = metrics_of(dense_predictions(fitted, scored, {"all": slice(None)}))[DENSE]
+    expected = score(encoder, large.train, large.val)
     assert evaluate(encoder, large, config=FULL)[DENSE] == pytest.approx(expected, abs=1e-6)
 
 

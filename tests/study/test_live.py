@@ -8,7 +8,6 @@ import sys
 import pytest
 import torch
 
-from eqssl import metrics
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.evaluation.predictions import LABEL, Prediction, metrics_of, save_predictions
 from eqssl.files import write_json
@@ -72,7 +71,6 @@ def test_a_metric_of_ones_own_keeps_its_properties_in_a_process_that_does_not_re
     mine = Metric(
         name="mine", label="my error", direction="minimize", in_main_table=True, is_compared=True, fn=lambda views: 1.0
     )
-    monkeypatch.setattr(metrics, "_STORED", set())
     monkeypatch.setitem(METRICS, "mine", mine)  # taken away again at the end
     trials = [dataclasses.replace(r, metrics=r.metrics | {"mine": float(r.seed)}) for r in weight_records()]
     folder = write(tmp_path, STUDY, trials)
