@@ -26,9 +26,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 from torch import Tensor
 
 from eqssl.config import DataConfig
-from eqssl.data.dataset import Dataset, Split
+from eqssl.data.dataset import Dataset, Split, few
 from eqssl.data.pairs import HUES, KNOWN, find_fault
-from eqssl.data.reader import VERSION, ParquetReader, few
+from eqssl.data.reader import VERSION, ParquetReader
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
 from eqssl.files import first_answer
