@@ -22,10 +22,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, TypeVar
-
-if TYPE_CHECKING:
-    from fsspec import AbstractFileSystem
+from typing import Any, TypeVar
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +106,7 @@ def check_readable(folder: Path, option: str) -> None:
     """
     if not isinstance(folder, Path):
         with _refused(folder, option, "read"):
-            folder.fs.ls(folder.path, **_time_limit(folder.fs))
+            first_answer(partial(folder.fs.ls, folder.path))
 
 
 def make_folder(folder: Path, option: str) -> None:
@@ -141,10 +138,6 @@ def _refused(folder: Path, option: str, verb: str) -> Iterator[None]:
         raise ValueError(f"{option} is {str(folder)!r}, which cannot be {verb}: {reason}") from error
 
 
-def _time_limit(filesystem: "AbstractFileSystem") -> dict[str, float]:
-    return {"timeout": ANSWER_S} if filesystem.async_impl else {}
-
-
 def try_writing(folder: Path) -> float:
     """Write a small file into a folder, remove it, and return when it was written: s since 1970 by the storage's clock.
 
@@ -158,7 +151,7 @@ def try_writing(folder: Path) -> float:
     if isinstance(probe, Path):
         probe.write_text("?")
     else:
-        probe.fs.pipe_file(probe.path, b"?", **_time_limit(probe.fs))
+        first_answer(partial(probe.fs.pipe_file, probe.path, b"?"))
     written_s = probe.stat().st_mtime
     probe.unlink()
     return written_s
@@ -365,8 +358,7 @@ def find(folder: Path, pattern: str) -> list[Path]:
     """Return the files below a folder that match a pattern; one request lists a bucket."""
     if isinstance(folder, Path):
         return list(folder.glob(pattern))
-    names = (name.removeprefix(f"{folder.path}/") for name in _patiently(folder.fs.find, folder.path))
-    return [folder / name for name in names if PurePosixPath("/", name).match(f"/{pattern}")]
+    return [folder / name for name in sizes(folder) if PurePosixPath("/", name).match(f"/{pattern}")]
 
 
 def sizes(folder: Path) -> dict[str, int]:

@@ -36,8 +36,7 @@ def measure(options: Options) -> list[Row]:
         store = EncodedImages(pa.chunked_array([encoded]), SIZE, channels=3)
 
         def decode(indices: torch.Tensor) -> None:
-            chosen = [encoded[i] for i in indices.tolist()]
-            in_threads(_decoded, chosen, size=sum(map(len, chosen)))
+            in_threads(_decoded, [encoded[i] for i in indices.tolist()])
 
         def each_batch(take: Callable[[torch.Tensor], object]) -> None:
             for indices in torch.randperm(READ).split(BATCH):

@@ -49,11 +49,16 @@ def load_data(config: DataConfig) -> "Dataset":
         ValueError: naming the option, its value and the allowed values, for anything that cannot be loaded.
     """
     check_known("data.source", config.source, sorted(SOURCES))
+    from eqssl.data.stores import FramedImages, ResizedImages
+
     source = SOURCES[config.source]
     loader = importlib.import_module(source).load if isinstance(source, str) else source
     dataset: Dataset = loader(config)
-    if config.stored_size is not None:
-        _check_stored(dataset, config)
+    if config.stored_size is not None and not isinstance(dataset.train.images, FramedImages):
+        raise ValueError(
+            f"--data.stored-size is {config.stored_size}; allowed for --data.source {config.source}: none, since its "
+            "images are squares of --data.image-size"
+        )
     if config.pairs != "auto":
         dataset = dataclasses.replace(dataset, paired=config.pairs == "object")
     if dataset.paired and any(split.objects is None for split in dataset.splits.values()):
@@ -61,30 +66,14 @@ def load_data(config: DataConfig) -> "Dataset":
             f"--data.pairs is 'object', but {config.source} does not say which images show one object; "
             "allowed: auto, image"
         )
-    if config.image_size not in (None, dataset.image_size):
-        dataset = _resized(dataset, config.image_size)
+    if (size := config.image_size) not in (None, dataset.image_size):
+        dataset = dataset.map_splits(lambda split: dataclasses.replace(split, images=ResizedImages(split.images, size)))
+        dataset = dataclasses.replace(dataset, image_size=size)
     if config.train_images is not None:
         dataset = _reduced(dataset, config.train_images)
     dataset = _check(dataset, config.source if config.path is None else f"{config.source}, --data.path {config.path}")
     options = (dataset.digest, dataset.paired, dataset.image_size, config.train_images)
     return dataclasses.replace(dataset, digest=hashlib.sha256(repr(options).encode()).hexdigest()[:16])
-
-
-def _check_stored(dataset: "Dataset", config: DataConfig) -> None:
-    from eqssl.data.stores import FramedImages
-
-    if not isinstance(dataset.train.images, FramedImages):
-        raise ValueError(
-            f"--data.stored-size is {config.stored_size}; allowed for --data.source {config.source}: none, since its "
-            "images are squares of --data.image-size"
-        )
-
-
-def _resized(dataset: "Dataset", size: int) -> "Dataset":
-    from eqssl.data.stores import ResizedImages
-
-    resized = dataset.map_splits(lambda split: dataclasses.replace(split, images=ResizedImages(split.images, size)))
-    return dataclasses.replace(resized, image_size=size)
 
 
 def _reduced(dataset: "Dataset", count: int) -> "Dataset":
@@ -119,6 +108,7 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
     """
     import torch
 
+    from eqssl.data.dataset import few
     from eqssl.data.pairs import KNOWN, find_fault
 
     for name, split in dataset.splits.items() if dataset.paired else ():
@@ -129,7 +119,7 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
         if len(single := objects[views < 2].tolist()):
             raise ValueError(
                 f"--data.source {where}: {len(single)} of {len(objects)} objects of {name} have a single view "
-                f"({_few(single)}), and a pair is two; allowed: two or more of each, or --data.pairs image"
+                f"({few(single)}), and a pair is two; allowed: two or more of each, or --data.pairs image"
             )
     labels = {name: split.labels.unique() for name, split in dataset.splits.items() if split.labels is not None}
     if "train" in labels and len(labels) < 3:
@@ -142,10 +132,6 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
     every = torch.cat([*labels.values(), torch.empty(0, dtype=torch.int64)]).unique()
     missing = {name: every[~torch.isin(every, of_split)].tolist() for name, of_split in labels.items()}
     if any(missing.values()):
-        lacks = [f"{name} lacks {len(classes)} ({_few(classes)})" for name, classes in missing.items() if classes]
+        lacks = [f"{name} lacks {len(classes)} ({few(classes)})" for name, classes in missing.items() if classes]
         logger.warning("--data.source %s: of %d classes, %s", where, len(every), ", ".join(lacks))
     return dataset
-
-
-def _few(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:5])) + (", ..." if len(numbers) > 5 else "")

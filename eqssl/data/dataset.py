@@ -3,7 +3,7 @@
 N images, C channels, height H and width W, k components of a factor.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -143,6 +143,11 @@ class Dataset:
 
 
 Source = Callable[..., Dataset]
+
+
+def few(names: Sequence[object] | None) -> str:
+    """Return the first of some names or numbers, for messages."""
+    return "(none)" if not names else ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def to_float(pixels: Tensor) -> Tensor:

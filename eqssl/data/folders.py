@@ -25,7 +25,7 @@ from PIL import Image
 
 from eqssl.config import DataConfig
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
-from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
 from eqssl.files import ANSWER_S
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ def _write(out: Path, splits: dict[str, Iterable[Row]], classes: Sequence[str]) 
     out = out.expanduser()
     if out.exists():
         raise ValueError(f"OUT {str(out)!r} is there already")
-    with atomic(out) as temporary:
-        write_splits(temporary, splits, image_schema(classes))
+    write_splits(out, splits, image_schema(classes))
 
 
 def load(config: DataConfig) -> "Dataset":

@@ -26,9 +26,9 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystem, FileType, LocalFileSy
 from torch import Tensor
 
 from eqssl.config import DataConfig
-from eqssl.data.dataset import Dataset, Split
+from eqssl.data.dataset import Dataset, Split, few
 from eqssl.data.pairs import HUES, KNOWN, find_fault
-from eqssl.data.reader import VERSION, ParquetReader, few
+from eqssl.data.reader import VERSION, ParquetReader
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
 from eqssl.files import first_answer
@@ -172,15 +172,8 @@ def _digest(filesystem: FileSystem, files: dict[str, list[FileInfo]], config: Da
             tail = stream.read_at(min(DIGEST_BYTES, file.size), max(0, file.size - DIGEST_BYTES))
         for part in (split.encode(), file.base_name.encode(), str(file.size).encode(), head, tail):
             content.update(part + b"\0")
-    options = (
-        VERSION,
-        config.image_size,
-        config.stored_size,
-        config.image_column,
-        config.label_column,
-        config.max_bad_images,
-    )
-    return hashlib.sha256(repr((content.hexdigest(), *options)).encode()).hexdigest()[:16]
+    options = config.image_size, config.stored_size, config.image_column, config.label_column, config.max_bad_images
+    return hashlib.sha256(repr((content.hexdigest(), VERSION, *options)).encode()).hexdigest()[:16]
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -223,22 +216,26 @@ def _labels(reader: ParquetReader, table: pa.Table, stops: np.ndarray) -> tuple[
         return None, []
     starts = [0, *stops[:-1].tolist()]
     of_splits = [table[name].slice(start, stop - start) for start, stop in zip(starts, stops.tolist(), strict=True)]
-    known = [pc.fill_null(column, -1) if column.null_count == len(column) else column for column in of_splits]
-    chunks = pa.chunked_array(list(chain(*(column.chunks for column in known))), table[name].type)
+    filled = [pc.fill_null(column, 0) if column.null_count == len(column) else column for column in of_splits]
+    chunks = pa.chunked_array(list(chain(*(column.chunks for column in filled))), table[name].type)
     labels = _values(reader, pa.table({name: chunks}), name)
     for start, part in zip(starts, np.split(labels, stops[:-1]), strict=True):
         if (part < 0).any() and (part != -1).any():
             place = reader.place(start + int(part.argmin()))
             raise ValueError(f"--data.label-column {name!r} holds {part.min()}, in {place}; allowed: 0 or more")
+    unknown = np.concatenate([np.full(len(column), column.null_count == len(column)) for column in of_splits])
+    unknown |= labels < 0
+    known = labels[~unknown]
+    largest = int(known.max()) if len(known) else -1
     names = reader.feature(name).get("names") or []  # those of a ClassLabel, whose labels are already ranks
-    if names and labels.max(initial=-1) >= len(names):
+    if names and largest >= len(names):
         allowed = f"0 to {len(names) - 1}, the ranks of its {len(names)} classes"
         place = reader.place(int(labels.argmax()))
-        raise ValueError(f"--data.label-column {name!r} holds {labels.max()}, in {place}; allowed: {allowed}")
-    values = np.arange(labels.max(initial=-1) + 1) if names else np.unique(labels[labels >= 0])
+        raise ValueError(f"--data.label-column {name!r} holds {largest}, in {place}; allowed: {allowed}")
+    values = np.arange(largest + 1) if names else np.unique(known)
     if not names and len(values) and len(values) <= values[-1]:
         logger.warning("column %r: %d labels from %d to %d are numbered from 0", name, len(values), *values[[0, -1]])
-    classes = np.where(labels < 0, -1, np.searchsorted(values, labels))
+    classes = np.where(unknown, -1, np.searchsorted(values, labels))
     return torch.from_numpy(classes), [names[v] if v < len(names) else str(v) for v in values.tolist()]
 
 

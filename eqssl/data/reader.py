@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
@@ -22,9 +21,10 @@ from pyarrow.fs import FileSystem
 from torch import Tensor
 
 from eqssl.config import DataConfig
-from eqssl.data.dataset import ImageStore, MemoryImages
+from eqssl.data.dataset import ImageStore, MemoryImages, few
 from eqssl.data.stores import Decoded, EncodedImages, FramedImages, bits_of, decode, in_threads
-from eqssl.data.write import atomic, cache_folder, make_once
+from eqssl.data.write import cache_folder, make_once
+from eqssl.files import write_atomically
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
 MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
@@ -77,7 +77,9 @@ class ParquetReader:
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
             found: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
-            self.schema = pa.schema([field.with_type(_plain(field.type)) for field in found])
+            self.schema = pa.schema(
+                [of.with_type(of.type.value_type) if pa.types.is_dictionary(of.type) else of for of in found]
+            )
             self.files = list(factory.finish(self.schema).get_fragments())
             self.counts: dict[str, int] = {file.path: file.count_rows() for file in self.files}
         types = {field.name: field.type for field in self.schema}
@@ -159,7 +161,7 @@ class ParquetReader:
             images: ImageStore = pixels
         else:
             cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
-            make_once(cached, lambda: _to_file(batches, cached))
+            make_once(cached, lambda: write_atomically(cached, partial(_to_file, batches)))
             facts = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
             channels, size = pc.max(facts["channels"]).as_py(), facts["size"][0].as_py()
             images = EncodedImages(facts["image"], size, channels, self._bits(facts), self.whole)
@@ -185,10 +187,10 @@ class ParquetReader:
             bits: bits that 16-bit grey values use; None: 16, and the notes on images are reported at the end.
         """
         row, shape, notes, noted = 0, None, Counter[str](), dict[str, str]()
-        for path, cells, nbytes in self._cells():
+        for path, cells in self._cells():
             images, encoded, rows = [], [], []
             read = partial(self._read, path, bits or 16)
-            for cell, result in zip(cells, in_threads(read, cells, size=nbytes), strict=True):
+            for cell, result in zip(cells, in_threads(read, cells), strict=True):
                 if isinstance(result, Exception):
                     self._count_unreadable(row, cell, result)
                 else:
@@ -209,14 +211,13 @@ class ParquetReader:
         for note, count in notes.items() if bits is None else ():
             logger.warning("%d of %d images, such as %s: each %s", count, row, noted[note], note)
 
-    def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]], float]]:
-        """Yield a file's path, the image cells of some rows and their size in bytes, infinite if they are paths."""
+    def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """Yield a file's path and the image cells of some of its rows."""
         column = self.config.image_column
         for file in self.files:
             with _naming(file.path):
                 for batch in file.to_batches(self.schema, [column], batch_size=READ_ROWS, batch_readahead=1):
-                    cells = [c if isinstance(c, dict) else {"bytes": c} for c in batch.column(0).to_pylist()]
-                    yield file.path, cells, batch.nbytes if any(cell["bytes"] for cell in cells) else math.inf
+                    yield file.path, [c if isinstance(c, dict) else {"bytes": c} for c in batch.column(0).to_pylist()]
 
     def _read(self, path: str, bits: int, cell: dict[str, Any]) -> tuple[Decoded, bytes] | Exception:
         """Return an image, decoded and encoded, from the cell's bytes, else from the file that it names."""
@@ -252,15 +253,6 @@ class ParquetReader:
             )
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def few(names: list[str] | None) -> str:
-    """Return the first of some names, for messages."""
-    return "(none)" if not names else ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
 def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:
     """Return at most count images, and the columns of `ENCODED` except the images.
 
@@ -274,8 +266,8 @@ def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.T
             pixels = np.empty((count, channels, *images[0].pixels.shape[1:]), np.uint8)
         elif channels > pixels.shape[1]:  # only grey ones so far
             pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
-        place = pixels[start:stop]
-        in_threads(place.__setitem__, range(len(images)), [image.pixels for image in images], size=place.nbytes)
+        for place, image in zip(pixels[start:stop], images, strict=True):
+            place[:] = image.pixels
         facts.append(_facts(images, rows))
         start = stop
     return MemoryImages(torch.from_numpy(pixels[:start])), pa.Table.from_batches(facts)
@@ -286,7 +278,7 @@ def _to_file(batches: Iterator[Batch], path: Path) -> None:
 
     All of them have been decoded once by then, so that a broken one is found before training, not during it.
     """
-    with atomic(path) as temporary, pa.ipc.new_file(str(temporary), ENCODED) as writer:
+    with pa.ipc.new_file(str(path), ENCODED) as writer:
         for images, encoded, rows in batches:
             column = pa.array(encoded, ENCODED.field("image").type)
             writer.write_batch(_facts(images, rows).add_column(0, ENCODED.field("image"), column))

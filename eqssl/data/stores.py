@@ -5,15 +5,17 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from eqssl.data.dataset import ImageStore, MemoryImages, Split
@@ -25,17 +27,7 @@ STATISTICS_CHUNK = 1 << 20  # pixels per channel at a time
 DARK = 16  # levels; Pillow keeps the upper 8 bits of 16-bit colours: 0 to 15 if a camera fills only 12 bits
 GREY_MODES = ("1", "L", "LA", "La")
 GREY_BITS = (8, 10, 12, 14, 16)
-TURNS = {  # EXIF's orientation -> the transposition that makes the image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-APART_SIDE = 96  # px; measured: above it, Pillow separates the channels in half of NumPy's time
-THREADS_PAY_BYTES = 8192  # per image; measured: below it, threads only wait for the interpreter's lock
+IMAGES_AT_ONCE = 8  # in a thread, which for small images would otherwise only wait for the interpreter's lock
 
 T = TypeVar("T")
 
@@ -75,10 +67,13 @@ def decode(data: bytes, size: int | None, *, bits: int = 16, whole: bool = False
         if size is not None:
             file.draft(None, (size, size))  # lets JPEG decode at a fraction of the resolution
         # The second image of an MPO, the photo format of many phones, is a thumbnail or a depth map.
-        note = "has several frames: the first is read" if _is_animated(file) and file.format != "MPO" else ""
-        image = _turn(file)
-        side, aspect = size or min(image.size), image.width / image.height
-        image, maximum = _to_eight_bits(image, bits)
+        is_animated = getattr(file, "is_animated", False) and file.format != "MPO"
+        note = "has several frames: the first is read" if is_animated else ""
+        file.load()  # before EXIF is read: a PNG's may follow the pixels, and Pillow turns a TIFF upright itself
+        with suppress(Exception):  # broken EXIF or XMP counts as none
+            ImageOps.exif_transpose(file, in_place=True)
+        side, aspect = size or min(file.size), file.width / file.height
+        image, maximum = _to_eight_bits(file, bits)
         if image.has_transparency_data:
             image, transparent = _compose(image)
             note = "is transparent: composed over white" if transparent else note
@@ -87,26 +82,13 @@ def decode(data: bytes, size: int | None, *, bits: int = 16, whole: bool = False
         if image.size != (side, side):
             bilinear = Image.Resampling.BILINEAR
             image = image.resize((side, side), bilinear) if whole else ImageOps.fit(image, (side, side), bilinear)
-        return Decoded(_channels_first(image), maximum, aspect, note)
+        pixels = np.asarray(image).reshape(side, side, -1).transpose(2, 0, 1)
+        return Decoded(np.ascontiguousarray(pixels), maximum, aspect, note)
 
 
 def bits_of(maximum: int) -> int:
     """Return how many bits a data set's 16-bit grey values use, 8, 10, 12, 14 or 16, judged by the largest one."""
     return next(bits for bits in GREY_BITS if maximum < 1 << bits)
-
-
-def _is_animated(image: Image.Image) -> bool:
-    return getattr(image, "is_animated", False)
-
-
-def _turn(image: Image.Image) -> Image.Image:
-    """Return the image turned upright by its orientation in EXIF or XMP; broken EXIF or XMP counts as none."""
-    image.load()  # before EXIF is read: a PNG's may follow the pixels, and Pillow turns a TIFF upright itself
-    try:
-        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of many types
-        turn = None
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_eight_bits(image: Image.Image, bits: int) -> tuple[Image.Image, int]:
@@ -138,31 +120,16 @@ def _compose(image: Image.Image) -> tuple[Image.Image, bool]:
     return Image.composite(opaque, Image.new(opaque.mode, opaque.size, "white"), mask), True
 
 
-def _channels_first(image: Image.Image) -> np.ndarray:
-    """Return the pixels of a square image, uint8 (C, S, S)."""
-    side, channels = image.width, image.getbands()
-    if side < APART_SIDE:
-        return np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, len(channels)).transpose(2, 0, 1)
-    apart = b"".join(image.tobytes("raw", channel) for channel in channels)
-    return np.frombuffer(apart, np.uint8).reshape(len(channels), side, side)
-
-
 @cache
 def workers() -> ThreadPoolExecutor:
     """Return this process's threads for work that releases the interpreter's lock."""
     return ThreadPoolExecutor(os.cpu_count())
 
 
-def in_threads(function: Callable[..., T], *images: Sequence[Any], size: float) -> list[T]:
-    """Return function(image) for every image, in threads if the images are large enough for that to pay off.
-
-    Args:
-        function: takes one element of each sequence.
-        images: sequences of equal length.
-        size: bytes of all images.
-    """
-    small = size < THREADS_PAY_BYTES * len(images[0])
-    return list(map(function, *images) if small else workers().map(function, *images))
+def in_threads(function: Callable[[Any], T], images: Sequence[Any]) -> list[T]:
+    """Return function(image) for every image, some at a time in each thread."""
+    parts = [images[start : start + IMAGES_AT_ONCE] for start in range(0, len(images), IMAGES_AT_ONCE)]
+    return list(chain.from_iterable(workers().map(lambda part: list(map(function, part)), parts)))
 
 
 @dataclass(frozen=True)
@@ -190,7 +157,7 @@ class EncodedImages:
             return decode(data, self.size, bits=self.bits, whole=self.whole).pixels
 
         encoded = [self.column[i].as_buffer() for i in indices.tolist()]
-        images = in_threads(pixels, encoded, size=sum(map(len, encoded)))
+        images = in_threads(pixels, encoded)
         shape = self.channels, self.size, self.size  # a grey image is repeated over the channels
         return torch.from_numpy(np.stack([np.broadcast_to(image, shape) for image in images]))
 
@@ -217,6 +184,11 @@ def central_square(pixels: Tensor) -> Tensor:
     return pixels[..., top : top + side, left : left + side]
 
 
+def _resize(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
+    resized = F.interpolate(pixels.float(), size=shape, mode="bilinear", antialias=True)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class ResizedImages:
     """The images of a store, centre-cropped and resized to `size` px when taken."""
@@ -228,9 +200,7 @@ class ResizedImages:
         return len(self.images)
 
     def take(self, indices: Tensor) -> Tensor:
-        pixels = central_square(self.images.take(indices)).float()
-        resized = F.interpolate(pixels, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return resized.round().clamp(0, 255).to(torch.uint8)
+        return _resize(central_square(self.images.take(indices)), (self.size, self.size))
 
 
 @dataclass(frozen=True)
@@ -256,10 +226,7 @@ class FramedImages:
         for aspect in aspects.unique().tolist():
             of_aspect = aspects == aspect
             shape = round(self.size * max(1, 1 / aspect)), round(self.size * max(1, aspect))
-            resized = F.interpolate(pixels[of_aspect].float(), size=shape, mode="bilinear", antialias=True)
-            top, left = ((side - self.size) // 2 for side in shape)
-            centre = resized[..., top : top + self.size, left : left + self.size]
-            framed[of_aspect] = centre.round().clamp(0, 255).to(torch.uint8)
+            framed[of_aspect] = central_square(_resize(pixels[of_aspect], shape))
         return framed
 
 

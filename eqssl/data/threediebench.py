@@ -27,7 +27,7 @@ from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.stores import workers
-from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
 
 VERSION = 1  # increment whenever the written files change
 DEFAULT_SIZE = 256  # of the published images, px
@@ -62,14 +62,11 @@ def load(config: DataConfig) -> Dataset:
     out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
     make_once(out, lambda: _write(folder, views, splits, out))
     size = config.image_size or DEFAULT_SIZE
-    written = DataConfig(
-        path=str(out), image_size=size, stored_size=config.stored_size, max_bad_images=config.max_bad_images,
-        cache=config.cache,
-    )  # fmt: skip
+    written = dataclasses.replace(config, path=str(out), image_size=size, image_column="image", label_column="label")
     dataset = parquet.load(written)
     # The files contain absolute paths, but the same images elsewhere are the same data.
     content = hashlib.sha256(repr((views, splits, size, config.stored_size)).encode())
-    for split in (dataset.train, dataset.val, dataset.test):
+    for split in dataset.splits.values():
         for values in split.factors.values():
             content.update(values.numpy().tobytes())
     return dataclasses.replace(dataset, name="3diebench", digest=content.hexdigest()[:16])
@@ -166,5 +163,4 @@ def _write(folder: Path, views: Views, splits: dict[str, list[str]], out: Path) 
             yield from of_object
 
     schema = image_schema(synsets, {**LATENT, "quaternion": 4})
-    with atomic(out) as temporary:
-        write_splits(temporary, {split: rows(names) for split, names in splits.items()}, schema)
+    write_splits(out, {split: rows(names) for split, names in splits.items()}, schema)

@@ -1,11 +1,9 @@
 """Write images in the Parquet layout of the Hugging Face hub; a half-written data set is never visible."""
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +27,6 @@ def cache_folder(config: DataConfig) -> Path:
     except (RuntimeError, OSError) as error:
         raise ValueError(f"--data.cache is {config.cache!r}; allowed: a folder that can be made: {error}") from error
     return folder
-
-
-@contextmanager
-def atomic(target: Path) -> Iterator[Path]:
-    """Yield a temporary path for a file or a folder, beside the target, which becomes the target only at the end.
-
-    A killed process leaves no target; of two that write at once, the first to finish wins.
-
-    Args:
-        target: the file or folder to make; its parents are made.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        yield temporary
-        try:
-            os.rename(temporary, target)
-        except OSError:
-            if not target.exists():
-                raise
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
 
 
 def make_once(target: Path, make: Callable[[], None]) -> None:
@@ -92,26 +65,40 @@ def image_schema(classes: Sequence[str], factors: Mapping[str, int] | None = Non
 def write_splits(folder: Path, splits: Mapping[str, Iterable[Row]], schema: pa.Schema) -> None:
     """Write `SPLIT-00000-of-00001.parquet` and so on, in row groups and files of bounded size.
 
+    A killed process leaves no folder; of two that write at once, the first to finish wins.
+
     Args:
-        folder: to be made by this call.
+        folder: to be made by this call, with its parents.
         splits: train, val, test -> rows, read one by one.
         schema: the columns.
     """
-    folder.mkdir()
-    for split, rows in splits.items():
-        parts: list[Path] = []  # their number is known only afterwards
-        groups = _row_groups(rows, schema)
-        for group in groups:
-            parts.append(folder / f"{split}-{len(parts)}")
-            # Encoded images neither compress further nor repeat.
-            with pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False) as writer:
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+    temporary.mkdir(parents=True)
+    try:
+        for split, rows in splits.items():
+            _write_split(temporary, split, rows, schema)
+        temporary.rename(folder)
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(folder: Path, split: str, rows: Iterable[Row], schema: pa.Schema) -> None:
+    parts: list[Path] = []  # their number is known only afterwards
+    groups = _row_groups(rows, schema)
+    for group in groups:
+        parts.append(folder / f"{split}-{len(parts)}")
+        # Encoded images neither compress further nor repeat.
+        with pq.ParquetWriter(parts[-1], schema, compression="none", use_dictionary=False) as writer:
+            writer.write_table(group)
+            written = group.nbytes
+            while written < FILE_BYTES and (group := next(groups, None)) is not None:
                 writer.write_table(group)
-                written = group.nbytes
-                while written < FILE_BYTES and (group := next(groups, None)) is not None:
-                    writer.write_table(group)
-                    written += group.nbytes
-        for number, part in enumerate(parts):
-            part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
+                written += group.nbytes
+    for number, part in enumerate(parts):
+        part.rename(folder / f"{split}-{number:05d}-of-{len(parts):05d}.parquet")
 
 
 def _row_groups(rows: Iterable[Row], schema: pa.Schema) -> Iterator[pa.Table]:

@@ -405,7 +405,7 @@ def test_a_large_image_is_no_warning():
     assert run.returncode == 0 and not run.stderr
 
 
-@pytest.mark.parametrize("column", [None, pa.array([None] * 40, pa.int64()), pa.array([None] * 40)])
+@pytest.mark.parametrize("column", [None, *(pa.array([None] * 40, kind) for kind in (pa.int64(), pa.uint8(), None))])
 def test_null_labels_of_a_whole_split_are_unknown(tmp_path, write, images, caplog, column):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
     write(tmp_path / "set/test-0.parquet", images, **({} if column is None else {"label": column}))
@@ -440,6 +440,9 @@ def test_classes_in_another_order_are_refused(tmp_path, write, images):
         load_data(config(tmp_path / "set"))
     described(tmp_path / "set/test-0.parquet", ["cat", "dog"])
     assert load_data(config(tmp_path / "set")).class_names == ("cat", "dog")
+    small = pa.array([0, 1] * 20, pa.uint8())
+    described(write(tmp_path / "x.parquet", images, label=small), ["cat", "dog"])
+    assert load_data(config(tmp_path / "x.parquet")).class_names == ("cat", "dog")
 
 
 def test_a_label_without_a_name_among_names_is_refused(tmp_path, write, images):

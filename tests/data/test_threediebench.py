@@ -41,7 +41,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i, name in enumerate(names()):
         (folder / name).mkdir(parents=True)
         factors = draw_factors(0, torch.tensor([i]), VIEWS)
-        pixels = render(draw_scene(families[i % 2], 0, torch.tensor([i]), factors), SIDE)
+        pixels, _ = render(draw_scene(families[i % 2], 0, torch.tensor([i]), factors), SIDE)
         latents = torch.cat([factors[factor] for factor in SPELT], dim=1).double().numpy()
         for view in range(VIEWS):
             Image.fromarray(pixels[view].permute(1, 2, 0).numpy()).save(folder / name / f"image_{view}.jpg")

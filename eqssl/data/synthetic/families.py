@@ -8,7 +8,7 @@ from itertools import product
 
 from torch import Tensor
 
-from eqssl.data.synthetic.polytopes import Part, Solids, assemble, frustum
+from eqssl.data.synthetic.polytopes import Part, assemble, frustum
 
 DRAWS = 8  # random numbers that shape one object
 SECOND, ACCENT = 1, 2  # colours of an object in addition to its body's, 0
@@ -16,8 +16,8 @@ SECOND, ACCENT = 1, 2  # colours of an object in addition to its body's, 0
 Draw = Callable[..., list[Tensor]]
 
 
-def build(family: str, uniform: Tensor) -> Solids:
-    """Return N objects of a family.
+def build(family: str, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the planes and tones of N objects of a family, see `assemble`.
 
     Args:
         family: a name of FAMILIES.

@@ -35,19 +35,6 @@ class Part:
         return Part(self.planes * flip, self.vertices * flip[:3], self.tone)
 
 
-@dataclass(frozen=True)
-class Solids:
-    """N objects of one family.
-
-    Args:
-        planes: float32 (N, P, H, 4), half-spaces n x <= c of each part as (n, c); n = 0, c = 1 is padding.
-        tones: int64 (P,), which of the object's colours a part has.
-    """
-
-    planes: Tensor
-    tones: Tensor
-
-
 def frustum(
     low: Point,
     high: Point,
@@ -96,8 +83,13 @@ def _directions(turns: Tensor) -> Tensor:
     return torch.stack(((2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()), -1)
 
 
-def assemble(parts: list[Part]) -> Solids:
-    """Return N objects of these parts, centred on their bounding boxes and scaled to RADIUS."""
+def assemble(parts: list[Part]) -> tuple[Tensor, Tensor]:
+    """Return N objects of these parts, centred on their bounding boxes and scaled to RADIUS.
+
+    Returns:
+        planes: float32 (N, P, H, 4), half-spaces n x <= c of each part as (n, c); n = 0, c = 1 is padding.
+        tones: int64 (P,), which of the object's colours a part has.
+    """
     n, most = (max(part.planes.shape[i] for part in parts) for i in (0, 1))
     vertices = torch.cat([part.vertices.expand(n, -1, -1) for part in parts], 1)
     centre = ((vertices.amin(1) + vertices.amax(1)) / 2)[:, None]
@@ -107,4 +99,4 @@ def assemble(parts: list[Part]) -> Solids:
         offset = (part.planes[..., 3] - (part.planes[..., :3] * centre).sum(-1)) * scale[:, None]
         planes[:, i, : part.planes.shape[1], :3] = part.planes[..., :3]
         planes[:, i, : part.planes.shape[1], 3] = offset
-    return Solids(planes, torch.tensor([part.tone for part in parts]))
+    return planes, torch.tensor([part.tone for part in parts])

@@ -62,50 +62,28 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -
     return value * (1 - saturation * ramp)
 
 
-def render(scene: Scene, size: int) -> Tensor:
+def render(scene: Scene, size: int) -> tuple[Tensor, Tensor]:
     """Render a batch of scenes.
 
     Returns:
-        uint8 (B, 3, size, size), on the scene's device.
+        Images, uint8 (B, 3, size, size), and masks of the object, bool (B, size, size): the pixels of which at least
+        half of the rays hit it. Both on the scene's device.
     """
     planes = _turn(scene.planes, scene.rotation)
     camera, rays = _camera(size * SUPERSAMPLING, planes.device)
-    inverse_depth, face, on_object = _visible(planes, camera, rays)
-    points = camera[:, None] + rays / inverse_depth[:, None]
+    inverse_depth, face = _first_hit(planes, camera.expand(len(planes), 3), rays)
+    of_floor = rays[2] / (FLOOR_Z - camera[2])
+    on_object = inverse_depth > of_floor
+    points = camera[:, None] + rays / torch.maximum(inverse_depth, of_floor)[:, None]
 
     floor = torch.tensor([0.0, 0.0, 1.0, FLOOR_Z], device=planes.device).expand(len(planes), 1, 4)
     faces = torch.cat((planes.flatten(1, 2), floor), 1)
     albedo = torch.cat((scene.albedo.repeat_interleave(planes.shape[2], dim=1), scene.floor[:, None]), 1)
     face = torch.where(on_object, face, faces.shape[1] - 1)
     pixels = _shade(scene, planes, points, face, faces, albedo)
-    pixels = pixels.unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
-    return pixels.mul(255).round().to(torch.uint8)
-
-
-def render_masks(scene: Scene, size: int) -> Tensor:
-    """Return the pixels of `render` that show the object, hit by at least half of their rays: bool (B, size, size)."""
-    planes = _turn(scene.planes, scene.rotation)
-    _, _, on_object = _visible(planes, *_camera(size * SUPERSAMPLING, planes.device))
-    share = on_object.float().unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
-    return share >= 0.5
-
-
-def _visible(planes: Tensor, camera: Tensor, rays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the first hit of each ray of the camera, on the object or the floor.
-
-    Args:
-        planes: (B, P, H, 4), in the world frame.
-        camera, rays: (3,) and (3, R), see `_camera`.
-
-    Returns:
-        inverse_depth: (B, R), of the hit.
-        face: int64 (B, R), the plane of the object that the ray hits, in P x H; any where it hits the floor.
-        on_object: bool (B, R).
-    """
-    inverse_depth, face = _first_hit(planes, camera.expand(len(planes), 3), rays)
-    floor_inverse_depth = rays[2] / (FLOOR_Z - camera[2])
-    on_object = inverse_depth > floor_inverse_depth
-    return torch.maximum(inverse_depth, floor_inverse_depth), face, on_object
+    both = torch.cat((pixels, on_object[:, None].float()), 1)
+    both = both.unflatten(-1, (size, SUPERSAMPLING, size, SUPERSAMPLING)).mean((-3, -1))
+    return both[:, :3].mul(255).round().to(torch.uint8), both[:, 3] >= 0.5
 
 
 def _turn(planes: Tensor, rotation: Tensor) -> Tensor:

@@ -10,11 +10,11 @@ import dataclasses
 import hashlib
 import io
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -24,10 +24,10 @@ from eqssl.config import Classes, DataConfig, Pose
 from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
 from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
-from eqssl.data.stores import workers
+from eqssl.data.stores import EncodedImages, workers
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
-from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render, render_masks
-from eqssl.data.write import Row, atomic, cache_folder, image_schema, make_once, write_splits
+from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
 from eqssl.random import counter_uniform
 
 VERSION = 2  # increment whenever a pixel changes
@@ -38,7 +38,6 @@ SPLITS = ("train", "val", "test")
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 PROPORTIONS = ("one", "two")
 FINE_SHARE = 0.4  # of a proportion's range that each fine class uses
-OBJECTS_AT_ONCE = 96
 IMAGES_AT_ONCE = {"cpu": 2, "cuda": 256}  # few enough for the caches of a core
 
 
@@ -51,32 +50,20 @@ def load(config: DataConfig) -> Dataset:
     size, views = config.image_size or DEFAULT_SIZE, config.views_per_object
     pose, classes = config.pose or "turntable", config.classes or "fine"
     key = f"solids-v{VERSION}-{pose}-{classes}-{config.objects}x{views}-{size}px"
-    folder = cache_folder(config) / key
+    folder = cache_folder(config) / f"{key}-with-masks"
     half = math.ceil(config.objects / 2)
     counts = [config.objects, half, half]
-
-    def make() -> None:
-        rows = {split: _rows(i, counts, views, size, pose, classes) for i, split in enumerate(SPLITS)}
-        with atomic(folder) as temporary:
-            write_splits(temporary, rows, image_schema(class_names(classes), FACTORS))
-
-    make_once(folder, make)
+    rows = {split: _rows(i, counts, views, size, pose, classes) for i, split in enumerate(SPLITS)}
+    schema = image_schema(class_names(classes), FACTORS).append(pa.field("mask", pa.binary()))
+    make_once(folder, lambda: write_splits(folder, rows, schema))
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
-    splits = dataset.splits
-    for i, (name, split) in enumerate(splits.items()):
-        masks = SolidMasks(
-            folder.with_name(f"{key}-masks") / name,
-            split=i,
-            objects=counts[i],
-            views=views,
-            size=size,
-            pose=pose,
-            classes=classes,
-        )
-        splits[name] = dataclasses.replace(split, masks=masks)
+    splits = []
+    for name, split in dataset.splits.items():
+        masks = pq.read_table(sorted(folder.glob(f"{name}-*")), columns=["mask"])["mask"]
+        splits.append(dataclasses.replace(split, masks=EncodedImages(masks, size, channels=1)))
+    train, val, test = splits
     # Processors differ in the last bit of a pixel, so the digest is of the options, not of the pixels.
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    train, val, test = splits.values()
     return dataclasses.replace(dataset, name="solids", train=train, val=val, test=test, digest=digest)
 
 
@@ -153,12 +140,12 @@ def draw_scene(
         factors: those of V views of each object, as returned by `draw_factors`.
         classes: coarse or fine, which decides the proportions.
     """
-    solids = build(family, draw_shape(split, objects, classes)[1])
-    albedo = _palette(counter_uniform(SEED, split, objects, COLOUR_STREAM, 6))[:, solids.tones]
+    planes, tones = build(family, draw_shape(split, objects, classes)[1])
+    albedo = _palette(counter_uniform(SEED, split, objects, COLOUR_STREAM, 6))[:, tones]
     views = len(factors["euler"]) // len(objects)
     theta, phi = factors["light_theta"], factors["light_phi"]
     return Scene(
-        planes=solids.planes.repeat_interleave(views, 0),
+        planes=planes.repeat_interleave(views, 0),
         albedo=albedo.repeat_interleave(views, 0),
         rotation=euler_to_matrix(factors["euler"]),
         floor=hsv_to_rgb(factors["floor_hue"][:, 0], 0.6, 0.6),
@@ -178,101 +165,27 @@ def _palette(uniform: Tensor) -> Tensor:
 
 def _rows(split: int, counts: list[int], views: int, size: int, pose: Pose, classes: Classes) -> Iterator[Row]:
     """Yield the rows of a split, object by object, the families in turn."""
-    for start in range(0, counts[split], OBJECTS_AT_ONCE):
-        objects = torch.arange(start, min(start + OBJECTS_AT_ONCE, counts[split]))
-        factors = draw_factors(split, objects, views, pose)
-        columns = {
-            "label": draw_shape(split, objects, classes)[0].repeat_interleave(views),
-            "object": (objects + sum(counts[:split])).repeat_interleave(views),
-            **{name: values.squeeze(1) for name, values in factors.items()},
-        }
-        values = {name: column.tolist() for name, column in columns.items()}
-        for i, data in enumerate(_encoded_images(split, objects, factors, size, classes)):
-            yield {"image": {"bytes": data, "path": None}, **{name: column[i] for name, column in values.items()}}
-
-
-@dataclass(frozen=True)
-class SolidMasks:
-    """The masks of a split: the pixels that show the object. They are rendered on first use, then read from the cache.
-
-    Args:
-        folder: of the cache, with one file for each selection of images: uint8 (B, bytes), eight pixels in a byte.
-        split: 0, 1, 2 for train, val, test.
-        objects, views, size, pose, classes: of the split's images.
-    """
-
-    folder: Path
-    split: int
-    objects: int
-    views: int
-    size: int
-    pose: Pose
-    classes: Classes
-
-    def __len__(self) -> int:
-        return self.objects * self.views
-
-    def take(self, indices: Tensor) -> Tensor:
-        path = self.folder / f"{hashlib.sha256(indices.numpy().tobytes()).hexdigest()[:16]}.npy"
-
-        def make() -> None:
-            with atomic(path) as temporary, temporary.open("wb") as file:
-                np.save(file, self._render(indices))
-
-        try:
-            make_once(path, make)
-            packed = np.load(path)
-        except (OSError, ValueError):  # a cache that cannot be written, or a damaged file
-            packed = self._render(indices)
-        pixels = np.unpackbits(packed, axis=1, count=self.size**2)
-        return torch.from_numpy(pixels).view(-1, 1, self.size, self.size)
-
-    def _render(self, indices: Tensor) -> NDArray[np.uint8]:
-        objects, view = indices // self.views, indices % self.views
-        drawn, inverse = objects.unique(return_inverse=True)
-        factors = draw_factors(self.split, drawn, self.views, self.pose)
-        factors = {name: values[inverse * self.views + view] for name, values in factors.items()}
-        masks = torch.empty(len(indices), self.size, self.size, dtype=torch.bool)
-
-        def work(places: Tensor, scene: Scene) -> None:
-            masks[places] = render_masks(scene, self.size).cpu()
-
-        _for_scenes(work, self.split, objects, factors, self.classes)
-        return np.packbits(masks.flatten(1).numpy(), axis=1)
-
-
-def _encoded_images(
-    split: int, objects: Tensor, factors: dict[str, Tensor], size: int, classes: Classes
-) -> list[bytes]:
-    """Render the views of some objects and return them as PNG, in the order of the factors."""
-    encoded: list[bytes] = [b""] * len(factors["euler"])
-
-    def work(places: Tensor, scene: Scene) -> None:
-        for place, pixels in zip(places.tolist(), render(scene, size).cpu(), strict=True):
-            file = io.BytesIO()
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
-            encoded[place] = file.getvalue()
-
-    _for_scenes(work, split, objects, factors, classes)
-    return encoded
-
-
-def _for_scenes(
-    work: Callable[[Tensor, Scene], None], split: int, objects: Tensor, factors: dict[str, Tensor], classes: Classes
-) -> None:
-    """Call a function, in threads, for all views of some objects, a few at a time.
-
-    Args:
-        work: takes the places of views in the factors, int64 (B,), and their scenes.
-        split, objects, factors, classes: see `draw_scene`; the objects are of all families.
-    """
+    families, first = list(FAMILIES), sum(counts[:split])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    family_of_view = (objects % len(FAMILIES)).repeat_interleave(len(factors["euler"]) // len(objects))
-    parts: list[tuple[Tensor, Scene]] = []
-    for i, family in enumerate(FAMILIES):
-        places = (family_of_view == i).nonzero()[:, 0]
-        if len(places):
-            known = {name: values[places] for name, values in factors.items()}
-            scene = draw_scene(family, split, objects[objects % len(FAMILIES) == i], known, classes)
-            parts += zip(places.split(IMAGES_AT_ONCE[device]), scene.split(IMAGES_AT_ONCE[device]), strict=True)
-    list(workers().map(lambda part: work(part[0], part[1].to(device)), parts))
+
+    def of_object(number: int) -> list[Row]:
+        objects = torch.tensor([number])
+        factors = draw_factors(split, objects, views, pose)
+        scene = draw_scene(families[number % len(families)], split, objects, factors, classes).to(device)
+        images, masks = zip(*(render(part, size) for part in scene.split(IMAGES_AT_ONCE[device])), strict=True)
+        known = {"label": draw_shape(split, objects, classes)[0].item(), "object": first + number}
+        columns: dict[str, list[Any]] = {name: values.squeeze(1).tolist() for name, values in factors.items()}
+        columns["image"] = [
+            {"bytes": _png(pixels), "path": None} for pixels in torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()
+        ]
+        columns["mask"] = [_png(mask) for mask in torch.cat(masks).cpu().numpy()]
+        return [known | dict(zip(columns, view, strict=True)) for view in zip(*columns.values(), strict=True)]
+
+    for rows in workers().map(of_object, range(counts[split])):
+        yield from rows
+
+
+def _png(pixels: NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()

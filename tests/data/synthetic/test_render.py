@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
 from eqssl.data.synthetic.polytopes import RADIUS, frustum
-from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render, render_masks
+from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
 
 PALETTE = torch.tensor([[0.9, 0.8, 0.7], [0.4, 0.5, 0.6], [0.9, 0.2, 0.2]])
 
@@ -18,10 +18,10 @@ PALETTE = torch.tensor([[0.9, 0.8, 0.7], [0.4, 0.5, 0.6], [0.9, 0.2, 0.2]])
 def scene(family: str, rotation: torch.Tensor, seed: int = 0) -> Scene:
     """Return one object under one light in several poses (B, 3, 3)."""
     n = len(rotation)
-    solids = build(family, torch.rand(1, DRAWS, generator=torch.Generator().manual_seed(seed)))
+    planes, tones = build(family, torch.rand(1, DRAWS, generator=torch.Generator().manual_seed(seed)))
     return Scene(
-        planes=solids.planes.expand(n, -1, -1, -1),
-        albedo=PALETTE[solids.tones].expand(n, -1, -1),
+        planes=planes.expand(n, -1, -1, -1),
+        albedo=PALETTE[tones].expand(n, -1, -1),
         rotation=rotation,
         floor=torch.tensor([[0.6, 0.4, 0.24]]).expand(n, -1),
         lamp_direction=torch.tensor([[0.3, -0.4, 0.866]]).expand(n, -1),
@@ -43,7 +43,7 @@ def test_no_rotation_of_the_cube_maps_a_solid_to_itself(family: str):
     turns = torch.tensor(Rotation.create_group("O").as_matrix(), dtype=torch.float32)  # 24, all of 90, 120, 180 degrees
     start = torch.tensor(Rotation.from_euler("xyz", [0.4, -0.5, 0.6]).as_matrix(), dtype=torch.float32)
     for seed in range(3):
-        images = render(scene(family, start @ turns, seed), 48)
+        images, _ = render(scene(family, start @ turns, seed), 48)
         apart = difference(images[:, None], images[None])
         apart.fill_diagonal_(1)
         assert apart.min() > 0.01, f"the least difference of two poses of {family} is {apart.min():.4f} of the pixels"
@@ -53,14 +53,13 @@ def test_no_rotation_of_the_cube_maps_a_solid_to_itself(family: str):
 def test_a_small_turn_about_any_axis_shows(family: str):
     turns = Rotation.from_euler("xyz", [[0, 0, 0], [15, 0, 0], [0, 15, 0], [0, 0, 15]], degrees=True).as_matrix()
     start = Rotation.from_euler("xyz", [-0.3, 0.5, 0.2]).as_matrix()
-    images = render(scene(family, torch.tensor(turns @ start, dtype=torch.float32)), 48)
+    images, _ = render(scene(family, torch.tensor(turns @ start, dtype=torch.float32)), 48)
     assert difference(images[1:], images[:1]).min() > 0.01
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_objects_fill_the_sphere_and_are_centred(family: str):
-    solids = build(family, torch.rand(20, DRAWS))
-    for planes in solids.planes:
+    for planes in build(family, torch.rand(20, DRAWS))[0]:
         low, high, radius = [], [], 0.0
         for part in planes:
             part = part[part[:, :3].any(-1)]
@@ -101,7 +100,7 @@ def test_a_box_casts_its_shadow_away_from_the_lamp():
     lamp = torch.stack((tilt.sin() * azimuth.cos(), tilt.sin() * azimuth.sin(), tilt.cos().expand(4)), 1)
     lit = Scene(cube, torch.ones(4, 1, 3), torch.eye(3).expand(4, 3, 3), torch.ones(4, 3), lamp, torch.ones(4, 3))
     bare = replace(lit, planes=cube * torch.tensor([1, 1, 1, 1e-3]))  # the cube shrunk to nothing
-    darker = (render(bare, 64).int() - render(lit, 64).int()).sum(1).clamp(min=0).float()
+    darker = (render(bare, 64)[0].int() - render(lit, 64)[0].int()).sum(1).clamp(min=0).float()
     rows, columns = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
     row, column = ((darker * axis).sum((1, 2)) / darker.sum((1, 2)) for axis in (rows, columns))
     # The camera stands at +x and sees +y to its right: a lamp at +x throws the shadow up the image, and so on.
@@ -117,16 +116,16 @@ def test_hsv_is_that_of_the_standard_library():
 
 def test_hues_colour_floor_and_light():
     still = scene("mug", torch.eye(3)[None])
-    plain = render(still, 32).float().mean((2, 3))[0]
-    bluer = render(replace(still, floor=torch.tensor([[0.24, 0.24, 0.6]])), 32)
+    plain = render(still, 32)[0].float().mean((2, 3))[0]
+    bluer, _ = render(replace(still, floor=torch.tensor([[0.24, 0.24, 0.6]])), 32)
     assert bluer.float().mean((2, 3))[0, 2] > plain[2] + 20
 
 
 def test_images_do_not_depend_on_their_batch():
     rotation = torch.tensor(Rotation.random(5, rng=0).as_matrix(), dtype=torch.float32)
     whole = scene("crane", rotation)
-    parts = torch.cat([render(part, 32) for part in whole.split(2)])
-    assert (render(whole, 32).int() - parts.int()).abs().max() <= 1
+    parts = torch.cat([render(part, 32)[0] for part in whole.split(2)])
+    assert (render(whole, 32)[0].int() - parts.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -134,8 +133,8 @@ def test_a_mask_is_where_the_floor_s_colour_does_not_show(family: str):
     rotation = torch.tensor(Rotation.random(3, rng=0).as_matrix(), dtype=torch.float32)
     still = scene(family, rotation)
     other = replace(still, floor=torch.tensor([[0.1, 0.9, 0.9]]).expand(3, -1))
-    changed = (render(still, 32).int() - render(other, 32).int()).abs().sum(1) > 0
-    masks = render_masks(still, 32)
+    images, masks = render(still, 32)
+    changed = (images.int() - render(other, 32)[0].int()).abs().sum(1) > 0
     assert masks.shape == changed.shape and masks.dtype == torch.bool
     assert masks[~changed].all()  # all of the pixel is object
     assert changed[~masks].all()  # most of it is floor

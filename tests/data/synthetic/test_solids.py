@@ -14,7 +14,7 @@ from eqssl.data.dataset import Dataset
 from eqssl.data.pairs import absolute_factors
 from eqssl.data.stores import select
 from eqssl.data.synthetic.families import FAMILIES
-from eqssl.data.synthetic.render import render, render_masks
+from eqssl.data.synthetic.render import render
 from eqssl.data.synthetic.solids import class_names, draw_factors, draw_scene, draw_shape
 
 
@@ -103,9 +103,8 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
 
     monkeypatch.setattr("eqssl.data.synthetic.solids.render", fail)
     assert load_data(solids_config).digest == solids.digest
-    folders = [path.name for path in Path(solids_config.cache).glob("[!.]*") if not path.name.endswith("-masks")]
-    assert len(folders) == 1 and not folders[0].startswith(".")
-    assert sorted(path.name for path in (Path(solids_config.cache) / folders[0]).iterdir()) == [
+    (folder,) = Path(solids_config.cache).glob("[!.]*")
+    assert sorted(path.name for path in folder.iterdir()) == [
         f"{split}-00000-of-00001.parquet" for split in ("test", "train", "val")
     ]
 
@@ -118,36 +117,12 @@ def test_masks_are_those_of_their_images(solids: Dataset, split: str):
         views, objects = torch.arange(3 * i, 3 * i + 3), torch.tensor([i])
         factors = draw_factors(number, objects, 3, "turntable")
         scene = draw_scene(list(FAMILIES)[i % len(FAMILIES)], number, objects, factors, "fine")
-        assert (render(scene, 32).int() - images.images.take(views).int()).abs().max() <= 1
+        pixels, expected = render(scene, 32)
+        assert (pixels.int() - images.images.take(views).int()).abs().max() <= 1
         masks = images.masks.take(views)
-        assert masks.dtype == torch.uint8 and torch.equal(masks[:, 0].bool(), render_masks(scene, 32))
+        assert masks.dtype == torch.uint8 and torch.equal(masks[:, 0].bool(), expected)
     chosen = torch.tensor([7, 2])
     assert torch.equal(select(images, chosen).masks.take(torch.arange(2)), images.masks.take(chosen))
-
-
-def test_masks_of_any_images_are_rendered_together(solids: Dataset):
-    chosen = torch.tensor([7, 2, 8, 2, 30])
-    one_by_one = [solids.train.masks.take(i[None]) for i in chosen]
-    assert torch.equal(solids.train.masks.take(chosen), torch.cat(one_by_one))
-
-
-@pytest.mark.parametrize("harm", ["damaged", "no folder"])
-def test_masks_do_without_their_cache(solids: Dataset, tmp_path: Path, harm: str):
-    masks, chosen = replace(solids.train.masks, folder=tmp_path / "masks"), torch.arange(4)
-    expected = solids.train.masks.take(chosen)
-    if harm == "damaged":
-        masks.take(chosen)
-        (path,) = masks.folder.glob("[!.]*")
-        path.write_bytes(path.read_bytes()[:-1])
-    else:
-        masks.folder.write_text("a file in the place of the folder")
-    assert torch.equal(masks.take(chosen), expected)
-
-
-def test_masks_are_rendered_once(solids: Dataset, monkeypatch: pytest.MonkeyPatch):
-    expected = solids.train.masks.take(torch.arange(6))
-    monkeypatch.setattr("eqssl.data.synthetic.solids.render_masks", None)
-    assert torch.equal(solids.train.masks.take(torch.arange(6)), expected)
 
 
 def test_families_that_would_alter_a_known_factor_are_named(solids: Dataset):
