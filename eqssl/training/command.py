@@ -10,7 +10,7 @@ from eqssl.config import RunConfig, check_effect, options_in
 from eqssl.config import replace as change
 from eqssl.files import as_path
 from eqssl.names import check_names
-from eqssl.signals import Terminated
+from eqssl.signals import Interrupted
 from eqssl.training.memory import keep_freed
 
 
@@ -56,8 +56,8 @@ def _run(options: TrainOptions) -> int:
     given = {name: getattr(options, name) for name in ("output", "tracking_uri", "resume")}
     try:
         train(options.run, progress=True, handle_signals=True, **given)
-    except Terminated as stop:
-        print(f"stopped by {stop.name}: continue with the same command and --resume", file=sys.stderr)
+    except Interrupted as stop:
+        print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
         return 128 + stop.number
     print(f"encoder: {as_path(options.output) / 'encoder'}")
     return 0

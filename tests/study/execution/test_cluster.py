@@ -20,7 +20,7 @@ from eqssl.study.execution.cluster import (
     capacity,
     ray_running,
 )
-from eqssl.study.execution.stop import Interrupted
+from eqssl.signals import Interrupted
 from eqssl.training.memory import KEEP
 
 
