@@ -45,16 +45,14 @@ RULE = (
 )
 
 
-def choose(study: Study, records: list[TrialRecord], table: Table | None = None) -> Chosen | None:
+def choose(study: Study, table: Table) -> Chosen | None:
     """Return the choice of a study, by `RULE`; None if no searched configuration qualifies.
 
     Args:
         study: its objectives are the guard (the first) and the goal (the last).
-        records: records of all trials.
-        table: the table of the same records; default: built here.
+        table: of all its trials.
     """
-    table = table or Table(records, study.controls, study.objectives)
-    objectives, searched = _candidates(study, records, table)
+    objectives, searched = _candidates(study, table)
     if not searched:
         return None
     guard, goal = objectives[0], objectives[-1]
@@ -83,15 +81,13 @@ def choose(study: Study, records: list[TrialRecord], table: Table | None = None)
     if tied := sorted(_not_below(table, goal, name, allowed) - {name}, key=lambda other: -wanted[other]):
         more = f" and {len(tied) - TIED} more" if len(tied) > TIED else ""
         reason += f"; not significantly different from {', '.join(tied[:TIED])}{more}"
-    complete = [record for record in records if record.configuration == name and record.status == "COMPLETE"]
+    complete = [record for record in table.records if record.configuration == name and record.status == "COMPLETE"]
     first = min(complete, key=lambda record: record.seed)
     return Chosen(name, first.params, first.trial_id, reason)
 
 
 def best_by_rule(
-    values: Mapping[str, tuple[float, float]],
-    floor: float,
-    not_below: Callable[[], Collection[str]] | None = None,
+    values: Mapping[str, tuple[float, float]], floor: float, not_below: Callable[[], Collection[str]] | None = None
 ) -> tuple[list[str], Collection[str], str]:
     """Return the names whose guard reaches a floor, those that may be chosen, and the best of these by the goal.
 
@@ -106,14 +102,14 @@ def best_by_rule(
     return good, allowed, best
 
 
-def _candidates(study: Study, records: list[TrialRecord], table: Table) -> tuple[list[str], set[str]]:
+def _candidates(study: Study, table: Table) -> tuple[list[str], set[str]]:
     """Return the objectives that searched configurations have, and the configurations that may be chosen by them.
 
     The latter completed training with all seeds, did not collapse, and have the first and the last objective.
     """
-    seeds = Counter(record.configuration for record in records if record.status == "COMPLETE")
-    searched = {record.configuration for record in records if record.number is not None and seeds[record.configuration]}
-    searched -= {record.configuration for record in records if record.collapsed}
+    seeds = Counter(record.configuration for record in table.records if record.status == "COMPLETE")
+    searched = {record.configuration for record in table.records if record.number is not None} & seeds.keys()
+    searched -= {record.configuration for record in table.records if record.collapsed}
     # A configuration that was suggested twice has twice the seeds, which must not exclude the others.
     enough = min(study.seeds, max((seeds[name] for name in searched), default=0))
     searched = {name for name in searched if seeds[name] >= enough}
@@ -155,8 +151,8 @@ def summarise(
     metrics = sorted({metric for record in records for metric in record.metrics})
     metrics = [metric for metric in metrics if metric_of(metric).level != "cost"]
     gains = {metric: table.gains(metric) for metric in metrics if table.is_compared(metric)}
-    chosen = choose(study, records, table)
-    found = answer(study, records, table, chosen)
+    chosen = choose(study, table)
+    found = answer(study, table, chosen)
     warm = [record.overhead_s for record in records if record.warm]
     objectives = list(study.objectives)
     summary = StudySummary(
@@ -175,7 +171,7 @@ def summarise(
         minimum_detectable_difference={metric: _detectable(of) for metric, of in gains.items()},
         best_control={metric: table.best_control(metric) for metric in metrics},
         best={metric: table.best(metric) for metric in metrics},
-        configurations=_configurations(records, table, metrics, gains),
+        configurations=_configurations(table, metrics, gains),
         records=records,
         environment=environment(),
         metrics=stored_properties(metrics),
@@ -183,16 +179,14 @@ def summarise(
     return summary.to_dict()
 
 
-def _configurations(
-    records: list[TrialRecord], table: Table, metrics: list[str], gains: dict[str, dict[str, Estimate]]
-) -> list[ConfigResult]:
+def _configurations(table: Table, metrics: list[str], gains: dict[str, dict[str, Estimate]]) -> list[ConfigResult]:
     means = {metric: table.means(metric) for metric in metrics}
     tested_gains = _tested(table, gains)
     beyond = _tested(table, {metric: table.beyond_autoencode(metric) for metric in gains})
     behind = {m: {name: interval(of) for name, of in table.behind(m).items()} for m in gains}
     on_front, verdicts = table.front_probability(), table.verdicts(gains)
     seeds: dict[str, list[int]] = {}
-    for record in records:
+    for record in table.records:
         seeds.setdefault(record.configuration, []).extend([record.seed] * (record.status == "COMPLETE"))
     return [
         ConfigResult(
@@ -209,7 +203,7 @@ def _configurations(
             beyond_autoencode=_of(name, beyond),
             behind=_of(name, behind),
         )
-        for name, record in {record.configuration: record for record in records}.items()
+        for name, record in {record.configuration: record for record in table.records}.items()
     ]
 
 
@@ -240,7 +234,7 @@ def _detectable(gains: Mapping[str, Estimate]) -> float | None:
     return minimum_detectable_difference(found[len(found) // 2]) if found else None
 
 
-def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chosen | None) -> Answer | NoAnswer:
+def answer(study: Study, table: Table, chosen: Chosen | None) -> Answer | NoAnswer:
     """Return the comparison that the study's sentence is about: that of its choice, else of its subject.
 
     The best of C configurations looks better than it is, so its intervals hold for all C at once (Bonferroni, level
@@ -249,9 +243,9 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
     name = chosen.configuration if chosen else study.subject
     objectives = [metric for metric in study.objectives if len(table.values(metric))]
     if not objectives or name not in table.values(objectives[-1]).index:
-        return _no_answer(study, records, table)
+        return _no_answer(study, table)
     goal = objectives[-1]
-    candidates = len(_candidates(study, records, table)[1]) if chosen else 1
+    candidates = len(_candidates(study, table)[1]) if chosen else 1
     metrics = [m for m in dict.fromkeys((goal, POSE, table.accuracy, INVARIANCE)) if name in table.values(m).index]
     having = {metric: table.values(metric).index for metric in metrics}
     controls, autoencode = table.controls(name), table.autoencode_control(name)
@@ -301,14 +295,14 @@ def _differences(
     }
 
 
-def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnswer:
+def _no_answer(study: Study, table: Table) -> NoAnswer:
     bests = {metric: table.best(metric) for metric in study.objectives}
     best = {metric: Best(**vars(table.means(metric)[name]), name=name) for metric, name in bests.items() if name}
     if not [name for name in table.names if name not in WITHOUT_ENCODER]:
         reason = "No trial completed"
     elif not study.space:
         reason = "Nothing is chosen, since nothing is searched"
-    elif any(record.number is not None and record.configuration in table.collapsed for record in records):
+    elif any(record.number is not None and record.configuration in table.collapsed for record in table.records):
         reason = "Every searched configuration that completed collapsed, so none is chosen"
     else:
         reason = "No searched configuration completed, so none is chosen"

@@ -50,6 +50,7 @@ class Table:
             sampling of held-out images.
 
     Attributes:
+        records: as given.
         names: configurations with a complete trial.
         failed: configurations without one.
         collapsed: configurations with a collapsed trial; they are never the best, nor on the front.
@@ -63,9 +64,9 @@ class Table:
         load: Loader | None = None,
     ):
         self._own_controls, self._objectives, self._load = controls or {}, objectives or {}, load
-        records = list(records)
-        complete = [record for record in records if record.status == "COMPLETE"]
-        self._params = {record.configuration: record.params for record in records}
+        self.records = list(records)
+        complete = [record for record in self.records if record.status == "COMPLETE"]
+        self._params = {record.configuration: record.params for record in self.records}
         self._trials: dict[str, dict[int, str]] = {}
         for record in complete:
             self._trials.setdefault(record.configuration, {})[record.seed] = record.trial_id

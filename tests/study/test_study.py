@@ -19,8 +19,8 @@ from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.models.backbones import ENCODERS, register_encoder
 from eqssl.models.export import load_encoder
-from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
 from eqssl.signals import Interrupted
+from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
 from eqssl.training.loop import train
 
 pytestmark = pytest.mark.slow
