@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1
         except Interrupted as stop:
             print(f"stopped by {stop}", file=sys.stderr)
-            return 128 + stop.number
+            return stop.code
     usage = "usage: eqssl COMMAND [OPTIONS]\n\n" + "".join(f"  {key:10}{text}\n" for key, (_, text) in COMMANDS.items())
     if name in ("-h", "--help"):
         print(usage + "\n`eqssl COMMAND --help` lists the options of a command.")

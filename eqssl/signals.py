@@ -20,6 +20,8 @@ class Interrupted(SystemExit):
         reason: why this process stops itself; default: the signal's name.
     """
 
+    code: int
+
     def __init__(self, number: int, reason: str | None = None):
         super().__init__(reason or signal.Signals(number).name)
         self.number, self.code = number, 128 + number

@@ -19,7 +19,7 @@ from eqssl.study.plan import plan
 from eqssl.study.store.records import known_study
 
 PLANNED = "planned"  # status of a dry run
-NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
+NOTHING_COMPLETED, BAD_OPTIONS = 1, 2  # exit codes
 FRESH_SEED = 1000  # added to the seed of a final test, so that it reuses no seed of the search
 
 
@@ -102,5 +102,5 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
         return BAD_OPTIONS
     except Interrupted as stop:
         print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
-        return SIGNALLED + stop.number
+        return stop.code
     return NOTHING_COMPLETED if summary["status"] == NOTHING else 0

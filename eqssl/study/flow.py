@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 MANY_ENTRIES = 1000  # that wait for the tracking server, and are mentioned
-NOTHING = "failed"  # status of a study in which no trial was completed
+NOTHING = "failed"  # status of a study in which no searched configuration, or no row if none is, was completed
 
 
 def run_search(study: Study, options: StudyOptions, console: Console) -> dict[str, Any]:
@@ -194,7 +194,7 @@ class _StudyRun:
 
     def _finish(self, capacity: "Capacity", unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report, and return the summary."""
-        from eqssl.study.results import nothing_completed, summarise
+        from eqssl.study.results import summarise
 
         if not self.lock.owned():  # the folder is another process's now
             raise self.signals.interruption or Interrupted(signal.SIGTERM, "the loss of the folder")
@@ -204,7 +204,9 @@ class _StudyRun:
         with suppress(OSError):  # of a full disk, which is waited for below
             self.lock.renew()
         records = list(self.record.records().values())
-        status = "stopped" if stopped else NOTHING if nothing_completed(records) else "complete"
+        searched = [record for record in records if record.number is not None] or records
+        completed = any(record.status == "COMPLETE" for record in searched)
+        status = "stopped" if stopped else "complete" if completed else NOTHING
         about = self.about | {
             "study_id": self.record.study_id,
             "status": status,

@@ -328,16 +328,14 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write indented JSON, but each configuration or trial on one line: indenting thousands takes ten times as long."""
-    with path.open("w") as file:
-        for place, (name, value) in enumerate(summary.items()):
-            file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
-            if name in ("configurations", "trials"):
-                for row, of in enumerate(value):
-                    file.write(("," if row else "[") + "\n    " + json.dumps(of, allow_nan=False))
-                file.write("\n  ]" if value else "[]")
-            else:
-                file.write(json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  "))
-        file.write("\n}\n")
+    texts = []
+    for name, value in summary.items():
+        if name in ("configurations", "trials") and value:
+            text = "[\n    " + ",\n    ".join(json.dumps(of, allow_nan=False) for of in value) + "\n  ]"
+        else:
+            text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+        texts.append(f"  {json.dumps(name)}: {text}")
+    path.write_text("{\n" + ",\n".join(texts) + "\n}\n")
 
 
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
@@ -353,9 +351,3 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
     if summary["chosen"]:
         copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / BEST_ENCODER)
     return [folder / SUMMARY, folder / "trials.parquet"]
-
-
-def nothing_completed(records: list[TrialRecord]) -> bool:
-    """Return whether no searched configuration, or no row of a study that searches nothing, was completed."""
-    searched = [record for record in records if record.number is not None] or records
-    return not any(record.status == "COMPLETE" for record in searched)

@@ -58,6 +58,6 @@ def _run(options: TrainOptions) -> int:
         train(options.run, progress=True, handle_signals=True, **given)
     except Interrupted as stop:
         print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
-        return 128 + stop.number
+        return stop.code
     print(f"encoder: {as_path(options.output) / 'encoder'}")
     return 0
