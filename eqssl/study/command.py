@@ -9,7 +9,7 @@ from rich.console import Console
 
 from eqssl.config import replace
 from eqssl.files import as_path, replace_unknown_letters
-from eqssl.signals import Interrupted, SignalHandler
+from eqssl.signals import Interrupted, SignalHandler, terminate
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
@@ -74,10 +74,6 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     return summary
 
 
-def _interrupt(number: int, first: bool) -> None:
-    raise Interrupted(number)
-
-
 def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
     """Run a study from the command line and return its exit code.
 
@@ -93,7 +89,7 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     """
     replace_unknown_letters()
     try:
-        with SignalHandler(_interrupt):  # while `StopSignals` is not entered, such as during imports
+        with SignalHandler(terminate):  # while `StopSignals` is not entered, such as during imports
             study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
             width = None if sys.stdout.isatty() else 140
             summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))

@@ -8,17 +8,8 @@ from typing import Annotated, get_args
 
 import tyro
 
-from eqssl.config import (
-    NonNegativeInt,
-    Positive,
-    PositiveInt,
-    RunConfig,
-    check_effect,
-    check_value,
-    get,
-    options_in,
-    replace,
-)
+from eqssl import config
+from eqssl.config import NonNegativeInt, Positive, PositiveInt, RunConfig
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.renames import did_you_mean, names_fields
 from eqssl.study.definition import ATTENTION, Pruner, Sampler, SeedSchedule, Study
@@ -87,7 +78,7 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            check_value(f.name, getattr(self, f.name), f.type)
+            config.check_value(f.name, getattr(self, f.name), f.type)
         for name, amount in self.resources_per_worker.items():
             if name in ("CPU", "GPU", "memory") or not amount > 0:
                 raise ValueError(
@@ -119,7 +110,7 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
         ValueError: for a value of the right type that is not allowed.
     """
-    given = options_in(arguments)
+    given = config.options_in(arguments)
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
@@ -132,10 +123,10 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         from eqssl.methods import with_preset  # torch takes seconds to import
 
         options = dataclasses.replace(options, run=with_preset(options.run, given | study.space.keys()))
-    fixed = {option: get(options.run, option) for option in study.space.keys() & given}
+    fixed = {option: config.get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
     if ATTENTION not in space:
-        check_effect(options.run, given)
+        config.check_effect(options.run, given)
     if not space and "configs" in given and options.configs != 1:
         raise ValueError(
             f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
@@ -156,10 +147,12 @@ def settle(study: Study, options: StudyOptions, given: Collection[str] = ()) -> 
         ValueError: for objectives that are not allowed.
     """
     if options.smoke and (study.smoke or given):
-        base = replace(study.base, dict(study.smoke))  # refuses a name that is no option
-        given = given or {option for option in study.smoke if get(options.run, option) != get(study.base, option)}
+        base = config.replace(study.base, dict(study.smoke))  # refuses a name that is no option
+        given = given or {
+            option for option in study.smoke if config.get(options.run, option) != config.get(study.base, option)
+        }
         small = {option: value for option, value in study.smoke.items() if option not in given}
-        options = dataclasses.replace(options, run=replace(options.run, small))
+        options = dataclasses.replace(options, run=config.replace(options.run, small))
         study = dataclasses.replace(study, name=f"{study.name}_smoke", base=base, smoke={})
     return dataclasses.replace(study, objectives=_objectives(study, options)), options
 

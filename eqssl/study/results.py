@@ -247,16 +247,12 @@ def answer(study: Study, table: Table, chosen: Chosen | None) -> Answer | NoAnsw
     goal = objectives[-1]
     candidates = len(_candidates(study, table)[1]) if chosen else 1
     metrics = [m for m in dict.fromkeys((goal, POSE, table.accuracy, INVARIANCE)) if name in table.values(m).index]
-    having = {metric: table.values(metric).index for metric in metrics}
     controls, autoencode = table.controls(name), table.autoencode_control(name)
-    base = next((control for control in controls[:1] if control in having[goal]), None)
+    base = next((control for control in controls[:1] if control in table.values(goal).index), None)
     split = next((control for control in controls if control.endswith(SPLIT_ALONE)), None)
-
-    def beyond(other: str | None, among: Sequence[str] = metrics) -> dict[str, Interval]:
-        compared = [metric for metric in among if other is None or other in having[metric]]
-        return _differences(table, name, other, compared, candidates)
-
-    differences = beyond(base)
+    differences = _differences(table, name, base, metrics, candidates)
+    if base is None:
+        differences = {metric: table.means(metric)[name] for metric in metrics}
     without_invariance = [metric for metric in metrics if metric != INVARIANCE]
     return Answer(
         configuration=name,
@@ -270,8 +266,8 @@ def answer(study: Study, table: Table, chosen: Chosen | None) -> Answer | NoAnsw
         missing=[control for control in controls if control in table.failed],
         autoencodes=table.is_autoencoding(name),
         autoencode=autoencode,
-        beyond_autoencode=beyond(autoencode, without_invariance) if autoencode else {},
-        beyond_split=beyond(split) if split else {},
+        beyond_autoencode=_differences(table, name, autoencode, without_invariance, candidates),
+        beyond_split=_differences(table, name, split, metrics, candidates),
         untrained=table.untrained().get(base or "", []),
     )
 
@@ -279,16 +275,16 @@ def answer(study: Study, table: Table, chosen: Chosen | None) -> Answer | NoAnsw
 def _differences(
     table: Table, name: str, other: str | None, metrics: Sequence[str], candidates: int
 ) -> dict[str, Interval]:
-    """Return metric -> difference of a configuration from another, or the mean, at 95 %, if `other` is None.
+    """Return metric -> difference of a configuration from another that has it; empty without another.
 
     Intervals hold for all candidates at once. Differences are significant if they also survive Benjamini-Hochberg
     among these metrics.
     """
     if other is None:
-        return {metric: table.means(metric)[name] for metric in metrics}
-    means = {metric: table.point_estimates(metric) for metric in metrics}
+        return {}
+    means = {metric: table.point_estimates(metric) for metric in metrics if other in table.values(metric).index}
     level = 1 - (1 - LEVEL) / candidates
-    estimates = {m: found[name] for m in metrics if name in (found := table.differences(m, {name: other}))}
+    estimates = {m: found[name] for m in means if name in (found := table.differences(m, {name: other}))}
     kept = significant(estimates, candidates)
     return {metric: Interval(of[name] - of[other]) for metric, of in means.items()} | {
         metric: replace(interval(estimate, level), significant=metric in kept) for metric, estimate in estimates.items()
