@@ -179,7 +179,8 @@ class _StudyRun:
         halving = None
         if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
-            halving.restore(earlier)
+            for record in earlier:
+                halving.add(record)
 
         def run_of(trial: Trial) -> RunConfig:
             self.record.trial_suggested(trial)

@@ -148,9 +148,7 @@ def settle(study: Study, options: StudyOptions, given: Collection[str] = ()) -> 
     """
     if options.smoke and (study.smoke or given):
         base = config.replace(study.base, dict(study.smoke))  # refuses a name that is no option
-        given = given or {
-            option for option in study.smoke if config.get(options.run, option) != config.get(study.base, option)
-        }
+        given = given or {o for o in study.smoke if config.get(options.run, o) != config.get(study.base, o)}
         small = {option: value for option, value in study.smoke.items() if option not in given}
         options = dataclasses.replace(options, run=config.replace(options.run, small))
         study = dataclasses.replace(study, name=f"{study.name}_smoke", base=base, smoke={})
