@@ -106,7 +106,7 @@ class _StudyRun:
         with self.signals.after(self.options.max_hours), cluster.ray_running():
             suggestions = self._suggestions()
             left = suggestions.total - suggestions.ended
-            epochs = suggestions.work(self.options.run) - left  # without evaluations
+            epochs = suggestions.work() - left  # without evaluations
             capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
             self._say(capacity.text)
             folder, objectives = str(self.folder.absolute()), tuple(self.study.objectives)
@@ -188,8 +188,7 @@ class _StudyRun:
             pruned = halving is not None and trial.configuration.number is not None
             return replace(run, {"train.eval_every": evaluated_every(run.train)}) if pruned else run
 
-        objectives, behind = list(self.study.objectives), self.tracker.behind
-        with StudyProgress(self.console, base, suggestions, objectives, autoscaler_status, behind) as progress:
+        with StudyProgress(self.console, suggestions, autoscaler_status, self.tracker.behind) as progress:
             listeners = [self.record, suggestions, self.tracker, progress]
             return run_trials(suggestions, run_of, setup, capacity, listeners, self.signals, halving)
 

@@ -50,7 +50,7 @@ def plan(study: Study, options: StudyOptions) -> Iterator[str]:
         yield f"  seeds of a configuration: {', of the best third '.join(map(str, stages))}"
     if options.final_test:
         yield f"then a final test of the choice, its controls and references with {options.final_test} seeds"
-    epochs, trained = suggestions.work(options.run) - left, [record for record in records if record.epochs]
+    epochs, trained = suggestions.work() - left, [record for record in records if record.epochs]
     if not trained:
         yield f"{epochs} epochs; how long one takes is measured when the study starts, before its first trial"
         return

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID
 
-from eqssl.config import RunConfig
 from eqssl.environment import worker_environment
 from eqssl.study.execution.preflight import duration
 from eqssl.study.listener import Listener
@@ -23,9 +22,7 @@ class StudyProgress(Listener):
 
     Args:
         console: the study's console.
-        base: the study's base run; the work of a trial is its epochs and one evaluation.
-        suggestions: the trials to come.
-        metrics: names of the metrics shown for a finished trial.
+        suggestions: the trials to come; the work of each is its epochs and one evaluation.
         why_waiting: returns in words why trials wait.
         tracking: returns in words what waits for the tracking server, or an empty text.
     """
@@ -33,16 +30,14 @@ class StudyProgress(Listener):
     def __init__(
         self,
         console: Console,
-        base: RunConfig,
         suggestions: Suggestions,
-        metrics: list[str],
         why_waiting: Callable[[], str],
         tracking: Callable[[], str] = str,
     ):
-        self._console, self._base, self._metrics = console, base, metrics
-        self._why_waiting, self._tracking = why_waiting, tracking
+        self._console, self._why_waiting, self._tracking = console, why_waiting, tracking
+        self._base, self._metrics = suggestions.base, suggestions.objectives
         self._total, self._ended = suggestions.total, suggestions.ended
-        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left in all trials, and in each
+        self._work, self._work_of = suggestions.work(), dict[str, int]()  # left in all trials, and in each
         self._first_s, self._events = 0.0, 0  # of epochs and evaluations; the start-up before them is not timed
         self._start_s = self._said_s = time.perf_counter()
         self._running: dict[str, tuple[Trial, int, float]] = {}  # trial id -> trial, epochs, time of the last one
