@@ -53,29 +53,26 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
         ValueError: as `current_summary` does; also for a folder that was reduced to its summary, for predictions of
             another protocol, and for a complete trial whose predictions were not saved.
     """
+    from eqssl.evaluation.predictions import load_predictions, metrics_of  # imports torch
+
     summary, known = current_summary(folder), known_study(folder)
     if known is None:
         raise ValueError(f"--from-predictions: {folder} has no study.json: its trials are not here, only their summary")
     if (protocol := known["identity"]["protocol"]) != PROTOCOL_VERSION:
         raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
-    records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
-    study = _study(known)
-    return summary | summarise(study, records, {}, folder) | {"environment": summary["environment"]}
-
-
-def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
-    from eqssl.evaluation.predictions import load_predictions, metrics_of
-
-    if record.status != "COMPLETE":
-        return record
-    try:
-        predictions = load_predictions(folder / "trials" / record.trial_id / PREDICTIONS)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of {folder} has "
-            f"no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
-        ) from error
-    return dataclasses.replace(record, metrics=record.metrics | finite(metrics_of(predictions)))
+    records = []
+    for record in (TrialRecord(**trial) for trial in summary["trials"]):
+        if record.status == "COMPLETE":
+            try:
+                predictions = load_predictions(folder / "trials" / record.trial_id / PREDICTIONS)
+            except FileNotFoundError as error:
+                raise ValueError(
+                    f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of "
+                    f"{folder} has no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
+                ) from error
+            record = dataclasses.replace(record, metrics=record.metrics | finite(metrics_of(predictions)))
+        records.append(record)
+    return summary | summarise(_study(known), records, {}, folder) | {"environment": summary["environment"]}
 
 
 def _study(known: dict[str, Any]) -> Study:

@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -81,9 +80,8 @@ def choose(study: Study, table: Table) -> Chosen | None:
     if tied := sorted(_not_below(table, goal, name, allowed) - {name}, key=lambda other: -wanted[other]):
         more = f" and {len(tied) - TIED} more" if len(tied) > TIED else ""
         reason += f"; not significantly different from {', '.join(tied[:TIED])}{more}"
-    complete = [record for record in table.records if record.configuration == name and record.status == "COMPLETE"]
-    first = min(complete, key=lambda record: record.seed)
-    return Chosen(name, first.params, first.trial_id, reason)
+    trials = table.trials[name]
+    return Chosen(name, table.params[name], trials[min(trials)], reason)
 
 
 def best_by_rule(
@@ -107,7 +105,7 @@ def _candidates(study: Study, table: Table) -> tuple[list[str], set[str]]:
 
     The latter completed training with all seeds, did not collapse, and have the first and the last objective.
     """
-    seeds = Counter(record.configuration for record in table.records if record.status == "COMPLETE")
+    seeds = {name: len(trials) for name, trials in table.trials.items()}
     searched = {record.configuration for record in table.records if record.number is not None} & seeds.keys()
     searched -= {record.configuration for record in table.records if record.collapsed}
     # A configuration that was suggested twice has twice the seeds, which must not exclude the others.
@@ -185,16 +183,13 @@ def _configurations(table: Table, metrics: list[str], gains: dict[str, dict[str,
     beyond = _tested(table, {metric: table.beyond_autoencode(metric) for metric in gains})
     behind = {m: {name: interval(of) for name, of in table.behind(m).items()} for m in gains}
     on_front, verdicts = table.front_probability(), table.verdicts(gains)
-    seeds: dict[str, list[int]] = {}
-    for record in table.records:
-        seeds.setdefault(record.configuration, []).extend([record.seed] * (record.status == "COMPLETE"))
     return [
         ConfigResult(
             name=name,
             number=record.number,
             params=record.params,
-            seeds=seeds[name],
-            controls=[control for control in table.controls(name) if control in seeds],
+            seeds=list(table.trials.get(name, ())),
+            controls=[control for control in table.controls(name) if control in table.params],
             autoencode=table.autoencode_control(name),
             metrics=_of(name, means),
             front_probability=on_front.get(name),

@@ -51,6 +51,8 @@ class Table:
 
     Attributes:
         records: as given.
+        params: configuration -> the options that it sets.
+        trials: configuration with a complete trial -> seed -> the trial's id.
         names: configurations with a complete trial.
         failed: configurations without one.
         collapsed: configurations with a collapsed trial; they are never the best, nor on the front.
@@ -67,12 +69,12 @@ class Table:
         self._load: Loader = load or (lambda trial_id: {})
         self.records = list(records)
         complete = [record for record in self.records if record.status == "COMPLETE"]
-        self._params = {record.configuration: record.params for record in self.records}
-        self._trials: dict[str, dict[int, str]] = {}
+        self.params = {record.configuration: record.params for record in self.records}
+        self.trials: dict[str, dict[int, str]] = {}
         for record in complete:
-            self._trials.setdefault(record.configuration, {})[record.seed] = record.trial_id
-        self.names = list(self._trials)
-        self.failed = self._params.keys() - self._trials.keys()
+            self.trials.setdefault(record.configuration, {})[record.seed] = record.trial_id
+        self.names = list(self.trials)
+        self.failed = self.params.keys() - self.trials.keys()
         self.collapsed = {record.configuration for record in complete if record.collapsed}
         self._with_parts = {record.configuration for record in complete if INVARIANCE in record.metrics}
         index = pd.MultiIndex.from_arrays([[r.configuration for r in complete], [r.seed for r in complete]])
@@ -134,7 +136,7 @@ class Table:
     def is_autoencoding(self, name: str) -> bool:
         """Return whether a configuration reconstructs its target from only the target's own tokens."""
         by_name = name == AUTOENCODE or name.endswith(f", {AUTOENCODE}")
-        return by_name or self._params.get(name, {}).get(ATTENTION) == AUTOENCODE
+        return by_name or self.params.get(name, {}).get(ATTENTION) == AUTOENCODE
 
     def controls(self, name: str) -> list[str]:
         """Return the controls of a configuration, its base method first.
@@ -158,9 +160,9 @@ class Table:
         """
         if name in self._no_candidates:
             return None
-        wanted = autoencoding(self._params[name])
-        found = [other for other in self.controls(name) if other in self._trials and self.is_autoencoding(other)]
-        return next((other for other in found if autoencoding(self._params[other]) == wanted), None)
+        wanted = autoencoding(self.params[name])
+        found = [other for other in self.controls(name) if other in self.trials and self.is_autoencoding(other)]
+        return next((other for other in found if autoencoding(self.params[other]) == wanted), None)
 
     def best_control(self, metric: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the best mean."""
@@ -236,7 +238,7 @@ class Table:
         uses = Counter(control for name in self._trained for control in self.controls(name))
         # In memory: the best by each metric, controls of several configurations, the candidate and its own control.
         kept = len({*bests.values()}) + sum(count > 1 for count in uses.values()) + 5
-        variances = SamplingVariances(lambda trial_id: _with_invariance(self._load(trial_id)), self._trials, kept)
+        variances = SamplingVariances(lambda trial_id: _with_invariance(self._load(trial_id)), self.trials, kept)
         # Configuration by configuration, so that the file of a trial is read once, not once per metric.
         for name in self._trained:
             for metric in variances.metrics(name):
