@@ -96,9 +96,11 @@ class _StudyRun:
             try:
                 return self._run()
             except BaseException as error:
+                # A request to Ray that a signal interrupts raises a SystemExit of its own.
+                stopped = self.signals.interruption if isinstance(error, SystemExit) else None
                 if self.lock.owned():  # otherwise the MLflow runs, too, belong to another process
-                    self.tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", [], patience_s=2)
-                raise
+                    self.tracker.close("KILLED" if stopped else "FAILED", [], patience_s=2)
+                raise stopped or error
 
     def _run(self) -> dict[str, Any]:
         from eqssl.study.execution import cluster
