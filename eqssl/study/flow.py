@@ -100,7 +100,9 @@ class _StudyRun:
                 stopped = self.signals.interruption if isinstance(error, SystemExit) else None
                 if self.lock.owned():  # otherwise the MLflow runs, too, belong to another process
                     self.tracker.close("KILLED" if stopped else "FAILED", [], patience_s=2)
-                raise stopped or error
+                if stopped:
+                    raise stopped from None
+                raise
 
     def _run(self) -> dict[str, Any]:
         from eqssl.study.execution import cluster
