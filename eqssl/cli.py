@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from eqssl.files import replace_unknown_letters
 from eqssl.renames import did_you_mean
-from eqssl.signals import SignalHandler, Terminated, terminate
+from eqssl.signals import Interrupted, SignalHandler, terminate
 
 COMMANDS = {  # name: module with its `main`, and one line for the help
     "train": ("eqssl.training.command", "train one encoder, without Ray"),
@@ -35,9 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:  # such as for a full disk, with the name of the file
             print(f"error: {error}", file=sys.stderr)
             return 1
-        except Terminated as stop:
-            print(f"stopped by {stop.name}", file=sys.stderr)
-            return 128 + stop.number
+        except Interrupted as stop:
+            print(f"stopped by {stop}", file=sys.stderr)
+            return stop.code
     usage = "usage: eqssl COMMAND [OPTIONS]\n\n" + "".join(f"  {key:10}{text}\n" for key, (_, text) in COMMANDS.items())
     if name in ("-h", "--help"):
         print(usage + "\n`eqssl COMMAND --help` lists the options of a command.")

@@ -10,24 +10,28 @@ REPEAT_S = 2.0  # within which a second signal counts as part of the first: GNU 
 AGAIN_S = 5
 
 
-class Terminated(SystemExit):
-    """The end of a command by a signal.
+class Interrupted(SystemExit):
+    """The end of a command or a study by a signal; `--resume` continues it.
+
+    It may interrupt Tune or a request to a bucket, which would handle an `Exception`, so it is not one.
 
     Args:
         number: of the signal; the exit code is 128 more.
+        reason: why this process stops itself; default: the signal's name.
     """
 
-    def __init__(self, number: int):
-        super().__init__(128 + number)
-        self.number = number
-        self.name = signal.Signals(number).name
+    code: int
+
+    def __init__(self, number: int, reason: str | None = None):
+        super().__init__(reason or signal.Signals(number).name)
+        self.number, self.code = number, 128 + number
 
 
 def terminate(number: int, first: bool) -> None:
-    """Raise `Terminated`, and again every five seconds, since an import may swallow it; see `SignalHandler`."""
+    """Raise `Interrupted`, and again every five seconds, since an import may swallow it; see `SignalHandler`."""
     signal.signal(signal.SIGALRM, lambda *_: terminate(number, False))
     signal.alarm(AGAIN_S)
-    raise Terminated(number)
+    raise Interrupted(number)
 
 
 class SignalHandler:

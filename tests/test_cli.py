@@ -41,7 +41,7 @@ def test_a_signal_ends_a_command_without_a_traceback(number, swallowed):
 
 def test_handlers_are_put_back():
     before = [signal.getsignal(number) for number in signals.STOPPING]
-    with pytest.raises(signals.Terminated), signals.SignalHandler(signals.terminate):
+    with pytest.raises(signals.Interrupted), signals.SignalHandler(signals.terminate):
         signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(number) for number in signals.STOPPING] == before
     assert signal.alarm(0) == 0

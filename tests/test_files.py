@@ -26,7 +26,8 @@ from eqssl.files import (
     remove,
     write_atomically,
 )
-from eqssl.study.execution.stop import Interrupted, StopSignals
+from eqssl.signals import Interrupted
+from eqssl.study.execution.stop import StopSignals
 from tests.storage import free_port, s3_at, s3_server
 
 

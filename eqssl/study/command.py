@@ -1,30 +1,25 @@
-"""A study with its report and the final test of its choice, from code or as a command with an exit code."""
+"""A study with the final test of its choice, from code or as a command with an exit code."""
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace as change
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from eqssl.config import replace
 from eqssl.files import as_path, replace_unknown_letters
-from eqssl.signals import SignalHandler
+from eqssl.signals import Interrupted, SignalHandler, terminate
 from eqssl.study.controls import final_test
 from eqssl.study.definition import Study
 from eqssl.study.execution.preflight import check_output
-from eqssl.study.execution.stop import Interrupted
 from eqssl.study.flow import NOTHING, run_search
 from eqssl.study.options import StudyOptions, default_options, parse, settle
 from eqssl.study.plan import plan
 from eqssl.study.store.records import known_study
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
 PLANNED = "planned"  # status of a dry run
-NOTHING_COMPLETED, BAD_OPTIONS, SIGNALLED = 1, 2, 128
+NOTHING_COMPLETED, BAD_OPTIONS = 1, 2  # exit codes
 FRESH_SEED = 1000  # added to the seed of a final test, so that it reuses no seed of the search
 
 
@@ -63,11 +58,11 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
         console.print("\n".join(plan(study, options)), markup=False, soft_wrap=True)
         return {"status": PLANNED, "study": study.name}
     if not options.final_test:
-        return run_search(study, options, console, _report)
+        return run_search(study, options, console)
     check_output(options.output)
     folder = as_path(options.output) / f"{study.name}_test"
     begun = known_study(folder, resume=options.resume)  # checked now, since after the search it would be too late
-    summary = run_search(study, options, console, _report)
+    summary = run_search(study, options, console)
     if begun:  # its choice stands, even if a retried trial has changed the search's results since
         name, params = list(begun["identity"]["rows"].items())[-1]
     elif summary["chosen"]:
@@ -75,20 +70,8 @@ def run_study(study: Study, options: StudyOptions | None = None, *, console: Con
     else:
         return summary
     last = change(on_test(options, options.final_test), yes=True)  # the user may no longer be there to answer
-    run_search(final_test(study, options, name, params), last, console, _report)
+    run_search(final_test(study, options, name, params), last, console)
     return summary
-
-
-def _report(summary: dict[str, Any], folder: Path) -> "tuple[list[Path], RenderableType]":
-    """Write the report; return its files and the table for a terminal."""
-    from eqssl.report.report import write_report  # imports matplotlib
-    from eqssl.report.tables import result_table
-
-    return write_report(summary, folder), result_table(summary)
-
-
-def _interrupt(number: int, first: bool) -> None:
-    raise Interrupted(number)
 
 
 def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[..., dict[str, Any]] | None = None) -> int:
@@ -106,7 +89,7 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
     """
     replace_unknown_letters()
     try:
-        with SignalHandler(_interrupt):  # while `StopSignals` is not entered, such as during imports
+        with SignalHandler(terminate):  # while `StopSignals` is not entered, such as during imports
             study, options = parse(study, sys.argv[1:] if arguments is None else arguments)
             width = None if sys.stdout.isatty() else 140
             summary = (run or run_study)(study, options, console=Console(highlight=False, width=width))
@@ -115,5 +98,5 @@ def main(study: Study, arguments: Sequence[str] | None = None, run: Callable[...
         return BAD_OPTIONS
     except Interrupted as stop:
         print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
-        return SIGNALLED + stop.number
+        return stop.code
     return NOTHING_COMPLETED if summary["status"] == NOTHING else 0

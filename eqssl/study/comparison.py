@@ -72,16 +72,12 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
         ValueError: naming the option, its value and the allowed values.
     """
     default = default_options(study)
-    for name in SEARCH_OPTIONS:
-        value, allowed = getattr(options, name), getattr(default, name)
+    found = {name: (getattr(options, name), getattr(default, name), "searches no space") for name in SEARCH_OPTIONS}
+    found |= {name: (get(options.run, name), get(study.base, name), "sets it") for name in own}
+    for name, (value, allowed, why) in found.items():
         if value not in (allowed, None):
-            raise ValueError(
-                f"--{name.replace('_', '-')} is {value}; allowed in {study.name}, which searches no space: {allowed}"
-            )
-    for name in own:
-        value, allowed = get(options.run, name), get(study.base, name)
-        if value != allowed:
-            raise ValueError(f"--{name} is {value}; allowed in {study.name}, which sets it: {allowed}")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}; allowed in {study.name}, which {why}: {allowed}")
     preflight.check_options(change(study, space={}), options)
 
 
@@ -170,8 +166,8 @@ def tune(
         best = {}
         for name, candidate in candidates.items():
             base = None if candidate.builds_on is None else earlier[candidate.builds_on]
-            if any(row in metrics for row in rows_of[name]):
-                best[name] = _best_setting(candidate, rows_of[name], metrics, base)
+            if sound := {row: metrics[row] for row in rows_of[name] if row in metrics}:
+                best[name] = _best_setting(candidate, rows_of[name], sound, base)
         write_json(path, {name: asdict(setting) for name, setting in best.items()})
     for name, candidate in candidates.items():
         if name in best:
@@ -207,7 +203,6 @@ def _best_setting(
     from eqssl.stats import ACCURACY_MARGIN  # imports scipy
     from eqssl.study.results import best_by_rule
 
-    metrics = {row: metrics[row] for row in rows if row in metrics}
     floor = math.inf if base is None else base.accuracy - ACCURACY_MARGIN
     # Without labels R2 decides alone, and without known factors accuracy does.
     values = {row: (of_row.get("linear", 0.0), of_row.get("r2_mean", 0.0)) for row, of_row in metrics.items()}

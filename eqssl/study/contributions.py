@@ -33,19 +33,18 @@ class SamplingVariances:
         load: trial id -> its contributions; empty if none were saved.
         trials: configuration -> seed -> trial id; a configuration without an encoder has a single trial for all seeds.
         kept: number of configurations whose contributions are kept in memory.
+
+    Attributes:
+        known: metrics with contributions in the files that have been read.
     """
 
     def __init__(self, load: Loader, trials: Mapping[str, Mapping[int, str]], kept: int = 4):
         self._load, self._trials = load, trials
         self._seeds = sorted({seed for of_seeds in trials.values() for seed in of_seeds})
         self._ids: dict[str, NDArray] = {}  # metric -> units of the first trial; other trials' units are left out
+        self.known: Collection[str] = self._ids.keys()
         self._contributions = lru_cache(kept)(self._read)
-        self._known: dict[tuple[str, str, str | None], float] = {}
-
-    @property
-    def known(self) -> Collection[str]:
-        """Metrics with contributions in the files that have been read."""
-        return self._ids.keys()
+        self._variances: dict[tuple[str, str, str | None], float] = {}
 
     def metrics(self, configuration: str) -> list[str]:
         """Return the metrics whose contributions are known."""
@@ -54,11 +53,11 @@ class SamplingVariances:
     def of(self, metric: str, candidate: str, control: str | None = None) -> float:
         """Return the variance of a configuration's mean, or of its paired difference from a control; NaN if unknown."""
         key = metric, candidate, control
-        if key not in self._known:
+        if key not in self._variances:
             ours = self._contributions(candidate).get(metric)
             theirs = self._contributions(control).get(metric) if control is not None else np.zeros(1)
-            self._known[key] = math.nan if ours is None or theirs is None else sampling_variance(ours - theirs)
-        return self._known[key]
+            self._variances[key] = math.nan if ours is None or theirs is None else sampling_variance(ours - theirs)
+        return self._variances[key]
 
     def _read(self, configuration: str) -> dict[str, NDArray]:
         """Return metric -> contributions (S, U), NaN where missing; (1, U) for a configuration without an encoder."""

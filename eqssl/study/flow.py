@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from dataclasses import replace as change
@@ -16,11 +15,12 @@ from eqssl.config import RunConfig, flatten, identity, replace
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path, is_no_lack_of_space, persist
 from eqssl.metrics import stored_properties
+from eqssl.signals import Interrupted
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import REFERENCE_ROWS, Study, count_trials, seed_stages
 from eqssl.study.execution.preflight import approve, check_options, check_worker, temporary_places, try_run
 from eqssl.study.execution.setup import StudySetup, registered
-from eqssl.study.execution.stop import Interrupted, StopSignals
+from eqssl.study.execution.stop import StopSignals
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import ledger, ledger_line
@@ -35,18 +35,15 @@ if TYPE_CHECKING:
 
 
 MANY_ENTRIES = 1000  # that wait for the tracking server, and are mentioned
-NOTHING = "failed"  # status of a study in which no trial was completed
-Report = Callable[[dict[str, Any], Path], "tuple[list[Path], RenderableType]"]
+NOTHING = "failed"  # status of a study in which no searched configuration, or no row if none is, was completed
 
 
-def run_search(study: Study, options: StudyOptions, console: Console, report: Report) -> dict[str, Any]:
-    """Run a study, or resume it, and return the content of its summary.json.
+def run_search(study: Study, options: StudyOptions, console: Console) -> dict[str, Any]:
+    """Run a study, or resume it, write its results and report, and return the content of its summary.json.
 
     Args:
         study, options: consistent with each other, see `settle`.
         console: where progress and the final table are shown.
-        report: takes the summary and the study's folder; writes the report, and returns its files and the table for
-            the console.
 
     Raises:
         ValueError, Interrupted: as `eqssl.study.run_study` does.
@@ -55,26 +52,18 @@ def run_search(study: Study, options: StudyOptions, console: Console, report: Re
     study = with_matched_controls(study, options)
     say = partial(console.print, markup=False, soft_wrap=True)
     with StopSignals() as signals, RunLock(as_path(options.output) / study.name, say) as lock:
-        return _StudyRun(study, options, console, lock, signals, report).run()
+        return _StudyRun(study, options, console, lock, signals).run()
 
 
 class _StudyRun:
     """One run of a study's command, step by step."""
 
-    def __init__(
-        self,
-        study: Study,
-        options: StudyOptions,
-        console: Console,
-        lock: RunLock,
-        signals: StopSignals,
-        report: Report,
-    ):
+    def __init__(self, study: Study, options: StudyOptions, console: Console, lock: RunLock, signals: StopSignals):
         from eqssl.tracking.study import StudyTracker
 
         self.start = time.perf_counter()
-        self.study, self.options, self.console, self.lock = study, options, console, lock
-        self.signals, self.report = signals, report
+        self.study, self.options, self.console = study, options, console
+        self.lock, self.signals = lock, signals
         self.stages = seed_stages(options.seeds, options.seed_schedule)
         self.folder = as_path(options.output) / study.name
         self.record = StudyFolder.open(self.folder, self._identity(), resume=options.resume, owned=lock.owned)
@@ -107,8 +96,12 @@ class _StudyRun:
             try:
                 return self._run()
             except BaseException as error:
+                # A request to Ray that a signal interrupts raises a SystemExit of its own.
+                stopped = self.signals.interruption if isinstance(error, SystemExit) else None
                 if self.lock.owned():  # otherwise the MLflow runs, too, belong to another process
-                    self.tracker.close("KILLED" if isinstance(error, Interrupted) else "FAILED", [], patience_s=2)
+                    self.tracker.close("KILLED" if stopped else "FAILED", [], patience_s=2)
+                if stopped:
+                    raise stopped from None
                 raise
 
     def _run(self) -> dict[str, Any]:
@@ -117,22 +110,23 @@ class _StudyRun:
         with self.signals.after(self.options.max_hours), cluster.ray_running():
             suggestions = self._suggestions()
             left = suggestions.total - suggestions.ended
-            epochs = suggestions.work(self.options.run) - left  # without evaluations
+            epochs = suggestions.work() - left  # without evaluations
             capacity = cluster.capacity(self.options, cluster.alive_nodes(), left)
             self._say(capacity.text)
-            data = self._preflight(capacity, timed=epochs > 0 and not self.options.smoke)
+            folder, objectives = str(self.folder.absolute()), tuple(self.study.objectives)
+            setup = StudySetup(folder, objectives, workers=self.options.workers, worker=capacity.worker)
+            data = self._preflight(setup, capacity, timed=epochs > 0 and not self.options.smoke)
             if (epoch_s := data.pop("epoch_s")) is not None:
                 approve(epochs, epoch_s, min(capacity.trials, left), self.options, self.console)
             self.tracker.ready()
             if self.tracker.missing:
                 self._say(f"warning: {self.tracker.missing}; --resume with MLflow installed will track it")
-            own = stored_properties(registered()["metric"])
-            self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages, "metrics": own}
-            self.about["options"] = flatten(self.options.run)
+            self.about = {"data": data, "concurrency": capacity.text, "stages": self.stages}
+            self.about |= {"metrics": stored_properties(registered()["metric"]), "options": flatten(self.options.run)}
             shown = {name: getattr(self.study, name) for name in ("question", "subject", "controls")}
             self.record.create(data["digest"], self.about | shown, self.warm_points)
             self.study = self.study.for_data(labelled=data["num_classes"] > 0, known=data["known"])
-            unfinished = self._run_trials(capacity)
+            unfinished = self._run_trials(setup, capacity)
         return self._finish(capacity, unfinished)
 
     def _say(self, text: str) -> None:
@@ -147,15 +141,7 @@ class _StudyRun:
         suggestions.restore(self.record.configurations(), self.record.records())
         return suggestions
 
-    def _is_incomplete(self) -> bool:
-        suggestions = self._suggestions()
-        return suggestions.next() is not None or not suggestions.finished
-
-    def _setup(self, capacity: "Capacity") -> StudySetup:
-        folder, objectives = str(self.folder.absolute()), tuple(self.study.objectives)
-        return StudySetup(folder, objectives, workers=self.options.workers, worker=capacity.worker)
-
-    def _preflight(self, capacity: "Capacity", *, timed: bool) -> dict[str, Any]:
+    def _preflight(self, setup: StudySetup, capacity: "Capacity", *, timed: bool) -> dict[str, Any]:
         """Check the study on every node and in a worker, and return a description of its data.
 
         Sets `resolved` to the run with the defaults that depend on the data filled in.
@@ -165,10 +151,9 @@ class _StudyRun:
         """
         from eqssl.study.execution import cluster
 
-        setup, token = self._setup(capacity), self.lock.run.token
-        cluster.on_every_node(check_worker, setup, token)
-        arguments = self.options.run, token, capacity.workers, self.options.pruner, timed
-        task = cluster.start_in_worker(setup.worker, try_run, setup, *arguments)
+        arguments = setup, self.options.run, self.lock.run.token, capacity.workers, self.options.pruner, timed
+        cluster.on_every_node(check_worker, setup, self.lock.run.token)
+        task = cluster.start_in_worker(setup.worker, try_run, *arguments)
         import eqssl.study.execution.pool  # noqa: F401 (Tune takes seconds to import: meanwhile)
 
         found = cluster.result_of(task, setup.worker, self._say)
@@ -180,7 +165,7 @@ class _StudyRun:
         self.resolved = replace(self.options.run, {f"augment.{name}": value for name, value in strengths.items()})
         return found
 
-    def _run_trials(self, capacity: "Capacity") -> list[TrialRecord]:
+    def _run_trials(self, setup: StudySetup, capacity: "Capacity") -> list[TrialRecord]:
         """Run the trials, and return records of those that a stop has cut off."""
         from eqssl.study.execution.cluster import autoscaler_status
         from eqssl.study.execution.pool import run_trials
@@ -198,7 +183,8 @@ class _StudyRun:
         halving = None
         if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])
-            halving.restore(earlier)
+            for record in earlier:
+                halving.add(record)
 
         def run_of(trial: Trial) -> RunConfig:
             self.record.trial_suggested(trial)
@@ -206,23 +192,25 @@ class _StudyRun:
             pruned = halving is not None and trial.configuration.number is not None
             return replace(run, {"train.eval_every": evaluated_every(run.train)}) if pruned else run
 
-        objectives, behind = list(self.study.objectives), self.tracker.behind
-        progress = StudyProgress(self.console, base, suggestions, objectives, autoscaler_status, behind)
-        listeners = [self.record, suggestions, self.tracker, progress]
-        with progress:
-            return run_trials(suggestions, run_of, self._setup(capacity), capacity, listeners, self.signals, halving)
+        with StudyProgress(self.console, suggestions, autoscaler_status, self.tracker.behind) as progress:
+            listeners = [self.record, suggestions, self.tracker, progress]
+            return run_trials(suggestions, run_of, setup, capacity, listeners, self.signals, halving)
 
     def _finish(self, capacity: "Capacity", unfinished: list[TrialRecord]) -> dict[str, Any]:
         """Write the summary and the report, and return the summary."""
-        from eqssl.study.results import nothing_completed, summarise
+        from eqssl.study.results import summarise
 
         if not self.lock.owned():  # the folder is another process's now
             raise self.signals.interruption or Interrupted(signal.SIGTERM, "the loss of the folder")
-        stopped = self.signals.interruption if self.signals.interruption and self._is_incomplete() else None
+        stopped = self.signals.interruption
+        if stopped and (left := self._suggestions()).next() is None and left.finished:
+            stopped = None  # the signal came after the last trial
         with suppress(OSError):  # of a full disk, which is waited for below
             self.lock.renew()
         records = list(self.record.records().values())
-        status = "stopped" if stopped else NOTHING if nothing_completed(records) else "complete"
+        searched = [record for record in records if record.number is not None] or records
+        completed = any(record.status == "COMPLETE" for record in searched)
+        status = "stopped" if stopped else "complete" if completed else NOTHING
         about = self.about | {
             "study_id": self.record.study_id,
             "status": status,
@@ -256,12 +244,13 @@ class _StudyRun:
         return summary
 
     def _write(self, summary: dict[str, Any], records: list[TrialRecord]) -> "tuple[list[Path], RenderableType]":
-        """Write all results; return the files worth tracking and the table for the console."""
+        """Write all results and the report; return the files worth tracking and the table for the console."""
+        from eqssl.report.report import write_report  # imports matplotlib
+        from eqssl.report.tables import result_table
         from eqssl.study.results import write_results
         from eqssl.study.search.sampler import write_journal
 
         files = write_results(summary, records, self.folder)
         if self.study.space:
             write_journal(self.study, records, self.folder / "optuna.journal")
-        report_files, table = self.report(summary, self.folder)
-        return [*files, *report_files], table
+        return [*files, *write_report(summary, self.folder)], result_table(summary)

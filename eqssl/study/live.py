@@ -10,7 +10,7 @@ from eqssl.metrics import register_stored
 from eqssl.study.definition import WITHOUT_ENCODER, Study
 from eqssl.study.results import summarise
 from eqssl.study.store.lock import run_seconds
-from eqssl.study.store.records import PREDICTIONS, TrialRecord, read_records
+from eqssl.study.store.records import PREDICTIONS, TrialRecord, known_study, read_records
 from eqssl.study.summary import space_from_dict
 
 
@@ -30,12 +30,11 @@ def current_summary(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder} is of an earlier version of eqssl, whose report holds; run the study again")
     if summary and ended <= len(summary["trials"]):
         return summary
-    about = read(folder / "study.json")
-    if not about:
+    known = known_study(folder)
+    if known is None:
         raise ValueError(f"{folder} holds no study; give the folder of a study, OUTPUT/STUDY")
     if not ended:
         raise ValueError(f"{folder}: no trial has ended yet; come back when one has")
-    known = parse_json(folder / "study.json", about)
     identity, study, records = known["identity"], _study(known), read_records(folder)
     most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
@@ -54,30 +53,26 @@ def summary_of_predictions(folder: Path) -> dict[str, Any]:
         ValueError: as `current_summary` does; also for a folder that was reduced to its summary, for predictions of
             another protocol, and for a complete trial whose predictions were not saved.
     """
-    summary, about = current_summary(folder), read(folder / "study.json")
-    if not about:
+    from eqssl.evaluation.predictions import load_predictions, metrics_of  # imports torch
+
+    summary, known = current_summary(folder), known_study(folder)
+    if known is None:
         raise ValueError(f"--from-predictions: {folder} has no study.json: its trials are not here, only their summary")
-    known = parse_json(folder / "study.json", about)
     if (protocol := known["identity"]["protocol"]) != PROTOCOL_VERSION:
         raise ValueError(f"--from-predictions: {folder} is of protocol {protocol}; allowed: {PROTOCOL_VERSION}")
-    records = [_scored_again(folder, TrialRecord(**trial)) for trial in summary["trials"]]
-    study = _study(known)
-    return summary | summarise(study, records, {}, folder) | {"environment": summary["environment"]}
-
-
-def _scored_again(folder: Path, record: TrialRecord) -> TrialRecord:
-    from eqssl.evaluation.predictions import load_predictions, metrics_of
-
-    if record.status != "COMPLETE":
-        return record
-    try:
-        predictions = load_predictions(folder / "trials" / record.trial_id / PREDICTIONS)
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of {folder} has "
-            f"no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
-        ) from error
-    return dataclasses.replace(record, metrics=record.metrics | finite(metrics_of(predictions)))
+    records = []
+    for record in (TrialRecord(**trial) for trial in summary["trials"]):
+        if record.status == "COMPLETE":
+            try:
+                predictions = load_predictions(folder / "trials" / record.trial_id / PREDICTIONS)
+            except FileNotFoundError as error:
+                raise ValueError(
+                    f"--from-predictions: trial {record.trial_id} ({record.configuration}, seed {record.seed}) of "
+                    f"{folder} has no {PREDICTIONS}; they are saved by a study with --evaluate.level full"
+                ) from error
+            record = dataclasses.replace(record, metrics=record.metrics | finite(metrics_of(predictions)))
+        records.append(record)
+    return summary | summarise(_study(known), records, {}, folder) | {"environment": summary["environment"]}
 
 
 def _study(known: dict[str, Any]) -> Study:

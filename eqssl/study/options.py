@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_args
+from typing import Annotated, get_args
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, check_value, get, options_in, replace
+from eqssl import config
+from eqssl.config import NonNegativeInt, Positive, PositiveInt, RunConfig
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.renames import did_you_mean, names_fields
 from eqssl.study.definition import ATTENTION, NO_SPLIT, PRETRAINED, Pruner, Sampler, SeedSchedule, Study
@@ -22,10 +23,10 @@ class StudyOptions:
 
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Every option that is not varied; giving one that the study varies fixes it."""
-    configs: int | None = None
+    configs: PositiveInt | None = None
     """Configurations of the search; None: the study's own number. The reference rows (constant, pixels, random,
     supervised, supervised-factors, recon-only) and the controls (base, no-recon, autoencode) come on top."""
-    seeds: int = 2
+    seeds: PositiveInt = 2
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
     sampler: Sampler = "grid"
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
@@ -40,7 +41,7 @@ class StudyOptions:
     epochs."""
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, with whose results the sampler starts."""
-    final_test: int = 0
+    final_test: NonNegativeInt = 0
     """Number of fresh seeds with which the chosen configuration and its controls are retrained and reported on test; 0:
     no final test."""
     workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
@@ -51,7 +52,7 @@ class StudyOptions:
     the variable EQSSL_GPUS_PER_WORKER if an autoscaler may still add them."""
     resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Resources that each worker reserves in addition to CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
-    concurrency: int | None = None
+    concurrency: PositiveInt | None = None
     """Trials at a time; those without room wait, and let an autoscaler add nodes. Default: as many as the nodes hold;
     with an autoscaler all, or 8 where the sampler goes by earlier results."""
     output: str = field(default_factory=lambda: os.environ.get("EQSSL_OUTPUT", "results"))
@@ -62,7 +63,7 @@ class StudyOptions:
     sqlite:///mlflow.db."""
     resume: bool = False
     """Go on with the study in OUTPUT/STUDY: finished trials are kept, unfinished ones continue."""
-    max_hours: float | None = None
+    max_hours: Positive | None = None
     """Hours that this run of the command may take, those before a --resume not counted: a longer forecast is refused
     at the start, and a study that takes longer all the same is stopped as by SIGTERM, to go on with --resume. Where a
     command runs several studies, of each."""
@@ -77,23 +78,14 @@ class StudyOptions:
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
-            check_value(f.name, getattr(self, f.name), f.type)
-        if self.final_test < 0:
-            raise ValueError(f"--final-test is {self.final_test}; allowed: 0 or more")
-        for name in ("configs", "seeds", "concurrency"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}; allowed: 1 or more")
-        if self.max_hours is not None and not self.max_hours > 0:
-            raise ValueError(f"--max-hours is {self.max_hours}; allowed: above 0")
+            config.check_value(f.name, getattr(self, f.name), f.type)
         for name, amount in self.resources_per_worker.items():
             if name in ("CPU", "GPU", "memory") or not amount > 0:
                 raise ValueError(
                     f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
                     "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
                 )
-        _, workers = self.workers
-        gpus = self.gpus_per_trial
+        gpus, (_, workers) = self.gpus_per_trial, self.workers
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
             raise ValueError(f"--gpus-per-trial is {gpus}; allowed: 0 or more, the same whole number for each worker")
 
@@ -118,49 +110,51 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         SystemExit: 2 for an option or a value that is not allowed, 0 after `--help`.
         ValueError: for a value of the right type that is not allowed.
     """
-    given = options_in(arguments)
-    smoke: Mapping[str, Any] = {}
-    if "smoke" in given:
-        study, smoke = _smoke(study), study.smoke
+    given = config.options_in(arguments)
     options = tyro.cli(
         StudyOptions,
         args=list(arguments),
         default=default_options(study),
         description=study.question,
-        prog=f"studies/{study.name.removesuffix('_smoke')}.py",
+        prog=f"studies/{study.name}.py",
         config=(tyro.conf.FlagCreatePairsOff,),
     )
     if options.run.method.preset:
         from eqssl.methods import with_preset  # torch takes seconds to import
 
-        kept = given | study.space.keys() | smoke.keys()
-        options = dataclasses.replace(options, run=with_preset(options.run, kept))
-    fixed = {option: get(options.run, option) for option in study.space.keys() & given}
+        options = dataclasses.replace(options, run=with_preset(options.run, given | study.space.keys()))
+    fixed = {option: config.get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
     if ATTENTION not in space:
-        check_effect(options.run, given)
+        config.check_effect(options.run, given)
     if not space and "configs" in given and options.configs != 1:
         raise ValueError(
             f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
         )
-    return settle(dataclasses.replace(study, space=space), options)
+    return settle(dataclasses.replace(study, space=space), options, given)
 
 
-def settle(study: Study, options: StudyOptions) -> tuple[Study, StudyOptions]:
+def settle(study: Study, options: StudyOptions, given: Collection[str] = ()) -> tuple[Study, StudyOptions]:
     """Return the study that the options ask for, with their objectives and, if `smoke`, made small, and its options.
 
-    Options parsed from a command line are settled already. In code, a smoke run changes only options that have the
-    value of the study's base.
+    Options parsed from a command line are settled already.
+
+    Args:
+        study, options: the study, and how it is run.
+        given: options that a smoke run keeps; default: those with another value than the study's base.
+
+    Raises:
+        ValueError: for objectives that are not allowed.
     """
-    if options.smoke and study.smoke:
-        small = _smoke(study)  # refuses a name that is no option
-        unset = {o: value for o, value in study.smoke.items() if get(options.run, o) == get(study.base, o)}
-        study, options = small, dataclasses.replace(options, run=replace(options.run, unset))
+    if options.smoke and (study.smoke or given):
+        base = config.replace(study.base, dict(study.smoke))  # refuses a name that is no option
+        given = given or {o for o in study.smoke if config.get(options.run, o) != config.get(study.base, o)}
+        small = {option: value for option, value in study.smoke.items() if option not in given}
+        options = dataclasses.replace(options, run=config.replace(options.run, small))
+        study = dataclasses.replace(study, name=f"{study.name}_smoke", base=base, smoke={})
     if options.run.encoder.pretrained and "random" in study.rows:
         study = dataclasses.replace(study, rows=_rows_of_pretrained(study.rows))
-    own = tuple(f"{metric}:{direction}" for metric, direction in study.objectives.items())
-    asked = own if options.objectives is None else options.objectives
-    return dataclasses.replace(study, objectives=directions(asked, options)), options
+    return dataclasses.replace(study, objectives=_objectives(study, options)), options
 
 
 def _rows_of_pretrained(rows: Mapping[str, Params | None]) -> dict[str, Params | None]:
@@ -177,11 +171,6 @@ def _rows_of_pretrained(rows: Mapping[str, Params | None]) -> dict[str, Params |
     return found
 
 
-def _smoke(study: Study) -> Study:
-    """Return the smoke run of a study, which is not part of the real one."""
-    return dataclasses.replace(study, name=f"{study.name}_smoke", base=replace(study.base, dict(study.smoke)), smoke={})
-
-
 def default_options(study: Study) -> StudyOptions:
     """Return the options of a study if none is given."""
     same = {name: getattr(study, name) for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
@@ -193,21 +182,27 @@ def default_options(study: Study) -> StudyOptions:
     return StudyOptions(run=study.base, objectives=objectives, **same)
 
 
-def directions(objectives: Sequence[str], options: StudyOptions) -> dict[str, Direction]:
-    """Return metric -> maximize or minimize, by default as the metric's registration says.
-
-    Args:
-        objectives: as given in the options.
-        options: for the level of the evaluation and the pruner.
+def _objectives(study: Study, options: StudyOptions) -> dict[str, Direction]:
+    """Return the objectives asked for, else the study's: metric -> direction, by default that of the metric.
 
     Raises:
         ValueError: for an unknown metric, one that the evaluation leaves out, an unknown direction, or no objective.
     """
+    own = [f"{metric}:{direction}" for metric, direction in study.objectives.items()]
     found: dict[str, Direction] = {}
-    for objective in objectives:
+    for objective in own if options.objectives is None else options.objectives:
         metric, _, direction = objective.partition(":")
-        _check_level(metric, options)
-        allowed: dict[str, Direction] = {"": _objective(metric).direction} | {way: way for way in get_args(Direction)}
+        known = _objective(metric)
+        if known.level == "full" and options.run.evaluate.level == "quick":
+            raise ValueError(
+                f"--objectives has {metric}, which --evaluate.level quick leaves out; allowed with it: full"
+            )
+        if known.level == "full" and options.pruner == "halving":
+            raise ValueError(
+                f"--objectives has {metric}, which the quick evaluations leave out by which --pruner halving compares "
+                "trials; allowed with it: --pruner none"
+            )
+        allowed: dict[str, Direction] = {"": known.direction} | {way: way for way in get_args(Direction)}
         if direction not in allowed:
             raise ValueError(f"--objectives has {objective}; allowed: METRIC, METRIC:maximize or METRIC:minimize")
         found[metric] = allowed[direction]
@@ -225,16 +220,3 @@ def _objective(name: str) -> Metric:
         known = {m.name: f"{m.name}/FACTOR" if m.per_factor else m.name for m in METRICS.values() if m.level != "cost"}
         text = f"--objectives has {name}; allowed, each also after inv/ and equi/: {', '.join(known.values())}"
         raise ValueError(text + did_you_mean(name, known)) from None
-
-
-def _check_level(metric: str, options: StudyOptions) -> None:
-    """Refuse an objective that the level of the evaluation leaves out."""
-    if _objective(metric).level != "full":
-        return
-    if options.run.evaluate.level == "quick":
-        raise ValueError(f"--objectives has {metric}, which --evaluate.level quick leaves out; allowed with it: full")
-    if options.pruner == "halving":
-        raise ValueError(
-            f"--objectives has {metric}, which the quick evaluations leave out by which --pruner halving compares "
-            "trials; allowed with it: --pruner none"
-        )

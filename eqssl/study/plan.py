@@ -1,14 +1,14 @@
 """The plan of a study, for --dry-run: its trials and an estimate of their duration, without Ray."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from eqssl.files import as_path
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import DESIGNS, Study, seed_stages
 from eqssl.study.execution.preflight import check_options, duration
 from eqssl.study.options import StudyOptions
-from eqssl.study.search.space import Params, Trial, short
-from eqssl.study.store.records import TrialRecord, known_study, read_records
+from eqssl.study.search.space import Trial, short
+from eqssl.study.store.records import known_study, read_records
 
 
 def plan(study: Study, options: StudyOptions) -> Iterator[str]:
@@ -37,7 +37,11 @@ def plan(study: Study, options: StudyOptions) -> Iterator[str]:
         if trial.configuration.number is not None and is_sampled:
             break
         trials.setdefault(trial.configuration.name, []).append(trial)
-    yield from map(_line, trials.values())
+    for first, *others in trials.values():
+        configuration, seeds = first.configuration, ", ".join(str(trial.seed) for trial in (first, *others))
+        params = configuration.overrides
+        values = "; no encoder" if params is None else "".join(f"; {o} {short(value)}" for o, value in params.items())
+        yield f"  {configuration.name}: seed{'s' * bool(others)} {seeds}{values}"
     if is_sampled:
         options_varied = ", ".join(study.space)
         yield f"  {study.count_configs(options.configs)} configurations, sampled by {options.sampler}: {options_varied}"
@@ -46,24 +50,7 @@ def plan(study: Study, options: StudyOptions) -> Iterator[str]:
         yield f"  seeds of a configuration: {', of the best third '.join(map(str, stages))}"
     if options.final_test:
         yield f"then a final test of the choice, its controls and references with {options.final_test} seeds"
-    yield from _time(suggestions.work(options.run) - left, records)
-
-
-def _line(trials: Sequence[Trial]) -> str:
-    """Return the seeds and the varied options of a configuration in words."""
-    configuration, seeds = trials[0].configuration, ", ".join(str(trial.seed) for trial in trials)
-    return f"  {configuration.name}: seed{'s' * (len(trials) > 1)} {seeds}{_values(configuration.overrides)}"
-
-
-def _values(overrides: Params | None) -> str:
-    if overrides is None:
-        return "; no encoder"
-    return "".join(f"; {option} {short(value)}" for option, value in overrides.items())
-
-
-def _time(epochs: int, records: Sequence[TrialRecord]) -> Iterator[str]:
-    """Yield what trials that have ended tell about the time that epochs take."""
-    trained = [record for record in records if record.epochs]
+    epochs, trained = suggestions.work() - left, [record for record in records if record.epochs]
     if not trained:
         yield f"{epochs} epochs; how long one takes is measured when the study starts, before its first trial"
         return

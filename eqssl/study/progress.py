@@ -4,9 +4,8 @@ import time
 from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID
 
-from eqssl.config import RunConfig
 from eqssl.environment import worker_environment
 from eqssl.study.execution.preflight import duration
 from eqssl.study.listener import Listener
@@ -23,9 +22,7 @@ class StudyProgress(Listener):
 
     Args:
         console: the study's console.
-        base: the study's base run; the work of a trial is its epochs and one evaluation.
-        suggestions: the trials to come.
-        metrics: names of the metrics shown for a finished trial.
+        suggestions: the trials to come; the work of each is its epochs and one evaluation.
         why_waiting: returns in words why trials wait.
         tracking: returns in words what waits for the tracking server, or an empty text.
     """
@@ -33,34 +30,29 @@ class StudyProgress(Listener):
     def __init__(
         self,
         console: Console,
-        base: RunConfig,
         suggestions: Suggestions,
-        metrics: list[str],
         why_waiting: Callable[[], str],
         tracking: Callable[[], str] = str,
     ):
-        self._console, self._base, self._metrics = console, base, metrics
-        self._why_waiting, self._tracking = why_waiting, tracking
+        self._console, self._why_waiting, self._tracking = console, why_waiting, tracking
+        self._base, self._metrics = suggestions.base, suggestions.objectives
         self._total, self._ended = suggestions.total, suggestions.ended
-        self._work, self._work_of = suggestions.work(base), dict[str, int]()  # left in all trials, and in each
+        self._work, self._work_of = suggestions.work(), dict[str, int]()  # left in all trials, and in each
         self._first_s, self._events = 0.0, 0  # of epochs and evaluations; the start-up before them is not timed
         self._start_s = self._said_s = time.perf_counter()
         self._running: dict[str, tuple[Trial, int, float]] = {}  # trial id -> trial, epochs, time of the last one
         self._environments = [worker_environment()]  # distinct ones: of this process, then of workers
+        columns = "{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[note]}"
+        self._live = Progress(*columns, console=console, disable=not console.is_terminal)
         self._bars: dict[str, TaskID] = {}
-        self._live: Progress | None = None
+        self._overall = self._live.add_task("trials", total=self._total, completed=self._ended, note="")
 
     def __enter__(self) -> "StudyProgress":
-        if self._console.is_terminal:
-            note = TextColumn("{task.fields[note]}")
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), note)
-            self._live = Progress(*columns, console=self._console)
-            self._overall = self._live.add_task("trials", total=self._total, completed=self._ended, note="")
-            self._live.start()
+        self._live.start()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        if self._live:
+        if self._console.is_terminal:  # elsewhere it would print an empty line
             self._live.stop()
 
     def trial_started(self, trial: Trial) -> None:
@@ -68,17 +60,15 @@ class StudyProgress(Listener):
         self._running[trial.id] = trial, epochs, time.perf_counter()
         if trial.id not in self._work_of:
             self._work_of[trial.id] = trial.work(self._base)
-            if self._live:
-                self._bars[trial.id] = self._live.add_task(trial.name, total=self._work_of[trial.id], note="")
+            self._bars[trial.id] = self._live.add_task(trial.name, total=self._work_of[trial.id], note="")
 
     def epoch_ended(self, trial: Trial, metrics: dict[str, float]) -> None:
         epoch = int(metrics["epoch"])
         self._running[trial.id] = trial, epoch, time.perf_counter()
         self._advance(trial, trial.work(self._base) - epoch)
-        if self._live:
-            note = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
-            self._live.update(self._bars[trial.id], completed=epoch, note=note)
-            self._live.update(self._overall, note=self._time_left())
+        note = f"loss {metrics['loss']:.4g}" if "loss" in metrics else ""
+        self._live.update(self._bars[trial.id], completed=epoch, note=note)
+        self._live.update(self._overall, note=self._time_left())
 
     def trial_retried(self, trial: Trial, error: str) -> None:
         self._running.pop(trial.id, None)
@@ -88,10 +78,9 @@ class StudyProgress(Listener):
         self._ended += 1
         self._running.pop(trial.id, None)
         self._advance(trial, 0)
-        if self._live:
-            if trial.id in self._bars:  # otherwise its process has never started
-                self._live.remove_task(self._bars.pop(trial.id))
-            self._live.update(self._overall, completed=self._ended, note=self._time_left())
+        if trial.id in self._bars:  # otherwise its process has never started
+            self._live.remove_task(self._bars.pop(trial.id))
+        self._live.update(self._overall, completed=self._ended, note=self._time_left())
         outcome = ", ".join(f"{name} {record.metrics[name]:.3f}" for name in self._metrics if name in record.metrics)
         if record.status == "STOPPED":
             outcome = f"stopped after epoch {record.epochs}: {outcome}"
@@ -102,7 +91,7 @@ class StudyProgress(Listener):
 
     def time_passed(self, running: int, waiting: int) -> None:
         tracking, now = self._tracking(), time.perf_counter()
-        if now - self._said_s < QUIET_S or (self._live and not (waiting or tracking)):
+        if now - self._said_s < QUIET_S or (self._console.is_terminal and not (waiting or tracking)):
             return
         places = [self._place(*of, now) for of in list(self._running.values())[:SHOWN]]
         places += [f"{running - SHOWN} others"] * (running > SHOWN)

@@ -3,7 +3,6 @@
 import json
 import math
 import statistics
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,16 +44,14 @@ RULE = (
 )
 
 
-def choose(study: Study, records: list[TrialRecord], table: Table | None = None) -> Chosen | None:
+def choose(study: Study, table: Table) -> Chosen | None:
     """Return the choice of a study, by `RULE`; None if no searched configuration qualifies.
 
     Args:
         study: its objectives are the guard (the first) and the goal (the last).
-        records: records of all trials.
-        table: the table of the same records; default: built here.
+        table: of all its trials.
     """
-    table = table or Table(records, study.controls, study.objectives)
-    objectives, searched = _candidates(study, records, table)
+    objectives, searched = _candidates(study, table)
     if not searched:
         return None
     guard, goal = objectives[0], objectives[-1]
@@ -83,15 +80,12 @@ def choose(study: Study, records: list[TrialRecord], table: Table | None = None)
     if tied := sorted(_not_below(table, goal, name, allowed) - {name}, key=lambda other: -wanted[other]):
         more = f" and {len(tied) - TIED} more" if len(tied) > TIED else ""
         reason += f"; not significantly different from {', '.join(tied[:TIED])}{more}"
-    complete = [record for record in records if record.configuration == name and record.status == "COMPLETE"]
-    first = min(complete, key=lambda record: record.seed)
-    return Chosen(name, first.params, first.trial_id, reason)
+    trials = table.trials[name]
+    return Chosen(name, table.params[name], trials[min(trials)], reason)
 
 
 def best_by_rule(
-    values: Mapping[str, tuple[float, float]],
-    floor: float,
-    not_below: Callable[[], Collection[str]] | None = None,
+    values: Mapping[str, tuple[float, float]], floor: float, not_below: Callable[[], Collection[str]] | None = None
 ) -> tuple[list[str], Collection[str], str]:
     """Return the names whose guard reaches a floor, those that may be chosen, and the best of these by the goal.
 
@@ -106,14 +100,14 @@ def best_by_rule(
     return good, allowed, best
 
 
-def _candidates(study: Study, records: list[TrialRecord], table: Table) -> tuple[list[str], set[str]]:
+def _candidates(study: Study, table: Table) -> tuple[list[str], set[str]]:
     """Return the objectives that searched configurations have, and the configurations that may be chosen by them.
 
     The latter completed training with all seeds, did not collapse, and have the first and the last objective.
     """
-    seeds = Counter(record.configuration for record in records if record.status == "COMPLETE")
-    searched = {record.configuration for record in records if record.number is not None and seeds[record.configuration]}
-    searched -= {record.configuration for record in records if record.collapsed}
+    seeds = {name: len(trials) for name, trials in table.trials.items()}
+    searched = {record.configuration for record in table.records if record.number is not None} & seeds.keys()
+    searched -= {record.configuration for record in table.records if record.collapsed}
     # A configuration that was suggested twice has twice the seeds, which must not exclude the others.
     enough = min(study.seeds, max((seeds[name] for name in searched), default=0))
     searched = {name for name in searched if seeds[name] >= enough}
@@ -155,8 +149,8 @@ def summarise(
     metrics = sorted({metric for record in records for metric in record.metrics})
     metrics = [metric for metric in metrics if metric_of(metric).level != "cost"]
     gains = {metric: table.gains(metric) for metric in metrics if table.is_compared(metric)}
-    chosen = choose(study, records, table)
-    found = answer(study, records, table, chosen)
+    chosen = choose(study, table)
+    found = answer(study, table, chosen)
     warm = [record.overhead_s for record in records if record.warm]
     objectives = list(study.objectives)
     summary = StudySummary(
@@ -175,7 +169,7 @@ def summarise(
         minimum_detectable_difference={metric: _detectable(of) for metric, of in gains.items()},
         best_control={metric: table.best_control(metric) for metric in metrics},
         best={metric: table.best(metric) for metric in metrics},
-        configurations=_configurations(records, table, metrics, gains),
+        configurations=_configurations(table, metrics, gains),
         records=records,
         environment=environment(),
         metrics=stored_properties(metrics),
@@ -183,24 +177,19 @@ def summarise(
     return summary.to_dict()
 
 
-def _configurations(
-    records: list[TrialRecord], table: Table, metrics: list[str], gains: dict[str, dict[str, Estimate]]
-) -> list[ConfigResult]:
+def _configurations(table: Table, metrics: list[str], gains: dict[str, dict[str, Estimate]]) -> list[ConfigResult]:
     means = {metric: table.means(metric) for metric in metrics}
     tested_gains = _tested(table, gains)
     beyond = _tested(table, {metric: table.beyond_autoencode(metric) for metric in gains})
     behind = {m: {name: interval(of) for name, of in table.behind(m).items()} for m in gains}
     on_front, verdicts = table.front_probability(), table.verdicts(gains)
-    seeds: dict[str, list[int]] = {}
-    for record in records:
-        seeds.setdefault(record.configuration, []).extend([record.seed] * (record.status == "COMPLETE"))
     return [
         ConfigResult(
             name=name,
             number=record.number,
             params=record.params,
-            seeds=seeds[name],
-            controls=[control for control in table.controls(name) if control in seeds],
+            seeds=list(table.trials.get(name, ())),
+            controls=[control for control in table.controls(name) if control in table.params],
             autoencode=table.autoencode_control(name),
             metrics=_of(name, means),
             front_probability=on_front.get(name),
@@ -209,7 +198,7 @@ def _configurations(
             beyond_autoencode=_of(name, beyond),
             behind=_of(name, behind),
         )
-        for name, record in {record.configuration: record for record in records}.items()
+        for name, record in {record.configuration: record for record in table.records}.items()
     ]
 
 
@@ -240,7 +229,7 @@ def _detectable(gains: Mapping[str, Estimate]) -> float | None:
     return minimum_detectable_difference(found[len(found) // 2]) if found else None
 
 
-def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chosen | None) -> Answer | NoAnswer:
+def answer(study: Study, table: Table, chosen: Chosen | None) -> Answer | NoAnswer:
     """Return the comparison that the study's sentence is about: that of its choice, else of its subject.
 
     The best of C configurations looks better than it is, so its intervals hold for all C at once (Bonferroni, level
@@ -249,20 +238,16 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
     name = chosen.configuration if chosen else study.subject
     objectives = [metric for metric in study.objectives if len(table.values(metric))]
     if not objectives or name not in table.values(objectives[-1]).index:
-        return _no_answer(study, records, table)
+        return _no_answer(study, table)
     goal = objectives[-1]
-    candidates = len(_candidates(study, records, table)[1]) if chosen else 1
+    candidates = len(_candidates(study, table)[1]) if chosen else 1
     metrics = [m for m in dict.fromkeys((goal, POSE, table.accuracy, INVARIANCE)) if name in table.values(m).index]
-    having = {metric: table.values(metric).index for metric in metrics}
     controls, autoencode = table.controls(name), table.autoencode_control(name)
-    base = next((control for control in controls[:1] if control in having[goal]), None)
+    base = next((control for control in controls[:1] if control in table.values(goal).index), None)
     split = next((control for control in controls if control.endswith(SPLIT_ALONE)), None)
-
-    def beyond(other: str | None, among: Sequence[str] = metrics) -> dict[str, Interval]:
-        compared = [metric for metric in among if other is None or other in having[metric]]
-        return _differences(table, name, other, compared, candidates)
-
-    differences = beyond(base)
+    differences = _differences(table, name, base, metrics, candidates)
+    if base is None:
+        differences = {metric: table.means(metric)[name] for metric in metrics}
     without_invariance = [metric for metric in metrics if metric != INVARIANCE]
     return Answer(
         configuration=name,
@@ -276,8 +261,8 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
         missing=[control for control in controls if control in table.failed],
         autoencodes=table.is_autoencoding(name),
         autoencode=autoencode,
-        beyond_autoencode=beyond(autoencode, without_invariance) if autoencode else {},
-        beyond_split=beyond(split) if split else {},
+        beyond_autoencode=_differences(table, name, autoencode, without_invariance, candidates),
+        beyond_split=_differences(table, name, split, metrics, candidates),
         untrained=table.untrained().get(base or "", []),
     )
 
@@ -285,30 +270,30 @@ def answer(study: Study, records: list[TrialRecord], table: Table, chosen: Chose
 def _differences(
     table: Table, name: str, other: str | None, metrics: Sequence[str], candidates: int
 ) -> dict[str, Interval]:
-    """Return metric -> difference of a configuration from another, or the mean, at 95 %, if `other` is None.
+    """Return metric -> difference of a configuration from another that has it; empty without another.
 
     Intervals hold for all candidates at once. Differences are significant if they also survive Benjamini-Hochberg
     among these metrics.
     """
     if other is None:
-        return {metric: table.means(metric)[name] for metric in metrics}
-    means = {metric: table.point_estimates(metric) for metric in metrics}
+        return {}
+    means = {metric: table.point_estimates(metric) for metric in metrics if other in table.values(metric).index}
     level = 1 - (1 - LEVEL) / candidates
-    estimates = {m: found[name] for m in metrics if name in (found := table.differences(m, {name: other}))}
+    estimates = {m: found[name] for m in means if name in (found := table.differences(m, {name: other}))}
     kept = significant(estimates, candidates)
     return {metric: Interval(of[name] - of[other]) for metric, of in means.items()} | {
         metric: replace(interval(estimate, level), significant=metric in kept) for metric, estimate in estimates.items()
     }
 
 
-def _no_answer(study: Study, records: list[TrialRecord], table: Table) -> NoAnswer:
+def _no_answer(study: Study, table: Table) -> NoAnswer:
     bests = {metric: table.best(metric) for metric in study.objectives}
     best = {metric: Best(**vars(table.means(metric)[name]), name=name) for metric, name in bests.items() if name}
     if not [name for name in table.names if name not in WITHOUT_ENCODER]:
         reason = "No trial completed"
     elif not study.space:
         reason = "Nothing is chosen, since nothing is searched"
-    elif any(record.number is not None and record.configuration in table.collapsed for record in records):
+    elif any(record.number is not None and record.configuration in table.collapsed for record in table.records):
         reason = "Every searched configuration that completed collapsed, so none is chosen"
     else:
         reason = "No searched configuration completed, so none is chosen"
@@ -334,16 +319,14 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write indented JSON, but each configuration or trial on one line: indenting thousands takes ten times as long."""
-    with path.open("w") as file:
-        for place, (name, value) in enumerate(summary.items()):
-            file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
-            if name in ("configurations", "trials"):
-                for row, of in enumerate(value):
-                    file.write(("," if row else "[") + "\n    " + json.dumps(of, allow_nan=False))
-                file.write("\n  ]" if value else "[]")
-            else:
-                file.write(json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  "))
-        file.write("\n}\n")
+    texts = []
+    for name, value in summary.items():
+        if name in ("configurations", "trials") and value:
+            text = "[\n    " + ",\n    ".join(json.dumps(of, allow_nan=False) for of in value) + "\n  ]"
+        else:
+            text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
+        texts.append(f"  {json.dumps(name)}: {text}")
+    path.write_text("{\n" + ",\n".join(texts) + "\n}\n")
 
 
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:
@@ -359,9 +342,3 @@ def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: P
     if summary["chosen"]:
         copy_folder(folder / "trials" / summary["chosen"]["trial_id"] / "encoder", folder / BEST_ENCODER)
     return [folder / SUMMARY, folder / "trials.parquet"]
-
-
-def nothing_completed(records: list[TrialRecord]) -> bool:
-    """Return whether no searched configuration, or no row of a study that searches nothing, was completed."""
-    searched = [record for record in records if record.number is not None] or records
-    return not any(record.status == "COMPLETE" for record in searched)

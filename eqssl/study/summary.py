@@ -21,15 +21,8 @@ if TYPE_CHECKING:
     from eqssl.models.encoder import Encoder
 
 SUMMARY, BEST_ENCODER = "summary.json", "best_encoder"  # in the study's folder
-INTERVALS = {
-    "metrics",
-    "gains",
-    "beyond_autoencode",
-    "beyond_split",
-    "behind",
-    "differences",
-    "best",
-}  # fields that are by metric
+# Fields that are by metric.
+INTERVALS = {"metrics", "gains", "beyond_autoencode", "beyond_split", "behind", "differences", "best"}
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,9 @@ class Table:
             sampling of held-out images.
 
     Attributes:
+        records: as given.
+        params: configuration -> the options that it sets.
+        trials: configuration with a complete trial -> seed -> the trial's id.
         names: configurations with a complete trial.
         failed: configurations without one.
         collapsed: configurations with a collapsed trial; they are never the best, nor on the front.
@@ -62,15 +65,16 @@ class Table:
         objectives: Mapping[str, str] | None = None,
         load: Loader | None = None,
     ):
-        self._own_controls, self._objectives, self._load = controls or {}, objectives or {}, load
-        records = list(records)
-        complete = [record for record in records if record.status == "COMPLETE"]
-        self._params = {record.configuration: record.params for record in records}
-        self._trials: dict[str, dict[int, str]] = {}
+        self._own_controls, self._objectives = controls or {}, objectives or {}
+        self._load: Loader = load or (lambda trial_id: {})
+        self.records = list(records)
+        complete = [record for record in self.records if record.status == "COMPLETE"]
+        self.params = {record.configuration: record.params for record in self.records}
+        self.trials: dict[str, dict[int, str]] = {}
         for record in complete:
-            self._trials.setdefault(record.configuration, {})[record.seed] = record.trial_id
-        self.names = list(self._trials)
-        self.failed = self._params.keys() - self._trials.keys()
+            self.trials.setdefault(record.configuration, {})[record.seed] = record.trial_id
+        self.names = list(self.trials)
+        self.failed = self.params.keys() - self.trials.keys()
         self.collapsed = {record.configuration for record in complete if record.collapsed}
         self._with_parts = {record.configuration for record in complete if INVARIANCE in record.metrics}
         index = pd.MultiIndex.from_arrays([[r.configuration for r in complete], [r.seed for r in complete]])
@@ -132,7 +136,7 @@ class Table:
     def is_autoencoding(self, name: str) -> bool:
         """Return whether a configuration reconstructs its target from only the target's own tokens."""
         by_name = name == AUTOENCODE or name.endswith(f", {AUTOENCODE}")
-        return by_name or self._params.get(name, {}).get(ATTENTION) == AUTOENCODE
+        return by_name or self.params.get(name, {}).get(ATTENTION) == AUTOENCODE
 
     def controls(self, name: str) -> list[str]:
         """Return the controls of a configuration, its base method first.
@@ -156,9 +160,9 @@ class Table:
         """
         if name in self._no_candidates:
             return None
-        wanted = autoencoding(self._params[name])
-        found = [other for other in self.controls(name) if other in self._trials and self.is_autoencoding(other)]
-        return next((other for other in found if autoencoding(self._params[other]) == wanted), None)
+        wanted = autoencoding(self.params[name])
+        found = [other for other in self.controls(name) if other in self.trials and self.is_autoencoding(other)]
+        return next((other for other in found if autoencoding(self.params[other]) == wanted), None)
 
     def best_control(self, metric: str, name: str = "") -> str | None:
         """Return the control of a configuration, or of all that have none of their own, with the best mean."""
@@ -207,42 +211,34 @@ class Table:
         """Return base method -> rows of `UNTRAINED` that its accuracy does not exceed significantly, or with a single
         seed at all."""
         controls = [self.controls(name) for name in self.names if name not in REFERENCES]
-        means, found = self.point_estimates(self.accuracy), dict[str, list[str]]()
-        for base in dict.fromkeys(names[0] for names in controls if names):
-            for row in UNTRAINED:
-                difference = self._above_untrained(base, row)
-                low = math.nan if difference is None else difference.bounds()[0]
-                if not math.isfinite(low):
-                    low = means.get(base, math.nan) - means.get(row, math.nan)
-                if low <= 0:
-                    found.setdefault(base, []).append(row)
-        return found
+        bases = dict.fromkeys(names[0] for names in controls if names)
+        found = {base: [row for row in UNTRAINED if self._lead(base, row) <= 0] for base in bases}
+        return {base: rows for base, rows in found.items() if rows}
 
-    def _above_untrained(self, base: str, row: str) -> Estimate | None:
-        metric = self.accuracy
-        if row not in WITHOUT_ENCODER:
-            return self.differences(metric, {base: row}).get(base)
-        if base not in self.values(metric).index or row not in self.point_estimates(metric):
-            return None
-        mean = self._mean_estimates(metric, {base: row})[base]
-        return replace(mean, value=mean.value - self.point_estimates(metric)[row])
+    def _lead(self, base: str, row: str) -> float:
+        """Return the lower bound of the difference in accuracy, or the difference where there is no bound."""
+        metric, means = self.accuracy, self.point_estimates(self.accuracy)
+        difference = self.differences(metric, {base: row}).get(base)
+        if row in WITHOUT_ENCODER and row in means and base in self.values(metric).index:
+            mean = self._mean_estimates(metric, {base: row})[base]
+            difference = replace(mean, value=mean.value - means[row])
+        low = difference.bounds()[0] if difference else math.nan
+        return low if math.isfinite(low) else means.get(base, math.nan) - means.get(row, math.nan)
 
     # The held-out images as a sample
 
     @property
     def images_sampled(self) -> bool:
         """Whether intervals account for the sampling of held-out images, since their contributions are known."""
-        return self._sampling is not None and len(self._sampling.known) > 0
+        return len(self._sampling.known) > 0
 
     @cached_property
-    def _sampling(self) -> SamplingVariances | None:
-        if (load := self._load) is None:
-            return None
+    def _sampling(self) -> SamplingVariances:
         bests = {metric: self.best(metric) for metric in self._means if self.is_compared(metric)}
         uses = Counter(control for name in self._trained for control in self.controls(name))
         # In memory: the best by each metric, controls of several configurations, the candidate and its own control.
         kept = len({*bests.values()}) + sum(count > 1 for count in uses.values()) + 5
-        variances = SamplingVariances(lambda trial_id: _with_invariance(load(trial_id)), self._trials, kept)
+        variances = SamplingVariances(lambda trial_id: _with_invariance(self._load(trial_id)), self.trials, kept)
         # Configuration by configuration, so that the file of a trial is read once, not once per metric.
         for name in self._trained:
             for metric in variances.metrics(name):
@@ -255,7 +251,7 @@ class Table:
 
     def _sampled(self, metric: str, others: Mapping[str, str | None]) -> NDArray | None:
         """Return the variance, due to the sample of held-out images, of each mean (other: None) or difference, (P,)."""
-        if self._sampling is None or metric not in self._sampling.known:
+        if metric not in self._sampling.known:
             return None
         return np.array([self._sampling.of(metric, name, other) for name, other in others.items()])
 

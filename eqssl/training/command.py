@@ -9,7 +9,7 @@ import tyro
 from eqssl.config import RunConfig, check_effect, options_in, replace
 from eqssl.files import as_path
 from eqssl.names import check_names
-from eqssl.signals import Terminated
+from eqssl.signals import Interrupted
 from eqssl.training.memory import keep_freed
 
 
@@ -46,9 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         run, uri = with_preset(run, given), options.tracking_uri
         try:
             train(run, progress=True, output=output, tracking_uri=uri, resume=options.resume, handle_signals=True)
-        except Terminated as stop:
-            print(f"stopped by {stop.name}: continue with the same command and --resume", file=sys.stderr)
-            return 128 + stop.number
+        except Interrupted as stop:
+            print(f"stopped by {stop}: continue with the same command and --resume", file=sys.stderr)
+            return stop.code
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
-from eqssl.signals import SignalHandler, Terminated
+from eqssl.signals import Interrupted, SignalHandler
 from eqssl.training import checkpoint
 
 
@@ -69,7 +69,7 @@ class LoggingContext(LocalContext):
         loggers: functions that take an epoch's metrics.
 
     Raises:
-        Terminated: after a signal.
+        Interrupted: after a signal.
     """
 
     def __init__(self, folder: Path | None, *loggers: Callable[[dict[str, float]], object]):
@@ -81,7 +81,7 @@ class LoggingContext(LocalContext):
     def _handle(self, number: int, first: bool) -> None:
         self._signal = number
         if not first or not self._unsaved:
-            raise Terminated(number)
+            raise Interrupted(number)
 
     def report(self, metrics: dict[str, float], state: dict[str, Any] | None) -> None:
         self._unsaved = True
@@ -103,4 +103,4 @@ class LoggingContext(LocalContext):
     def _saved(self) -> None:
         self._unsaved = False
         if self._signal:
-            raise Terminated(self._signal)
+            raise Interrupted(self._signal)

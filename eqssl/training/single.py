@@ -38,7 +38,7 @@ def train(
     Raises:
         ValueError: for options that cannot work, before the first step.
         FloatingPointError: for a loss that is not finite, naming the epoch.
-        Terminated: after a handled signal.
+        Interrupted: after a handled signal.
     """
     config = config or RunConfig()
     check_names(config)

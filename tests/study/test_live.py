@@ -179,6 +179,8 @@ def test_predictions_of_another_protocol_are_refused(tmp_path):
 def test_a_summary_without_its_trials_has_a_report_but_no_predictions(predicted):
     folder, _ = predicted
     (folder / "study.json").unlink()
+    assert summary_of_predictions(folder)["trials"]  # by its copy
+    (folder / "runs" / "study.json").unlink()
     assert current_summary(folder)["trials"]
     with pytest.raises(ValueError, match=r"--from-predictions: .* has no study.json"):
         summary_of_predictions(folder)

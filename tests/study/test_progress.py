@@ -12,12 +12,12 @@ from eqssl.study.store.records import TrialRecord
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 0.5}, 0), 1)
 
-SUGGESTIONS = SimpleNamespace(total=3, ended=1, work=lambda base: 22)
+SUGGESTIONS = SimpleNamespace(total=3, ended=1, work=lambda: 22, base=RunConfig(), objectives=["knn"])
 
 
 def run(console, status="COMPLETE", **values) -> str:
     configuration = TRIAL.configuration
-    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
+    with StudyProgress(console, SUGGESTIONS, lambda: "none comes") as progress:
         progress.trial_started(TRIAL)
         for epoch in range(1, 11):
             progress.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 0.5})
@@ -54,7 +54,7 @@ def test_a_bar_on_a_terminal(width):
 
 def test_a_failed_attempt_is_told_when_it_happens():
     console = Console(file=io.StringIO(), width=60)
-    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
+    with StudyProgress(console, SUGGESTIONS, lambda: "none comes") as progress:
         progress.trial_retried(TRIAL, "RuntimeError: out of memory [0]")
     assert console.file.getvalue() == "weight 0.5 / seed 1: RuntimeError: out of memory [0]; tried again\n"
 
@@ -70,8 +70,8 @@ def clock(monkeypatch):
 def test_every_minute_a_line_says_what_runs_how_far_how_long_and_what_is_waited_for(clock):
     console = Console(file=io.StringIO(), width=140)
     away = []
-    base = replace(RunConfig(), {"train.epochs": 12})
-    with StudyProgress(console, base, SUGGESTIONS, ["knn"], lambda: "none comes", lambda: "".join(away)) as progress:
+    longer = SimpleNamespace(**vars(SUGGESTIONS) | {"base": replace(RunConfig(), {"train.epochs": 12})})
+    with StudyProgress(console, longer, lambda: "none comes", lambda: "".join(away)) as progress:
         for seed in range(5):
             progress.trial_started(Trial(TRIAL.configuration, seed))
         clock[0] += 20
@@ -104,7 +104,7 @@ def test_workers_with_other_versions_are_named_once(monkeypatch):
 @pytest.mark.parametrize("terminal", [False, True])
 def test_trials_that_wait_are_told_of_and_long_trainings_too(monkeypatch, terminal):
     console = Console(file=io.StringIO(), width=60, force_terminal=terminal)
-    with StudyProgress(console, RunConfig(), SUGGESTIONS, ["knn"], lambda: "none comes") as progress:
+    with StudyProgress(console, SUGGESTIONS, lambda: "none comes") as progress:
         progress.time_passed(2, 6)
         assert "running" not in console.file.getvalue()
         monkeypatch.setattr(module, "QUIET_S", 0.0)
@@ -117,8 +117,8 @@ def test_trials_that_wait_are_told_of_and_long_trainings_too(monkeypatch, termin
 def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(clock):
     console = Console(file=io.StringIO(), width=140)
     epochs, trials = RunConfig().train.epochs, [Trial(TRIAL.configuration, seed) for seed in (1, 2)]
-    two = SimpleNamespace(total=2, ended=0, work=lambda base: 2 * (epochs + 1))
-    with StudyProgress(console, RunConfig(), two, ["knn"], lambda: "") as progress:
+    two = SimpleNamespace(**vars(SUGGESTIONS) | {"total": 2, "ended": 0, "work": lambda: 2 * (epochs + 1)})
+    with StudyProgress(console, two, lambda: "") as progress:
         for trial in trials:
             progress.trial_started(trial)
         clock[0] += 60  # imports, data

@@ -11,9 +11,9 @@ import pytest
 from eqssl.environment import commit
 from eqssl.report.tables import caption
 from eqssl.stats import difference_estimates
-from eqssl.study import Study, log_uniform
+from eqssl.study import Study, log_uniform, results
 from eqssl.study.definition import REFERENCES
-from eqssl.study.results import _write_summary, choose, summarise, write_parquet
+from eqssl.study.results import _write_summary, summarise, write_parquet
 from eqssl.study.store.records import CONTRIBUTIONS, TrialRecord
 from eqssl.study.table import Table
 
@@ -62,6 +62,10 @@ def noisy(means: dict[str, tuple[float, float]], std: float, seeds: int = 3) -> 
         for row, (name, (knn, r2)) in enumerate(means.items())
         for seed in range(seeds)
     ]
+
+
+def choose(study, records):
+    return results.choose(study, Table(records, study.controls, study.objectives))
 
 
 def choice_of(records, study=STUDY) -> str | None:

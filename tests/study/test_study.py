@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,8 @@ from eqssl.methods import METHODS, register_method
 from eqssl.methods.vicreg import VICReg
 from eqssl.models.backbones import ENCODERS, register_encoder
 from eqssl.models.export import load_encoder
+from eqssl.signals import Interrupted
 from eqssl.study import Study, StudyOptions, choice, log_uniform, run_study
-from eqssl.study.execution.stop import Interrupted
 from eqssl.training.loop import train
 
 pytestmark = pytest.mark.slow
@@ -214,6 +215,22 @@ def test_a_stop_after_the_last_trial_leaves_a_complete_study_and_the_next_one_do
     text = said.file.getvalue()
     assert "warning: 1 of the 2 configurations of grid are left out; all of them take --configs 2\n" in text
     assert f"results: {tmp_path}" in text
+
+
+def test_a_stop_while_a_worker_checks_the_data_does_not_wait_for_it(tmp_path, base, tracking, monkeypatch):
+    own, late = os.getpid(), tmp_path / "late"
+
+    def check(*arguments):
+        time.sleep(3)
+        os.kill(own, signal.SIGTERM)
+        time.sleep(15)
+        late.touch()
+
+    monkeypatch.setattr("eqssl.study.flow.try_run", check)
+    study = Study(name="early", question="?", space={}, rows={}, base=base, smoke={})
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_study(study, StudyOptions(run=base, seeds=1, output=str(tmp_path), tracking_uri=tracking, smoke=True))
+    assert not late.exists()
 
 
 def test_an_error_while_results_are_written_ends_the_run_in_mlflow_too(tmp_path, base, tracking, monkeypatch):

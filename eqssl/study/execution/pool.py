@@ -164,9 +164,8 @@ class _Scheduler(_Unsaved, FIFOScheduler):
         trial, record = self._searcher.trials[tune_trial.trial_id], result.get(RECORD)
         if not record or record.status != "STOPPED" or trial.configuration.number is None:
             return self.CONTINUE
-        for epoch, metrics in record.history.items():
-            self._halving.add(trial.id, trial.seed, int(epoch), metrics)
-        return self.CONTINUE if self._halving.goes_on(trial.id, trial.seed, record.epochs) else self.STOP
+        self._halving.add(record)
+        return self.CONTINUE if self._halving.goes_on(record) else self.STOP
 
 
 class _Events(_Unsaved, tune.Callback):

@@ -29,22 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import ClassVar
 
-from eqssl.signals import SignalHandler
-
-
-class Interrupted(BaseException):
-    """The stop of a study by a signal; `--resume` continues it.
-
-    It may interrupt Tune or a request to a bucket, which would handle an `Exception`, so it is not one.
-
-    Args:
-        number: the signal's number.
-        reason: why this process stops itself; default: the signal's name.
-    """
-
-    def __init__(self, number: int, reason: str | None = None):
-        super().__init__(reason or signal.Signals(number).name)
-        self.number = number
+from eqssl.signals import Interrupted, SignalHandler
 
 
 @contextmanager

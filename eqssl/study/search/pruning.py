@@ -6,7 +6,7 @@ rank, of all trials that reached the rung under the same seed. Nothing here impo
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -67,26 +67,21 @@ class Halving:
         self._signs = {metric: 1 if direction == "maximize" else -1 for metric, direction in objectives.items()}
         self._seen: dict[tuple[int, int], dict[str, list[float]]] = defaultdict(dict)  # (rung, seed) -> trial -> values
 
-    def add(self, trial_id: str, seed: int, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Add a trial's metrics after an epoch; epochs between the rungs, and other metrics, are ignored."""
-        if epoch in self._rungs:
+    def add(self, record: TrialRecord) -> None:
+        """Add the history of a trial, running or ended; epochs between the rungs, and other metrics, are ignored."""
+        for epoch in self._rungs & set(map(int, record.history)):
+            metrics = record.history[str(epoch)]
             values = (sign * metrics.get(metric, math.nan) for metric, sign in self._signs.items())
-            self._seen[epoch, seed][trial_id] = [value if math.isfinite(value) else WORST for value in values]
+            found = [value if math.isfinite(value) else WORST for value in values]
+            self._seen[epoch, record.seed][record.trial_id] = found
 
-    def restore(self, records: Iterable[TrialRecord]) -> None:
-        """Add the histories of finished trials."""
-        for record in records:
-            for epoch, metrics in record.history.items():
-                self.add(record.trial_id, record.seed, int(epoch), metrics)
-
-    def goes_on(self, trial_id: str, seed: int, epoch: int) -> bool:
-        """Return whether a trial continues, by comparison with those that have reached this epoch so far."""
-        seen = self._seen.get((epoch, seed), {})
-        if trial_id not in seen or seed >= self._seeds:
+    def goes_on(self, record: TrialRecord) -> bool:
+        """Return whether a trial continues, by comparison with those that have reached its epoch so far."""
+        seen = self._seen.get((record.epochs, record.seed), {})
+        if record.trial_id not in seen or record.seed >= self._seeds:
             return True
-        trials = list(seen)
-        best = best_first([seen[trial] for trial in trials])[: -(-len(trials) // REDUCTION)]
-        return trials.index(trial_id) in best
+        best = best_first(list(seen.values()))[: -(-len(seen) // REDUCTION)]
+        return list(seen).index(record.trial_id) in best
 
 
 def best_first(values: ArrayLike) -> list[int]:

@@ -44,12 +44,7 @@ class Search:
     """
 
     def __init__(
-        self,
-        space: Space,
-        objectives: Mapping[str, Direction],
-        *,
-        sampler: Sampler = "random",
-        seed: int = 0,
+        self, space: Space, objectives: Mapping[str, Direction], *, sampler: Sampler = "random", seed: int = 0
     ):
         self._space, self._objectives, self._sampler, self._seed = space, objectives, sampler, seed
         self.optuna = optuna.create_study(directions=[*objectives.values()])
@@ -142,14 +137,13 @@ def write_journal(study: Study, records: Sequence[TrialRecord], path: Path) -> N
     for record in records:
         if record.number is not None:
             by_number.setdefault(record.number, []).append(record)
-
     search, ended = Search(study.space, study.objectives), _epochs_ended(path.parent)
-    for place, number in enumerate(sorted(by_number)):
-        search.suggest(by_number[number][0].params)
-        search.tell(place, by_number[number])
+    configurations = [seeds for _, seeds in sorted(by_number.items())]
+    for place, seeds in enumerate(configurations):
+        search.suggest(seeds[0].params)
+        search.tell(place, seeds)
     trials = search.optuna.get_trials(deepcopy=False)
-    for trial, number in zip(trials, sorted(by_number), strict=True):
-        seeds = by_number[number]
+    for trial, seeds in zip(trials, configurations, strict=True):
         trial.set_user_attr("configuration", seeds[0].configuration)
         trial.set_user_attr("seeds", {str(record.seed): record.status for record in seeds})
         timed = [(record.wall_s, ended[record.trial_id]) for record in seeds if record.trial_id in ended]

@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from eqssl.config import RunConfig, get
+from eqssl.config import get
 from eqssl.study.definition import REDUCTION, Study, count_trials, seed_stages
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
@@ -34,6 +34,8 @@ class Suggestions(Listener):
         options: configs, seeds, seed schedule and sampler; the sampler's seed is that of the training.
 
     Attributes:
+        base: the run of which every trial changes some options.
+        objectives: names of the study's.
         search: the sampler.
         total: number of trials, including those of the reference rows.
         ended: how many of these had ended before a resume.
@@ -43,6 +45,7 @@ class Suggestions(Listener):
     """
 
     def __init__(self, study: Study, options: StudyOptions):
+        self.base, self.objectives = options.run, list(study.objectives)
         seed, count = options.run.train.seed, study.count_configs(options.configs)
         base = {option: get(options.run, option) for option in study.space}
         self.search = Search(study.space, study.objectives, sampler=options.sampler, seed=seed)
@@ -77,11 +80,11 @@ class Suggestions(Listener):
         self._records |= records
         self.ended = len(records)
 
-    def work(self, base: RunConfig) -> int:
+    def work(self) -> int:
         """Return the epochs and evaluations of all trials to come; each searched trial counts as one of the base."""
         rows = [trial for trial in self._rows if trial.id not in self._records]
         searched = self.total - self.ended - len(rows)
-        return sum(trial.work(base) for trial in rows) + searched * (base.train.epochs + 1)
+        return sum(trial.work(self.base) for trial in rows) + searched * (self.base.train.epochs + 1)
 
     def next(self) -> Trial | None:
         """Return the next trial, or None if there is none: for good if `finished`, else until a trial has ended."""

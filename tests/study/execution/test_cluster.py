@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from eqssl.config import RunConfig, TrainConfig
+from eqssl.signals import Interrupted
 from eqssl.study import StudyOptions
 from eqssl.study.execution import cluster
 from eqssl.study.execution.cluster import (
@@ -20,7 +21,6 @@ from eqssl.study.execution.cluster import (
     capacity,
     ray_running,
 )
-from eqssl.study.execution.stop import Interrupted
 from eqssl.training.memory import KEEP
 
 

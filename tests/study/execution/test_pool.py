@@ -11,10 +11,11 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
+from eqssl.signals import Interrupted
 from eqssl.study.execution import pool
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events, save_all
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.stop import Interrupted, StopSignals
+from eqssl.study.execution.stop import StopSignals
 from eqssl.study.execution.trial import RECORD, record_of
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Configuration, Trial

@@ -8,7 +8,8 @@ import time
 import pytest
 
 from eqssl import signals as module
-from eqssl.study.execution.stop import Interrupted, StopSignals, hold_sigterm
+from eqssl.signals import Interrupted
+from eqssl.study.execution.stop import StopSignals, hold_sigterm
 
 
 @pytest.fixture
