@@ -53,7 +53,7 @@ def test_what_is_written_is_read_found_and_removed(folder):
     remove(folder / "trials" / "b")
     assert [path.parent.name for path in find(folder, "trials/*/trial.json")] == ["a"]
     remove(folder / "trials" / "b")
-    assert find(folder / "nothing", "*") == read_all([]) == []
+    assert find(folder / "nothing", "*") == list(read_all([])) == []
 
 
 def test_a_file_tells_when_it_was_written(folder):
@@ -76,7 +76,7 @@ def test_a_folder_takes_the_place_of_another(folder):
         put(folder / "old" / name, "old")
         put(folder / "new" / name, "new")
     copy_folder(folder / "new", folder / "old")
-    assert read_all(find(folder / "old", "*")) == [b"new", b"new"]
+    assert list(read_all(find(folder / "old", "*"))) == [b"new", b"new"]
     assert len(find(folder, "*/*")) == 4
     with pytest.raises(FileNotFoundError, match="none holds no file"):
         copy_folder(folder / "none", folder / "old")
