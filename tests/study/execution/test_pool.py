@@ -12,6 +12,7 @@ import pytest
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from eqssl.study.execution import pool
+from eqssl.study.execution.nodes import FailingNodes
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events, save_all
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.stop import Interrupted, StopSignals
@@ -66,12 +67,12 @@ def heard():
 @pytest.fixture
 def events(heard, tmp_path):
     searcher = SimpleNamespace(trials={"tune": TRIAL})
-    return _Events(searcher, StudySetup(folder=str(tmp_path)), [heard], StopSignals())
+    return _Events(searcher, StudySetup(folder=str(tmp_path)), [heard], StopSignals(), FailingNodes({"CPU": 1.0}))
 
 
 def epoch(events, trial, number, **values):
     record = record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)
-    result = {RECORD: record, "config": {}, "training_iteration": number}
+    result = {RECORD: record, "config": {}, "training_iteration": number, "node_ip": "10.0.0.6"}
     events.on_trial_result(0, [trial], trial, result)
     assert result == {RECORD: ""}  # Tune keeps a trial's last result for good
 
@@ -136,7 +137,7 @@ def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(eve
     events.on_trial_complete(0, [trial], trial)
     assert (heard.told[-1].status, heard.told[-1].epochs, heard.told[-1].overhead_s) == ("STOPPED", 1, 0.0)
     complete = record_of(TRIAL, "COMPLETE", epochs=2)
-    events.on_trial_result(0, [trial], trial, {RECORD: complete})  # no epoch's
+    events.on_trial_result(0, [trial], trial, {RECORD: complete, "node_ip": "10.0.0.6"})  # no epoch's
     events.on_trial_complete(0, [trial], trial)
     assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
 
@@ -191,7 +192,7 @@ class TestFullDisk:
 
     def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog, tmp_path):
         trial = TuneTrial(tmp_path)
-        events.on_trial_result(0, [trial], trial, {RECORD: record_of(TRIAL, "COMPLETE")})
+        events.on_trial_result(0, [trial], trial, {RECORD: record_of(TRIAL, "COMPLETE"), "node_ip": ""})
         events.on_trial_complete(0, [trial], trial)
         assert record_keeper.attempts == 3 and len(heard.told) == 1
         assert caplog.text.count("cannot be written and will be tried again: [Errno 28] No space left") == 2
