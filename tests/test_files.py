@@ -56,6 +56,17 @@ def test_what_is_written_is_read_found_and_removed(folder):
     assert find(folder / "nothing", "*") == list(read_all([])) == []
 
 
+def test_many_files_are_not_read_all_at_once(folder, monkeypatch):
+    """The epochs of 10,000 trials are a gigabyte."""
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+    for name in "abc":
+        put(folder / f"{name}.json", "old")
+    texts = read_all(sorted(find(folder, "*.json"), key=str))
+    assert next(texts) == b"old"
+    put(folder / "b.json", "new")
+    assert list(texts) == [b"new", b"old"]
+
+
 def test_a_file_tells_when_it_was_written(folder):
     assert modified_s(folder / "a.txt") is None
     put(folder / "a.txt", "now")
