@@ -13,6 +13,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 BAD = "127.0.0.2"
 ROWS = {"long": {"train.epochs": 6}} | {f"short{weight}": {"recon.weight": float(weight)} for weight in range(1, 6)}
 
+SMALL = {"train.epochs": 1, "train.batch-size": 8, "data.objects": 24, "data.image-size": 32, "evaluate.level": "quick"}
+
 
 @pytest.fixture
 def head():
@@ -24,7 +26,7 @@ def head():
 
 def test_a_trial_that_fails_at_a_bad_node_goes_on_elsewhere(head, tmp_path):
     places = {"output": tmp_path / "results", "tracking-uri": f"sqlite:///{tmp_path}/mlflow.db"}
-    job = Job(head, "bad", tmp_path, places | {"train.epochs": 1}, rows=ROWS)
+    job = Job(head, "bad", tmp_path, places | SMALL, rows=ROWS)
     job.wait_for(1)
     node = Node(head, ["env", "BROKEN=1"], ["--node-ip-address", BAD])
     try:
