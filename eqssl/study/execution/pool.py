@@ -47,7 +47,6 @@ DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's t
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 SAVING_POLL_S = 0.2  # until a wait notices that Tune has ended
-FULL_DISK_S = 5.0  # between two attempts to write a record
 
 
 def run_trials(
@@ -66,7 +65,7 @@ def run_trials(
         run_of: trial -> its run; called once per trial, before it starts.
         setup: the setup of the trials' processes.
         capacity: number of trials at a time, and the resources of each.
-        listeners: receive all events; the first one keeps the records.
+        listeners: receive all events; the first one keeps the records, and waits for a full disk.
         signals: the study's signals; a stop first waits until trials have saved their state.
         halving: the pruner, if there is one.
     """
@@ -76,7 +75,7 @@ def run_trials(
     reserved = dict(capacity.driver or capacity.worker)
     nodes = FailingNodes(reserved, [node[ADDRESS] for node in alive_nodes()])
     searcher = _Searcher(suggestions, run_of)
-    events = _Events(searcher, setup, listeners, signals, nodes)
+    events = _Events(searcher, setup, listeners, nodes)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
     trainable = tune.with_parameters(run, setup=replace(setup, save_notice=notice))
     staging = tempfile.mkdtemp()  # nobody reads Tune's own files, so they need no shared storage
@@ -181,16 +180,8 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 class _Events(_Unsaved, tune.Callback):
     """Passes Tune's events on to the listeners."""
 
-    def __init__(
-        self,
-        searcher: _Searcher,
-        setup: StudySetup,
-        listeners: Sequence[Listener],
-        signals: StopSignals,
-        nodes: FailingNodes,
-    ):
-        self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
-        self._nodes = nodes
+    def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], nodes: FailingNodes):
+        self._searcher, self._setup, self._listeners, self._nodes = searcher, setup, listeners, nodes
         self._started_s: dict[str, float] = {}
         self._last: dict[str, TrialRecord] = {}  # last records of running trials, with their whole history
         self._open: list[TuneTrial] = []  # those that have not ended, among the first `_seen` trials
@@ -260,15 +251,11 @@ class _Events(_Unsaved, tune.Callback):
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
         first, *others = self._listeners
-        while True:  # an exception would make Tune train the trial again
-            try:
-                first.trial_ended(trial, record)
-                break
-            except OSError as error:
-                logger.warning("the record of %s cannot be written and will be tried again: %s", trial.name, error)
-                if self._signals.interruption:
-                    return
-                time.sleep(FULL_DISK_S)
+        try:
+            first.trial_ended(trial, record)
+        except OSError as error:  # raised only by a study that stops or has lost its folder; Tune would train it again
+            logger.warning("the record of %s cannot be written: %s", trial.name, error)
+            return
         self._last.pop(tune_trial.trial_id, None)
         for listener in others:
             with suppress(OSError):  # such as from a terminal's log on a full disk
