@@ -31,6 +31,7 @@ ANSWER_S = 10.0  # for the first answer of a bucket
 OPTIONS = {"s3": {"config_kwargs": {"retries": {"total_max_attempts": 1}}}}  # this module retries requests itself
 PERMANENT_ERRORS = (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError)
 RETRY_S = 5.0  # between two attempts to write
+AT_ONCE = 500  # files requested together from a bucket; a large study's files of epochs are a gigabyte
 T = TypeVar("T")
 
 
@@ -395,13 +396,16 @@ def looks_whole(path: Path) -> bool:
     return True
 
 
-def read_all(paths: Iterable[Path]) -> list[bytes]:
-    """Return the contents of files on a disk or in one bucket, which are requested concurrently."""
+def read_all(paths: Iterable[Path]) -> Iterator[bytes]:
+    """Yield the contents of files: one after another from a disk, hundreds at a time from one bucket."""
     paths = list(paths)
-    if not paths or isinstance(paths[0], Path):
-        return [path.read_bytes() for path in paths]
-    found = _patiently(paths[0].fs.cat, [path.path for path in paths])
-    return [found[path.path] for path in paths]
+    for start in range(0, len(paths), AT_ONCE):
+        part = paths[start : start + AT_ONCE]
+        if isinstance(part[0], Path):
+            yield from (path.read_bytes() for path in part)
+        else:
+            found = _patiently(part[0].fs.cat, [path.path for path in part])
+            yield from (found[path.path] for path in part)
 
 
 def copy_folder(source: Path, target: Path) -> None:

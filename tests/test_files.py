@@ -54,7 +54,18 @@ def test_what_is_written_is_read_found_and_removed(folder):
     remove(folder / "trials" / "b")
     assert [path.parent.name for path in find(folder, "trials/*/trial.json")] == ["a"]
     remove(folder / "trials" / "b")
-    assert find(folder / "nothing", "*") == read_all([]) == []
+    assert find(folder / "nothing", "*") == list(read_all([])) == []
+
+
+def test_many_files_are_not_read_all_at_once(folder, monkeypatch):
+    """The epochs of 10,000 trials are a gigabyte."""
+    monkeypatch.setattr(files, "AT_ONCE", 1)
+    for name in "abc":
+        put(folder / f"{name}.json", "old")
+    texts = read_all(sorted(find(folder, "*.json"), key=str))
+    assert next(texts) == b"old"
+    put(folder / "b.json", "new")
+    assert list(texts) == [b"new", b"old"]
 
 
 def test_a_file_tells_when_it_was_written(folder):
@@ -77,7 +88,7 @@ def test_a_folder_takes_the_place_of_another(folder):
         put(folder / "old" / name, "old")
         put(folder / "new" / name, "new")
     copy_folder(folder / "new", folder / "old")
-    assert read_all(find(folder / "old", "*")) == [b"new", b"new"]
+    assert list(read_all(find(folder / "old", "*"))) == [b"new", b"new"]
     assert len(find(folder, "*/*")) == 4
     with pytest.raises(FileNotFoundError, match="none holds no file"):
         copy_folder(folder / "none", folder / "old")

@@ -1,7 +1,7 @@
 """A large study without training: growth of its resume, summary and report, its memory, and MLflow's entries.
 
-The trials are made up: their metrics are random, and all share one file of contributions. Each measurement runs in its
-own process, whose memory is that of a study's process.
+The trials are made up: their metrics are random, and all share the files of contributions and epochs. Each measurement
+runs in its own process, whose memory is that of a study's process.
 """
 
 import os
@@ -21,6 +21,7 @@ import numpy as np
 from eqssl.bench.command import Options
 from eqssl.bench.timing import Row, limited
 from eqssl.config import RunConfig
+from eqssl.files import write_json
 from eqssl.report.report import write_report
 from eqssl.study import Study, StudyOptions, log_uniform, uniform
 from eqssl.study.execution import cluster, pool, trial
@@ -32,12 +33,15 @@ from eqssl.study.results import summarise, write_results
 from eqssl.study.search.sampler import write_journal
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
-from eqssl.study.store.records import CONTRIBUTIONS, StudyFolder, TrialRecord
+from eqssl.study.store.records import CONTRIBUTIONS, ENDED, StudyFolder, TrialRecord
+from eqssl.study.store.records import EPOCHS as EPOCHS_FILE
 from eqssl.tracking.study import StudyTracker
 
 MAX_EXPONENT, MAX_S, MAX_MB, LARGE = 1.1, 60.0, 1500.0, 10_000  # the last: trials of a large study
 EPOCHS, SEEDS, IMAGES = 100, 2, 2000
 METRICS = ("linear", "knn", "r2_mean", "equivariance", *(f"r2/{factor}" for factor in range(20)))
+# A trial's files are links to those of the study; any file serves as the encoder, which is only copied.
+FILES = {CONTRIBUTIONS: CONTRIBUTIONS, EPOCHS_FILE: EPOCHS_FILE, "encoder/model.safetensors": CONTRIBUTIONS}
 STUDY = Study(name="scale", question="", space={"recon.weight": log_uniform(0.1, 10.0), "augment.hue": uniform(0, 1)})
 
 
@@ -90,6 +94,7 @@ def ended_study(folder: Path, trials: int) -> None:
     columns = {"metric": np.repeat(METRICS, IMAGES), "unit": np.tile(np.arange(IMAGES), len(METRICS))}
     columns |= {name: rng.uniform(size=IMAGES * len(METRICS)).astype(np.float32) for name in ("value", "weight")}
     pd.DataFrame(columns).to_parquet(folder / CONTRIBUTIONS)
+    write_json(folder / EPOCHS_FILE, [random_metrics(rng) | {"epoch": e + 1.0, ENDED: e} for e in range(EPOCHS)])
     history = {str(epoch): dict.fromkeys(STUDY.objectives, 0.5) for epoch in range(1, EPOCHS)}
     suggestions = suggestions_of(trials)
     while (made_up := suggestions.next()) is not None:
@@ -99,8 +104,8 @@ def ended_study(folder: Path, trials: int) -> None:
             listener.trial_ended(made_up, record)
         of_trial = store.trial_folder(made_up)
         (of_trial / "encoder").mkdir()
-        for name in (CONTRIBUTIONS, "encoder/model.safetensors"):  # any file serves as the encoder: it is only copied
-            (of_trial / name).hardlink_to(folder / CONTRIBUTIONS)
+        for name, source in FILES.items():
+            (of_trial / name).hardlink_to(folder / source)
 
 
 def resume(folder: Path) -> None:
@@ -171,7 +176,7 @@ def simulated(trials: int, epochs: int) -> dict[str, float]:
         uri = f"sqlite:///{folder}/mlflow.db"
         tracker = StudyTracker(uri, STUDY.name, [*STUDY.space], STUDY.objectives, Path(folder))
         tracker.ready()
-        tracker.begin("0", RunConfig(), [], [])
+        tracker.begin("0", RunConfig(), [])
         suggestions, memory = suggestions_of(trials), _Memory()
         capacity = cluster.capacity(StudyOptions(concurrency=1), cluster.alive_nodes(), suggestions.total)
         setup = StudySetup(folder, tuple(STUDY.objectives), worker=capacity.worker)

@@ -1,4 +1,4 @@
-"""Timing in rounds, and the table of the results."""
+"""Timing in rounds, and the table of the results; without torch until a part needs it."""
 
 import dataclasses
 import json
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 MIN_ROUNDS = 3
 HEAD = ("part", "measured", "median", "against", "ratio", "quartiles", "rounds", "aim", "note")
@@ -47,6 +46,8 @@ def timed(subject: Callable[[], Any]) -> float:
 
 def finish() -> None:
     """Wait for the device."""
+    import torch
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -122,6 +123,8 @@ def limited(name: str, value: float, unit: str, limit: float, **more: Any) -> Ro
 
 def machine() -> dict[str, Any]:
     """Return the properties of the machine and the versions that the results depend on."""
+    import torch
+
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -179,7 +179,7 @@ class _StudyRun:
                 f"are left out; all of them take --configs {suggestions.design}"
             )
         earlier = list(self.record.records().values())
-        self.tracker.begin(self.record.study_id, self.resolved, earlier, self.record.suggested_trials())
+        self.tracker.begin(self.record.study_id, self.resolved, earlier)
         halving = None
         if self.options.pruner == "halving":
             halving = Halving(base.train, self.study.objectives, self.stages[0])

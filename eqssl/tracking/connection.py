@@ -4,7 +4,7 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,20 +96,13 @@ def log_params(client: "MlflowClient", run_id: str, params: dict[str, Any]) -> N
     client.log_batch(run_id, params=[Param(name, str(value)) for name, value in params.items()])
 
 
-def log_epochs(client: "MlflowClient", run_id: str, epochs: Sequence[tuple[int, Mapping[str, float]]]) -> None:
-    """Log metrics of epochs, each with its time in ms, in as few requests as MLflow allows."""
+def log_metrics(client: "MlflowClient", run_id: str, steps: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
+    """Log metrics of steps, each with its number and its time in ms since 1970, in few requests."""
     from mlflow.entities import Metric
 
-    metrics = [Metric(name, value, time_ms, int(of["epoch"])) for time_ms, of in epochs for name, value in of.items()]
-    for start in range(0, len(metrics), BATCH):
-        client.log_batch(run_id, metrics=metrics[start : start + BATCH])
-
-
-def log_metrics(client: "MlflowClient", run_id: str, metrics: Mapping[str, float], step: int, time_ms: int) -> None:
-    """Log metrics of one step, with its time in ms since 1970."""
-    from mlflow.entities import Metric
-
-    client.log_batch(run_id, metrics=[Metric(name, value, time_ms, step) for name, value in metrics.items()])
+    entries = [Metric(name, value, time_ms, step) for of, step, time_ms in steps for name, value in of.items()]
+    for start in range(0, len(entries), BATCH):
+        client.log_batch(run_id, metrics=entries[start : start + BATCH])
 
 
 def now_ms() -> int:

@@ -42,7 +42,7 @@ def track_run(
 
     def log(metrics: dict[str, float]) -> None:
         try:
-            log_metrics(client, run_id, metrics, int(metrics["epoch"]), now_ms())
+            log_metrics(client, run_id, [(metrics, int(metrics["epoch"]), now_ms())])
         except Exception as error:  # of any type, by the store's library
             logger.warning("epoch %d is not tracked: %s", metrics["epoch"], first_line(error))
 

@@ -11,7 +11,8 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,16 +24,7 @@ from eqssl.images import image_grid, read_arrays
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Params, Trial
 from eqssl.study.store.records import ENDED, EPOCHS, TrialRecord
-from eqssl.tracking.connection import (
-    NoMLflow,
-    connect,
-    import_mlflow,
-    log_epochs,
-    log_metrics,
-    log_params,
-    now_ms,
-    title_of,
-)
+from eqssl.tracking.connection import NoMLflow, connect, import_mlflow, log_metrics, log_params, now_ms, title_of
 from eqssl.tracking.spool import Spool
 
 if TYPE_CHECKING:
@@ -77,9 +69,9 @@ class StudyTracker(Listener):
         self._runs: dict[str, tuple[str, int]] = {}  # of trials that go on: id -> MLflow's id, last step logged
         self._closing = threading.Event()
         self._patience_s, self._last_success, self._deadline = math.inf, 0.0, math.inf
-        self._wanted, self._connected = threading.Event(), threading.Event()
-        self._refusal: ValueError | None = None
-        self.missing = ""  # why nothing is tracked, in words; known once `ready`
+        self._wanted = threading.Event()
+        self._connected: Future[str] = Future()  # with the reason why nothing is tracked, or an empty text
+        self.missing = ""  # this reason, once `ready`
         self._worker = threading.Thread(target=self._work, daemon=True)
         self._worker.start()
 
@@ -90,23 +82,20 @@ class StudyTracker(Listener):
             ValueError: for a server that cannot be reached.
         """
         self._wanted.set()
-        self._connected.wait()
-        if self._refusal:
-            raise self._refusal
+        self.missing = self._connected.result()
 
-    def begin(self, study_id: str, base: RunConfig, records: list[TrialRecord], trials: list[Trial]) -> None:
+    def begin(self, study_id: str, base: RunConfig, records: Iterable[TrialRecord]) -> None:
         """Open the parent run, and log what an interrupted study has finished and not logged.
 
         Args:
             study_id: tag that identifies the study's runs.
             base: options of all trials, except varied ones.
-            records, trials: that have ended and that were suggested; empty for a new study.
+            records: of the trials that have ended before this run of the command.
         """
         self._study_id, self._base, self._begun = study_id, base, not self.missing
         if self.missing:
             return
-        by_id = {trial.id: trial for trial in trials}
-        self._earlier.extend((by_id[record.trial_id], record) for record in records)
+        self._earlier.extend((record.trial, record) for record in records)
         self._put("_open_parent")
 
     def trial_started(self, trial: Trial) -> None:
@@ -181,13 +170,12 @@ class StudyTracker(Listener):
                 return
             self._client, self._experiment = connect(self._uri, self._name)
         except NoMLflow as error:
-            self.missing = f"nothing is tracked, since {error}"
+            self._connected.set_result(f"nothing is tracked, since {error}")
             return
-        except ValueError as error:
-            self._refusal = error
+        except BaseException as error:
+            self._connected.set_exception(error)
             return
-        finally:
-            self._connected.set()
+        self._connected.set_result("")
         try:
             self._log_entries()
         except Exception as error:  # such as of a disk that does not give back what waits
@@ -292,10 +280,11 @@ class StudyTracker(Listener):
                 self._client.update_run(run.info.run_id, status="RUNNING")
         log_params(self._client, run.info.run_id, self._params(trial.configuration.overrides))
         # Epochs that had not reached the server when a study was stopped or killed.
-        missing = [(of.pop(ENDED), self._named(of)) for of in self._epochs(trial) if int(of["epoch"]) not in steps]
-        log_epochs(self._client, run.info.run_id, missing)
-        steps |= {int(metrics["epoch"]) for _, metrics in missing}
-        self._runs[trial.id] = run.info.run_id, max(steps, default=-1)
+        missing = [of for of in self._epochs(trial) if int(of["epoch"]) not in steps]
+        ends_ms = [of.pop(ENDED) for of in missing]
+        entries = [(self._named(of), int(of["epoch"]), ms) for of, ms in zip(missing, ends_ms, strict=True)]
+        log_metrics(self._client, run.info.run_id, entries)
+        self._runs[trial.id] = run.info.run_id, max(steps | {step for _, step, _ in entries}, default=-1)
         return run.info.run_id
 
     def _epochs(self, trial: Trial) -> list[dict[str, Any]]:
@@ -317,7 +306,7 @@ class StudyTracker(Listener):
     def _log_epoch(self, trial: Trial, metrics: dict[str, float], time_ms: int) -> None:
         run_id, step = self._run_of(trial), int(metrics["epoch"])
         if step > self._runs[trial.id][1]:
-            log_epochs(self._client, run_id, [(time_ms, self._named(metrics))])
+            log_metrics(self._client, run_id, [(self._named(metrics), step, time_ms)])
             self._runs[trial.id] = run_id, step
 
     def _named(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -337,7 +326,7 @@ class StudyTracker(Listener):
         run_id = run.info.run_id
         final = {name: value for name, value in self._named(record.metrics).items() if name not in run.data.metrics}
         final |= {"wall_s": record.wall_s, "overhead_s": record.overhead_s}
-        log_metrics(self._client, run_id, final, record.epochs, time_ms)
+        log_metrics(self._client, run_id, [(final, record.epochs, time_ms)])
         images = read_arrays(self._folder / "trials" / trial.id / "reconstructions.npy")
         if images is not None:
             self._client.log_image(run_id, image_grid(images), artifact_file="reconstructions.png")
@@ -350,11 +339,11 @@ class StudyTracker(Listener):
         for run_id, _ in self._runs.values():
             if self._client.get_run(run_id).info.status == "RUNNING":
                 self._client.set_terminated(run_id, "KILLED")
-        log_metrics(self._client, self._parent, {"tracking/dropped": float(self.dropped)}, 0, now_ms())
+        log_metrics(self._client, self._parent, [({"tracking/dropped": float(self.dropped)}, 0, now_ms())])
         if chosen:
             means = {name: of["estimate"] for name, of in chosen["metrics"].items() if name in self._objectives}
             step = self._base.train.epochs  # in charts, where the trials end
-            log_metrics(self._client, self._parent, self._named(means), step, now_ms())
+            log_metrics(self._client, self._parent, [(self._named(means), step, now_ms())])
             self._client.set_tag(self._parent, "configuration", chosen["name"])
             # A stopped study may choose another configuration when it goes on, and parameters cannot be changed.
             if status == "FINISHED" and not self._client.get_run(self._parent).data.params:

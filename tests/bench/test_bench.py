@@ -1,6 +1,8 @@
 """The bench at tiny sizes: its numbers mean what they say, and every part runs."""
 
 import json
+import subprocess
+import sys
 import time
 from functools import partial
 
@@ -221,6 +223,12 @@ def test_a_method_that_lightly_lacks_is_refused():
     pytest.importorskip("lightly")
     with pytest.raises(ValueError, match="--methods is 'dino'; allowed: simclr"):
         peers.method_step(TINY, "dino")
+
+
+@pytest.mark.slow  # 10 s
+def test_memory_is_measured_without_torch_which_a_study_s_process_does_not_import():
+    code = "import sys, eqssl.bench.scale, eqssl.study.flow, eqssl.study.progress; print('torch' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
 @pytest.mark.slow  # 30 s

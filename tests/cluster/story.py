@@ -1,4 +1,4 @@
-"""A study of one trial that meets faults: what is submitted, and how far its checkpoint has come."""
+"""A study, usually of one trial, that meets faults: what is submitted, and how far its checkpoint has come."""
 
 import functools
 import json
@@ -25,6 +25,7 @@ START = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_
 SHIPPED = [part for part in shlex.split(START) if part.startswith("--system-config")]
 # Its steps take so long anywhere that the trial has not ended before it has met every fault.
 STUDY = """
+import os
 import sys
 import time
 sys.path.insert(0, {root!r})
@@ -34,6 +35,11 @@ from eqssl.study import Study, main
 
 
 class Unhurried(VICReg):
+    def __init__(self, *given, **options):
+        if "BROKEN" in os.environ:
+            raise ModuleNotFoundError("No module named 'timm'")
+        super().__init__(*given, **options)
+
     def forward(self, pair):
         time.sleep(0.25)
         return super().forward(pair)
@@ -41,7 +47,7 @@ class Unhurried(VICReg):
 
 if __name__ == "__main__":
     register_method("unhurried", Unhurried)
-    sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={{}}, configs=1)))
+    sys.exit(main(Study(name={name!r}, question="?", space={{}}, rows={rows!r}, configs=1)))
 """
 OPTIONS = {
     "data.objects": 100,
@@ -56,18 +62,27 @@ OPTIONS = {
 
 
 class Job:
-    """A study of one trial, submitted.
+    """A study of one trial, or of some rows, submitted.
 
     Args:
         head: of the cluster.
         name: of the study.
         folder: for its script and what it caches.
         options: beside those of all.
+        rows: of the study.
     """
 
-    def __init__(self, head: Head, name: str, folder: Path, options: dict[str, object], *more: str):
+    def __init__(
+        self,
+        head: Head,
+        name: str,
+        folder: Path,
+        options: dict[str, object],
+        *more: str,
+        rows: dict[str, dict] | None = None,
+    ):
         script = folder / f"{name}.py"
-        script.write_text(STUDY.format(root=str(ROOT), name=name))
+        script.write_text(STUDY.format(root=str(ROOT), name=name, rows=rows or {}))
         self.folder = as_path(str(options["output"])) / name
         options = OPTIONS | {"data.cache": folder / "cache", "method.name": "unhurried"} | options
         self.epochs = options["train.epochs"]

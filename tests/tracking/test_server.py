@@ -50,7 +50,7 @@ def proxy(server):
 def start(port: int, name: str, folder: Path, varied: list[str]) -> StudyTracker:
     tracker = StudyTracker(f"http://127.0.0.1:{port}", name, varied, ["knn", "r2_mean"], folder)
     tracker.ready()
-    tracker.begin(name, BASE, [], [])
+    tracker.begin(name, BASE, [])
     return tracker
 
 

@@ -39,10 +39,10 @@ def uri(tmp_path_factory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-def start(uri, name, folder, *, varied=("recon.weight",), base=BASE, records=(), trials=()) -> StudyTracker:
+def start(uri, name, folder, *, varied=("recon.weight",), base=BASE, records=()) -> StudyTracker:
     tracker = StudyTracker(uri, name, list(varied), ["knn"], folder)
     tracker.ready()
-    tracker.begin(name, base, list(records), list(trials))
+    tracker.begin(name, base, records)
     return tracker
 
 
@@ -195,7 +195,7 @@ def test_only_what_a_trial_has_a_value_of_is_among_its_parameters(uri, tmp_path)
 def test_what_ended_unlogged_before_a_kill_is_logged_on_resume(uri, tmp_path):
     write_json(tmp_path / "trials" / TRIAL.id / EPOCHS, [{"epoch": 3.0, ENDED: 1_700_000_009_000}])
     record = dataclasses.replace(RECORD, wall_s=9.0)
-    tracker = start(uri, "unlogged", tmp_path, records=[record], trials=[TRIAL])
+    tracker = start(uri, "unlogged", tmp_path, records=[record])
     tracker.close("FINISHED", [])
     run = runs(uri, "unlogged")[TRIAL.id]
     assert run.data.metrics["Objective/knn"] == 0.75
@@ -210,7 +210,7 @@ def test_a_run_that_has_its_outcome_is_left_as_it_is_on_resume(uri, tmp_path, st
     first.trial_ended(TRIAL, record)
     first.close("KILLED", [])
     before = runs(uri, name)[TRIAL.id].info
-    start(uri, name, tmp_path, records=[record], trials=[TRIAL]).close("FINISHED", [])
+    start(uri, name, tmp_path, records=[record]).close("FINISHED", [])
     after = runs(uri, name)[TRIAL.id].info
     assert (after.status, after.end_time) == (before.status, before.end_time)
 
@@ -244,7 +244,7 @@ def test_a_run_that_was_closed_before_its_outcome_was_logged_gets_it_on_resume(u
     killed = start(uri, "cut off", tmp_path)
     train_epochs(killed, 1, 1)
     killed.close("KILLED", [])
-    start(uri, "cut off", tmp_path, records=[record], trials=[TRIAL]).close("FINISHED", [])
+    start(uri, "cut off", tmp_path, records=[record]).close("FINISHED", [])
     run = runs(uri, "cut off")[TRIAL.id]
     assert (run.info.status, run.data.tags["outcome"]) == ("KILLED", "STOPPED")
     assert run.data.metrics["Objective/knn"] == 0.75
@@ -304,7 +304,7 @@ def test_any_number_of_entries_waits_and_a_resume_logs_what_a_stop_left(uri, tmp
 
     metrics = [{"epoch": float(epoch), "loss": 1.0 / epoch, ENDED: 1000 + epoch} for epoch in range(1, epochs + 1)]
     write_json(tmp_path / "trials" / TRIAL.id / EPOCHS, metrics)
-    resumed = start(uri, "many", tmp_path, records=[RECORD], trials=[TRIAL])
+    resumed = start(uri, "many", tmp_path, records=[RECORD])
     resumed.close("FINISHED", [])
     run = runs(uri, "many")[TRIAL.id]
     assert resumed.dropped == 0 and run.info.status == "FINISHED"
@@ -329,14 +329,14 @@ def test_a_server_that_is_slower_than_the_patience_gets_all(uri, tmp_path, monke
 def test_a_resume_asks_for_all_runs_at_once(uri, tmp_path, monkeypatch):
     trials = [Trial(TRIAL.configuration, seed) for seed in range(6)]
     records = [dataclasses.replace(RECORD, trial_id=trial.id, seed=trial.seed) for trial in trials]
-    first = start(uri, "asked", tmp_path, records=records, trials=trials)
+    first = start(uri, "asked", tmp_path, records=records)
     first.close("FINISHED", [])
     requests = []
     for name in ("search_runs", "get_run", "get_metric_history", "log_batch"):
         method = getattr(MlflowClient, name)
         counted = lambda *given, _of=method, _name=name, **named: requests.append(_name) or _of(*given, **named)  # noqa: E731
         monkeypatch.setattr(MlflowClient, name, counted)
-    start(uri, "asked", tmp_path, records=records, trials=trials).close("FINISHED", [])
+    start(uri, "asked", tmp_path, records=records).close("FINISHED", [])
     assert sorted(requests) == ["log_batch", "search_runs", "search_runs"]  # the study's run and its end; all trials
     assert {run.info.status for run in runs(uri, "asked").values()} == {"FINISHED"}
 
@@ -370,7 +370,7 @@ from eqssl.tracking.study import StudyTracker
 uri, trial = sys.argv[1], Trial(Configuration("base", {}), 0)
 tracker = StudyTracker(uri, "study", [], ["knn"], Path("."))
 tracker.ready()
-tracker.begin("id", RunConfig(), [], [])
+tracker.begin("id", RunConfig(), [])
 tracker.trial_started(trial)
 tracker.epoch_ended(trial, {"epoch": 1.0})
 tracker.close("FINISHED", [], summary={"sentence": "all is well"})

@@ -155,10 +155,10 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
     grows = any(NODE_GROUP in node["Labels"] for node in nodes)
     there = [node["Resources"] for node in nodes]
     worker = _worker(options, there, grows)
-    (least, most), fitting = options.workers, _fitting(there, worker)
+    (least, most), fitting = options.workers, room_for(there, worker)
     driver: dict[str, float] = {}
     if most > 1:
-        driver = {"train_driver": 1.0} if _fitting(there, {"train_driver": 1}) else {HEAD: 0.001}
+        driver = {"train_driver": 1.0} if room_for(there, {"train_driver": 1}) else {HEAD: 0.001}
     if grows:
         few = options.sampler in LEARNING or HEAD in driver
         trials = min(options.concurrency or (QUEUED_LEARNING if few else QUEUED), max(left, 1))
@@ -166,7 +166,7 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
         fits = max(fitting // most, int(fitting >= least))  # a single elastic trial may have less than its maximum
         trials = min(options.concurrency or fits, fits)
     if driver:
-        trials = min(trials, _fitting(there, driver))
+        trials = min(trials, room_for(there, driver))
     asked = f"{most}" if least == most else f"{least}:{most}"
     needs = _text(worker) if most == 1 else f"{asked} x ({_text(worker)})"
     shown = [name for name in worker | driver if name != HEAD]
@@ -185,7 +185,7 @@ def capacity(options: StudyOptions, nodes: Sequence[Mapping[str, Any]], left: in
 def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> dict[str, float]:
     """Return the resources of a worker, by default with a GPU if there are GPUs or the autoscaler adds them."""
     (least, most), gpus = options.workers, options.gpus_per_trial
-    if gpus is None and _fitting(nodes, {"GPU": 1}) >= (1 if grows else least):
+    if gpus is None and room_for(nodes, {"GPU": 1}) >= (1 if grows else least):
         gpus = float(most)
     elif gpus is None:
         gpus = most * float(os.environ.get(GPUS_PER_WORKER, 0)) if grows else 0.0
@@ -193,7 +193,7 @@ def _worker(options: StudyOptions, nodes: Sequence[Resources], grows: bool) -> d
     return worker | options.resources_per_worker
 
 
-def _fitting(nodes: Sequence[Resources], need: Resources) -> int:
+def room_for(nodes: Sequence[Resources], need: Resources) -> int:
     """Return how many workers with these resources fit on all nodes together."""
 
     def share(node: Resources, name: str) -> int:
@@ -226,7 +226,7 @@ def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]
             return ray.get(task, timeout=WAIT_S)
         except ray.exceptions.GetTimeoutError:
             minutes += 1
-            if _fitting([node["Resources"] for node in alive_nodes()], worker):
+            if room_for([node["Resources"] for node in alive_nodes()], worker):
                 say(f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch")
             else:
                 say(f"waiting for a node with {_text(worker)}: {autoscaler_status()}")

@@ -26,7 +26,8 @@ from ray.tune.search import Searcher
 
 from eqssl.config import RunConfig
 from eqssl.files import as_path, remove, write_atomically
-from eqssl.study.execution.cluster import Capacity
+from eqssl.study.execution.cluster import Capacity, alive_nodes
+from eqssl.study.execution.nodes import ADDRESS, FailingNodes
 from eqssl.study.execution.preemption import SaveNotice, start_here
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.stop import StopSignals
@@ -46,7 +47,6 @@ DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's t
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 SAVING_POLL_S = 0.2  # until a wait notices that Tune has ended
-FULL_DISK_S = 5.0  # between two attempts to write a record
 
 
 def run_trials(
@@ -65,25 +65,25 @@ def run_trials(
         run_of: trial -> its run; called once per trial, before it starts.
         setup: the setup of the trials' processes.
         capacity: number of trials at a time, and the resources of each.
-        listeners: receive all events; the first one keeps the records.
+        listeners: receive all events; the first one keeps the records, and waits for a full disk.
         signals: the study's signals; a stop first waits until trials have saved their state.
         halving: the pruner, if there is one.
     """
     notice = start_here(SaveNotice)
     notice.watch_nodes.remote()
     ended = threading.Event()
+    reserved = dict(capacity.driver or capacity.worker)
+    nodes = FailingNodes(reserved, [node[ADDRESS] for node in alive_nodes()])
     searcher = _Searcher(suggestions, run_of)
-    events = _Events(searcher, setup, listeners, signals)
+    events = _Events(searcher, setup, listeners, nodes)
     run = run_with_workers if max(setup.workers) > 1 else run_trial
     trainable = tune.with_parameters(run, setup=replace(setup, save_notice=notice))
     staging = tempfile.mkdtemp()  # nobody reads Tune's own files, so they need no shared storage
-    tune_names = {"CPU": "cpu", "GPU": "gpu"}
-    reserved = {tune_names.get(name, name): of for name, of in (capacity.driver or capacity.worker).items()}
     tuner = tune.Tuner(
-        tune.with_resources(trainable, reserved),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([reserved])),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            scheduler=_Scheduler(searcher, halving) if halving else None,
+            scheduler=_Scheduler(searcher, nodes, halving),
             num_samples=-1,
             max_concurrent_trials=capacity.trials,
             reuse_actors=True,
@@ -149,20 +149,28 @@ class _Searcher(_Unsaved, Searcher):
     def save(self, checkpoint_path: str) -> None:
         """Do nothing, see `_Unsaved`."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing, see `_Unsaved`."""
-
 
 class _Scheduler(_Unsaved, FIFOScheduler):
-    """The pruner, as a Tune scheduler; reference rows are never pruned."""
+    """The choice of nodes, and the pruner if there is one, as a Tune scheduler; reference rows are never pruned."""
 
-    def __init__(self, searcher: _Searcher, halving: Halving):
+    def __init__(self, searcher: _Searcher, nodes: FailingNodes, halving: Halving | None = None):
         super().__init__()
-        self._searcher, self._halving = searcher, halving
+        self._searcher, self._nodes, self._halving = searcher, nodes, halving
+
+    def on_trial_add(self, controller: Any, tune_trial: TuneTrial) -> None:
+        if not tune_trial.num_failures:  # otherwise `on_trial_error` came first, and Tune has queued the trial
+            tune_trial.update_resources(self._nodes.requirement(tune_trial.trial_id))
+
+    def on_trial_error(self, controller: Any, tune_trial: TuneTrial) -> None:
+        _, address = _last_error(tune_trial)
+        if address:
+            self._nodes.failed(tune_trial.trial_id, address)
+        if tune_trial.status == TuneTrial.ERROR:  # there is another attempt
+            tune_trial.update_resources(self._nodes.requirement(tune_trial.trial_id))
 
     def on_trial_result(self, controller: Any, tune_trial: TuneTrial, result: dict[str, Any]) -> str:
         trial, record = self._searcher.trials[tune_trial.trial_id], result.get(RECORD)
-        if not record or record.status != "STOPPED" or trial.configuration.number is None:
+        if not self._halving or not record or record.status != "STOPPED" or trial.configuration.number is None:
             return self.CONTINUE
         self._halving.add(record)
         return self.CONTINUE if self._halving.goes_on(record) else self.STOP
@@ -171,8 +179,8 @@ class _Scheduler(_Unsaved, FIFOScheduler):
 class _Events(_Unsaved, tune.Callback):
     """Passes Tune's events on to the listeners."""
 
-    def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], signals: StopSignals):
-        self._searcher, self._setup, self._listeners, self._signals = searcher, setup, listeners, signals
+    def __init__(self, searcher: _Searcher, setup: StudySetup, listeners: Sequence[Listener], nodes: FailingNodes):
+        self._searcher, self._setup, self._listeners, self._nodes = searcher, setup, listeners, nodes
         self._started_s: dict[str, float] = {}
         self._last: dict[str, TrialRecord] = {}  # last records of running trials, with their whole history
         self._open: list[TuneTrial] = []  # those that have not ended, among the first `_seen` trials
@@ -193,6 +201,7 @@ class _Events(_Unsaved, tune.Callback):
         record: TrialRecord | None = result.get(RECORD)
         if not record:
             return
+        address = result["node_ip"]
         # Tune keeps the last result, and statistics of its numbers, for good; without one it prints the trial's end.
         result.clear()
         result[RECORD] = ""
@@ -201,10 +210,11 @@ class _Events(_Unsaved, tune.Callback):
             before.history.update(record.history)
             record = replace(record, history=before.history)
         self._last[trial.trial_id] = record
+        if record.status == "COMPLETE" or before is None or record.epochs > before.epochs:
+            self._nodes.progressed(trial.trial_id, address)
+            trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1  # attempts are counted without progress
         if record.status != "STOPPED":
             return
-        if before is None or record.epochs > before.epochs:  # progress resets the count of attempts
-            trial.max_failures = trial.num_failures + MAX_ATTEMPTS - 1
         for listener in self._listeners:
             listener.epoch_ended(self._searcher.trials[trial.trial_id], record.metrics)
 
@@ -231,29 +241,20 @@ class _Events(_Unsaved, tune.Callback):
 
     def _error(self, tune_trial: TuneTrial) -> str:
         """Return the last line of an attempt's error, and its node; write the whole error to the trial's folder."""
-        text = Path(tune_trial.error_file).read_text()
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
-            write_atomically(path, lambda temporary: temporary.write_text(text))
-        last = text.rpartition("Failure # ")[2].strip()
-        lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
-        error = lines[-1]
-        if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # otherwise it raised an error
-            error = "its node died" if "its node" in lines[0] else "its process died"
-        return error + (f" (on {node[1]})" if node else "")
+            write_atomically(path, partial(shutil.copyfile, tune_trial.error_file))
+        error, address = _last_error(tune_trial)
+        return error + (f" (on {address})" if address else "")
 
     def _end(self, tune_trial: TuneTrial, record: TrialRecord) -> None:
         trial, record = self._searcher.trials[tune_trial.trial_id], self._with_overhead(tune_trial.trial_id, record)
         first, *others = self._listeners
-        while True:  # an exception would make Tune train the trial again
-            try:
-                first.trial_ended(trial, record)
-                break
-            except OSError as error:
-                logger.warning("the record of %s cannot be written and will be tried again: %s", trial.name, error)
-                if self._signals.interruption:
-                    return
-                time.sleep(FULL_DISK_S)
+        try:
+            first.trial_ended(trial, record)
+        except OSError as error:  # raised only by a study that stops or has lost its folder; Tune would train it again
+            logger.warning("the record of %s cannot be written: %s", trial.name, error)
+            return
         self._last.pop(tune_trial.trial_id, None)
         for listener in others:
             with suppress(OSError):  # such as from a terminal's log on a full disk
@@ -263,3 +264,13 @@ class _Events(_Unsaved, tune.Callback):
         """Return the record with the seconds beyond training for which the last attempt held its process."""
         held_s = time.perf_counter() - self._started_s.get(tune_id, time.perf_counter())
         return replace(record, overhead_s=max(0.0, held_s - (record.wall_s - record.resumed_s)))
+
+
+def _last_error(tune_trial: TuneTrial) -> tuple[str, str | None]:
+    """Return the last line of the error of a trial's last attempt, and the address of its node if that is known."""
+    last = Path(tune_trial.error_file).read_text().rpartition("Failure # ")[2].strip()
+    lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
+    error = lines[-1]
+    if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # otherwise it raised an error
+        error = "its node died" if "its node" in lines[0] else "its process died"
+    return error, node[1] if node else None

@@ -148,9 +148,8 @@ class StudyFolder(Listener):
         self.stopped: Callable[[], bool] = lambda: False
         self._owned = owned
         self._configurations: dict[int, Configuration] = {}
-        self._trials: dict[str, Trial] = {}  # on record as suggested or ended
         self._records: dict[str, TrialRecord] = {}
-        self._written: set[str] = set()  # files of configurations and suggested trials
+        self._written: set[Path] = set()  # files of configurations and suggested trials
 
     @classmethod
     def open(
@@ -172,7 +171,10 @@ class StudyFolder(Listener):
         """
         identity = json.loads(json.dumps(identity))
         if known := known_study(folder, resume=resume):
-            _check_same(folder, known, identity)
+            before = known["identity"]
+            if names := changed_options(before, identity, known["defaults"]):
+                lines = [f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now" for name in names]
+                raise ValueError("\n".join([f"--resume: {folder} holds another study; it differs in", *lines]))
             study = cls(folder, known["study_id"], identity, owned=owned)
             study._restore()
             return study
@@ -243,11 +245,10 @@ class StudyFolder(Listener):
     def trial_suggested(self, trial: Trial) -> None:
         """Write a trial and its configuration down before it starts."""
         configuration = trial.configuration
-        self._trials[trial.id] = trial
         if configuration.number is not None:
             self._configurations.setdefault(configuration.number, configuration)
-            self._write_once(f"{CONFIGS}/{configuration.number:04d}.json", asdict(configuration))
-        self._write_once(f"{TRIALS}/{trial.id}/{TRIAL}", {**asdict(configuration), "seed": trial.seed})
+            self._write_once(self.folder / CONFIGS / f"{configuration.number:04d}.json", asdict(configuration))
+        self._write_once(self.trial_folder(trial) / TRIAL, asdict(configuration) | {"seed": trial.seed})
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
         """Write a record and remove the checkpoint, unless the trial failed.
@@ -258,13 +259,13 @@ class StudyFolder(Listener):
         path = self.trial_folder(trial) / RESULT
         if not self._write(path, asdict(record)):
             raise OSError(f"{path} was not written before the study was stopped")
-        self._trials[trial.id], self._records[trial.id] = trial, record
+        self._records[trial.id] = record
         if record.status != "FAILED":
             remove(self.trial_folder(trial) / "checkpoint")
 
-    def _write_once(self, name: str, values: dict[str, Any]) -> None:
-        if name not in self._written and self._write(self.folder / name, values):
-            self._written.add(name)
+    def _write_once(self, path: Path, values: dict[str, Any]) -> None:
+        if path not in self._written and self._write(path, values):
+            self._written.add(path)
 
     def _write(self, path: Path, values: dict[str, Any]) -> bool:
         """Write a record, as soon as that is possible; return False if the study is stopped or loses its folder first.
@@ -283,10 +284,6 @@ class StudyFolder(Listener):
             logger.warning("%s was not written; its trial continues after a resume: %s", path, error)
             return False
 
-    def suggested_trials(self) -> list[Trial]:
-        """Return every suggested trial, in the order of the suggestions; reference rows come first."""
-        return sorted(self._trials.values(), key=lambda t: (-1 if (n := t.configuration.number) is None else n, t.seed))
-
     def configurations(self) -> list[Configuration]:
         """Return every suggested configuration of the search, each under its number."""
         return list(self._configurations.values())
@@ -297,40 +294,24 @@ class StudyFolder(Listener):
 
     def _restore(self) -> None:
         """Read all files of the study."""
-        files = self._read_all(f"{CONFIGS}/*.json", _suggested_configuration)
-        self._configurations = {configuration.number: configuration for configuration in files.values()}
-        paths = {configuration.number: path for path, configuration in files.items()}
-        trials = self._read_all(f"{TRIALS}/*/{TRIAL}", _suggested_trial)
-        records = self._read_all(f"{TRIALS}/*/{RESULT}", _own_record)
-        self._written = {f"{CONFIGS}/{path.name}" for path in files}
-        self._written |= {f"{TRIALS}/{trial.id}/{TRIAL}" for trial in trials.values()}
-        for path, trial in [*trials.items(), *((path, record.trial) for path, record in records.items())]:
-            number = trial.configuration.number
-            if number is not None and self._configurations.setdefault(number, trial.configuration) != (
-                trial.configuration
-            ):
+        read_own = partial(_read_all, self.folder, study_id=self.study_id)
+        suggested = read_own(f"{CONFIGS}/*.json", _suggested_configuration)
+        suggested |= read_own(f"{TRIALS}/*/{TRIAL}", _suggested_trial)
+        records = read_own(f"{TRIALS}/*/{RESULT}", _own_record)
+        self._written = set(suggested)
+        paths: dict[int, Path] = {}
+        for path, configuration in [*suggested.items(), *((p, of.trial.configuration) for p, of in records.items())]:
+            number = configuration.number
+            if number is None:
+                continue
+            if self._configurations.setdefault(number, configuration) != configuration:
                 raise ValueError(
                     f"--resume: {paths[number]} and {path} hold other options of configuration {number}; remove the "
                     "one that is not of this study"
                 )
             paths.setdefault(number, path)
-            self._trials[trial.id] = trial
-        self._records = {record.trial_id: record for record in records.values()}
         found = sizes(self.folder)
-        self._records = {name: record for name, record in self._records.items() if self._is_final(record, found)}
-
-    def _read_all(self, pattern: str, make: Callable[[Path, Any], Any]) -> dict[Path, Any]:
-        """Return path -> what the file holds, without damaged ones and those of another study."""
-
-        def own(path: Path, values: dict[str, Any]) -> Any:
-            if values.pop(STUDY_ID, self.study_id) != self.study_id:
-                raise ValueError("it is of another study")
-            return make(path, values)
-
-        paths = sorted(find(self.folder, pattern), key=str)
-        texts = zip(paths, read_all(paths), strict=True)
-        made = {path: parse_or_set_aside(path, text, partial(own, path)) for path, text in texts}
-        return {path: of for path, of in made.items() if of is not None}
+        self._records = {record.trial_id: record for record in records.values() if self._is_final(record, found)}
 
     def _is_final(self, record: TrialRecord, found: dict[str, int]) -> bool:
         """Return whether a trial need not run again: its failure would recur, or its files are intact."""
@@ -350,6 +331,30 @@ class StudyFolder(Listener):
         return final
 
 
+def _read_all(
+    folder: Path, pattern: str, make: Callable[[Path, Any], Any], study_id: str | None = None
+) -> dict[Path, Any]:
+    """Return path -> content of a study's records, without damaged ones.
+
+    Args:
+        folder: OUTPUT/STUDY.
+        pattern: of the files.
+        make: takes the path and the values of a file.
+        study_id: records of another study count as damaged, and damaged ones are set aside; None: they are left there.
+    """
+
+    def own(path: Path, values: dict[str, Any]) -> Any:
+        if values.pop(STUDY_ID, study_id) != study_id and study_id is not None:
+            raise ValueError("it is of another study")
+        return make(path, values)
+
+    paths = sorted(find(folder, pattern), key=str)
+    texts = zip(paths, read_all(paths), strict=True)
+    move = study_id is not None
+    made = ((path, parse_or_set_aside(path, text, partial(own, path), move=move)) for path, text in texts)
+    return {path: of for path, of in made if of is not None}
+
+
 def _suggested_configuration(path: Path, values: dict[str, Any]) -> Configuration:
     configuration = Configuration(**values)
     if path.stem != f"{configuration.number:04d}":
@@ -357,12 +362,12 @@ def _suggested_configuration(path: Path, values: dict[str, Any]) -> Configuratio
     return configuration
 
 
-def _suggested_trial(path: Path, values: dict[str, Any]) -> Trial:
+def _suggested_trial(path: Path, values: dict[str, Any]) -> Configuration:
     seed = values.pop("seed")
     trial = Trial(Configuration(**values), seed)
     if trial.id != path.parent.name:
         raise ValueError(f"it is of trial {trial.id}")
-    return trial
+    return trial.configuration
 
 
 def _own_record(path: Path, values: dict[str, Any]) -> TrialRecord:
@@ -374,13 +379,7 @@ def _own_record(path: Path, values: dict[str, Any]) -> TrialRecord:
 
 def read_records(folder: Path) -> list[TrialRecord]:
     """Return the records of the trials of a study that have ended so far, and change nothing in its folder."""
-
-    def make(values: dict[str, Any]) -> TrialRecord:
-        return TrialRecord(**{name: value for name, value in values.items() if name != STUDY_ID})
-
-    paths = sorted(find(folder, f"{TRIALS}/*/{RESULT}"), key=str)
-    records = [parse_or_set_aside(p, text, make, move=False) for p, text in zip(paths, read_all(paths), strict=True)]
-    return [record for record in records if record]
+    return list(_read_all(folder, f"{TRIALS}/*/{RESULT}", _own_record).values())
 
 
 def trial_outputs(folder: Path) -> dict[str, int]:
@@ -422,15 +421,3 @@ def known_study(folder: Path, *, resume: bool = True) -> dict[str, Any] | None:
             raise damaged
         return None
     raise ValueError(f"--output: {folder} holds a study; continue it with --resume or choose another --output")
-
-
-def _check_same(folder: Path, known: dict[str, Any], identity: dict[str, Any]) -> None:
-    """Refuse to mix two studies in one folder.
-
-    Raises:
-        ValueError: with the differences.
-    """
-    before = known["identity"]
-    if names := changed_options(before, identity, known["defaults"]):
-        lines = (f"  {name}: {before.get(name)!r} there, {identity.get(name)!r} now" for name in names)
-        raise ValueError(f"--resume: {folder} holds another study; it differs in\n" + "\n".join(lines))

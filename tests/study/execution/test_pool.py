@@ -13,6 +13,7 @@ from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from eqssl.signals import Interrupted
 from eqssl.study.execution import pool
+from eqssl.study.execution.nodes import FailingNodes
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events, save_all
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.stop import StopSignals
@@ -67,12 +68,12 @@ def heard():
 @pytest.fixture
 def events(heard, tmp_path):
     searcher = SimpleNamespace(trials={"tune": TRIAL})
-    return _Events(searcher, StudySetup(folder=str(tmp_path)), [heard], StopSignals())
+    return _Events(searcher, StudySetup(folder=str(tmp_path)), [heard], FailingNodes({"CPU": 1.0}))
 
 
 def epoch(events, trial, number, **values):
     record = record_of(TRIAL, "STOPPED", epochs=number, metrics={"epoch": float(number)}, **values)
-    result = {RECORD: record, "config": {}, "training_iteration": number}
+    result = {RECORD: record, "config": {}, "training_iteration": number, "node_ip": "10.0.0.6"}
     events.on_trial_result(0, [trial], trial, result)
     assert result == {RECORD: ""}  # Tune keeps a trial's last result for good
 
@@ -137,7 +138,7 @@ def test_a_trial_that_the_scheduler_has_ended_is_stopped_with_its_last_epoch(eve
     events.on_trial_complete(0, [trial], trial)
     assert (heard.told[-1].status, heard.told[-1].epochs, heard.told[-1].overhead_s) == ("STOPPED", 1, 0.0)
     complete = record_of(TRIAL, "COMPLETE", epochs=2)
-    events.on_trial_result(0, [trial], trial, {RECORD: complete})  # no epoch's
+    events.on_trial_result(0, [trial], trial, {RECORD: complete, "node_ip": "10.0.0.6"})  # no epoch's
     events.on_trial_complete(0, [trial], trial)
     assert replace(heard.told[-1], overhead_s=0.0) == complete and len(heard.told) == 3
 
@@ -172,37 +173,17 @@ def test_trials_that_have_ended_cost_a_step_nothing(events, monkeypatch):
     assert passed[-1] == (4, 0)
 
 
-class TestFullDisk:
-    """A trial that has ended is not trained again for want of space."""
+def test_a_trial_without_a_written_record_has_not_ended(events, heard, monkeypatch, tmp_path, caplog):
+    class Stopped(Listener):
+        def trial_ended(self, trial, record):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    @pytest.fixture
-    def record_keeper(self, events, heard, monkeypatch):
-        class Keeper(Listener):
-            attempts = 0
-
-            def trial_ended(self, trial, record):
-                self.attempts += 1
-                if self.attempts < 3:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-
-        keeper = Keeper()
-        monkeypatch.setattr(events, "_listeners", [keeper, heard])
-        monkeypatch.setattr(pool, "FULL_DISK_S", 0.01)
-        return keeper
-
-    def test_its_record_is_written_once_there_is(self, events, heard, record_keeper, caplog, tmp_path):
-        trial = TuneTrial(tmp_path)
-        events.on_trial_result(0, [trial], trial, {RECORD: record_of(TRIAL, "COMPLETE")})
-        events.on_trial_complete(0, [trial], trial)
-        assert record_keeper.attempts == 3 and len(heard.told) == 1
-        assert caplog.text.count("cannot be written and will be tried again: [Errno 28] No space left") == 2
-
-    def test_a_stop_is_heeded_and_the_trial_has_not_ended(self, events, heard, record_keeper, tmp_path):
-        events._signals.interruption = Interrupted(15)
-        trial = TuneTrial(tmp_path)
-        epoch(events, trial, 1)
-        events.on_trial_complete(0, [trial], trial)
-        assert record_keeper.attempts == 1 and heard.told == [1.0] and len(events.unfinished()) == 1
+    trial = TuneTrial(tmp_path)
+    epoch(events, trial, 1)
+    monkeypatch.setattr(events, "_listeners", [Stopped(), heard])
+    events.on_trial_complete(0, [trial], trial)
+    assert heard.told == [1.0] and len(events.unfinished()) == 1
+    assert "cannot be written: [Errno 28] No space left" in caplog.text
 
 
 @pytest.mark.slow
