@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from eqssl.files import on_disk
 from eqssl.stats import sampling_variance
-from eqssl.study.definition import WITHOUT_ENCODER
+from eqssl.study.definition import ONE_SEED
 from eqssl.study.store.records import CONTRIBUTIONS
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class SamplingVariances:
     def _read(self, configuration: str) -> dict[str, NDArray]:
         """Return metric -> contributions (S, U), NaN where missing; (1, U) for a configuration without an encoder."""
         trials = self._trials.get(configuration, {})
-        seeds = list(trials) if configuration in WITHOUT_ENCODER else self._seeds
+        seeds = list(trials) if configuration in ONE_SEED else self._seeds
         found: dict[str, NDArray] = {}
         for seed, trial_id in trials.items():
             for metric, (ids, values) in self._load(trial_id).items():

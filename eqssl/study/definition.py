@@ -25,9 +25,10 @@ REFERENCE_ROWS: dict[str, Params | None] = {
 }
 CONTROLS = ("base", "no-recon", "autoencode")
 ATTENTION = "recon.attention"
-WITHOUT_ENCODER = ("constant", "pixels")  # the same for every seed
+WITHOUT_ENCODER = ("constant", "pixels")
 # Shown alongside the methods, but not counted among them.
 PRETRAINED = "pretrained"  # added under --encoder.pretrained: the weights before training
+ONE_SEED = (*WITHOUT_ENCODER, PRETRAINED)  # the same for every seed
 REFERENCES = (*WITHOUT_ENCODER, "random", "supervised", "supervised-factors", "recon-only", PRETRAINED)
 
 Sampler = Literal["grid", "one-at-a-time", "qmc", "random", "tpe", "gp", "nsga2", "nsga3"]

@@ -7,7 +7,7 @@ from typing import Any
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import find, finite, parse_json, read
 from eqssl.metrics import register_stored
-from eqssl.study.definition import WITHOUT_ENCODER, Study
+from eqssl.study.definition import ONE_SEED, Study
 from eqssl.study.results import summarise
 from eqssl.study.store.lock import run_seconds
 from eqssl.study.store.records import PREDICTIONS, TrialRecord, known_study, read_records
@@ -36,7 +36,7 @@ def current_summary(folder: Path) -> dict[str, Any]:
     if not ended:
         raise ValueError(f"{folder}: no trial has ended yet; come back when one has")
     identity, study, records = known["identity"], _study(known), read_records(folder)
-    most = identity["trials"] + sum(1 if name in WITHOUT_ENCODER else identity["seeds"] for name in study.rows)
+    most = identity["trials"] + sum(1 if name in ONE_SEED else identity["seeds"] for name in study.rows)
     status = f"running, {len(records)} of at most {most} trials have ended"
     run = {name: value for name, value in known["about"].items() if name not in ("question", "controls", "subject")}
     run |= {"study_id": known["study_id"], "status": status, "wall_s": (run_seconds(folder) or [0.0])[-1]}

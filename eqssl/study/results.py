@@ -14,7 +14,7 @@ from eqssl.files import copy_folder, write_atomically
 from eqssl.metrics import is_accuracy, metric_of, stored_properties
 from eqssl.stats import ACCURACY_MARGIN, LEVEL, Estimate, minimum_detectable_difference, significant
 from eqssl.study.contributions import read_contributions
-from eqssl.study.definition import CONTROLS, REFERENCES, WITHOUT_ENCODER, Study
+from eqssl.study.definition import CONTROLS, ONE_SEED, REFERENCES, Study
 from eqssl.study.sentence import name_of, plain_number, sentence
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import (
@@ -289,7 +289,7 @@ def _differences(
 def _no_answer(study: Study, table: Table) -> NoAnswer:
     bests = {metric: table.best(metric) for metric in study.objectives}
     best = {metric: Best(**vars(table.means(metric)[name]), name=name) for metric, name in bests.items() if name}
-    if not [name for name in table.names if name not in WITHOUT_ENCODER]:
+    if not [name for name in table.names if name not in ONE_SEED]:
         reason = "No trial completed"
     elif not study.space:
         reason = "Nothing is chosen, since nothing is searched"

@@ -17,7 +17,7 @@ from eqssl.metrics import METRICS, is_accuracy, metric_of, part_of
 from eqssl.stats import Estimate
 from eqssl.study.contributions import Loader, SamplingVariances
 from eqssl.study.controls import autoencoding
-from eqssl.study.definition import ATTENTION, CONTROLS, REFERENCES, WITHOUT_ENCODER
+from eqssl.study.definition import ATTENTION, CONTROLS, ONE_SEED, REFERENCES
 from eqssl.study.store.records import TrialRecord
 from eqssl.study.summary import Interval, Verdict
 
@@ -82,7 +82,7 @@ class Table:
         frame = frame[~frame.index.duplicated(keep="last")]
         means = frame.groupby(level=0, sort=False).mean()
         self._means = {str(m): {str(n): float(v) for n, v in of.dropna().items()} for m, of in means.items()}
-        self._trained = [name for name in self.names if name not in WITHOUT_ENCODER]
+        self._trained = [name for name in self.names if name not in ONE_SEED]
         self._values = frame.unstack().reindex(self._trained)  # columns: metric and seed
 
     # Metrics
@@ -219,7 +219,7 @@ class Table:
         """Return the lower bound of the difference in accuracy, or the difference where there is no bound."""
         metric, means = self.accuracy, self.point_estimates(self.accuracy)
         difference = self.differences(metric, {base: row}).get(base)
-        if row in WITHOUT_ENCODER and row in means and base in self.values(metric).index:
+        if row in ONE_SEED and row in means and base in self.values(metric).index:
             mean = self._mean_estimates(metric, {base: row})[base]
             difference = replace(mean, value=mean.value - means[row])
         low = difference.bounds()[0] if difference else math.nan

@@ -52,7 +52,7 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        artifacts = _prepare_database(Path(uri.removeprefix(SQLITE)).absolute()) if uri.startswith(SQLITE) else None
+        artifacts = _prepare_database(uri) if uri.startswith(SQLITE) else None
         client = MlflowClient(tracking_uri=uri)
         try:
             return client, client.create_experiment(experiment, artifacts)
@@ -67,16 +67,19 @@ def connect(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
         raise ValueError(f"--tracking-uri is {uri!r}, which cannot be used: {first_line(error)}") from error
 
 
-def _prepare_database(path: Path) -> str:
+def _prepare_database(uri: str) -> str:
     """Create a database once and atomically, as MLflow cannot use a half-made one; return a URI for artifacts."""
     from mlflow import MlflowClient
 
     from eqssl.data.write import make_once
 
+    file = uri.removeprefix(SQLITE)
+    path = Path(file).absolute()
+
     def create() -> None:
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        temporary = f"{file}.{uuid.uuid4().hex}"  # not absolute, since a URI reads % and ? in a folder's name
         MlflowClient(tracking_uri=f"{SQLITE}{temporary}").search_experiments(max_results=1)
-        temporary.replace(path)
+        Path(temporary).replace(path)
 
     make_once(path, create)
     return (path.parent / "mlartifacts").as_uri()  # the same from any working folder

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from eqssl.config import RunConfig
 from eqssl.data.dataset import Dataset
@@ -42,14 +45,9 @@ def train(
     """
     config = config or RunConfig()
     check_names(config)
-    folder = None
-    if output is not None:
-        folder = as_path(output, "--output")
-        make_folder(folder, "--output")
-        if checkpoint.exists(folder / "checkpoint") and not resume:
-            raise ValueError(f"--output: {folder} holds a run; continue it with --resume or choose another --output")
     loggers: list[Callable[[dict[str, float]], object]] = []
     with ExitStack() as stack:
+        folder = None if output is None else _own_folder(output, resume, stack)
         if tracking_uri:
             from eqssl.tracking.run import track_run
 
@@ -60,12 +58,32 @@ def train(
         if handle_signals:
             stack.enter_context(context.signals)
         result = loop.train(config, context, dataset)
-    if folder:
-        write_json(folder / "metrics.json", finite(result.metrics))
-        export_encoder(result.encoder, folder / "encoder", result.method)
-        if result.reconstructions is not None:
-            save_reconstructions(result.reconstructions, folder / "reconstructions.png")
+        if folder:
+            write_json(folder / "metrics.json", finite(result.metrics))
+            export_encoder(result.encoder, folder / "encoder", result.method)
+            if result.reconstructions is not None:
+                save_reconstructions(result.reconstructions, folder / "reconstructions.png")
     return result
+
+
+def _own_folder(output: str, resume: bool, stack: ExitStack) -> Path:
+    """Return the output folder, locked against other processes of this machine until the stack closes.
+
+    Raises:
+        ValueError: for a folder that another process writes to, or that holds a run unless it is resumed.
+    """
+    folder = as_path(output, "--output")
+    make_folder(folder, "--output")
+    if isinstance(folder, Path):
+        try:
+            stack.enter_context(FileLock(folder / ".lock", timeout=0))
+        except Timeout:
+            raise ValueError(
+                f"--output: another process is training in {folder}; wait for its end or choose another --output"
+            ) from None
+    if checkpoint.exists(folder / "checkpoint") and not resume:
+        raise ValueError(f"--output: {folder} holds a run; continue it with --resume or choose another --output")
+    return folder
 
 
 def epoch_line(metrics: dict[str, float], epochs: int) -> str:

@@ -426,3 +426,14 @@ def test_a_single_run_goes_on_wherever_its_data_are_cached(uri):
         pass
     (run,) = runs(uri, "again").values()
     assert run.info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("name", ["100%25 done", "done?"])
+def test_a_working_folder_may_have_any_name(tmp_path, monkeypatch, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    client, experiment = connect("sqlite:///mlflow.db", "study")
+    run = client.create_run(experiment)
+    assert client.get_run(run.info.run_id).info.experiment_id == experiment
+    assert [path.name for path in folder.glob("mlflow.db*")] == ["mlflow.db"] and list(tmp_path.iterdir()) == [folder]

@@ -5,6 +5,7 @@ import re
 import resource
 
 import pytest
+from filelock import FileLock
 
 import eqssl
 from eqssl.config import DataConfig, EvaluateConfig, RunConfig, TrainConfig, replace
@@ -75,3 +76,10 @@ def test_a_disk_that_takes_no_more_is_an_error_with_the_path_and_leaves_no_run_b
 def test_an_unknown_name_is_refused(run):
     with pytest.raises(ValueError, match="did you mean vicreg"):
         eqssl.train(replace(run, {"method.name": "vicregg"}))
+
+
+def test_two_runs_do_not_share_a_folder(run, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with FileLock(folder / ".lock"), pytest.raises(ValueError, match=f"another process is training in {folder}; wait"):
+        eqssl.train(run, output=str(folder))

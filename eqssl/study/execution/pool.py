@@ -5,9 +5,11 @@ without a further epoch the trial has failed. The driver keeps the count, so it 
 first line, such as in an import. An announced departure of a node is not a failure.
 """
 
+import importlib
 import logging
 import re
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -45,6 +47,7 @@ MAX_ATTEMPTS = 3
 ERROR = "error.txt"  # in a trial's folder: the errors of its attempts
 DIED = ("The actor died", "The actor is temporarily unavailable")  # how Ray's text about a lost process begins
 NODE = re.compile(r"\bip[=:] ?([\w.:]*\w)")  # in Ray's text
+TRACKERS = ("mlflow", "wandb", "comet_ml", "aim")
 SAVING_S = 15.0  # for trials to save their state when the study is stopped
 SAVING_POLL_S = 0.2  # until a wait notices that Tune has ended
 
@@ -98,6 +101,7 @@ def run_trials(
         ),
     )
     signals.before_stop = partial(save_all, notice, ended)
+    _hide_broken_trackers()
     try:
         tuner.fit()
     finally:
@@ -119,6 +123,18 @@ def save_all(notice: Any, ended: threading.Event, most_s: float = SAVING_S) -> N
     saved, deadline = [notice.stop.remote()], time.monotonic() + most_s
     while not ended.is_set() and time.monotonic() < deadline and not ray.wait(saved, timeout=SAVING_POLL_S)[0]:
         pass
+
+
+def _hide_broken_trackers() -> None:
+    """Make trackers whose import fails look uninstalled to Tune, which imports them all and expects nothing worse."""
+    for name in TRACKERS:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            continue
+        except Exception as error:  # of any type, by any of its packages
+            logger.debug("%s cannot be imported: %s", name, error)
+            sys.modules[name] = None  # type: ignore[assignment]
 
 
 class _Unsaved:

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from eqssl.config import get
-from eqssl.study.definition import REDUCTION, Study, count_trials, seed_stages
+from eqssl.study.definition import ONE_SEED, REDUCTION, Study, count_trials, seed_stages
 from eqssl.study.listener import Listener
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.designs import design_points
@@ -55,7 +55,7 @@ class Suggestions(Listener):
         self._count = count if self._points is None else min(count, self.design)
         self._stages = seed_stages(options.seeds, options.seed_schedule)
         self._signs = [1 if direction == "maximize" else -1 for direction in study.objectives.values()]
-        rows = [(row, 1 if row.overrides is None else options.seeds) for row in study.reference_configurations()]
+        rows = [(row, 1 if row.name in ONE_SEED else options.seeds) for row in study.reference_configurations()]
         self._rows = [Trial(row, seed) for row, seeds in rows for seed in range(seeds)]
         self.total = len(self._rows) + count_trials(self._count, self._stages)
         self.ended, self.finished = 0, False

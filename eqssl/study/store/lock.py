@@ -116,8 +116,9 @@ class RunLock:
             if run.pid_start == _pid_start(run.pid):
                 raise alive
             return
-        said = False
-        while (silent_s := self._storage_s(path) - heard_s) < SILENCE_S:
+        said, start_s = False, time.monotonic()
+        # Waiting counts too: a heartbeat may lie in the future.
+        while (silent_s := max(self._storage_s(path) - heard_s, time.monotonic() - start_s)) < SILENCE_S:
             if not said:
                 left_s = SILENCE_S - silent_s
                 self._say(f"{text}, its last heartbeat {silent_s:.0f} s ago; waiting {left_s:.0f} s for another one")

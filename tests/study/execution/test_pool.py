@@ -2,6 +2,9 @@
 
 import asyncio
 import errno
+import os
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -11,16 +14,14 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
-from eqssl.signals import Interrupted
-from eqssl.study.execution import pool
 from eqssl.study.execution.nodes import FailingNodes
 from eqssl.study.execution.pool import ERROR, MAX_ATTEMPTS, _Events, save_all
 from eqssl.study.execution.setup import StudySetup
-from eqssl.study.execution.stop import StopSignals
 from eqssl.study.execution.trial import RECORD, record_of
 from eqssl.study.listener import Listener
 from eqssl.study.search.space import Configuration, Trial
 
+ROOT = Path(__file__).parents[3]
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 
 
@@ -209,3 +210,22 @@ def test_a_wait_for_trials_ends_with_tune_or_after_its_time():
         assert not waiting.is_alive()
     finally:
         ray.shutdown()
+
+
+BROKEN_TRACKERS = """
+from eqssl.study.execution.pool import _hide_broken_trackers
+_hide_broken_trackers()
+from ray.air._internal.usage import _count_callbacks  # what Tune calls before the first trial
+_count_callbacks([])
+print("fine")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["mlflow", "wandb"])
+def test_a_tracker_that_raises_when_imported_does_not_end_tune(tmp_path, broken):
+    (tmp_path / f"{broken}.py").write_text("raise TypeError('Descriptors cannot be created directly.')")
+    environment = os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    command = [sys.executable, "-c", BROKEN_TRACKERS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr

@@ -146,6 +146,15 @@ def test_another_host_keeps_the_folder_until_it_has_been_silent(folder):
         assert len(said) == 1
 
 
+def test_a_heartbeat_in_the_future_keeps_the_folder_no_longer(folder, monkeypatch):
+    monkeypatch.setattr(lock, "SILENCE_S", 1.0)
+    elsewhere(folder, silent_s=-86400)
+    said = []
+    with RunLock(folder, said.append) as held:
+        assert owns(folder, held.run.token)
+    assert "heartbeat 0 s ago; waiting 1 s" in said[0]
+
+
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_heartbeat_while_it_is_waited_for_refuses_the_folder_and_an_end_gives_it(folder, ended):
     elsewhere(folder, silent_s=20)
