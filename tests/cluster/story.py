@@ -20,6 +20,7 @@ from tests.head import ROOT, Head
 from tests.workers import Worker, run_workers
 
 EPOCHS = 16
+HOLD = "hold"  # a file in the folder of a job: while it exists, no step ends
 WORKER = "RayTrainWorker"  # the class of a trial's workers
 START = yaml.safe_load((ROOT / "ray_cluster.yaml").read_text())["head_start_ray_commands"][-1]
 SHIPPED = [part for part in shlex.split(START) if part.startswith("--system-config")]
@@ -42,6 +43,8 @@ class Unhurried(VICReg):
 
     def forward(self, pair):
         time.sleep(0.25)
+        while os.path.exists({hold!r}):
+            time.sleep(0.1)
         return super().forward(pair)
 
 
@@ -82,7 +85,7 @@ class Job:
         rows: dict[str, dict] | None = None,
     ):
         script = folder / f"{name}.py"
-        script.write_text(STUDY.format(root=str(ROOT), name=name, rows=rows or {}))
+        script.write_text(STUDY.format(root=str(ROOT), name=name, rows=rows or {}, hold=str(folder / HOLD)))
         self.folder = as_path(str(options["output"])) / name
         options = OPTIONS | {"data.cache": folder / "cache", "method.name": "unhurried"} | options
         self.epochs = options["train.epochs"]
