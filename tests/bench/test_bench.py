@@ -231,6 +231,13 @@ def test_memory_is_measured_without_torch_which_a_study_s_process_does_not_impor
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
 
 
+@pytest.mark.slow  # 10 s
+def test_peak_memory_is_not_that_of_the_process_that_started_the_measurement():
+    large = bytearray(b"?") * (1500 * 2**20)
+    del large
+    assert 100 < scale._in_own_process(scale._peak_mb) < 1000
+
+
 @pytest.mark.slow  # 30 s
 def test_an_ended_study_is_resumed_summarised_and_reported():
     found = scale.ended(20, 40)
