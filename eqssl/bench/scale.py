@@ -70,7 +70,7 @@ def exponent(sizes: list[int], seconds: np.ndarray) -> float:
 
 def _in_own_process(function: str, *numbers: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "eqssl.bench.scale", function, *map(str, numbers)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)  # its errors and warnings are shown
+    done = subprocess.run(command, stdout=subprocess.PIPE, encoding="utf-8")  # its errors and warnings are shown
     if done.returncode:
         raise ValueError(f"the part scale failed in {' '.join(command[1:])}:\n{done.stdout}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -156,7 +156,8 @@ class _Memory(Listener):
         self.used: list[float] = []
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        self.used.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+        self.used.append(int(pages) * resource.getpagesize() / 2**20)
 
 
 def _simulated_trial(config: dict[str, Any], setup: StudySetup, epochs: int) -> None:

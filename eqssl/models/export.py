@@ -129,7 +129,7 @@ def load_predictor(folder: str | Path) -> Predictive | None:
         None for an encoder of a method without a predictor, or of your own method that is not registered here.
     """
     folder = as_path(folder)
-    init_args = json.loads((folder / CONFIG).read_text())["eqssl"].get("predictor")
+    init_args = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["eqssl"].get("predictor")
     if init_args is None or init_args["config"]["name"] not in METHODS:
         return None
     method = build_method(MethodConfig(**init_args["config"]), Sizes(**init_args["sizes"]))

@@ -334,7 +334,7 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write indented JSON, but each configuration or trial on one line: indenting thousands takes ten times as long."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for place, (name, value) in enumerate(summary.items()):
             file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
             if name in ("configurations", "trials"):

@@ -232,10 +232,10 @@ class _Events(_Unsaved, tune.Callback):
 
     def _error(self, tune_trial: TuneTrial) -> str:
         """Return the last line of an attempt's error, and its node; write the whole error to the trial's folder."""
-        text = Path(tune_trial.error_file).read_text()
+        text = Path(tune_trial.error_file).read_text(encoding="utf-8")
         path = as_path(self._setup.folder) / "trials" / self._searcher.trials[tune_trial.trial_id].id / ERROR
         with suppress(OSError):
-            write_atomically(path, lambda temporary: temporary.write_text(text))
+            write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         last = text.rpartition("Failure # ")[2].strip()
         lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
         error = lines[-1]
