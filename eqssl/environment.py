@@ -37,6 +37,6 @@ def commit(folder: Path) -> str | None:
         if not subprocess.run([*git, "ls-files"], capture_output=True, check=True).stdout:
             return None  # a package installed inside another project's checkout
         described = [*git, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(described, capture_output=True, check=True, text=True).stdout.strip()
+        return subprocess.run(described, capture_output=True, check=True, encoding="utf-8").stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -46,18 +46,25 @@ def as_path(text: str | Path, option: str = "the path") -> Path:
     """Return a path on a disk or, for a URI, in a bucket.
 
     Args:
-        text: from a user; a path is returned unchanged.
+        text: from a user, with ~ for the home folder, which not every shell expands; a path is returned unchanged.
         option: name for messages.
 
     Raises:
-        ValueError: for a URI that no installed package can read.
+        ValueError: for an empty path, a ~ without a home folder, or a URI that no installed package can read.
     """
     if not isinstance(text, str):
         return text
     text = text.removeprefix("file://")
     scheme, separator, _ = text.partition("://")
+    if not text:
+        raise ValueError(f"{option} is empty; allowed: a path or a URI")
     if not separator:
-        return Path(text)
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise ValueError(
+                f"{option} is {text!r}, and there is no such home folder; allowed: another path"
+            ) from error
     from upath import UPath
 
     options: dict[str, Any] = OPTIONS.get(scheme, {})
@@ -150,7 +157,7 @@ def try_writing(folder: Path) -> float:
     """
     probe = folder / f".{uuid.uuid4().hex}"
     if isinstance(probe, Path):
-        probe.write_text("?")
+        probe.write_text("?", encoding="utf-8")
     else:
         first_answer(partial(probe.fs.pipe_file, probe.path, b"?"))
     written_s = probe.stat().st_mtime
@@ -232,7 +239,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` make a temporary file that becomes `path` once it is complete.
 
     Args:
-        path: the file; its folder is made if it is missing.
+        path: the file; its folder is made if it is missing. A pipe or device, or a file that standard output or error
+            goes to, is written directly.
         write: takes the temporary path, always on a disk, with the same suffix.
 
     Raises:
@@ -244,6 +252,15 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             write(temporary)
             _patiently(path.fs.put_file, str(temporary), path.path)
         return
+    stream = _standard_stream(path)
+    if stream or (path.exists() and not path.is_file() and not path.is_dir()):
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder, path.name)
+            write(temporary)
+            with open(stream or path, "wb", closefd=not stream) as target:
+                target.write(temporary.read_bytes())
+        return
+    path = Path(os.path.realpath(path))  # a link stays, and its target is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
     try:
@@ -259,6 +276,16 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _standard_stream(path: Path) -> int | None:
+    """Return the number of the standard stream, output or error, that a path such as /dev/stdout leads to, flushed."""
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+        with suppress(OSError):  # a missing file, or a closed stream
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                stream.flush()
+                return number
+    return None
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write plain values as JSON, atomically.
 
@@ -266,7 +293,7 @@ def write_json(path: Path, values: Any) -> None:
         ValueError: for a number that JSON cannot represent, see `finite`.
     """
     text = json.dumps(values, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def finite(metrics: dict[str, float]) -> dict[str, float]:

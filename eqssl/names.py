@@ -37,7 +37,7 @@ def model_names(package: str) -> frozenset[str]:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return frozenset()
-    texts = [path.read_text() for path in (Path(spec.origin).parent / "models").glob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in (Path(spec.origin).parent / "models").glob("*.py")]
     renamed = [
         name for text in texts for block in RENAMED_MODELS.findall(text) for name in re.findall(r"'(\w+)' *:", block)
     ]
@@ -77,7 +77,7 @@ def method_options(name: str) -> dict[str, Any]:
     if not isinstance(method, str):
         return {o: p.default for o, p in inspect.signature(method).parameters.items() if o != "sizes"}
     module, _, kind = method.partition(":")
-    code = ast.parse(Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text())
+    code = ast.parse(Path(__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py").read_bytes())
     (own,) = (node for node in code.body if isinstance(node, ast.ClassDef) and node.name == kind)
     (init,) = (node for node in own.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     defaults = map(ast.literal_eval, filter(None, init.args.kw_defaults))

@@ -162,7 +162,8 @@ class _Memory(Listener):
         self.used: list[float] = []
 
     def trial_ended(self, trial: Trial, record: TrialRecord) -> None:
-        self.used.append(int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
+        pages = Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]
+        self.used.append(int(pages) * resource.getpagesize() / 2**20)
 
 
 def _simulated_trial(config: dict[str, Any], setup: StudySetup, epochs: int) -> None:

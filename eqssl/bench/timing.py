@@ -127,7 +127,7 @@ def machine() -> dict[str, Any]:
 
     cpu = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), cpu)
     return {
         "cpu": cpu,
@@ -151,4 +151,4 @@ def save(folder: Path, about: Mapping[str, Any], options: Mapping[str, Any], row
     """Write bench.json."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"machine": about, "options": options, "rows": [dataclasses.asdict(r) for r in rows]}
-    (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n")
+    (folder / "bench.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -53,10 +53,10 @@ def overheads(options: Options, count: int, *more: str) -> dict[str, list[float]
             "seeds": count, "concurrency": 1, "output": folder, "tracking-uri": f"sqlite:///{folder}/mlflow.db",
         }  # fmt: skip
         arguments = [text for option, value in values.items() for text in (f"--{option}", str(value))]
-        done = subprocess.run([sys.executable, "-c", STUDY, *arguments, *more], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-c", STUDY, *arguments, *more], capture_output=True, encoding="utf-8")
         if done.returncode:
             raise ValueError(f"the study of the part trials failed:\n{done.stdout}{done.stderr}")
-        records = [json.loads(path.read_text()) for path in Path(folder).glob("overhead/trials/*/result.json")]
+        records = [json.loads(path.read_bytes()) for path in Path(folder).glob("overhead/trials/*/result.json")]
     seconds: dict[str, list[float]] = {"new": [], "reused": []}
     for record in records:
         seconds["reused" if record["warm"] else "new"].append(record["overhead_s"])

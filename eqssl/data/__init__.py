@@ -132,6 +132,11 @@ def _check(dataset: "Dataset", where: str) -> "Dataset":
     every = torch.cat([*labels.values(), torch.empty(0, dtype=torch.int64)]).unique()
     missing = {name: every[~torch.isin(every, of_split)].tolist() for name, of_split in labels.items()}
     if any(missing.values()):
-        lacks = [f"{name} lacks {len(classes)} ({few(classes)})" for name, classes in missing.items() if classes]
+        names = dict(enumerate(dataset.class_names))
+        lacks = [
+            f"{name} lacks {len(classes)} ({few([names.get(number, number) for number in classes])})"
+            for name, classes in missing.items()
+            if classes
+        ]
         logger.warning("--data.source %s: of %d classes, %s", where, len(every), ", ".join(lacks))
     return dataset

@@ -25,8 +25,8 @@ from PIL import Image
 
 from eqssl.config import DataConfig
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
-from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
-from eqssl.files import ANSWER_S
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, missing_file, write_splits
+from eqssl.files import ANSWER_S, as_path
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset
@@ -58,7 +58,8 @@ def imagefolder(folder: Dir, out: Out) -> None:
     Raises:
         ValueError: if the folder is missing or contains no image, or out exists.
     """
-    _convert_images(folder, _find_images(folder, f"DIR {str(folder)!r}"), out)
+    where, folder = f"DIR {str(folder)!r}", as_path(str(folder), "DIR")
+    _convert_images(folder, _find_images(folder, where), out)
 
 
 def _convert_images(folder: Path, files: dict[str, list[Path]], out: Path) -> None:
@@ -87,8 +88,8 @@ def _class_name(path: Path) -> str:
 
 
 def _as_text(name: str) -> str:
-    """Return the name of a file with a question mark for each byte that is not UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace").replace("\ufffd", "?")
+    r"""Return the name of a file with \xff for a byte ff that is not UTF-8, so that two names stay two."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
@@ -109,6 +110,8 @@ def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
     endings = Image.registered_extensions()
     folders, files_below = _list_below(folder, where)
     images = [path for path in files_below if path.suffix.lower() in endings]
+    special = [path for path in images if _is_special(folder / path)]
+    images = sorted(set(images).difference(special))
     tops = sorted({f"{path.parts[0]}/" for path in images if len(path.parts) > 1})
     splits = group_by_split(tops, where)
     depth = 3 if splits else 2
@@ -130,12 +133,18 @@ def _find_images(folder: Path, where: str) -> dict[str, list[Path]]:
     elsewhere = sorted(set(images).difference(*files.values()))
     for paths, fault in (
         (others, "files have no ending of an image"),
+        (special, "images are no regular files"),
         (elsewhere, "images are in no folder of a class, and are left out"),
         (empty, "folders hold no image"),
     ):
         if paths:
             logger.warning("%s: %d %s, such as %s", where, len(paths), fault, _as_text(str(paths[0])))
     return {split: paths for split, paths in files.items() if paths}
+
+
+def _is_special(path: Path) -> bool:
+    """Return whether a file is a pipe, socket or device, whose reading may never end."""
+    return path.exists() and not path.is_file()
 
 
 def _list_below(folder: Path, where: str) -> tuple[list[Path], list[Path]]:
@@ -172,7 +181,7 @@ def torchvision_set(name: tyro.conf.Fixed[str], out: Out, root: Path) -> None:
     from torchvision import datasets
 
     kind, splits = TORCHVISION_SETS[name]
-    root = root.expanduser()
+    root = as_path(str(root), "--root")
     root.mkdir(parents=True, exist_ok=True)
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(ANSWER_S)  # torchvision sets no time limit
@@ -202,7 +211,7 @@ def _rows(images: Sequence[tuple[Image.Image, int]]) -> Iterator[Row]:
 def _write(out: Path, splits: dict[str, Iterable[Row]], classes: Sequence[str]) -> None:
     if out.parts[:1] and out.parts[0].endswith(":"):  # s3://..., which a Path turns into s3:/...
         raise ValueError(f"OUT is {str(out)!r}; allowed: a folder on a disk, from which it can be copied to a bucket")
-    out = out.expanduser()
+    out = as_path(str(out), "OUT")
     if out.exists():
         raise ValueError(f"OUT {str(out)!r} is there already")
     write_splits(out, splits, image_schema(classes))
@@ -225,20 +234,25 @@ def load(config: DataConfig) -> "Dataset":
             raise ValueError(
                 f"{where} is a URI; allowed with --data.source imagefolder: a folder (--data.source parquet reads URIs)"
             )
-        folder = Path(config.path).expanduser()
+        folder = as_path(config.path, "--data.path")
         files = _find_images(folder, where)
         convert = functools.partial(_convert_images, folder, files)
-        listing = []  # a new name, size or modification time makes a new set; so does a broken link
+        listing: list[Any] = [str(folder.resolve())]
         for path in chain(*files.values()):
-            found = (folder / path).stat() if (folder / path).exists() else None
-            listing.append((str(path), found and (found.st_size, found.st_mtime_ns)))
-        key = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
+            found = (folder / path).stat() if (folder / path).exists() else None  # None for a broken link
+            # Archives restore a file's size and modification time, and no program can set the time of the last change.
+            listing.append((str(path), found and (found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)))
     else:
-        root = Path(config.path) if config.path else cache / "downloads"
+        root = as_path(config.path, "--data.path") if config.path is not None else cache / "downloads"
+        if not isinstance(root, Path) or (config.path is not None and not root.is_dir()):
+            is_downloaded = "download" in TORCHVISION_SETS[config.source][1]["train"]
+            allowed = "a folder with torchvision's files" + ", or an empty one to download them to" * is_downloaded
+            raise ValueError(f"--data.path is {config.path!r}, which is not a folder; allowed: {allowed}")
         convert = functools.partial(torchvision_set, config.source, root=root)
-        key = "torchvision"
+        listing = [str(root.resolve())]
+    key = hashlib.sha256(repr(listing).encode()).hexdigest()[:16]
     out = cache / f"{config.source}-v{VERSION}-{key}"
-    make_once(out, lambda: convert(out=out))
+    make_once(out, lambda: convert(out=out), missing_file)
     written = dataclasses.replace(config, path=str(out), image_column="image", label_column="label")
     return dataclasses.replace(parquet.load(written), name=config.source)
 

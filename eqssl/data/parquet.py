@@ -16,7 +16,6 @@ import posixpath
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +30,7 @@ from eqssl.data.pairs import HUES, KNOWN, find_fault
 from eqssl.data.reader import VERSION, ParquetReader
 from eqssl.data.splits import SPLIT_NAMES, group_by_split
 from eqssl.data.stores import channel_statistics, select
-from eqssl.files import first_answer
+from eqssl.files import as_path, first_answer
 
 OBJECT_COLUMN = "object"
 CUT_SEED = 0
@@ -156,7 +155,7 @@ def _open(path: str) -> tuple[FileSystem, str, FileInfo]:
     if "://" in path:
         filesystem, root = FileSystem.from_uri(path)
     else:
-        filesystem, root = LocalFileSystem(), str(Path(path).expanduser().absolute())
+        filesystem, root = LocalFileSystem(), str(as_path(path, "--data.path").absolute())
     return filesystem, root, filesystem.get_file_info(root)
 
 

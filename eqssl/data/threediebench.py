@@ -27,7 +27,8 @@ from eqssl.data import parquet
 from eqssl.data.dataset import Dataset
 from eqssl.data.rotation import euler_to_quaternion
 from eqssl.data.stores import workers
-from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, missing_file, write_splits
+from eqssl.files import as_path
 
 VERSION = 1  # increment whenever the written files change
 DEFAULT_SIZE = 256  # of the published images, px
@@ -49,18 +50,18 @@ def load(config: DataConfig) -> Dataset:
         ValueError: naming the file or folder, for one that is missing or not in the layout, an object with fewer than
             two views, a latent that is not seven finite numbers, or a list of objects that does not fit the folder.
     """
-    folder = Path(config.path or "").expanduser().absolute()
-    if config.path is None or not folder.is_dir():
+    folder = None if config.path is None else as_path(config.path, "--data.path").absolute()
+    if folder is None or not folder.is_dir():
         raise ValueError(f"--data.path is {config.path!r}; allowed: a folder with SYNSET/OBJECT/image_0.jpg")
     views = _find_views(folder)
     splits = _split_objects(folder, list(views))
-    # Reading the modification time of every latent would take minutes if there are millions.
-    changed = [
-        os.stat(folder / name / file).st_mtime_ns for name in views for file in ("", f"latent_{views[name][0]}.npy")
-    ]
+    # Reading the times of every latent would take minutes if there are millions. The time of a file's last change also
+    # tells sets apart that an archive has given equal modification times.
+    found = [os.stat(folder / name / file) for name in views for file in ("", f"latent_{views[name][0]}.npy")]
+    changed = [(of.st_mtime_ns, of.st_ctime_ns, of.st_ino) for of in found]
     key = hashlib.sha256(repr((str(folder), views, splits, changed)).encode()).hexdigest()[:16]
     out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
-    make_once(out, lambda: _write(folder, views, splits, out))
+    make_once(out, lambda: _write(folder, views, splits, out), missing_file)
     size = config.image_size or DEFAULT_SIZE
     written = dataclasses.replace(config, path=str(out), image_size=size, image_column="image", label_column="label")
     dataset = parquet.load(written)

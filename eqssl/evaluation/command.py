@@ -56,14 +56,18 @@ def main(arguments: list[str] | None = None) -> int:
         elif command.model not in ROWS:
             check_encoder(command.model, "MODEL", ("the folder of an encoder", *ROWS))
         for option, file in (("--output", command.output), ("--predictions", command.predictions)):
-            if file:
+            if file is not None:
                 make_folder(as_path(file, option).parent, option)
                 if as_path(file).is_dir():
                     raise ValueError(f"{option} is {file!r}, a folder; allowed: a file")
+        if command.output and command.predictions:
+            output, predictions = (as_path(file) for file in (command.output, command.predictions))
+            if output.resolve() == predictions.resolve():
+                raise ValueError(f"--output and --predictions are both {command.output!r}; allowed: two files")
         result = run(command)
         if command.output:
             text = json.dumps(result, indent=2) + "\n"
-            write_atomically(as_path(command.output), lambda temporary: temporary.write_text(text))
+            write_atomically(as_path(command.output), lambda temporary: temporary.write_text(text, encoding="utf-8"))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

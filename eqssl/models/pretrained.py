@@ -54,7 +54,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 def is_folder(model: str) -> bool:
     """Return whether a model to evaluate is a folder, or a URI of one."""
-    return "://" in model or Path(model).is_dir()
+    return "://" in model or as_path(model, "MODEL").is_dir()
 
 
 def model_of(folder: str) -> str | None:

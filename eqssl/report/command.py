@@ -24,7 +24,7 @@ def report(folder: Annotated[str, tyro.conf.Positional], from_predictions: bool 
     from eqssl.report.report import write_report  # imports matplotlib, which a wrong folder need not wait for
 
     write_report(summary, path)
-    print((path / "tables.md").read_text(), end="")
+    print((path / "tables.md").read_text(encoding="utf-8"), end="")
     print(f"{summary['sentence']}\npage: {path / 'report.html'}", file=sys.stderr)
 
 

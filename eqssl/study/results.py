@@ -319,14 +319,16 @@ def write_parquet(records: list[TrialRecord], path: Path) -> None:
 
 def _write_summary(summary: dict[str, Any], path: Path) -> None:
     """Write indented JSON, but each configuration or trial on one line: indenting thousands takes ten times as long."""
-    texts = []
-    for name, value in summary.items():
-        if name in ("configurations", "trials") and value:
-            text = "[\n    " + ",\n    ".join(json.dumps(of, allow_nan=False) for of in value) + "\n  ]"
-        else:
-            text = json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  ")
-        texts.append(f"  {json.dumps(name)}: {text}")
-    path.write_text("{\n" + ",\n".join(texts) + "\n}\n")
+    with path.open("w", encoding="utf-8") as file:
+        for place, (name, value) in enumerate(summary.items()):
+            file.write(f"{',' if place else '{'}\n  {json.dumps(name)}: ")
+            if name in ("configurations", "trials"):
+                for row, of in enumerate(value):
+                    file.write(("," if row else "[") + "\n    " + json.dumps(of, allow_nan=False))
+                file.write("\n  ]" if value else "[]")
+            else:
+                file.write(json.dumps(value, indent=2, allow_nan=False).replace("\n", "\n  "))
+        file.write("\n}\n")
 
 
 def write_results(summary: dict[str, Any], records: list[TrialRecord], folder: Path) -> list[Path]:

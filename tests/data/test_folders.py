@@ -6,6 +6,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -97,7 +98,22 @@ def test_names_that_are_no_text_and_links_in_a_circle_are_no_error(folder: Path,
             file.write(png(i))
     (folder / "cat/circle").symlink_to(folder)
     data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
-    assert data.class_names == ("? #1%20\n", "bird", "cat") and sum(map(len, data.splits.values())) == 49
+    assert data.class_names == ("\\xff #1%20\n", "bird", "cat") and sum(map(len, data.splits.values())) == 49
+
+
+def test_names_in_latin_1_are_different_classes(folder: Path, tmp_path: Path):
+    for name, latin in (("bird", b"b\xe4r"), ("cat", b"b\xf6r")):
+        os.rename(folder / name, os.path.join(os.fsencode(folder), latin))
+    data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
+    assert data.class_names == ("b\\xe4r", "b\\xf6r")
+    assert sum(split.labels.bincount(minlength=2) for split in data.splits.values()).tolist() == [20, 20]
+
+
+def test_a_pipe_among_the_images_is_passed_over(folder: Path, tmp_path: Path, caplog):
+    os.mkfifo(folder / "cat/pipe.png")
+    assert main(["imagefolder", str(folder), str(tmp_path / "out")]) == 0
+    assert "1 images are no regular files, such as cat/pipe.png" in caplog.text
+    assert sum(pq.read_metadata(path).num_rows for path in (tmp_path / "out").glob("*.parquet")) == 40
 
 
 def test_files_that_are_no_images_by_their_name_are_counted(folder: Path, tmp_path: Path, caplog):
@@ -127,6 +143,61 @@ def test_a_folder_is_converted_once_and_again_after_a_change(folder: Path, tmp_p
     assert load_data(config).digest == first.digest and len(list((tmp_path / "cache").glob("[!.]*"))) == 1
     (folder / "cat/new.png").write_bytes(png(7))
     assert load_data(config).digest != first.digest
+
+
+@pytest.mark.parametrize("is_moved", [False, True])
+def test_folders_with_equal_listings_are_different_data(tmp_path: Path, png, is_moved: bool):
+    """As after `tar --mtime`, also if the second takes the place of the first; one image in the middle differs."""
+    digests, read = set(), set()
+    for seed, name in enumerate("ab"):
+        for i in range(20):
+            file = tmp_path / name / f"class{i % 2}" / f"{i}.bmp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(png(100 * seed + i if i == 9 else i, (200, 200), kind="BMP"))
+            os.utime(file, (0, 0))
+    for name in "ab":
+        folder = tmp_path / name
+        if is_moved:
+            folder = folder.rename(tmp_path / "now")
+        data = load_data(DataConfig(source="imagefolder", path=str(folder), cache=str(tmp_path / "cache")))
+        digests.add(data.digest)
+        whole = [split.images.take(torch.arange(len(split))) for split in data.splits.values()]
+        read.add(torch.cat(whole).numpy().tobytes())
+        if is_moved:
+            folder.rename(tmp_path / f"{name}-before")
+    assert len(digests) == len(read) == 2
+
+
+def test_a_converted_set_that_lost_a_file_is_made_again(folder: Path, tmp_path: Path, caplog):
+    (tmp_path / "set").mkdir()
+    for split in ("train", "val"):
+        (tmp_path / "set" / split).symlink_to(folder)
+    config = DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache"))
+    digest = load_data(config).digest
+    (file,) = (tmp_path / "cache").glob("imagefolder-*/val-*")
+    for damage in (
+        file.unlink,
+        lambda: os.truncate(file, 9),
+        lambda: shutil.copy(file, file.with_name("test-1.parquet")),
+    ):
+        damage()
+        caplog.clear()
+        assert load_data(config).digest == digest
+        assert "is made again: " in caplog.text
+    caplog.clear()
+    load_data(config)
+    assert "is made again" not in caplog.text
+
+
+def test_an_output_that_cannot_be_written_is_named(folder: Path, tmp_path: Path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["imagefolder", str(folder), str(tmp_path / "file/out")]) == 2
+    needed = "needed: a writable folder on a disk with room for it"
+    assert f"{tmp_path}/file/out' cannot be written: Not a directory; {needed}" in capsys.readouterr().err
+    real = pq.ParquetWriter
+    monkeypatch.setattr(pq, "ParquetWriter", lambda path, *args, **named: real("/dev/full", *args, **named))
+    assert main(["imagefolder", str(folder), str(tmp_path / "out")]) == 2
+    assert f"{tmp_path}/out' cannot be written: No space left on device; {needed}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("make, message", [
@@ -211,11 +282,11 @@ def test_a_set_whose_archives_are_not_there_is_an_error_that_says_so(tmp_path: P
     assert f"error: imagenet cannot be had in {tmp_path}: The archive " in capsys.readouterr().err
 
 
-def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
-    """Fashion-MNIST's own files, a few images of them, through torchvision's own reader."""
-    raw = tmp_path / "root/FashionMNIST/raw"
+def fashion_mnist(root: Path, seed: int) -> np.ndarray:
+    """Write 30 training and 10 test images as Fashion-MNIST's own files, and return their pixels."""
+    raw = root / "FashionMNIST/raw"
     raw.mkdir(parents=True)
-    pixels = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    pixels = np.random.default_rng(seed).integers(0, 256, (30, 28, 28), dtype=np.uint8)
     for prefix, n in (("train", 30), ("t10k", 10)):
         for name, magic, array in (
             ("images-idx3", 2051, pixels[:n]),
@@ -225,8 +296,24 @@ def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
             (raw / f"{prefix}-{name}-ubyte").write_bytes(head + array.tobytes())
             with gzip.open(raw / f"{prefix}-{name}-ubyte.gz", "wb") as file:
                 file.write(head + array.tobytes())
+    return pixels
+
+
+def test_a_torchvision_set_comes_back_bit_for_bit(tmp_path: Path):
+    """Fashion-MNIST's own files, a few images of them, through torchvision's own reader."""
+    pixels = fashion_mnist(tmp_path / "root", seed=0)
     main(["fashion_mnist", str(tmp_path / "out"), "--root", str(tmp_path / "root")])
     data = load_data(DataConfig(source="parquet", path=str(tmp_path / "out"), cache=str(tmp_path)))
     assert (len(data.train), len(data.val), len(data.test)) == (27, 3, 10)
     assert np.array_equal(data.test.images.take(torch.arange(10))[:, 0], pixels[:10])
     assert data.test.labels.tolist() == list(range(10))
+
+
+def test_each_folder_of_a_torchvision_set_is_its_own_data(tmp_path: Path):
+    for seed, name in enumerate("ab"):
+        pixels = fashion_mnist(tmp_path / name, seed)
+        data = load_data(DataConfig(source="fashion_mnist", path=str(tmp_path / name), cache=str(tmp_path / "cache")))
+        assert np.array_equal(data.test.images.take(torch.arange(10))[:, 0], pixels[:10])
+    for source, allowed in (("imagenet", "torchvision's files$"), ("fashion_mnist", "or an empty one to download ")):
+        with pytest.raises(ValueError, match=f"--data.path is '/nowhere', which is not a folder; allowed: .*{allowed}"):
+            load_data(DataConfig(source=source, path="/nowhere", cache=str(tmp_path / "cache")))

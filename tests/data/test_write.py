@@ -86,7 +86,7 @@ def test_files_and_row_groups_are_bounded(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("eqssl.data.write.ROW_GROUP_BYTES", 10_000)
     monkeypatch.setattr("eqssl.data.write.FILE_BYTES", 30_000)
     write_splits(tmp_path / "set", {"train": rows(75), "test": rows(3)}, image_schema(["a"]))
-    names = [path.name for path in sorted((tmp_path / "set").iterdir())]
+    names = [path.name for path in sorted((tmp_path / "set").glob("[!.]*"))]
     assert names == ["test-00000-of-00001.parquet", *(f"train-{i:05d}-of-00003.parquet" for i in range(3))]
     assert pq.ParquetFile(tmp_path / "set" / names[1]).metadata.num_row_groups == 3
     labels = [label for name in names[1:] for label in pq.read_table(tmp_path / "set" / name)["label"].to_pylist()]

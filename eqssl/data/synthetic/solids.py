@@ -27,7 +27,7 @@ from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
 from eqssl.data.stores import EncodedImages, workers
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
 from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
-from eqssl.data.write import Row, cache_folder, image_schema, make_once, write_splits
+from eqssl.data.write import Row, cache_folder, image_schema, make_once, missing_file, write_splits
 from eqssl.random import counter_uniform
 
 VERSION = 2  # increment whenever a pixel changes
@@ -55,7 +55,7 @@ def load(config: DataConfig) -> Dataset:
     counts = [config.objects, half, half]
     rows = {split: _rows(i, counts, views, size, pose, classes) for i, split in enumerate(SPLITS)}
     schema = image_schema(class_names(classes), FACTORS).append(pa.field("mask", pa.binary()))
-    make_once(folder, lambda: write_splits(folder, rows, schema))
+    make_once(folder, lambda: write_splits(folder, rows, schema), missing_file)
     dataset = parquet.load(DataConfig(source="parquet", path=str(folder), cache=config.cache))
     splits = []
     for name, split in dataset.splits.items():

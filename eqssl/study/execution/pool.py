@@ -284,7 +284,7 @@ class _Events(_Unsaved, tune.Callback):
 
 def _last_error(tune_trial: TuneTrial) -> tuple[str, str | None]:
     """Return the last line of the error of a trial's last attempt, and the address of its node if that is known."""
-    last = Path(tune_trial.error_file).read_text().rpartition("Failure # ")[2].strip()
+    last = Path(tune_trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2].strip()
     lines, node = last.splitlines()[1:] or ["an error without a text"], NODE.search(last)
     error = lines[-1]
     if lines[0].startswith(DIED) and "creation task" not in lines[0]:  # otherwise it raised an error

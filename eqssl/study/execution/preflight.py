@@ -59,7 +59,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
     path, source = options.run.data.path, options.run.data.source
     if path is None and source in ("parquet", "imagefolder", "3diebench"):
         raise ValueError(f"--data.path is not given; allowed with --data.source {source}: a file, a folder or a URI")
-    if path is not None and "://" not in path and not Path(path).expanduser().exists():
+    if path is not None and "://" not in path and not as_path(path, "--data.path").exists():
         raise ValueError(f"--data.path is {path!r}, which does not exist")
     scheme, colon, _ = options.tracking_uri.partition(":")
     scheme = scheme.partition("+")[0]

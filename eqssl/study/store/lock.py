@@ -228,7 +228,7 @@ def _read_run(path: Path) -> Run | None:
 def _this_run() -> Run:
     namespace, pid = "", os.getpid()
     with suppress(OSError):  # machines may share a name, and number their namespaces alike
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         namespace = f"{boot} {os.readlink('/proc/self/ns/pid')}"
     start, since = _pid_start(pid), time.time()
     return Run(host=socket.gethostname(), pid=pid, pid_namespace=namespace, pid_start=start, since=since)
@@ -238,10 +238,10 @@ def _pid_start(pid: int) -> str | None:
     """Return the start of a live process; None for a dead one."""
     proc = Path("/proc")
     if not (proc / "self/stat").exists():
-        output = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
+        output = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, encoding="utf-8").stdout
         return output.strip() or None
     try:
-        state, *fields = (proc / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        state, *fields = (proc / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return None
     return None if state in "ZX" else fields[18]  # a dead process stays a zombie (Z) until its parent reaps it
