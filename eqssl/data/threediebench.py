@@ -63,8 +63,8 @@ def load(config: DataConfig) -> Dataset:
     make_once(out, lambda: _write(folder, views, splits, out))
     size = config.image_size or DEFAULT_SIZE
     written = DataConfig(
-        path=str(out), image_size=size, stored_size=config.stored_size, max_bad_images=config.max_bad_images,
-        cache=config.cache,
+        source="parquet", path=str(out), cache=config.cache, image_size=size, stored_size=config.stored_size,
+        max_bad_images=config.max_bad_images,
     )  # fmt: skip
     dataset = parquet.load(written)
     # The files contain absolute paths, but the same images elsewhere are the same data.
