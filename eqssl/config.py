@@ -10,7 +10,8 @@ import json
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from typing_extensions import Doc
 from tyro.constructors import PrimitiveConstructorSpec
@@ -37,6 +38,17 @@ REFERENCE_METHODS = {
     "supervised": "eqssl.methods.references:Supervised",
     "supervised_factors": "eqssl.methods.references:SupervisedFactors",
     "none": "eqssl.methods.references:NoMethod",
+}
+# Sources of the package by name; see `eqssl.data.SOURCES` for their files.
+IN_FOLDERS = ("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet")
+FROM_FILES = ("parquet", "3diebench", *IN_FOLDERS)
+RENDERED = ("solids",)
+READ_BY = {  # option of the data -> the package's sources that read it; a source of the user's own may read any
+    "path": FROM_FILES,
+    "max_bad_images": FROM_FILES,
+    "image_column": ("parquet",),
+    "label_column": ("parquet",),
+    **dict.fromkeys(("objects", "views_per_object", "pose", "classes"), RENDERED),
 }
 WITH_LOCAL_CROPS = ("dino", "ibot")  # methods whose loss takes local crops
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
@@ -81,9 +93,119 @@ WEIGHTS = PrimitiveConstructorSpec(
 )
 
 
+def check_fields(config: Any, prefix: str = "") -> None:
+    """Refuse values outside the types of a dataclass's fields, see `check_value`.
+
+    Args:
+        config: the dataclass.
+        prefix: of its options' names, such as `train.`.
+    """
+    for f in dataclasses.fields(config):
+        check_value(prefix + f.name, getattr(config, f.name), f.type)
+
+
+def check_value(option: str, value: Any, kind: Any) -> None:
+    """Refuse a value of another type than its field's, or outside the `Literal` or `Allowed` in it.
+
+    Raises:
+        ValueError: naming the option, its value and the allowed values.
+    """
+    allowed = [base for base in _alternatives(kind) if base is not NoneType]
+    if value is None and len(allowed) < len(_alternatives(kind)):
+        return
+    if get_origin(allowed[0]) is Literal:
+        return check_known(option, value, get_args(allowed[0]))
+    fits, constraint = is_of(value, kind), _constraint(kind)
+    if not fits or (constraint is not None and not constraint.test(value)):
+        texts = [] if fits else [" or ".join(map(_type_text, allowed))]
+        texts += [] if constraint is None else [constraint.text]
+        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {', '.join(texts)}")
+
+
+def is_of(value: Any, kind: Any) -> bool:
+    """Return whether a value has the type of a field: a float is finite and may be an int; a bool is neither."""
+    for base in _alternatives(kind):
+        inner = get_args(base)
+        if get_origin(base) is dict:
+            fits = isinstance(value, dict) and all(is_of(k, inner[0]) and is_of(v, inner[1]) for k, v in value.items())
+        elif get_origin(base) is tuple:
+            fits = isinstance(value, tuple | list) and all(is_of(entry, inner[0]) for entry in value)
+        elif get_origin(base) is Literal:
+            fits = value in inner
+        elif base is float:
+            fits = isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
+        else:
+            fits = isinstance(value, base) and (base is not int or not isinstance(value, bool))
+        if fits:
+            return True
+    return False
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    """Return the members of a union, or a single type, without annotations."""
+    if get_origin(kind) is Annotated:
+        return _alternatives(get_args(kind)[0])
+    if get_origin(kind) in (Union, UnionType):
+        return [base for part in get_args(kind) for base in _alternatives(part)]
+    return [kind]
+
+
+def _constraint(kind: Any) -> Allowed | None:
+    if get_origin(kind) in (Union, UnionType):
+        return next(filter(None, map(_constraint, get_args(kind))), None)
+    return next((entry for entry in get_args(kind)[1:] if isinstance(entry, Allowed)), None)
+
+
+def _type_text(kind: Any) -> str:
+    names = {float: "a finite number", int: "an integer", str: "a text", bool: "True or False"}
+    if get_origin(kind) is dict:
+        return f"a dictionary of {' or '.join(map(_type_text, _alternatives(get_args(kind)[1])))} by name"
+    if get_origin(kind) is tuple:
+        return f"a tuple of {_type_text(get_args(kind)[0])} each"
+    return names.get(kind) or kind.__name__
+
+
+def check_known(option: str, value: Any, allowed: Iterable[str]) -> None:
+    """Refuse a value that is not one of the allowed ones.
+
+    Raises:
+        ValueError: naming the option, its value, the allowed values and the nearest of them.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        near = did_you_mean(str(value), allowed)
+        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {', '.join(allowed)}{near}")
+
+
+def check_source(data: "DataConfig", given: Iterable[str]) -> None:
+    """Refuse an option of the data that was set but that their source does not read.
+
+    Args:
+        data: with the options set.
+        given: names of the options that were set, such as `path`.
+
+    Raises:
+        ValueError: naming the option, its value and the sources that read it.
+    """
+    for option in given:
+        sources = READ_BY.get(option, ())
+        if sources and data.source in (*RENDERED, *FROM_FILES) and data.source not in sources:
+            raise ValueError(
+                f"--data.{option.replace('_', '-')} is {getattr(data, option)!r}; allowed with --data.source "
+                f"{', '.join(sources)} alone, not with {data.source}"
+            )
+
+
+class Section:
+    """Options with a common prefix, which are checked wherever one is made: on the command line, in a run, or alone."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, f"{type(self).__name__.removesuffix('Config').lower()}.")
+
+
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Section):
     """Where images, labels and known factors come from."""
 
     source: str = "solids"
@@ -117,10 +239,17 @@ class DataConfig:
     classes: Classes | None = None
     """Classes of solids: coarse (12 families) or fine (24: each family in two proportions). Default: fine."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        size, stored = self.image_size, self.stored_size
+        if stored is not None and (size is None or stored < size):
+            raise ValueError(f"--data.stored-size is {stored}; allowed: at least --data.image-size, which is {size}")
+        check_source(self, [option for option in ("path", "pose", "classes") if getattr(self, option) is not None])
+
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Section):
     """One strength in [0, 1] per augmentation family; .5 is the range of arXiv 2503.18753 if it has one.
 
     The default depends on the source: 0 for pairs of one object; for pairs of one image .5, but 0 for grayscale and
@@ -165,7 +294,7 @@ AUGMENTATIONS = tuple(f.name for f in dataclasses.fields(AugmentConfig) if f.nam
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Section):
     """The backbone, its token map and its split into an invariant and an equivariant part."""
 
     name: str = "resnet_tiny"
@@ -183,7 +312,7 @@ class EncoderConfig:
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class MethodConfig:
+class MethodConfig(Section):
     """The self-supervised method that makes the invariant part invariant."""
 
     name: Annotated[
@@ -199,13 +328,13 @@ class MethodConfig:
     scale: Scale = "tiny"
     """Widths of the heads, with the loss factors and temperatures that depend on them: tiny for a CPU, small and
     imagenet as published for CIFAR and ImageNet."""
-    options: dict[str, float | str] = field(default_factory=dict)
+    options: dict[str, float | str | bool] = field(default_factory=dict)
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
 
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class ReconConfig:
+class ReconConfig(Section):
     """The reconstruction branch of arXiv 2412.03314."""
 
     weight: NonNegative = 1.0
@@ -232,7 +361,7 @@ class ReconConfig:
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Section):
     """The optimisation."""
 
     epochs: NonNegativeInt = 10
@@ -272,7 +401,7 @@ class TrainConfig:
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(Section):
     """The frozen encoder's evaluation: fixed transforms, independent of the training's."""
 
     level: Literal["quick", "full"] = "quick"
@@ -309,11 +438,8 @@ def check(config: RunConfig) -> None:
     Raises:
         ValueError: naming the option, its value and the allowed values.
     """
-    for section in dataclasses.fields(config):
-        values = getattr(config, section.name)
-        for f in dataclasses.fields(values):
-            check_value(f"{section.name}.{f.name}", getattr(values, f.name), f.type)
-    train, recon, source = config.train, config.recon, config.data.source
+    check_fields(config)
+    train, recon = config.train, config.recon
     if train.compile and train.fsdp:
         raise ValueError("--train.compile needs a copy of the model on every worker; it excludes --train.fsdp")
     if train.fsdp and recon.gradient_share:
@@ -324,47 +450,12 @@ def check(config: RunConfig) -> None:
     if recon.attention == "pooled-query" and recon.tokens == "vector" and recon.weight > 0:
         raise ValueError("--recon.tokens is 'vector', whose parts have no position on the map; "
                          "allowed with --recon.attention pooled-query: map")  # fmt: skip
-    size, stored = config.data.image_size, config.data.stored_size
-    if stored is not None and (size is None or stored < size):
-        raise ValueError(f"--data.stored-size is {stored}; allowed: at least --data.image-size, which is {size}")
-    for name in ("pose", "classes"):
-        if (value := getattr(config.data, name)) and source != "solids":
-            raise ValueError(f"--data.{name} is {value!r}; allowed with --data.source solids alone, not with {source}")
     method, crops = config.method.name, config.augment.local_crops
     if crops and method in (BASE_METHODS | CONDITIONED_METHODS) and method not in WITH_LOCAL_CROPS:
         raise ValueError(f"--augment.local-crops is {crops}; allowed with --method.name {method}: 0, since only "
                          f"{' and '.join(WITH_LOCAL_CROPS)} use local crops")  # fmt: skip
     if config.method.name == "none" and recon.weight == 0:
         raise ValueError("--method.name none with --recon.weight 0 leaves no loss; allowed: a weight above 0")
-
-
-def check_value(option: str, value: Any, kind: Any) -> None:
-    """Refuse a value outside the `Literal` or `Allowed` in its field's type.
-
-    Raises:
-        ValueError: naming the option, its value and the allowed values.
-    """
-    if type(None) in get_args(kind):
-        if value is None:
-            return
-        kind = get_args(kind)[0]
-    constraint = kind.__metadata__[0] if get_origin(kind) is Annotated else None
-    if get_origin(kind) is Literal:
-        check_known(option, value, get_args(kind))
-    elif isinstance(constraint, Allowed) and not constraint.test(value):
-        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {constraint.text}")
-
-
-def check_known(option: str, value: Any, allowed: Iterable[str]) -> None:
-    """Refuse a value that is not one of the allowed ones.
-
-    Raises:
-        ValueError: naming the option, its value, the allowed values and the nearest of them.
-    """
-    allowed = list(allowed)
-    if value not in allowed:
-        near = did_you_mean(str(value), allowed)
-        raise ValueError(f"--{option.replace('_', '-')} is {value!r}; allowed: {', '.join(allowed)}{near}")
 
 
 def options_in(arguments: Iterable[str]) -> set[str]:
@@ -390,6 +481,7 @@ def check_effect(config: RunConfig, given: Collection[str]) -> None:
     Raises:
         ValueError: naming the option, its value and the allowed values.
     """
+    check_source(config.data, [option.removeprefix("data.") for option in given if option.startswith("data.")])
     recon, augment = config.recon, config.augment
     if "augment.local_crop_area" in given and augment.local_crops == 0:
         raise ValueError(
@@ -431,17 +523,19 @@ def replace(config: Any, values: dict[str, Any]) -> Any:
     """
     names = [f.name for f in dataclasses.fields(config)]
     changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}  # of sections, each replaced once, since its options are checked together
     for option, value in values.items():
         name, _, rest = option.partition(".")
         if name not in names:
             raise ValueError(f"{name!r} is not an option of {type(config).__name__}{instead_of(name, names)}")
-        current = changes.get(name, getattr(config, name))
-        if not rest:
-            changes[name] = value
-        elif isinstance(current, dict):
-            changes[name] = {**current, rest: value}
+        if rest:
+            inner.setdefault(name, {})[rest] = value
         else:
-            changes[name] = replace(current, {rest: value})
+            changes[name] = value
+            inner.pop(name, None)
+    for name, of_section in inner.items():
+        current = changes.get(name, getattr(config, name))
+        changes[name] = current | of_section if isinstance(current, dict) else replace(current, of_section)
     return dataclasses.replace(config, **changes)
 
 

@@ -11,9 +11,11 @@ from eqssl.config import (
     DataConfig,
     EncoderConfig,
     EvaluateConfig,
+    MethodConfig,
     ReconAttention,
     ReconConfig,
     RunConfig,
+    TrainConfig,
     changed_options,
     check_effect,
     digest,
@@ -65,6 +67,63 @@ from eqssl.study import Candidate, Study, StudyOptions
 def test_values_that_cannot_work_are_refused_by_name(values, message):
     with pytest.raises(ValueError, match=message):
         replace(RunConfig(), values)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (DataConfig, {"pairs": "objekt"}, r"--data.pairs is 'objekt'; allowed: auto, object, image; did you mean obj"),
+        (DataConfig, {"pose": "turntabel"}, r"--data.pose is 'turntabel'; allowed: turntable, free"),
+        (DataConfig, {"classes": "fien"}, r"--data.classes is 'fien'; .*did you mean fine"),
+        (DataConfig, {"image_size": 0}, r"--data.image-size is 0; allowed: 1 or more"),
+        (DataConfig, {"source": "parquet", "image_size": 32, "stored_size": 8}, r"--data.stored-size is 8; allowed"),
+        (DataConfig, {"path": "photos"}, r"--data.path is 'photos'; allowed with .*imagefolder.* not with solids"),
+        (EvaluateConfig, {"level": "ful"}, r"--evaluate.level is 'ful'; allowed: quick, full; did you mean full"),
+        (EncoderConfig, {"pretrained": 3}, r"--encoder.pretrained is 3; allowed: True or False or a text"),
+        (ReconConfig, {"gradient_share": "x"}, r"--recon.gradient-share is 'x'; allowed: a finite number, above 0 and"),
+        (TrainConfig, {"lr": "0.1"}, r"--train.lr is '0.1'; allowed: a finite number, above 0"),
+        (TrainConfig, {"lr": float("nan")}, r"--train.lr is nan; allowed: a finite number"),
+        (TrainConfig, {"epochs": 1.5}, r"--train.epochs is 1.5; allowed: an integer, 0 or more"),
+        (TrainConfig, {"epochs": 2.0}, r"--train.epochs is 2.0; allowed: an integer, 0 or more"),
+        (TrainConfig, {"fsdp": 1}, r"--train.fsdp is 1; allowed: True or False"),
+        (
+            MethodConfig,
+            {"options": {"temperature": float("inf")}},
+            r"--method.options is .*inf.*; allowed: a dict",
+        ),
+        (RunConfig, {"train": None}, r"--train is None; allowed: TrainConfig"),
+    ],
+)
+def test_a_section_alone_is_checked_like_a_run(section, values, message):
+    with pytest.raises(ValueError, match=message):
+        section(**values)
+
+
+def test_values_of_other_types_that_fit_are_taken():
+    assert TrainConfig(lr=1).lr == 1 and EncoderConfig(pretrained="folder").pretrained == "folder"
+    assert DataConfig(source="of the user", path="photos", pose="free").path == "photos"  # may read any option
+    sizes = replace(RunConfig(), {"data.source": "parquet", "data.stored_size": 64, "data.image_size": 32})
+    assert (sizes.data.stored_size, sizes.data.image_size) == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("source", "option", "sources"),
+    [
+        ("parquet", "objects", "solids"),
+        ("imagefolder", "views_per_object", "solids"),
+        ("imagefolder", "label_column", "parquet"),
+        ("solids", "image_column", "parquet"),
+        ("solids", "max_bad_images", "parquet, 3diebench, imagefolder, "),
+    ],
+)
+def test_an_option_that_the_source_does_not_read_is_refused_where_it_was_set(source, option, sources):
+    config = RunConfig(data=DataConfig(source=source))
+    check_effect(config, {"data.source"})
+    with pytest.raises(
+        ValueError, match=rf"--data.{option.replace('_', '-')} is .*; allowed with --data.source {sources}"
+    ):
+        check_effect(config, {"data.source", f"data.{option}"})
+    check_effect(RunConfig(data=DataConfig(source="of the user")), {f"data.{option}"})
 
 
 def test_replace_reaches_into_every_level_and_leaves_the_rest():

@@ -7,7 +7,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
-from eqssl.config import DataConfig, check_known
+from eqssl.config import IN_FOLDERS, DataConfig, check_known
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset, Source
@@ -25,7 +25,7 @@ SOURCES: dict[str, "str | Source"] = {
     "solids": "eqssl.data.synthetic.solids",
     "3diebench": "eqssl.data.threediebench",
     "parquet": "eqssl.data.parquet",
-    **dict.fromkeys(("imagefolder", "cifar10", "cifar100", "stl10", "fashion_mnist", "imagenet"), "eqssl.data.folders"),
+    **dict.fromkeys(IN_FOLDERS, "eqssl.data.folders"),
 }
 
 

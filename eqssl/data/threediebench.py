@@ -63,7 +63,10 @@ def load(config: DataConfig) -> Dataset:
     out = cache_folder(config) / f"3diebench-v{VERSION}-{key}"
     make_once(out, lambda: _write(folder, views, splits, out), missing_file)
     size = config.image_size or DEFAULT_SIZE
-    written = dataclasses.replace(config, path=str(out), image_size=size, image_column="image", label_column="label")
+    written = DataConfig(
+        source="parquet", path=str(out), cache=config.cache, image_size=size, stored_size=config.stored_size,
+        max_bad_images=config.max_bad_images,
+    )  # fmt: skip
     dataset = parquet.load(written)
     # The files contain absolute paths, but the same images elsewhere are the same data.
     content = hashlib.sha256(repr((views, splits, size, config.stored_size)).encode())

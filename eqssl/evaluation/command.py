@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from eqssl.config import DataConfig, EvaluateConfig, RunConfig
+from eqssl.config import DataConfig, EvaluateConfig, RunConfig, check_effect, options_in
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path, make_folder, write_atomically
 from eqssl.models.pretrained import is_folder, model_of
@@ -48,9 +48,12 @@ class Command:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
-    command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
     try:
-        check_names(RunConfig(data=command.data, evaluate=command.evaluate))
+        given = options_in(sys.argv[1:] if arguments is None else arguments)
+        command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
+        run_config = RunConfig(data=command.data, evaluate=command.evaluate)
+        check_effect(run_config, given)
+        check_names(run_config)
         if is_folder(command.model):
             model_of(command.model)
         elif command.model not in ROWS:
