@@ -31,7 +31,7 @@ class BarlowTwins(Method):
     presets: ClassVar = {
         "cifar": cifar("kNN .842 after 200 epochs; .859 after 800 in batches of 512"),
         "imagenet": imagenet(
-            "the authors' (arXiv 2103.03230), ResNet-50; here biases have the rate of matrices, not .0048",
+            "the authors' (arXiv 2103.03230), ResNet-50; here biases have the learning rate of matrices, not .0048",
             "linear 73.2 % after 1,000 epochs",
             optimizer="lars", lr=0.2, weight_decay=1e-6, warmup_epochs=10.0, epochs=1000, batch_size=2048,
         ),

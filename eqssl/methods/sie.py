@@ -37,7 +37,7 @@ class SIE(Predictive):
                 "data.image_size": 256, "encoder.name": "resnet18", "method.scale": "imagenet", "train.lr": 2.5e-4,
                 "train.weight_decay": 1e-6, "train.warmup_epochs": 0.0, "train.epochs": 2000, "train.batch_size": 1024,
             },
-            source="the authors' (arXiv 2302.10283): Adam 1e-3; here AdamW with cosine decay of the rate",
+            source="the authors' (arXiv 2302.10283): Adam 1e-3; here AdamW with cosine decay of the learning rate",
             expected="linear 82.9 %, R2 of the rotation .73 by their protocol",
         ),
     }  # fmt: skip

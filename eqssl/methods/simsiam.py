@@ -30,7 +30,7 @@ class SimSiam(Method):
     presets: ClassVar = {
         "cifar": cifar("kNN .819 after 200 epochs; .904 after 800 in batches of 512"),
         "imagenet": imagenet(
-            "the authors' (arXiv 2011.10566), ResNet-50; here the predictor's rate decays too",
+            "the authors' (arXiv 2011.10566), ResNet-50; here the predictor's learning rate decays too",
             "linear 68.1 % after 100 epochs",
             optimizer="sgd", lr=0.05, weight_decay=1e-4, warmup_epochs=0.0, epochs=100, batch_size=512,
         ),

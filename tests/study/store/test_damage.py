@@ -20,6 +20,7 @@ from eqssl.study.results import choose
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
 from eqssl.study.store.records import CONTRIBUTIONS, RECONSTRUCTIONS, StudyFolder, TrialRecord, trial_outputs
+from eqssl.study.table import Table
 
 STUDY = Study(
     name="toy",
@@ -50,9 +51,8 @@ def resume(folder: Path, most: int = WHOLE) -> tuple[dict, object]:
         record.trial_ended(trial, ended)
         suggestions.trial_ended(trial, ended)
     records = record.records()
-    return {id: (of.configuration, of.number, of.metrics) for id, of in records.items()}, choose(
-        STUDY, records.values()
-    )
+    table = Table(records.values(), STUDY.controls, STUDY.objectives)
+    return {id: (of.configuration, of.number, of.metrics) for id, of in records.items()}, choose(STUDY, table)
 
 
 def trained(folder: Path, trial: Trial) -> TrialRecord:
