@@ -33,8 +33,8 @@ def cifar(expected: str) -> Preset:
             "train.epochs": 200, "train.batch_size": 128,
             **{f"augment.{name}": strength for name, strength in crop_and_colour.items()},
         },
-        source="lightly's CIFAR-10 benchmark (learning rate .06 for a batch of 128); here every view has colour jitter, "
-        "not 80 % of them, and the heads are solo-learn's",
+        source="lightly's CIFAR-10 benchmark (learning rate .06 for a batch of 128); here every view has colour "
+        "jitter, not 80 % of them, and the heads are solo-learn's",
         expected=expected,
     )  # fmt: skip
 
