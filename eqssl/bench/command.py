@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -19,6 +18,7 @@ from eqssl.config import (
     TrainConfig,
     check_known,
 )
+from eqssl.files import as_path
 from eqssl.training.memory import keep_freed
 
 PARTS = {  # name of the part and of its module -> minutes on two idle cores, and the content
@@ -67,7 +67,7 @@ class Options:
     """Trials and epochs of the study that it runs in Ray Tune without training; 10000 100 take hours."""
     seconds: float = 20.0
     """Time for a comparison, filled by three or more rounds."""
-    output: Path = Path("results/bench")
+    output: str = "results/bench"
     """Folder for bench.json."""
 
     def run(self, encoder: str, size: int = 0, precision: Precision | None = None, **values: float | str) -> RunConfig:
@@ -112,6 +112,7 @@ def bench(options: Options) -> None:
     parts = [name for text in options.parts for name in text.split(",") if name]
     for name in parts:
         check_known("parts", name, PARTS)
+    output = as_path(options.output, "--output")
     keep_freed()  # as in a training; here for the other libraries as well
     import torch
 
@@ -128,5 +129,5 @@ def bench(options: Options) -> None:
     for part in parts:
         print(f"measuring {part}", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"eqssl.bench.{part}").measure(options)
-        save(options.output, about, chosen, rows)  # results stay if a later part fails
+        save(output, about, chosen, rows)  # results stay if a later part fails
     print(markdown(about, chosen, rows))
