@@ -218,7 +218,7 @@ def test_a_link_stays_and_its_target_is_replaced(tmp_path):
 
 def test_a_pipe_and_a_device_are_written_and_stay(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+    with subprocess.Popen(["timeout", "9", "cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
         put(tmp_path / "pipe", "through")
         assert reader.communicate()[0] == b"through"
     (tmp_path / "null").symlink_to("/dev/null")
