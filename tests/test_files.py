@@ -209,3 +209,46 @@ def test_a_package_that_is_missing_is_named():
     assert "ValueError: --output is 's3://b/x': " in said and 'pip install "eqssl[s3]"' in said
     with pytest.raises(ValueError, match=r"--output is 'tape://x/y': .*tape"):
         as_path("tape://x/y", "--output")
+
+
+def test_a_home_folder_is_expanded_and_an_empty_path_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert as_path("~/x", "--output") == tmp_path / "x"
+    with pytest.raises(ValueError, match="--output is empty; allowed: "):
+        as_path("", "--output")
+    with pytest.raises(ValueError, match=r"--output is '~nobody-here/x', .* no such home folder"):
+        as_path("~nobody-here/x", "--output")
+
+
+def test_a_link_stays_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.txt").symlink_to("there/file.txt")
+    for text in ("new", "newer"):  # the target is missing at first
+        put(tmp_path / "link.txt", text)
+        assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "there/file.txt").read_text() == text
+
+
+def test_a_pipe_and_a_device_are_written_and_stay(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["timeout", "9", "cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        put(tmp_path / "pipe", "through")
+        assert reader.communicate()[0] == b"through"
+    (tmp_path / "null").symlink_to("/dev/null")
+    put(tmp_path / "null", "away")
+    assert (tmp_path / "pipe").is_fifo() and (tmp_path / "null").is_char_device() and (tmp_path / "null").is_symlink()
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_what_goes_to_standard_output_keeps_its_place(tmp_path, is_file):
+    code = """
+from pathlib import Path
+from eqssl.files import write_json
+
+print("before")
+write_json(Path("/dev/stdout"), 1)
+print("after")
+"""
+    with open(tmp_path / "out", "wb") as file:
+        done = subprocess.run([sys.executable, "-c", code], stdout=file if is_file else subprocess.PIPE, check=True)
+    assert ((tmp_path / "out").read_bytes() if is_file else done.stdout) == b"before\n1\nafter\n"
+    assert os.path.islink("/dev/stdout")

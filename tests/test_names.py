@@ -1,6 +1,7 @@
 """Names: refused within seconds, without torch, with the nearest; timm's and torchvision's are read from their code."""
 
 import inspect
+import os
 import subprocess
 import sys
 from functools import partial
@@ -25,6 +26,13 @@ def test_the_source_code_names_the_models_that_the_packages_register():
     assert model_names("timm") == set(_registry._model_entrypoints)
     assert set(torchvision.models.list_models(module=torchvision.models)) == model_names("torchvision")
     assert model_names("no_such_package") == set()
+
+
+def test_source_code_is_read_in_any_locale():
+    code = "from eqssl.names import METHODS, method_options, model_names\nmodel_names('timm')\n"
+    code += "for name in METHODS: method_options(name)"
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | ascii_only, check=True)
 
 
 @pytest.mark.parametrize("name", ["resnet_tiny", "resnet50", "resnet50.a1_in1k", "tv_resnet50", "torchvision/vit_b_16"])

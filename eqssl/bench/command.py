@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -19,6 +18,7 @@ from eqssl.config import (
     TrainConfig,
     check_known,
 )
+from eqssl.files import as_path
 from eqssl.training.memory import keep_freed
 
 PARTS = {  # name of the part and of its module -> minutes on two idle cores, and the content
@@ -67,7 +67,7 @@ class Options:
     """Trials and epochs of the study that it runs in Ray Tune without training; 10000 100 take hours."""
     seconds: float = 20.0
     """Time for a comparison, filled by three or more rounds."""
-    output: Path = Path("results/bench")
+    output: str = "results/bench"
     """Folder for bench.json."""
 
     def run(
@@ -104,6 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         for name in parts:
             check_known("parts", name, PARTS)
+        output = as_path(options.output, "--output")
         keep_freed()  # as in a training; here for the other libraries as well
         import torch
 
@@ -121,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"measuring {part}", file=sys.stderr, flush=True)
             measured = importlib.import_module(f"eqssl.bench.{part}").measure(options)
             rows += [dataclasses.replace(row, part=part) for row in measured]
-            save(options.output, about, chosen, rows)  # results stay if a later part fails
+            save(output, about, chosen, rows)  # results stay if a later part fails
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 4  # to which images are searched for; those of classes are at 2 or 3, others are reported
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
-VERSION = 3  # increment whenever the written files change
+VERSION = 4  # increment whenever the written files change
 TORCHVISION_SETS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # name -> class, split -> its arguments
     **{
         name: (kind, {"train": {"train": True, "download": True}, "test": {"train": False, "download": True}})

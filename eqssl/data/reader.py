@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import torch
 from PIL import Image, UnidentifiedImageError
 from pyarrow.fs import FileSystem
@@ -52,6 +53,14 @@ def _naming(path: str) -> Iterator[None]:
         raise ValueError(f"--data.path: {path!r} is not a readable Parquet file: {error}") from error
 
 
+def _refuse_double_columns(filesystem: FileSystem, paths: list[str]) -> None:
+    for path in paths:
+        with _naming(path):
+            names = Counter(pq.read_schema(path, filesystem=filesystem).names)
+        if double := [name for name, count in names.items() if count > 1]:
+            raise ValueError(f"{path} has {names[double[0]]} columns {double[0]!r}; allowed: one of a name")
+
+
 class ParquetReader:
     """Reads the rows of all files of a data set, in order.
 
@@ -76,7 +85,11 @@ class ParquetReader:
         self.unreadable: dict[int, str] = {}  # row -> its place
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
-            found: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            try:
+                found: pa.Schema = factory.inspect(promote_options="permissive", fragments=None)
+            except pa.ArrowInvalid:
+                _refuse_double_columns(filesystem, paths)
+                raise
             self.schema = pa.schema(
                 [of.with_type(of.type.value_type) if pa.types.is_dictionary(of.type) else of for of in found]
             )
@@ -134,8 +147,25 @@ class ParquetReader:
         tables = []
         for file in self.files:
             with _naming(file.path):
-                tables.append(file.to_table(self.schema, names))
+                try:
+                    tables.append(file.to_table(self.schema, names))
+                except pa.ArrowInvalid:
+                    self._refuse_types(file, names)
+                    raise
         return pa.concat_tables(tables)
+
+    def _refuse_types(self, file: ds.ParquetFileFragment, names: list[str]) -> None:
+        """Raise a ValueError for a column with a value outside the type that fits the column in all files."""
+        for name in set(names).intersection(file.physical_schema.names):
+            own, common = file.physical_schema.field(name).type, self.schema.field(name).type
+            try:
+                file.to_table(self.schema, [name])
+            except pa.ArrowInvalid as error:
+                if own != common:
+                    raise ValueError(
+                        f"column {name!r} is {own} in {file.path} and {common} for all files together, which does not "
+                        f"hold it: {error}; allowed: one type in all files"
+                    ) from error
 
     def read_images(self, name: str) -> tuple[ImageStore, Tensor]:
         """Return the readable images and their rows, int64 (N,).

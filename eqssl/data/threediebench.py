@@ -30,7 +30,7 @@ from eqssl.data.stores import workers
 from eqssl.data.write import Row, cache_folder, image_schema, make_once, missing_file, write_splits
 from eqssl.files import as_path
 
-VERSION = 1  # increment whenever the written files change
+VERSION = 2  # increment whenever the written files change
 DEFAULT_SIZE = 256  # of the published images, px
 LATENT = {"euler": 3, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 FILE_NAMES = (re.compile(r"image_(\d+)\.jpg"), re.compile(r"latent_(\d+)\.npy"))

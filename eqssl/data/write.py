@@ -53,10 +53,10 @@ def make_once(target: Path, make: Callable[[], None], find_fault: Callable[[Path
     lock = FileLock(target.with_name(f".{target.name}.lock"))  # released if its process is killed
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        held = lock.acquire()
     except OSError as error:
         raise _refusal(target, error) from error
-    with lock:
+    with held:
         if found := fault():
             logger.warning("%s is made again: %s", target, found)
             shutil.rmtree(target)

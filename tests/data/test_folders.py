@@ -317,3 +317,11 @@ def test_each_folder_of_a_torchvision_set_is_its_own_data(tmp_path: Path):
     for source, allowed in (("imagenet", "torchvision's files$"), ("fashion_mnist", "or an empty one to download ")):
         with pytest.raises(ValueError, match=f"--data.path is '/nowhere', which is not a folder; allowed: .*{allowed}"):
             load_data(DataConfig(source=source, path="/nowhere", cache=str(tmp_path / "cache")))
+
+
+def test_a_class_that_a_split_lacks_is_named(folder: Path, tmp_path: Path, caplog):
+    for split, name in (("train", "Cat"), ("val", "cat")):
+        shutil.copytree(folder / "bird", tmp_path / "set" / split / "bird")
+        shutil.copytree(folder / "cat", tmp_path / "set" / split / name)
+    load_data(DataConfig(source="imagefolder", path=str(tmp_path / "set"), cache=str(tmp_path / "cache")))
+    assert "of 3 classes, train lacks 1 (cat), val lacks 1 (Cat), test lacks 1 (Cat)" in caplog.text

@@ -503,6 +503,25 @@ def test_integers_of_several_sizes_are_promoted(tmp_path, write, images):
     assert data.num_classes == 2 and data.train.factors["size"].unique().tolist() == [0.5, 1.0]
 
 
+def test_integers_that_no_common_type_holds_are_named(tmp_path, write, images):
+    write(tmp_path / "set/train-0.parquet", images[:20], object=pa.array([2**60 + 1] * 20))
+    write(tmp_path / "set/train-1.parquet", images[20:], object=pa.array([0.5] * 20))
+    message = (
+        r"^column 'object' is int64 in .*train-0.parquet and double for .* 1152921504606846977 .*allowed: one type"
+    )
+    with pytest.raises(ValueError, match=message):
+        load_data(config(tmp_path / "set"))
+
+
+def test_two_columns_of_one_name_are_named(tmp_path, images):
+    table = pa.table({"image": images, "object": [0] * 40})
+    (tmp_path / "set").mkdir()
+    pq.write_table(table, tmp_path / "set/train-0.parquet")
+    pq.write_table(table.append_column("object", table["object"]), tmp_path / "set/train-1.parquet")
+    with pytest.raises(ValueError, match=r"train-1.parquet has 2 columns 'object'; allowed: one"):
+        load_data(config(tmp_path / "set"))
+
+
 def test_types_without_anything_in_common_are_named(tmp_path, write, images):
     write(tmp_path / "set/train-0.parquet", images, label=pa.array([0, 1] * 20))
     write(tmp_path / "set/train-1.parquet", images, label=pa.array(["cat", "dog"] * 20))

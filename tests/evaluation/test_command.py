@@ -68,6 +68,13 @@ def test_an_encoder_of_other_images_sees_what_it_was_made_for(command, tmp_path)
     assert result["metrics"]["r2/brightness"] > 0.5
 
 
+def test_one_file_for_two_outputs_is_refused(command, tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "f")
+    text = command("pixels", "--output", tmp_path / "f", "--predictions", tmp_path / "link", code=2)
+    assert f"--output and --predictions are both '{tmp_path}/f'; allowed: two files" in text
+    assert "--output is empty" in command("pixels", "--output", "", code=2)
+
+
 def test_protocols_and_predictions(command, tmp_path):
     path = tmp_path / "new" / "predictions.parquet"
     images = ["--evaluate.images", 100, "--evaluate.train-images", 200]
