@@ -50,6 +50,7 @@ READ_BY = {  # option of the data -> the package's sources that read it; a sourc
     "label_column": ("parquet",),
     **dict.fromkeys(("objects", "views_per_object", "pose", "classes"), RENDERED),
 }
+SEEDS = 2**32  # number of seeds
 WITH_LOCAL_CROPS = ("dino", "ibot")  # methods whose loss takes local crops
 ReconView = Literal["first", "second", "both", "random", "clean", "intermediate"]
 ReconAttention = Literal["pooled-query", "target-queries", "other-queries", "residual", "concat", "autoencode"]
@@ -93,15 +94,17 @@ WEIGHTS = PrimitiveConstructorSpec(
 )
 
 
-def check_fields(config: Any, prefix: str = "") -> None:
+def check_fields(config: Any, prefix: str = "", only: Collection[str] | None = None) -> None:
     """Refuse values outside the types of a dataclass's fields, see `check_value`.
 
     Args:
         config: the dataclass.
         prefix: of its options' names, such as `train.`.
+        only: names of the fields; default: all.
     """
     for f in dataclasses.fields(config):
-        check_value(prefix + f.name, getattr(config, f.name), f.type)
+        if only is None or f.name in only:
+            check_value(prefix + f.name, getattr(config, f.name), f.type)
 
 
 def check_value(option: str, value: Any, kind: Any) -> None:
@@ -161,7 +164,7 @@ def _type_text(kind: Any) -> str:
     if get_origin(kind) is dict:
         return f"a dictionary of {' or '.join(map(_type_text, _alternatives(get_args(kind)[1])))} by name"
     if get_origin(kind) is tuple:
-        return f"a tuple of {_type_text(get_args(kind)[0])} each"
+        return f"a tuple, each entry {_type_text(get_args(kind)[0])}"
     return names.get(kind) or kind.__name__
 
 
@@ -244,7 +247,7 @@ class DataConfig(Section):
         size, stored = self.image_size, self.stored_size
         if stored is not None and (size is None or stored < size):
             raise ValueError(f"--data.stored-size is {stored}; allowed: at least --data.image-size, which is {size}")
-        check_source(self, [option for option in ("path", "pose", "classes") if getattr(self, option) is not None])
+        check_source(self, [option for option in ("pose", "classes") if getattr(self, option) is not None])
 
 
 @names_fields
@@ -386,7 +389,7 @@ class TrainConfig(Section):
     """Arithmetic of the encoder; auto: bf16 if the processor supports it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
-    seed: Annotated[int, Allowed("0 to 4294967295", lambda value: 0 <= value < 2**32)] = 0
+    seed: Annotated[int, Allowed(f"0 to {SEEDS - 1}", lambda value: 0 <= value < SEEDS)] = 0
     """Seed of the weights and of every draw."""
     threads: PositiveInt | None = None
     """CPU threads per worker; default: the CPUs Ray gave it, or all."""
@@ -430,6 +433,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self)
+
+
+OPTION_TYPES = {  # of a run, by dotted option
+    f"{section.name}.{f.name}": f.type
+    for section in dataclasses.fields(RunConfig)
+    for f in dataclasses.fields(getattr(RunConfig, section.name))
+}
 
 
 def check(config: RunConfig) -> None:

@@ -77,7 +77,6 @@ def test_values_that_cannot_work_are_refused_by_name(values, message):
         (DataConfig, {"classes": "fien"}, r"--data.classes is 'fien'; .*did you mean fine"),
         (DataConfig, {"image_size": 0}, r"--data.image-size is 0; allowed: 1 or more"),
         (DataConfig, {"source": "parquet", "image_size": 32, "stored_size": 8}, r"--data.stored-size is 8; allowed"),
-        (DataConfig, {"path": "photos"}, r"--data.path is 'photos'; allowed with .*imagefolder.* not with solids"),
         (EvaluateConfig, {"level": "ful"}, r"--evaluate.level is 'ful'; allowed: quick, full; did you mean full"),
         (EncoderConfig, {"pretrained": 3}, r"--encoder.pretrained is 3; allowed: True or False or a text"),
         (ReconConfig, {"gradient_share": "x"}, r"--recon.gradient-share is 'x'; allowed: a finite number, above 0 and"),
@@ -113,6 +112,7 @@ def test_values_of_other_types_that_fit_are_taken():
         ("imagefolder", "views_per_object", "solids"),
         ("imagefolder", "label_column", "parquet"),
         ("solids", "image_column", "parquet"),
+        ("solids", "path", "parquet, 3diebench, imagefolder, "),
         ("solids", "max_bad_images", "parquet, 3diebench, imagefolder, "),
     ],
 )

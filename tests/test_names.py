@@ -19,6 +19,7 @@ from eqssl.names import METHODS, check_encoder, check_names, method_options, mod
 from eqssl.renames import did_you_mean
 from eqssl.study import Study, StudyOptions, choice, run_study, uniform
 from eqssl.study.execution.preflight import check_options
+from eqssl.study.options import settle
 from eqssl.study.search.space import check_space
 
 
@@ -157,7 +158,7 @@ def toy(space=None, **values) -> Study:
         (lambda: StudyOptions(sampler="grdi"), r"--sampler is 'grdi'; allowed: .*; did you mean grid\?"),
         (lambda: StudyOptions(pruner="halvign"), r"--pruner is 'halvign'; .*; did you mean halving\?"),
         (lambda: StudyOptions(seed_schedule="halvign"), r"--seed-schedule is 'halvign'; .*; did you mean halving\?"),
-        (partial(run_study, toy(sampler="grdi")), r"--sampler is 'grdi'; .*; did you mean grid\?"),
+        (lambda: toy(sampler="grdi"), r"--sampler is 'grdi'; .*; did you mean grid\?"),
         (partial(run_study, toy(objectives={"linaer": "maximize"})), r"has linaer; .*; did you mean linear\?"),
         (partial(run_study, toy(objectives={"linaer": "maximize"}), StudyOptions()), "did you mean linear"),
         (partial(run_study, toy(objectives={"linear": "maximise"})), "--objectives has linear:maximise"),
@@ -187,7 +188,7 @@ def test_a_mistake_in_python_is_refused_before_ray_starts(mistake, message, tmp_
 
 def test_a_study_may_lack_one_of_the_usual_controls(tmp_path):
     study = toy(rows={"base": {}, "mine": {}}, controls={"mine": ("base", "no-recon")})
-    check_options(study, StudyOptions(output=str(tmp_path)))
+    check_options(*settle(study, StudyOptions(output=str(tmp_path))))
 
 
 def test_options_of_a_method_of_your_own_are_those_of_its_class(monkeypatch):

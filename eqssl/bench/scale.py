@@ -29,6 +29,7 @@ from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.stop import StopSignals
 from eqssl.study.listener import Listener
 from eqssl.study.live import current_summary
+from eqssl.study.options import settle
 from eqssl.study.results import summarise, write_results
 from eqssl.study.search.sampler import write_journal
 from eqssl.study.search.schedule import Suggestions
@@ -78,7 +79,7 @@ def exponent(sizes: list[int], seconds: np.ndarray) -> float:
 def suggestions_of(trials: int) -> Suggestions:
     """Return a study's suggestions, for about that many trials."""
     configs = max(1, trials // SEEDS - len(STUDY.reference_configurations()))
-    return Suggestions(STUDY, StudyOptions(configs=configs, seeds=SEEDS, sampler="random"))
+    return Suggestions(*settle(STUDY, StudyOptions(configs=configs, seeds=SEEDS, sampler="random")))
 
 
 def random_metrics(rng: np.random.Generator) -> dict[str, float]:
@@ -185,7 +186,9 @@ def simulated(trials: int, epochs: int) -> dict[str, float]:
         tracker.ready()
         tracker.begin("0", RunConfig(), [])
         suggestions, memory = suggestions_of(trials), _Memory()
-        capacity = cluster.capacity(StudyOptions(concurrency=1), cluster.alive_nodes(), suggestions.total)
+        capacity = cluster.capacity(
+            settle(STUDY, StudyOptions(concurrency=1))[1], cluster.alive_nodes(), suggestions.total
+        )
         setup = StudySetup(folder, tuple(STUDY.objectives), worker=capacity.worker)
         listeners = [StudyFolder(Path(folder), "0", {}), suggestions, tracker, memory]
         pool.run_trials(suggestions, lambda of: of.run_config(RunConfig()), setup, capacity, listeners, signals)

@@ -7,7 +7,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING
 
-from eqssl.config import IN_FOLDERS, DataConfig, check_known
+from eqssl.config import IN_FOLDERS, DataConfig, check_known, check_source
 
 if TYPE_CHECKING:
     from eqssl.data.dataset import Dataset, Source
@@ -49,6 +49,7 @@ def load_data(config: DataConfig) -> "Dataset":
         ValueError: naming the option, its value and the allowed values, for anything that cannot be loaded.
     """
     check_known("data.source", config.source, sorted(SOURCES))
+    check_source(config, ["path"] if config.path is not None else [])
     from eqssl.data.stores import FramedImages, ResizedImages
 
     source = SOURCES[config.source]

@@ -54,6 +54,9 @@ def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequen
 
     Returns:
         float32 (len(transforms), N, D) on the CPU.
+
+    Raises:
+        ValueError: for features that are not finite.
     """
     device = next(encoder.parameters(), torch.empty(0)).device
     batches = []
@@ -65,7 +68,10 @@ def encode(encoder: nn.Module, split: Split, indices: Tensor, transforms: Sequen
             view = apply(clean, {name: given.get(name, identity) for name in PARAMETERS}) if given else clean
             features.append(encoder(view).float().cpu())
         batches.append(torch.stack(features))
-    return torch.cat(batches, dim=1)
+    found = torch.cat(batches, dim=1)
+    if wrong := int((~found.isfinite()).any(dim=2).any(dim=0).sum()):
+        raise ValueError(f"the encoder's features of {wrong} of {len(indices)} images are not finite")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,6 +38,9 @@ class Weights:
     mean_std: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
 
+NEEDED = ("encoder", "stem", "channels", "image_size", "mean", "std")  # in the description of an exported encoder
+
+
 def read_description(folder: Path) -> dict[str, Any]:
     """Return config.json of a folder with weights.
 
@@ -49,7 +52,15 @@ def read_description(folder: Path) -> dict[str, Any]:
         inside = [folder / name for name in EXPORTED if (folder / name / CONFIG).is_file()]
         hint = f"; did you mean {inside[0]}" if inside else ""
         raise ValueError(f"{folder} is not an exported encoder: it needs {CONFIG} and {WEIGHTS}{hint}")
-    return parse_json(folder / CONFIG, text)
+    about = parse_json(folder / CONFIG, text)
+    if not isinstance(about, dict):
+        raise ValueError(f"{folder / CONFIG} describes no encoder: it is {text.decode(errors='replace')[:40]}")
+    ours: Any = about.get("eqssl")
+    whole = isinstance(ours, dict) and ours.keys() >= {*NEEDED} and isinstance(ours["encoder"], dict)
+    if "eqssl" in about and not (whole and "name" in ours["encoder"]):
+        needed = f"{', '.join(NEEDED)}, with the encoder's name"
+        raise ValueError(f"{folder / CONFIG} describes no encoder: its part `eqssl` needs {needed}")
+    return about
 
 
 def is_folder(model: str) -> bool:

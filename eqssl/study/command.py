@@ -11,7 +11,7 @@ from eqssl.config import replace
 from eqssl.files import as_path, replace_unknown_letters
 from eqssl.signals import Interrupted, SignalHandler, terminate
 from eqssl.study.controls import final_test
-from eqssl.study.definition import Study
+from eqssl.study.definition import FRESH_SEED, Study
 from eqssl.study.execution.preflight import check_output
 from eqssl.study.flow import NOTHING, run_search
 from eqssl.study.options import StudyOptions, default_options, parse, settle
@@ -20,14 +20,13 @@ from eqssl.study.store.records import known_study
 
 PLANNED = "planned"  # status of a dry run
 NOTHING_COMPLETED, BAD_OPTIONS = 1, 2  # exit codes
-FRESH_SEED = 1000  # added to the seed of a final test, so that it reuses no seed of the search
 
 
 def on_test(options: StudyOptions, seeds: int) -> StudyOptions:
     """Return the options of a final test: fresh seeds, the full evaluation, reported on test.
 
     Args:
-        options: those of the search.
+        options: those of the search, see `settle`.
         seeds: number of trials of every row.
     """
     run = options.run

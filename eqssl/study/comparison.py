@@ -15,7 +15,7 @@ from eqssl.study.command import run_study
 from eqssl.study.controls import autoencoding
 from eqssl.study.definition import ATTENTION, REFERENCE_ROWS, REFERENCES, Study
 from eqssl.study.execution import preflight
-from eqssl.study.options import StudyOptions, default_options
+from eqssl.study.options import StudyOptions, default_options, settle
 from eqssl.study.search.space import Params
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def check_options(study: Study, options: StudyOptions, own: Iterable[str] = ()) 
         if value not in (allowed, None):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} is {value}; allowed in {study.name}, which {why}: {allowed}")
-    preflight.check_options(change(study, space={}), options)
+    # The last study has fresh seeds, like a final test.
+    preflight.check_options(change(study, space={}), change(options, final_test=options.seeds))
 
 
 def methods_given(study: Study, options: StudyOptions, allowed: Sequence[str]) -> list[str]:
@@ -148,6 +149,7 @@ def tune(
     Raises:
         SystemExit: 0 after a dry run.
     """
+    study, options = settle(study, options)
     candidates = {name: c for name, c in candidates.items() if c.builds_on is None or c.builds_on in earlier}
     rows_of = {name: _settings(name, candidate, earlier) for name, candidate in candidates.items()}
     rows = {row: overrides for of_candidate in rows_of.values() for row, overrides in of_candidate.items()}

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from eqssl.config import AUTOENCODE, RunConfig
+from eqssl.config import AUTOENCODE, NonNegativeInt, PositiveInt, RunConfig, check_fields
 from eqssl.metrics import METRICS, Direction
 from eqssl.renames import names_fields
-from eqssl.study.search.space import Configuration, Params, Space
+from eqssl.study.search.space import Choice, Configuration, Params, Range, Space
 
 NO_SPLIT = {"encoder.equi_fraction": 0.0, "recon.weight": 0.0}
 # Rows of every table; None: no encoder; the pixels, or nothing at all, are evaluated.
@@ -36,6 +36,8 @@ DESIGNS = ("grid", "one-at-a-time", "qmc")  # known before the first result
 LEARNING = ("tpe", "gp", "nsga2", "nsga3")  # samplers that learn from earlier results
 SeedSchedule = Literal["fixed", "halving"]
 Pruner = Literal["none", "halving"]
+OF_OPTIONS = ("configs", "seeds", "sampler", "seed_schedule", "pruner", "final_test", "base")  # fields like options
+FRESH_SEED = 1000  # added to the seed of a final test, so that it reuses no seed of the search
 REDUCTION = 3  # halving, of seeds or of epochs, keeps one in this many
 FIRST_STAGES = (1, 3)  # seeds of a configuration after the first stages of halving; after the last it has all of them
 
@@ -97,12 +99,12 @@ class Study:
     name: str
     question: str
     space: Space
-    configs: int = 5
-    seeds: int = 2
+    configs: NonNegativeInt = 5
+    seeds: PositiveInt = 2
     sampler: Sampler = "grid"
     seed_schedule: SeedSchedule = "fixed"
     pruner: Pruner = "none"
-    final_test: int = 0
+    final_test: NonNegativeInt = 0
     objectives: Mapping[str, Direction] = field(default_factory=lambda: {"linear": "maximize", "r2_mean": "maximize"})
     rows: Mapping[str, Params | None] = field(default_factory=lambda: dict(REFERENCE_ROWS))
     controls: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -119,6 +121,27 @@ class Study:
             "evaluate.images": 128,
         }
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is not one folder's, and fields of other types.
+
+        Raises:
+            ValueError: naming the field, its value and the allowed values.
+        """
+        if not isinstance(self.name, str) or self.name in ("", ".", "..") or set(self.name) & set("/\\\0"):
+            raise ValueError(f"name of a study is {self.name!r}; allowed: that of one folder, without slashes")
+        if not isinstance(self.space, Mapping):
+            raise ValueError(f"space of study {self.name} is {self.space!r}; allowed: option -> choice(...), ...")
+        for option, parameter in self.space.items():
+            if not isinstance(parameter, Choice | Range):
+                raise ValueError(
+                    f"space of study {self.name} has {parameter!r} for {option}; allowed: choice(...), "
+                    "uniform(low, high) or log_uniform(low, high)"
+                )
+        for name in ("objectives", "rows", "controls", "smoke"):
+            if not isinstance(value := getattr(self, name), Mapping):
+                raise ValueError(f"{name} of study {self.name} is {value!r}; allowed: a dictionary, see Study")
+        check_fields(self, only=OF_OPTIONS)
 
     def for_data(self, *, labelled: bool, known: bool = True) -> "Study":
         """Return the study without the objectives and the rows for which the data lack labels or known factors.

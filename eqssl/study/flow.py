@@ -21,7 +21,7 @@ from eqssl.study.definition import REFERENCE_ROWS, Study, count_trials, seed_sta
 from eqssl.study.execution.preflight import approve, check_options, check_worker, temporary_places, try_run
 from eqssl.study.execution.setup import StudySetup, registered
 from eqssl.study.execution.stop import StopSignals
-from eqssl.study.options import StudyOptions
+from eqssl.study.options import StudyOptions, opening
 from eqssl.study.search.space import Trial
 from eqssl.study.store.ledger import ledger, ledger_line
 from eqssl.study.store.lock import RunLock, run_seconds
@@ -89,7 +89,7 @@ class _StudyRun:
         }
 
     def run(self) -> dict[str, Any]:
-        self._say(self.study.question)
+        self._say(opening(self.study, self.options))
         for warning in temporary_places(self.options):
             self._say(f"warning: {warning}")
         with self.lock.heartbeat(lost=self.signals.stop):

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, get_args
+from typing import Annotated, Any, get_args
 
 import tyro
 
@@ -12,36 +12,49 @@ from eqssl import config
 from eqssl.config import NonNegativeInt, Positive, PositiveInt, RunConfig
 from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.renames import did_you_mean, names_fields
-from eqssl.study.definition import ATTENTION, NO_SPLIT, PRETRAINED, Pruner, Sampler, SeedSchedule, Study
+from eqssl.study.definition import (
+    ATTENTION,
+    NO_SPLIT,
+    PRETRAINED,
+    REFERENCE_ROWS,
+    Pruner,
+    Sampler,
+    SeedSchedule,
+    Study,
+)
 from eqssl.study.search.space import Params, fix
+
+THE_STUDYS: Any = None  # default of an option that the study has, too
+FROM_STUDY = {"run": "base"} | {name: name for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
 
 
 @names_fields
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """How a study is run."""
+    """How a study is run; options that a study has, too, are the study's own unless they are set, see `settle`."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = THE_STUDYS
     """Every option that is not varied; giving one that the study varies fixes it."""
     configs: PositiveInt | None = None
     """Configurations of the search; None: the study's own number. The reference rows (constant, pixels, random,
     supervised, supervised-factors, recon-only) and the controls (base, no-recon, autoencode) come on top."""
-    seeds: PositiveInt = 2
+    seeds: PositiveInt = THE_STUDYS
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
-    sampler: Sampler = "grid"
+    sampler: Sampler = THE_STUDYS
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
     objectives: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="METRIC [METRIC ...]")] = None
-    """Metrics of the evaluation, METRIC, METRIC:maximize or METRIC:minimize; the choice guards the first and optimises
-    the last. None: the study's own."""
-    seed_schedule: SeedSchedule = "fixed"
+    """Metrics of the evaluation, METRIC, METRIC:maximize or METRIC:minimize, such as linear, knn, r2_mean, r2/pose or
+    equivariance; docs/evaluation.md lists them. The choice guards the first and optimises the last. None: the study's
+    own."""
+    seed_schedule: SeedSchedule = THE_STUDYS
     """fixed: every configuration gets --seeds; halving: all start with one seed, the best third gets 3, the best third
     of these --seeds."""
-    pruner: Pruner = "none"
+    pruner: Pruner = THE_STUDYS
     """halving: end trials that are not among the best third after a ninth (unless it is warm-up) and a third of the
     epochs."""
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, with whose results the sampler starts."""
-    final_test: NonNegativeInt = 0
+    final_test: NonNegativeInt = THE_STUDYS
     """Number of fresh seeds with which the chosen configuration and its controls are retrained and reported on test; 0:
     no final test."""
     workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
@@ -77,8 +90,8 @@ class StudyOptions:
     and MLflow's experiment are called STUDY_smoke."""
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            config.check_value(f.name, getattr(self, f.name), f.type)
+        unset = {name for name in FROM_STUDY if getattr(self, name) is None}
+        config.check_fields(self, only={f.name for f in dataclasses.fields(self)} - unset)
         for name, amount in self.resources_per_worker.items():
             if name in ("CPU", "GPU", "memory") or not amount > 0:
                 raise ValueError(
@@ -125,8 +138,7 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         options = dataclasses.replace(options, run=with_preset(options.run, given | study.space.keys()))
     fixed = {option: config.get(options.run, option) for option in study.space.keys() & given}
     space = fix(study.space, fixed)
-    if ATTENTION not in space:
-        config.check_effect(options.run, given)
+    config.check_effect(options.run, {option for option in given if not _depends_on(option, space)})
     if not space and "configs" in given and options.configs != 1:
         raise ValueError(
             f"--configs is {options.configs}; allowed where no option varies: 1 (--seeds gives it more trials)"
@@ -134,9 +146,16 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
     return settle(dataclasses.replace(study, space=space), options, given)
 
 
+def _depends_on(option: str, space: Collection[str]) -> bool:
+    """Return whether an option has an effect on some configurations of a space only."""
+    source = option.startswith("data.") and "data.source" in space
+    return source or (option in config.CROSS_ATTENTION_OPTIONS and ATTENTION in space)
+
+
 def settle(study: Study, options: StudyOptions, given: Collection[str] = ()) -> tuple[Study, StudyOptions]:
     """Return the study that the options ask for, with their objectives and, if `smoke`, made small, and its options.
 
+    Options that are not set become the study's own: its base, seeds, sampler, seed schedule, pruner and final test.
     Options parsed from a command line are settled already.
 
     Args:
@@ -146,6 +165,8 @@ def settle(study: Study, options: StudyOptions, given: Collection[str] = ()) -> 
     Raises:
         ValueError: for objectives that are not allowed.
     """
+    own = {name: getattr(study, of) for name, of in FROM_STUDY.items() if getattr(options, name) is None}
+    options = dataclasses.replace(options, **own)
     if options.smoke and (study.smoke or given):
         base = config.replace(study.base, dict(study.smoke))  # refuses a name that is no option
         given = given or {o for o in study.smoke if config.get(options.run, o) != config.get(study.base, o)}
@@ -171,15 +192,24 @@ def _rows_of_pretrained(rows: Mapping[str, Params | None]) -> dict[str, Params |
     return found
 
 
+def opening(study: Study, options: StudyOptions) -> str:
+    """Return the question with the method, the encoder and the data, without those that the study varies."""
+    named = {"method.name": "", "encoder.name": "", "data.source": "data: "}
+    rows = [overrides or {} for name, overrides in study.rows.items() if name not in REFERENCE_ROWS]
+    varied = study.space.keys() | {option for overrides in rows for option in overrides}
+    fixed = [text + str(config.get(options.run, option)) for option, text in named.items() if option not in varied]
+    return f"{study.question} ({', '.join(fixed).replace(', data:', '; data:')})" if fixed else study.question
+
+
 def default_options(study: Study) -> StudyOptions:
     """Return the options of a study if none is given."""
-    same = {name: getattr(study, name) for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
+    same = {name: getattr(study, of) for name, of in FROM_STUDY.items()}
     same["configs"] = study.configs or None
     objectives = tuple(
         metric if direction == _objective(metric).direction else f"{metric}:{direction}"
         for metric, direction in study.objectives.items()
     )
-    return StudyOptions(run=study.base, objectives=objectives, **same)
+    return StudyOptions(objectives=objectives, **same)
 
 
 def _objectives(study: Study, options: StudyOptions) -> dict[str, Direction]:
@@ -205,6 +235,8 @@ def _objectives(study: Study, options: StudyOptions) -> dict[str, Direction]:
         allowed: dict[str, Direction] = {"": known.direction} | {way: way for way in get_args(Direction)}
         if direction not in allowed:
             raise ValueError(f"--objectives has {objective}; allowed: METRIC, METRIC:maximize or METRIC:minimize")
+        if metric in found:
+            raise ValueError(f"--objectives has {metric} twice; allowed: each metric once")
         found[metric] = allowed[direction]
     if not found:
         raise ValueError("--objectives is empty; allowed: one metric or more")
@@ -218,5 +250,6 @@ def _objective(name: str) -> Metric:
         return metric
     except KeyError:
         known = {m.name: f"{m.name}/FACTOR" if m.per_factor else m.name for m in METRICS.values() if m.level != "cost"}
+        known["equivariance"] = "equivariance, equivariance/FACTOR"  # the one family with a mean of the same name
         text = f"--objectives has {name}; allowed, each also after inv/ and equi/: {', '.join(known.values())}"
         raise ValueError(text + did_you_mean(name, known)) from None

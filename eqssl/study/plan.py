@@ -6,7 +6,7 @@ from eqssl.files import as_path
 from eqssl.study.controls import with_matched_controls
 from eqssl.study.definition import DESIGNS, Study, seed_stages
 from eqssl.study.execution.preflight import check_options, duration
-from eqssl.study.options import StudyOptions
+from eqssl.study.options import StudyOptions, opening
 from eqssl.study.search.space import Trial, short
 from eqssl.study.store.records import known_study, read_records
 
@@ -29,7 +29,7 @@ def plan(study: Study, options: StudyOptions) -> Iterator[str]:
     suggestions = Suggestions(study, options)
     suggestions.restore((record.trial.configuration for record in records), {r.trial_id: r for r in records})
     left = suggestions.total - suggestions.ended
-    yield study.question
+    yield opening(study, options)
     yield f"{left} trials to come in {folder}" + f", {suggestions.ended} have ended" * bool(records)
     is_sampled = bool(study.space) and options.sampler not in DESIGNS
     trials: dict[str, list[Trial]] = {}  # known before the first result, by configuration

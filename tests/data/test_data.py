@@ -30,6 +30,11 @@ def test_unknown_source_lists_the_known():
         load_data(DataConfig(source="nope"))
 
 
+def test_a_path_is_refused_by_the_source_that_is_rendered():
+    with pytest.raises(ValueError, match=r"--data.path is 'photos'; allowed with .*imagefolder.*, not with solids"):
+        load_data(DataConfig(path="photos"))
+
+
 def test_train_images_is_a_fixed_subset():
     whole, a, b = (load_data(DataConfig(source="toy", train_images=n)).train for n in (None, 20, 20))
     assert len(whole) == 50 and len(a) == 20 and torch.equal(a.ids, b.ids)

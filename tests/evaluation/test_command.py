@@ -118,6 +118,11 @@ def test_an_output_that_cannot_be_written_is_refused_first(command, tmp_path):
     assert re.match(r"error: .*file", command("pixels", "--output", tmp_path / "file" / "result.json", code=2))
 
 
+def test_options_that_the_source_does_not_read_are_refused(tmp_path, capsys):
+    assert main(["pixels", "--data.path", str(tmp_path)]) == 2
+    assert re.match(r"error: --data.path is .*; allowed with .*imagefolder.*, not with solids", capsys.readouterr().err)
+
+
 def test_an_unknown_model_is_refused(command, tmp_path):
     error = command("results/nothing", "--data.path", tmp_path / "none", "--output", tmp_path / "result.json", code=2)
     assert error.startswith("error: MODEL is 'results/nothing', which is not a folder; allowed: ")

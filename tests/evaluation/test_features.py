@@ -146,6 +146,15 @@ def test_frozen_uses_running_statistics_and_restores_every_mode(textured_images)
     assert encoder.training
 
 
+def test_features_that_are_not_finite_are_refused(textured_images):
+    class Diverged(nn.Module):
+        def forward(self, images):
+            return images.flatten(1) / (images.flatten(1).mean(dim=1, keepdim=True) > 2)
+
+    with pytest.raises(ValueError, match="the encoder's features of 20 of 20 images are not finite"):
+        encode(Diverged(), textured_images.val, torch.arange(20))
+
+
 def views_of(counts: list[int]) -> list[list[int]]:
     """Return the objects that the chosen views show, object by object."""
     objects = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from eqssl.config import EncoderConfig, RunConfig, replace
 from eqssl.models.encoder import Encoder
 from eqssl.models.export import export_encoder, load_encoder
+from eqssl.models.pretrained import NEEDED
 from eqssl.names import check_names
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -104,6 +105,12 @@ def test_what_is_no_folder_of_weights_is_named(tmp_path):
     (folder / "model.safetensors").write_bytes(b"12345678")
     with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
         make(pretrained=str(folder))
+    for about in ([], {"eqssl": {}}, {"eqssl": None}, {"eqssl": dict.fromkeys(NEEDED, 1)}):
+        (folder / "config.json").write_text(json.dumps(about))
+        with pytest.raises(ValueError, match=r"--encoder.pretrained: .*config.json describes no encoder: "):
+            make(pretrained=str(folder))
+        with pytest.raises(ValueError, match=r"config.json describes no encoder: "):
+            load_encoder(folder)
     (folder / "config.json").write_text(json.dumps({}))
     with pytest.raises(ValueError, match=r"neither a part `eqssl` nor timm's `architecture`"):
         make(pretrained=str(folder))

@@ -9,6 +9,7 @@ from eqssl.config import ReconConfig, RunConfig
 from eqssl.stats import ACCURACY_MARGIN
 from eqssl.study import Candidate, Setting, Study, StudyOptions, tune
 from eqssl.study.comparison import _best_setting, _settings, check_options, mean_metrics, rows_on_test
+from eqssl.study.options import settle
 
 METRICS = {"linear": 0.5, "r2_mean": 0.1, "train_s": 1.0}
 
@@ -72,7 +73,8 @@ def test_a_setting_has_the_mean_of_its_seeds_unless_one_failed_or_collapsed():
 def test_options_of_a_search_are_refused_where_there_is_none(given, wrong, tmp_path):
     options = StudyOptions(output=str(tmp_path), **given)
     with pytest.raises(ValueError, match=wrong) if wrong else nullcontext():
-        check_options(Study(name="toy", question="?", space={}, configs=0), options, own=["recon.weight"])
+        study = Study(name="toy", question="?", space={}, configs=0)
+        check_options(study, settle(study, options)[1], own=["recon.weight"])
 
 
 @pytest.fixture

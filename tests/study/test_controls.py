@@ -7,6 +7,7 @@ import pytest
 from eqssl.config import RunConfig, replace
 from eqssl.study import REFERENCE_ROWS, Study, StudyOptions, choice, log_uniform, uniform
 from eqssl.study.controls import final_test, with_matched_controls
+from eqssl.study.options import settle
 
 SPACE = {"recon.weight": log_uniform(1.0, 100.0)}
 STUDY = Study(name="toy", question="?", space=SPACE, configs=3, matched_controls=True)
@@ -14,12 +15,16 @@ RUN = replace(RunConfig(), {"recon.attention": "target-queries"})
 PLAIN = ("base", "no-recon")
 
 
+def controlled(study: Study, options: StudyOptions) -> Study:
+    return with_matched_controls(study, settle(study, options)[1])
+
+
 def matched(study: Study) -> dict:
     return {name: overrides for name, overrides in study.rows.items() if name not in REFERENCE_ROWS}
 
 
 def test_every_searched_configuration_gets_a_control_that_auto_encodes():
-    study = with_matched_controls(STUDY, StudyOptions(run=RUN))
+    study = controlled(STUDY, StudyOptions(run=RUN))
     assert matched(study) == {
         f"weight {w:g}, autoencode": {"recon.weight": w, "recon.attention": "autoencode"} for w in (1.0, 10.0, 100.0)
     }
@@ -29,7 +34,7 @@ def test_every_searched_configuration_gets_a_control_that_auto_encodes():
 
 
 def test_configurations_that_are_left_out_have_none():
-    study = with_matched_controls(STUDY, StudyOptions(run=RUN, configs=2, seeds=2))
+    study = controlled(STUDY, StudyOptions(run=RUN, configs=2, seeds=2))
     assert len(matched(study)) == 2
 
 
@@ -38,9 +43,9 @@ def test_configurations_that_are_left_out_have_none():
     [{"sampler": "tpe"}, {"sampler": "random"}, {"seed_schedule": "halving", "seeds": 5}],
 )
 def test_where_configurations_or_seeds_are_open_the_general_row_stays(changed):
-    assert with_matched_controls(STUDY, StudyOptions(run=RUN, **changed)) is STUDY
+    assert controlled(STUDY, StudyOptions(run=RUN, **changed)) is STUDY
     without = dataclasses.replace(STUDY, matched_controls=False)
-    assert with_matched_controls(without, StudyOptions(run=RUN)).rows == REFERENCE_ROWS
+    assert controlled(without, StudyOptions(run=RUN)).rows == REFERENCE_ROWS
 
 
 def test_configurations_that_differ_in_the_attention_share_a_control_and_one_that_auto_encodes_has_none():
@@ -48,13 +53,13 @@ def test_configurations_that_differ_in_the_attention_share_a_control_and_one_tha
         "recon.attention": choice("target-queries", "pooled-query"),
         "recon.weight": choice(0.0, 1.0),
     }
-    study = with_matched_controls(dataclasses.replace(STUDY, space=space, configs=4), StudyOptions(run=RUN))
+    study = controlled(dataclasses.replace(STUDY, space=space, configs=4), StudyOptions(run=RUN))
     assert matched(study).keys() == {"weight 1, autoencode"}
     both = [study.controls[f"attention {a}, weight 1"] for a in ("target-queries", "pooled-query")]
     assert both == [(*PLAIN, "weight 1, autoencode")] * 2
     assert study.controls["attention pooled-query, weight 0"] == PLAIN
     space["recon.attention"] = choice("target-queries", "autoencode")
-    study = with_matched_controls(dataclasses.replace(STUDY, space=space, configs=4), StudyOptions(run=RUN))
+    study = controlled(dataclasses.replace(STUDY, space=space, configs=4), StudyOptions(run=RUN))
     assert not matched(study)
     assert study.controls["attention target-queries, weight 1"] == (*PLAIN, "attention autoencode, weight 1")
     assert study.controls["attention autoencode, weight 1"] == PLAIN
@@ -65,14 +70,14 @@ def test_of_many_options_the_control_has_the_number():
     space = {name: values for name, values in space.items() if hasattr(RUN.augment, name.partition(".")[2])}
     space |= {"recon.weight": log_uniform(1.0, 2.0), "train.lr": log_uniform(1e-4, 1e-3)}
     space |= {"train.weight_decay": uniform(0.0, 1e-3), "recon.view": choice("second", "both")}
-    study = with_matched_controls(dataclasses.replace(STUDY, space=space), StudyOptions(run=RUN, sampler="qmc"))
+    study = controlled(dataclasses.replace(STUDY, space=space), StudyOptions(run=RUN, sampler="qmc"))
     assert {"no. 0, autoencode", "no. 1, autoencode", "no. 2, autoencode"} == matched(study).keys()
     assert study.controls["no. 1"][-1] == "no. 1, autoencode"
 
 
 def final(study: Study, params: dict) -> Study:
     """Return the final test of a choice of these options."""
-    return final_test(study, StudyOptions(run=RUN), "the choice", params)
+    return final_test(*settle(study, StudyOptions(run=RUN)), "the choice", params)
 
 
 def test_a_choice_has_its_own_auto_encoding_control_and_is_the_subject_of_the_sentence():

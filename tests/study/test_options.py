@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eqssl.config import RunConfig, replace
+from eqssl.config import RunConfig, TrainConfig, replace
 from eqssl.study import Study, StudyOptions, choice, log_uniform, main
 from eqssl.study.options import default_options, parse, settle
 
@@ -45,7 +45,80 @@ def test_what_is_settled_stays():
     assert study.name == "toy_smoke" and study.objectives == {"knn": "maximize", "pose_deg": "minimize"}
     assert (options.run.train.epochs, options.run.data.objects) == (7, STUDY.smoke["data.objects"])
     assert settle(study, options) == (study, options)
-    assert settle(STUDY, StudyOptions()) == (STUDY, StudyOptions())  # its own objectives
+    own = dataclasses.replace(default_options(STUDY), configs=None, objectives=None)
+    assert settle(STUDY, StudyOptions()) == (STUDY, own)
+
+
+def test_options_that_are_not_set_are_the_studys_own():
+    base = RunConfig(train=TrainConfig(epochs=3))
+    own = {"seeds": 5, "sampler": "random", "seed_schedule": "halving", "pruner": "halving", "final_test": 4}
+    study = dataclasses.replace(STUDY, base=base, **own)
+    options = settle(study, StudyOptions(output="x"))[1]
+    assert options.run == base and {name: getattr(options, name) for name in own} == own
+    other = RunConfig(train=TrainConfig(epochs=4))
+    options = settle(study, StudyOptions(run=other, seeds=2, sampler="tpe", final_test=0))[1]
+    assert (options.run, options.seeds, options.sampler, options.final_test) == (other, 2, "tpe", 0)
+    assert options.pruner == "halving"
+    assert settle(STUDY, StudyOptions(smoke=True))[1].run.train.epochs == STUDY.smoke["train.epochs"]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seeds": "2"}, r"--seeds is '2'; allowed: an integer, 1 or more"),
+        ({"max_hours": float("inf")}, r"--max-hours is inf; allowed: "),
+        ({"gpus_per_trial": float("nan")}, r"--gpus-per-trial is nan; allowed: a finite number"),
+        (
+            {"resources_per_worker": {"disk": float("inf")}},
+            r"--resources-per-worker is .*; allowed: a dictionary",
+        ),
+        ({"objectives": "linear"}, r"--objectives is 'linear'; allowed: a tuple"),
+        ({"run": None, "resume": "yes"}, r"--resume is 'yes'; allowed: True or False"),
+    ],
+)
+def test_values_of_another_type_or_without_end_are_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        StudyOptions(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        *(({"name": name}, f"name of a study is {name!r}; allowed") for name in ("", "..", "../x", "a/b")),
+        ({"space": {"recon.weight": [1, 2]}}, r"has \[1, 2\] for recon.weight; allowed: choice\(...\)"),
+        ({"objectives": ["linear"]}, r"objectives of study toy is \['linear'\]; allowed: a dictionary"),
+        ({"seeds": "2"}, r"--seeds is '2'; allowed: an integer"),
+    ],
+)
+def test_a_study_that_cannot_work_is_refused_by_name(values, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(STUDY, **values)
+
+
+def test_a_metric_twice_is_refused_and_a_list_is_a_sequence_too():
+    with pytest.raises(ValueError, match="--objectives has linear twice; allowed: each metric once"):
+        settle(STUDY, StudyOptions(objectives=("linear", "linear:minimize")))
+    assert [*settle(STUDY, StudyOptions(objectives=["knn", "r2_mean"]))[0].objectives] == ["knn", "r2_mean"]
+
+
+def test_help_and_error_show_which_metrics_there_are(capsys):
+    with pytest.raises(SystemExit):
+        parse(STUDY, ["--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "r2/pose or equivariance; docs/evaluation.md" in text
+    with pytest.raises(ValueError, match=r"mlp_r2/FACTOR.*, equivariance, equivariance/FACTOR, "):
+        parse(STUDY, ["--objectives", "equivarianse"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [(["--data.path", "."], "data.path"), (["--data.source", "parquet", "--data.objects", "9"], "data.objects")],
+)
+def test_an_option_that_the_source_does_not_read_is_refused_in_a_study(arguments, option):
+    with pytest.raises(ValueError, match=rf"--{option} is .*; allowed with --data.source "):
+        parse(STUDY, arguments)
+    if option == "data.objects":  # a smoke run's own objects are not the user's
+        assert parse(STUDY, [*arguments[:2], "--smoke"])[1].run.data.source == "parquet"
 
 
 def test_directions_are_those_of_the_metrics_unless_given():

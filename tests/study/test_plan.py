@@ -1,13 +1,15 @@
 """--dry-run: the plan of a study, within seconds and without a trace."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from eqssl.config import RunConfig, replace
-from eqssl.study import Study, log_uniform, main
+from eqssl.study import Study, StudyOptions, choice, log_uniform, main, run_study, uniform
 from eqssl.study.search.space import Configuration, Trial
 from eqssl.study.store.records import StudyFolder, TrialRecord
 
@@ -23,8 +25,8 @@ STUDY = Study(
 )
 
 
-def shown(capsys, *arguments) -> list[str]:
-    assert main(STUDY, ["--dry-run", *map(str, arguments)]) == 0
+def shown(capsys, *arguments, study=STUDY) -> list[str]:
+    assert main(study, ["--dry-run", *map(str, arguments)]) == 0
     return capsys.readouterr().out.splitlines()
 
 
@@ -64,6 +66,45 @@ def test_a_plan_lists_what_a_design_trains_and_counts_what_a_sampler_suggests(tm
     with pytest.raises(SystemExit):
         main(STUDY, ["--dry-run", "--sampler", "gird"])
     assert main(STUDY, ["--dry-run", "--data.path", "/no/such/folder"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"train.epochs": uniform(1, 10)}, r"train.epochs has a range from 1 to 10, .* allowed: choice\(...\)"),
+        ({"train.batch_size": log_uniform(16, 40)}, r"train.batch_size has a range from 16 to 40"),
+        ({"train.seed": choice(0, 1)}, r"train.seed is in the space; allowed: --seeds"),
+        ({"recon.weight": choice("1", "10")}, r"--recon.weight is '1'; allowed: a finite number, 0 or more"),
+    ],
+)
+def test_a_space_that_cannot_be_trained_is_refused_before_anything_starts(space, message, tmp_path):
+    study = dataclasses.replace(STUDY, space=space)
+    with pytest.raises(ValueError, match=message):
+        run_study(study, StudyOptions(output=str(tmp_path), dry_run=True))
+    row = dataclasses.replace(STUDY, rows={"base": {"train.seed": 3}})
+    with pytest.raises(ValueError, match=r"row base of study toy has train.seed"):
+        run_study(row, StudyOptions(output=str(tmp_path), dry_run=True))
+
+
+def test_seeds_beyond_the_largest_are_refused_before_the_search(tmp_path):
+    base = replace(BASE, {"train.seed": 4294966500})
+    options = StudyOptions(run=base, output=str(tmp_path), dry_run=True)
+    assert run_study(STUDY, options)["status"] == "planned"
+    with pytest.raises(ValueError, match=r"--train.seed is 4294966500; .*--final-test 2, .*: 0 to 4294966294"):
+        run_study(STUDY, dataclasses.replace(options, final_test=2))
+    last = replace(BASE, {"train.seed": 2**32 - 1})
+    with pytest.raises(ValueError, match=r"--train.seed is 4294967295; allowed with --seeds 2"):
+        run_study(STUDY, dataclasses.replace(options, run=last))
+
+
+def test_a_plan_of_an_unset_option_is_the_studys_and_names_what_runs(tmp_path, capsys):
+    study = dataclasses.replace(STUDY, seeds=3, sampler="random")
+    run_study(study, StudyOptions(output=str(tmp_path), dry_run=True), console=Console(width=200))
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == "Is it so? (vicreg, resnet_tiny; data: solids)"
+    assert "  base: seeds 0, 1, 2; recon.weight 0" in lines and any("sampled by random" in line for line in lines)
+    varied = dataclasses.replace(STUDY, space={"method.name": choice("simclr", "byol")})
+    assert shown(capsys, study=varied)[0] == "Is it so? (resnet_tiny; data: solids)"
 
 
 def test_with_resume_the_time_is_that_of_the_trials_that_have_ended(tmp_path, capsys):

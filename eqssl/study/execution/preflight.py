@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from eqssl.config import EvaluateConfig, RunConfig, replace
+from eqssl.config import SEEDS, EvaluateConfig, RunConfig, replace
 from eqssl.files import as_path, check_readable, make_folder, os_errors, read, try_writing
 from eqssl.metrics import METRICS
 from eqssl.names import check_names
 from eqssl.renames import did_you_mean
-from eqssl.study.definition import CONTROLS, LEARNING, Pruner, Study, lacking
+from eqssl.study.definition import CONTROLS, FRESH_SEED, LEARNING, Pruner, Study, lacking
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.options import StudyOptions
 from eqssl.study.search.space import Trial, check_space
@@ -44,6 +44,7 @@ def check_options(study: Study, options: StudyOptions) -> None:
         ValueError: naming the option, its value and the allowed values.
     """
     _check_rows(study)
+    _check_seeds(study, options)
     check_space(study.space, options.run)
     if study.space and options.run.evaluate.split == "test":
         raise ValueError(
@@ -79,11 +80,26 @@ def _check_rows(study: Study) -> None:
     """Refuse a subject or controls that are not rows of the study, which may lack one of the usual controls."""
     named = {"subject": (study.subject,) * bool(study.subject), "controls": tuple(study.controls)}
     named |= {f"controls[{row!r}]": controls for row, controls in study.controls.items()}
+    for row, overrides in study.rows.items():
+        if "train.seed" in (overrides or {}):
+            raise ValueError(f"row {row} of study {study.name} has train.seed; every row has the same seeds: --seeds")
     for field, rows in named.items():
         for row in rows:
             if row not in study.rows and (field in ("subject", "controls") or row not in CONTROLS):
                 near = did_you_mean(row, study.rows)
                 raise ValueError(f"{field} of study {study.name} has {row!r}; allowed: {', '.join(study.rows)}{near}")
+
+
+def _check_seeds(study: Study, options: StudyOptions) -> None:
+    """Refuse seeds that trials, which count up from --train.seed, would take beyond the largest one."""
+    seeds = options.seeds * max(1, study.count_configs(options.configs))  # a repeated suggestion gets fresh seeds
+    seeds = max(seeds, FRESH_SEED * bool(options.final_test) + options.final_test)
+    if options.run.train.seed > (most := SEEDS - seeds):
+        test = f" and --final-test {options.final_test}" * bool(options.final_test)
+        raise ValueError(
+            f"--train.seed is {options.run.train.seed}; allowed with --seeds {options.seeds}{test}, which count up "
+            f"from it: 0 to {most}"
+        )
 
 
 def temporary_places(options: StudyOptions) -> list[str]:

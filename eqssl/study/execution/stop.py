@@ -112,7 +112,8 @@ class StopSignals:
     @contextmanager
     def after(self, hours: float | None) -> Iterator[None]:
         """Call `stop` if the body takes longer; None: never."""
-        timer = threading.Timer((hours or 0.0) * 3600, self.stop, [f"--max-hours {hours or 0.0:g}"])
+        wait_s = min((hours or 0.0) * 3600, threading.TIMEOUT_MAX)
+        timer = threading.Timer(wait_s, self.stop, [f"--max-hours {hours or 0.0:g}"])
         timer.daemon = True
         if hours is not None:
             timer.start()

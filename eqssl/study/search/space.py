@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any, Self
 
-from eqssl.config import RunConfig, check_effect, replace
+from eqssl.config import OPTION_TYPES, RunConfig, check_effect, is_of, replace
 from eqssl.names import check_names
 
 if TYPE_CHECKING:
@@ -77,6 +77,8 @@ class Range(_Parameter):
     log: bool = False
 
     def __post_init__(self) -> None:
+        if not (is_of(self.low, float) and is_of(self.high, float)):
+            raise ValueError(f"range from {self.low!r} to {self.high!r}; allowed: finite numbers")
         if not self.low < self.high or (self.log and self.low <= 0):
             raise ValueError(f"range from {self.low} to {self.high}: low must be below high, and above 0 if log")
 
@@ -135,6 +137,13 @@ def check_space(space: Space, base: RunConfig) -> None:
     """
     conditions: dict[str, Params] = {}  # option -> values of earlier ones with which it exists
     for option, parameter in space.items():
+        if option == "train.seed":
+            raise ValueError("train.seed is in the space; allowed: --seeds, the number of seeds of every configuration")
+        if isinstance(parameter, Range) and not is_of(0.5, OPTION_TYPES.get(option, float)):
+            raise ValueError(
+                f"{option} has a range from {parameter.low:g} to {parameter.high:g}, with fractions that it cannot "
+                "take; allowed: choice(...) of its values"
+            )
         conditions[option] = {}
         if parameter.only is not None:
             earlier, values = parameter.only

@@ -10,7 +10,7 @@ import ray
 
 from eqssl.config import RunConfig, TrainConfig
 from eqssl.signals import Interrupted
-from eqssl.study import StudyOptions
+from eqssl.study import Study, StudyOptions
 from eqssl.study.execution import cluster
 from eqssl.study.execution.cluster import (
     GPUS_PER_WORKER,
@@ -21,7 +21,12 @@ from eqssl.study.execution.cluster import (
     capacity,
     ray_running,
 )
+from eqssl.study.options import settle
 from eqssl.training.memory import KEEP
+
+
+def settled(**given):
+    return settle(Study(name="toy", question="?", space={}), StudyOptions(**given))[1]
 
 
 def node(**resources):
@@ -37,45 +42,45 @@ def growing(**resources):
 
 
 def test_one_trial_a_cpu_by_default():
-    found = capacity(StudyOptions(), one(CPU=2.0), 9)
+    found = capacity(settled(), one(CPU=2.0), 9)
     assert (found.trials, found.devices, found.worker, found.driver) == (2, ("CPU", 1), {"CPU": 1}, {})
     assert found.text == "nodes: 1 x 2 CPU; a trial takes 1 CPU: 2 at a time"
 
 
 def test_threads_take_cpus_and_concurrency_is_a_bound():
-    options = StudyOptions(run=RunConfig(train=TrainConfig(threads=4)), concurrency=3)
+    options = settled(run=RunConfig(train=TrainConfig(threads=4)), concurrency=3)
     assert capacity(options, one(CPU=20.0), 9).trials == 3
     assert capacity(options, one(CPU=8.0), 9).trials == 2
 
 
 def test_gpus_are_used_where_there_are_any_and_can_be_shared():
-    assert capacity(StudyOptions(), one(CPU=16.0, GPU=4.0), 9).trials == 4
-    assert capacity(StudyOptions(gpus_per_trial=0.25), one(CPU=16.0, GPU=1.0), 9).trials == 4
-    assert capacity(StudyOptions(gpus_per_trial=0.4), one(CPU=16.0, GPU=2.0), 9).trials == 4  # none lies on two
-    assert capacity(StudyOptions(gpus_per_trial=0.0), one(CPU=16.0, GPU=1.0), 9).trials == 16
+    assert capacity(settled(), one(CPU=16.0, GPU=4.0), 9).trials == 4
+    assert capacity(settled(gpus_per_trial=0.25), one(CPU=16.0, GPU=1.0), 9).trials == 4
+    assert capacity(settled(gpus_per_trial=0.4), one(CPU=16.0, GPU=2.0), 9).trials == 4  # none lies on two
+    assert capacity(settled(gpus_per_trial=0.0), one(CPU=16.0, GPU=1.0), 9).trials == 16
 
 
 def test_drivers_of_several_workers_take_no_cpu():
-    found = capacity(StudyOptions(workers_per_trial=4), one(CPU=8.0), 9)
+    found = capacity(settled(workers_per_trial=4), one(CPU=8.0), 9)
     assert (found.trials, found.driver) == (2, {HEAD: 0.001})
-    assert capacity(StudyOptions(workers_per_trial=2), one(CPU=8.0, train_driver=1.0), 9).trials == 1
+    assert capacity(settled(workers_per_trial=2), one(CPU=8.0, train_driver=1.0), 9).trials == 1
 
 
 def test_an_autoscaler_adds_nodes_for_all_trials_that_are_left():
-    found = capacity(StudyOptions(), growing(CPU=0.0), 14)
+    found = capacity(settled(), growing(CPU=0.0), 14)
     assert (found.trials, found.worker) == (14, {"CPU": 1})
     assert found.text == "nodes: 1 x 0 CPU, and more from the autoscaler; a trial takes 1 CPU: up to 14 at a time"
-    assert capacity(StudyOptions(), growing(CPU=0.0), 10_000).trials == QUEUED
-    assert capacity(StudyOptions(concurrency=300), growing(CPU=0.0), 10_000).trials == 300
+    assert capacity(settled(), growing(CPU=0.0), 10_000).trials == QUEUED
+    assert capacity(settled(concurrency=300), growing(CPU=0.0), 10_000).trials == 300
 
 
 def test_a_sampler_that_learns_is_not_asked_for_all_trials_at_once():
-    assert capacity(StudyOptions(sampler="tpe"), growing(CPU=0.0), 100).trials == QUEUED_LEARNING
-    assert capacity(StudyOptions(sampler="tpe", concurrency=16), growing(CPU=0.0), 100).trials == 16
+    assert capacity(settled(sampler="tpe"), growing(CPU=0.0), 100).trials == QUEUED_LEARNING
+    assert capacity(settled(sampler="tpe", concurrency=16), growing(CPU=0.0), 100).trials == 16
 
 
 def test_drivers_are_bounded_where_nodes_are_added():
-    options = StudyOptions(workers_per_trial=2)
+    options = settled(workers_per_trial=2)
     found = capacity(options, growing(CPU=0.0, train_driver=3.0), 100)
     assert (found.trials, found.driver) == (3, {"train_driver": 1.0})
     assert found.text.endswith("a trial takes 2 x (1 CPU): up to 3 at a time")
@@ -84,17 +89,17 @@ def test_drivers_are_bounded_where_nodes_are_added():
 
 def test_gpus_of_nodes_that_are_still_to_come_are_known_by_the_cluster_s_variable(monkeypatch):
     monkeypatch.delenv(GPUS_PER_WORKER, raising=False)
-    two = StudyOptions(workers_per_trial=2)
+    two = settled(workers_per_trial=2)
     assert capacity(two, growing(CPU=0.0), 9).devices == ("CPU", 2)
     assert capacity(two, [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)], 9).devices == ("GPU", 2)
     monkeypatch.setenv(GPUS_PER_WORKER, "1")
     assert capacity(two, growing(CPU=0.0), 9).worker == {"CPU": 1, "GPU": 1.0}
-    assert capacity(StudyOptions(gpus_per_trial=0.0), growing(CPU=0.0), 9).devices == ("CPU", 1)
-    assert capacity(StudyOptions(), one(CPU=2.0), 9).devices == ("CPU", 1)  # none will come
+    assert capacity(settled(gpus_per_trial=0.0), growing(CPU=0.0), 9).devices == ("CPU", 1)
+    assert capacity(settled(), one(CPU=2.0), 9).devices == ("CPU", 1)  # none will come
 
 
 def test_other_resources_are_reserved_too():
-    options = StudyOptions(resources_per_worker={"accelerator": 1.0})
+    options = settled(resources_per_worker={"accelerator": 1.0})
     found = capacity(options, one(CPU=8.0, accelerator=2.0), 9)
     assert (found.trials, found.worker) == (2, {"CPU": 1, "accelerator": 1.0})
 
@@ -102,24 +107,24 @@ def test_other_resources_are_reserved_too():
 @pytest.mark.parametrize("name", ["CPU", "GPU", "memory"])
 def test_resources_with_an_option_of_their_own_are_refused(name):
     with pytest.raises(ValueError, match=f"--resources-per-worker has {name} 1; allowed"):
-        StudyOptions(resources_per_worker={name: 1.0})
+        settled(resources_per_worker={name: 1.0})
 
 
 @pytest.mark.parametrize(("cpus", "trials", "workers"), [(2.0, 1, 2), (3.0, 1, 3), (9.0, 2, 4)])
 def test_elastic_trials_take_what_there_is_up_to_their_most(cpus, trials, workers):
-    found = capacity(StudyOptions(workers_per_trial="2:4"), one(CPU=cpus), 9)
+    found = capacity(settled(workers_per_trial="2:4"), one(CPU=cpus), 9)
     assert (found.trials, found.workers) == (trials, workers)
     assert "a trial takes 2:4 x (1 CPU)" in found.text
     with pytest.raises(ValueError, match="--workers-per-trial is 2:4, --gpus-per-trial 0: a trial takes 2:4 x"):
-        capacity(StudyOptions(workers_per_trial="2:4"), one(CPU=1.0), 9)
+        capacity(settled(workers_per_trial="2:4"), one(CPU=1.0), 9)
 
 
 @pytest.mark.parametrize(
     ("options", "nodes"),
     [
-        (StudyOptions(workers_per_trial=3), one(CPU=2.0)),
-        (StudyOptions(gpus_per_trial=1.0), one(CPU=2.0)),
-        (StudyOptions(run=RunConfig(train=TrainConfig(threads=3))), 4 * [node(CPU=2.0)]),
+        (settled(workers_per_trial=3), one(CPU=2.0)),
+        (settled(gpus_per_trial=1.0), one(CPU=2.0)),
+        (settled(run=RunConfig(train=TrainConfig(threads=3))), 4 * [node(CPU=2.0)]),
     ],
 )
 def test_a_trial_that_the_nodes_cannot_hold_is_refused_at_once(options, nodes):

@@ -12,6 +12,7 @@ from eqssl.data.synthetic import solids
 from eqssl.study import Study, StudyOptions, log_uniform
 from eqssl.study.execution.preflight import JOB_FOLDERS, check_node, check_options, temporary_places, try_run
 from eqssl.study.execution.setup import StudySetup
+from eqssl.study.options import settle
 from eqssl.study.store.lock import RunLock
 
 
@@ -63,7 +64,8 @@ def test_halving_compares_by_what_a_quick_evaluation_gives(lock, base, tmp_path,
 
 def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, tmp_path):
     study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
-    few = StudyOptions(run=replace(base, {"train.epochs": 3}), pruner="halving", output=str(tmp_path))
+    given = StudyOptions(run=replace(base, {"train.epochs": 3}), pruner="halving", output=str(tmp_path))
+    study, few = settle(study, given)
     with pytest.raises(ValueError, match="--pruner is halving"):
         check_options(study, few)
     check_options(study, change(few, smoke=True))
@@ -72,7 +74,8 @@ def test_halving_that_could_end_no_trial_is_refused_but_when_all_is_tiny(base, t
 
 def test_a_search_does_not_choose_on_test(base, tmp_path):
     study = Study(name="toy", question="?", space={"recon.weight": log_uniform(0.1, 1.0)})
-    on_test = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))
+    given = StudyOptions(run=replace(base, {"evaluate.split": "test"}), output=str(tmp_path))
+    study, on_test = settle(study, given)
     with pytest.raises(ValueError, match=r"--evaluate.split is test; allowed in toy, which chooses: val; --final-test"):
         check_options(study, on_test)
     check_options(change(study, space={}), on_test)

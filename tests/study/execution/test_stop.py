@@ -105,6 +105,14 @@ def test_without_tune_it_interrupts_with_the_reason():
     assert stop.value.number == signal.SIGTERM
 
 
+def test_more_hours_than_a_clock_can_wait_are_no_limit(monkeypatch):
+    failed = []
+    monkeypatch.setattr(threading, "excepthook", failed.append)
+    with StopSignals() as signals, signals.after(1e300):
+        time.sleep(0.1)
+    assert not failed and signals.interruption is None
+
+
 def test_what_ends_in_time_is_not_stopped(tune_runs):
     with StopSignals() as signals:
         with signals.after(0.1 / 3600):

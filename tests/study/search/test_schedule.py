@@ -4,6 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from eqssl.study import Study, StudyOptions, choice, log_uniform, uniform
+from eqssl.study.options import settle
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Configuration
 from eqssl.study.store.records import TrialRecord
@@ -19,7 +20,7 @@ STUDY = Study(
 
 def make(configs=5, seeds=2, sampler="grid", study=STUDY, schedule="fixed") -> Suggestions:
     options = StudyOptions(configs=configs, seeds=seeds, sampler=sampler, seed_schedule=schedule)
-    return Suggestions(study, options)
+    return Suggestions(*settle(study, options))
 
 
 def ended(trial, status="COMPLETE", **metrics) -> TrialRecord:

@@ -16,6 +16,7 @@ import pytest
 
 from eqssl.config import replace
 from eqssl.study import Study, StudyOptions, uniform
+from eqssl.study.options import settle
 from eqssl.study.results import choose
 from eqssl.study.search.schedule import Suggestions
 from eqssl.study.search.space import Trial
@@ -29,7 +30,7 @@ STUDY = Study(
     rows={"pixels": None, "base": {"recon.weight": 0.0}},
     objectives={"knn": "maximize", "r2_mean": "maximize"},
 )
-OPTIONS = StudyOptions(configs=13, seeds=1, sampler="tpe")
+OPTIONS = settle(STUDY, StudyOptions(configs=13, seeds=1, sampler="tpe"))[1]
 IDENTITY = {"study": "toy", "rows": dict(STUDY.rows), "configs": 13}
 WHOLE = 15  # trials
 RECORDS = ("trial", "result")
