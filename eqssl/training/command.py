@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, options_in
+from eqssl.config import RunConfig, check_effect, options_in, parsing
 from eqssl.config import replace as change
 from eqssl.files import as_path
 from eqssl.names import check_names
@@ -35,7 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         given = options_in(sys.argv[1:] if arguments is None else arguments)
-        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
+        with parsing():
+            options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         check_effect(options.run, given)
         check_names(change(options.run, {"method.preset": None}))
         if options.run.method.preset:
