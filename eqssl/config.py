@@ -8,7 +8,9 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -130,7 +132,9 @@ def is_of(value: Any, kind: Any) -> bool:
     for base in _alternatives(kind):
         inner = get_args(base)
         if get_origin(base) is dict:
-            fits = isinstance(value, dict) and all(is_of(k, inner[0]) and is_of(v, inner[1]) for k, v in value.items())
+            # The range of each number, with its name, is the method's or the resource's to check.
+            entries = value.items() if isinstance(value, dict) else [(None, None)]
+            fits = all(is_of(k, inner[0]) and (isinstance(v, float) or is_of(v, inner[1])) for k, v in entries)
         elif get_origin(base) is tuple:
             fits = isinstance(value, tuple | list) and all(is_of(entry, inner[0]) for entry in value)
         elif get_origin(base) is Literal:
@@ -199,10 +203,27 @@ def check_source(data: "DataConfig", given: Iterable[str]) -> None:
             )
 
 
+_PARSING = ContextVar("parsing", default=False)
+
+
+@contextmanager
+def parsing() -> Iterator[None]:
+    """Leave the checks of sections to their run: tyro would show an error of a section in its own form."""
+    token = _PARSING.set(True)
+    try:
+        yield
+    finally:
+        _PARSING.reset(token)
+
+
 class Section:
     """Options with a common prefix, which are checked wherever one is made: on the command line, in a run, or alone."""
 
     def __post_init__(self) -> None:
+        if not _PARSING.get():
+            self.check()
+
+    def check(self) -> None:
         check_fields(self, f"{type(self).__name__.removesuffix('Config').lower()}.")
 
 
@@ -242,8 +263,8 @@ class DataConfig(Section):
     classes: Classes | None = None
     """Classes of solids: coarse (12 families) or fine (24: each family in two proportions). Default: fine."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         size, stored = self.image_size, self.stored_size
         if stored is not None and (size is None or stored < size):
             raise ValueError(f"--data.stored-size is {stored}; allowed: at least --data.image-size, which is {size}")
@@ -333,6 +354,9 @@ class MethodConfig(Section):
     imagenet as published for CIFAR and ImageNet."""
     options: dict[str, float | str | bool] = field(default_factory=dict)
     """Hyperparameters of the method by name, such as temperature 0.2; default: the method's own."""
+
+    def check(self) -> None:  # a method of the user's own, built alone, may have other scales
+        check_fields(self, "method.", only=("name", "preset", "options"))
 
 
 @names_fields
@@ -449,6 +473,9 @@ def check(config: RunConfig) -> None:
         ValueError: naming the option, its value and the allowed values.
     """
     check_fields(config)
+    for section in dataclasses.fields(config):
+        getattr(config, section.name).check()
+    check_value("method.scale", config.method.scale, Scale)
     train, recon = config.train, config.recon
     if train.compile and train.fsdp:
         raise ValueError("--train.compile needs a copy of the model on every worker; it excludes --train.fsdp")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import tyro
 
-from eqssl.config import DataConfig, EvaluateConfig, RunConfig, check_effect, options_in
+from eqssl.config import DataConfig, EvaluateConfig, RunConfig, check_effect, options_in, parsing
 from eqssl.evaluation import PROTOCOL_VERSION
 from eqssl.files import as_path, make_folder, write_atomically
 from eqssl.models.pretrained import is_folder, model_of
@@ -50,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit code: 0, or 2 for options that cannot work."""
     try:
         given = options_in(sys.argv[1:] if arguments is None else arguments)
-        command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
+        with parsing():
+            command = tyro.cli(Command, args=arguments, prog="eqssl evaluate")
         run_config = RunConfig(data=command.data, evaluate=command.evaluate)
         check_effect(run_config, given)
         check_names(run_config)

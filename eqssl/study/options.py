@@ -1,6 +1,7 @@
 """The options of every study, made from the typed configuration; importing this imports neither torch nor Ray."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,10 +94,10 @@ class StudyOptions:
         unset = {name for name in FROM_STUDY if getattr(self, name) is None}
         config.check_fields(self, only={f.name for f in dataclasses.fields(self)} - unset)
         for name, amount in self.resources_per_worker.items():
-            if name in ("CPU", "GPU", "memory") or not amount > 0:
+            if name in ("CPU", "GPU", "memory") or not 0 < amount < math.inf:
                 raise ValueError(
-                    f"--resources-per-worker has {name} {amount:g}; allowed: amounts above 0 of resources other than "
-                    "CPU (--train.threads), GPU (--gpus-per-trial) and memory"
+                    f"--resources-per-worker has {name} {amount:g}; allowed: finite amounts above 0 of resources "
+                    "other than CPU (--train.threads), GPU (--gpus-per-trial) and memory"
                 )
         gpus, (_, workers) = self.gpus_per_trial, self.workers
         if gpus is not None and (gpus < 0 or (workers > 1 and gpus % workers)):
@@ -124,14 +125,15 @@ def parse(study: Study, arguments: Sequence[str]) -> tuple[Study, StudyOptions]:
         ValueError: for a value of the right type that is not allowed.
     """
     given = config.options_in(arguments)
-    options = tyro.cli(
-        StudyOptions,
-        args=list(arguments),
-        default=default_options(study),
-        description=study.question,
-        prog=f"studies/{study.name}.py",
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    with config.parsing():
+        options = tyro.cli(
+            StudyOptions,
+            args=list(arguments),
+            default=default_options(study),
+            description=study.question,
+            prog=f"studies/{study.name}.py",
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
     if options.run.method.preset:
         from eqssl.methods import with_preset  # torch takes seconds to import
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from eqssl.config import RunConfig, check_effect, options_in, replace
+from eqssl.config import RunConfig, check_effect, options_in, parsing, replace
 from eqssl.files import as_path
 from eqssl.names import check_names
 from eqssl.signals import Interrupted
@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         given = options_in(sys.argv[1:] if arguments is None else arguments)
-        options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
+        with parsing():
+            options = tyro.cli(TrainOptions, args=arguments, description=TrainOptions.__doc__, prog="eqssl train")
         run, output = options.run, options.output
         check_effect(run, given)
         check_names(replace(run, {"method.preset": None}))

@@ -70,7 +70,7 @@ def test_options_that_are_not_set_are_the_studys_own():
         ({"gpus_per_trial": float("nan")}, r"--gpus-per-trial is nan; allowed: a finite number"),
         (
             {"resources_per_worker": {"disk": float("inf")}},
-            r"--resources-per-worker is .*; allowed: a dictionary",
+            r"--resources-per-worker has disk inf; allowed: fin",
         ),
         ({"objectives": "linear"}, r"--objectives is 'linear'; allowed: a tuple"),
         ({"run": None, "resume": "yes"}, r"--resume is 'yes'; allowed: True or False"),
