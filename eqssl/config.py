@@ -248,7 +248,7 @@ class DataConfig(Section):
     train_images: PositiveInt | None = None
     """Use only this many training images, drawn once by a fixed seed; default: all."""
     max_bad_images: NonNegativeInt = 10
-    """Unreadable images that are skipped and named; one more is an error."""
+    """Maximum number of unreadable images to skip; they are named."""
     image_column: str = "image"
     """Parquet column with the encoded image: struct<bytes, path> or binary."""
     label_column: str = "label"
@@ -283,8 +283,8 @@ class AugmentConfig(Section):
     crop: Fraction | None = None
     """Random resized crop: smallest area kept is 1 - .92 x strength (SimCLR: 1)."""
     crop_ratio: Annotated[float, Allowed("1 or more, finite", lambda value: 1 <= value < math.inf)] = 1.0
-    """Largest ratio of a crop's sides, drawn between 1/ratio and ratio, its logarithm uniformly. Default: 1, squares,
-    with which the published tables of this package were measured; torchvision and SimCLR: 1.333."""
+    """Largest ratio of a crop's sides, log-uniform between 1/ratio and ratio. Default: 1, squares, with which
+    the published tables of this package were measured; torchvision and SimCLR: 1.333."""
     translation: Fraction | None = None
     """Shift in both directions, up to ± 20/224 of the side x strength."""
     rotation: Fraction | None = None
@@ -383,7 +383,7 @@ class ReconConfig(Section):
     tokens: Literal["map", "vector"] = "map"
     """Tokens of the attention: those of the map, or the pooled vector cut into 16 parts."""
     width: PositiveInt = 32
-    """Channels of the decoder: one linear and four convolutional layers, as light as the follow-up's."""
+    """Channels of the decoder: one linear and four convolutional layers, as in arXiv 2503.18753."""
 
 
 @names_fields

@@ -19,7 +19,7 @@ from torch import Tensor
 from eqssl.files import on_disk, write_atomically
 
 LABEL, ALL = "label", "all"  # `factor` of class predictions, and of those of all factors together
-PROTOCOL, PART = "eqssl", "all"  # those whose metrics have no prefix
+PROTOCOL, PART = "eqssl", "all"  # the defaults, whose metrics have no prefix
 ROTATION, ANGLE = "rotation", "angle_deg"  # factors with an angular error: a relative quaternion, an angle in the plane
 MIN_EXAMPLES = 3  # a share of variance means nothing with fewer: with two examples it is often far below 0
 HITS = (1, 2, 5, 10)

@@ -46,8 +46,9 @@ def threediebench_predictions(
         components), by SIE's own definition `linear_r2_pooled` and `linear_r2_pooled/colour`, and
         `linear_geodesic_deg`. The same with `mlp_`, by an MLP with two hidden layers of 1024, and, as the floor, with
         `constant_`, by the training pairs' mean. `posthoc_mrr` and `posthoc_h1`, `_h2`, `_h5`, `_h10`, `_views`
-        (`rank_metrics`): retrieval of eval objects. PRE (`pose_error`): `posthoc_pre_train_train` of training views
-        among these, `posthoc_pre_held_held` of eval views among these, `posthoc_pre_held_all` of eval views among both.
+        (`rank_metrics`): retrieval of eval objects. PRE (`pose_error`): `posthoc_pre_train_train`, queries and
+        candidates from training; `posthoc_pre_held_held`, both from eval; `posthoc_pre_held_all`, eval queries among
+        all candidates.
         Retrieval is among T views of up to 256 objects per split (`object_views`). With a predictor that is conditioned
         on the rotation, the same retrieval metrics of that predictor, `own_`, on all features.
 

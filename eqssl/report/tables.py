@@ -295,7 +295,7 @@ def caption(summary: Summary, *, differences: bool = True) -> str:
 def _verdict_caption(powers: Sequence[float]) -> str:
     least, most = f"{min(powers):.2f}", f"{max(powers):.2f}"
     amount = least if least == most else f"{least} to {most}"
-    weak = ": a yes was hardly possible" if max(powers) < ENOUGH_POWER else ""
+    weak = ", so a yes was hardly possible" if max(powers) < ENOUGH_POWER else ""
     return (
         f"Without loss: yes where all 95 % bounds give more R² and equivariance, accuracy at most {ACCURACY_MARGIN} "
         f"lower, invariance at most {INVARIANCE_MARGIN} lower; no where one is significantly on the wrong side. Power, "

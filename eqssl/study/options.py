@@ -67,8 +67,8 @@ class StudyOptions:
     resources_per_worker: dict[str, float] = field(default_factory=dict)
     """Resources that each worker reserves in addition to CPUs (--train.threads) and GPUs, such as `accelerator 1`."""
     concurrency: PositiveInt | None = None
-    """Trials at a time; those without room wait, and let an autoscaler add nodes. Default: as many as the nodes hold;
-    with an autoscaler all, or 8 where the sampler goes by earlier results."""
+    """Trials at a time; trials that do not fit wait, which makes an autoscaler add nodes. Default: as many as the
+    nodes hold; with an autoscaler all, or 8 where the sampler goes by earlier results."""
     output: str = field(default_factory=lambda: os.environ.get("EQSSL_OUTPUT", "results"))
     """Folder for the results, OUTPUT/STUDY, or a bucket, s3://BUCKET/FOLDER; on a cluster one that all nodes share.
     Default: the variable EQSSL_OUTPUT, else results."""
@@ -78,12 +78,11 @@ class StudyOptions:
     resume: bool = False
     """Go on with the study in OUTPUT/STUDY: finished trials are kept, unfinished ones continue."""
     max_hours: Positive | None = None
-    """Hours that this run of the command may take, those before a --resume not counted: a longer forecast is refused
-    at the start, and a study that takes longer all the same is stopped as by SIGTERM, to go on with --resume. Where a
-    command runs several studies, of each."""
+    """Limit for this run of the command, and for each study of it, in hours. A longer forecast is refused; at the limit
+    the state is saved for --resume."""
     dry_run: bool = False
-    """Print the planned trials and an estimate of their duration, then exit: nothing is trained or written, and Ray is
-    not started."""
+    """Print the planned trials and, with --resume, an estimate of their duration, then exit: nothing is trained or
+    written, and Ray is not started."""
     yes: bool = False
     """Do not ask before a study that is forecast to take more than half an hour; asked on a terminal only."""
     smoke: bool = False

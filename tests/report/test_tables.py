@@ -237,7 +237,7 @@ def test_the_caption_says_where_a_yes_could_not_be_found_and_a_base_is_not_train
     judged = [c | {"equivariant_without_loss": {"answer": "inconclusive", "power": p}}
               for c, p in zip(summary["configurations"], (0.1, 0.2, 0.3, 0.4, 0.3), strict=True)]  # fmt: skip
     said = caption(summary | {"configurations": judged, "untrained": {"base": ["pixels", "random"]}})
-    assert "and the gains were as estimated: 0.10 to 0.40: a yes was hardly possible" in said
+    assert "and the gains were as estimated: 0.10 to 0.40, so a yes was hardly possible" in said
     assert "in accuracy base does not beat pixels and random beyond the noise" in said
 
 

@@ -34,7 +34,7 @@ SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
 
 
 class Search:
-    """An Optuna study in memory: suggestions of a sampler, or of a design that Optuna is told about.
+    """An Optuna study in memory: suggestions of a sampler, or a design whose points it receives.
 
     Args:
         space: the varied parameters.
