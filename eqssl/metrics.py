@@ -33,7 +33,8 @@ class Metric:
         per_factor: whether this is a family.
         is_accuracy: whether it is a share of correctly classified images.
         in_main_table: whether tables of configurations have a column for it.
-        is_compared: whether differences between configurations are tested.
+        is_compared: whether differences between configurations are tested. With `in_main_table`, it is tested together
+            with the other metrics of that table (Benjamini-Hochberg), and may change which of them are significant.
         fn: function of a user's metric, from the `EncodedViews` of all features, or of the part inv or equi, to its
             value, or to factor -> value for a family; it is called at its level if the data meet `needs`. Default:
             the protocol computes the metric.
