@@ -21,6 +21,7 @@ from eqssl.methods.vicreg import VICReg
 from eqssl.report.command import main as report
 from eqssl.study import Study, StudyOptions, choice, run_study
 from eqssl.study.execution.preflight import check_options
+from eqssl.study.options import settle
 from eqssl.study.store.records import StudyFolder
 
 pytestmark = pytest.mark.slow
@@ -158,6 +159,7 @@ def test_encoder_evaluation_and_report_are_read_from_the_bucket(studies, monkeyp
 def test_a_search_learns_from_the_bucket(studies, tmp_path):
     _, _, _, study, options = studies
     options = dataclasses.replace(options, output=str(tmp_path), warm_start=f"{BUCKET}/toy", sampler="tpe")
+    study, options = settle(study, options)
     check_options(study, options)
     with pytest.raises(ValueError, match="--sampler is grid; allowed with --warm-start: tpe, gp, nsga2, nsga3"):
         check_options(study, dataclasses.replace(options, sampler="grid"))
