@@ -1,4 +1,4 @@
-"""A study, usually of one trial, that meets faults: what is submitted, and how far its checkpoint has come."""
+"""A study, usually of one trial, that meets faults: the submitted script, and the progress of its checkpoint."""
 
 import functools
 import json
