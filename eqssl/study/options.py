@@ -15,7 +15,6 @@ from eqssl.metrics import METRICS, Direction, Metric, find_metric
 from eqssl.renames import did_you_mean, names_fields
 from eqssl.study.definition import (
     ATTENTION,
-    NO_SPLIT,
     PRETRAINED,
     REFERENCE_ROWS,
     Pruner,
@@ -25,7 +24,7 @@ from eqssl.study.definition import (
 )
 from eqssl.study.search.space import Params, fix
 
-THE_STUDYS: Any = None  # default of an option that the study has, too
+STUDY_DEFAULT: Any = None  # of an option that the study has, too; `settle` replaces it
 FROM_STUDY = {"run": "base"} | {name: name for name in ("seeds", "sampler", "seed_schedule", "pruner", "final_test")}
 
 
@@ -34,28 +33,28 @@ FROM_STUDY = {"run": "base"} | {name: name for name in ("seeds", "sampler", "see
 class StudyOptions:
     """How a study is run; options that a study has, too, are the study's own unless they are set, see `settle`."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = THE_STUDYS
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = STUDY_DEFAULT
     """Every option that is not varied; giving one that the study varies fixes it."""
     configs: PositiveInt | None = None
     """Configurations of the search; None: the study's own number. The reference rows (constant, pixels, random,
     supervised, supervised-factors, recon-only) and the controls (base, no-recon, autoencode) come on top."""
-    seeds: PositiveInt = THE_STUDYS
+    seeds: PositiveInt = STUDY_DEFAULT
     """Trials of one configuration; the same seeds everywhere, so that differences are paired."""
-    sampler: Sampler = THE_STUDYS
+    sampler: Sampler = STUDY_DEFAULT
     """A design (grid, one-at-a-time, qmc) or one of Optuna's samplers (random, tpe, gp, nsga2, nsga3)."""
     objectives: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="METRIC [METRIC ...]")] = None
     """Metrics of the evaluation, METRIC, METRIC:maximize or METRIC:minimize, such as linear, knn, r2_mean, r2/pose or
     equivariance; docs/evaluation.md lists them. The choice guards the first and optimises the last. None: the study's
     own."""
-    seed_schedule: SeedSchedule = THE_STUDYS
+    seed_schedule: SeedSchedule = STUDY_DEFAULT
     """fixed: every configuration gets --seeds; halving: all start with one seed, the best third gets 3, the best third
     of these --seeds."""
-    pruner: Pruner = THE_STUDYS
+    pruner: Pruner = STUDY_DEFAULT
     """halving: end trials that are not among the best third after a ninth (unless it is warm-up) and a third of the
     epochs."""
     warm_start: str | None = None
     """OUTPUT/STUDY of an earlier study of the same options, with whose results the sampler starts."""
-    final_test: NonNegativeInt = THE_STUDYS
+    final_test: NonNegativeInt = STUDY_DEFAULT
     """Number of fresh seeds with which the chosen configuration and its controls are retrained and reported on test; 0:
     no final test."""
     workers_per_trial: Annotated[int | str, tyro.conf.arg(metavar="INT|MIN:MAX")] = 1
@@ -184,7 +183,7 @@ def _rows_of_pretrained(rows: Mapping[str, Params | None]) -> dict[str, Params |
 
     `random` keeps an untrained encoder, and the row `pretrained` shows the weights before the study trains on.
     """
-    untrained = {"train.epochs": 0} | NO_SPLIT
+    untrained = dict(REFERENCE_ROWS["random"] or {})
     found: dict[str, Params | None] = {}
     for name, row in rows.items():
         found[name] = row
