@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from eqssl.data.dataset import ImageStore, MemoryImages, Split
+from eqssl.data.stores import ImageSubset
 
 CACHE_SHARE = 0.1  # of a GPU's free memory; the training needs the rest
 DEPTH = 2  # batches: while one is copied to the device, the next is read
@@ -26,16 +27,19 @@ def cache_on_device(split: Split, device: torch.device) -> Split:
         device: of the training.
     """
     images = split.images
-    if device.type == "cpu" or not isinstance(images, MemoryImages):
+    whole = images.images if isinstance(images, ImageSubset) else images
+    if device.type == "cpu" or not isinstance(whole, MemoryImages):
         return split
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, from earlier trials
-    if images.pixels.nbytes > CACHE_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved):
+    if len(split) * whole.pixels[0].nbytes > CACHE_SHARE * (torch.cuda.mem_get_info(device)[0] + reserved):
         return split
-    return dataclasses.replace(split, images=MemoryImages(images.pixels.to(device)))
+    pixels = whole.pixels[images.indices] if isinstance(images, ImageSubset) else whole.pixels
+    return dataclasses.replace(split, images=MemoryImages(pixels.to(device)))
 
 
 def is_on_device(images: ImageStore, device: torch.device) -> bool:
     """Return whether taking images is a copy within the device's memory, which needs no prefetching."""
+    images = images.images if isinstance(images, ImageSubset) else images
     return isinstance(images, MemoryImages) and images.pixels.device.type == device.type
 
 

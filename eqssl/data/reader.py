@@ -1,7 +1,8 @@
-"""The rows of Parquet files: columns as one table, images in memory or, if too many, in a memory-mapped file."""
+"""The rows of Parquet files: columns as one table, images decoded or, if they are too many, encoded."""
 
 import json
 import logging
+import os
 import posixpath
 from collections import Counter
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
@@ -22,24 +22,16 @@ from pyarrow.fs import FileSystem
 from torch import Tensor
 
 from eqssl.config import DataConfig
+from eqssl.data import cached
 from eqssl.data.dataset import ImageStore, MemoryImages, few
 from eqssl.data.stores import Decoded, EncodedImages, FramedImages, bits_of, decode, in_threads
-from eqssl.data.write import cache_folder, make_once
+from eqssl.data.write import cache_folder
 from eqssl.files import write_atomically
 
 READ_ROWS = 256  # few enough that the allocator reuses the memory of the last batch
-MEMORY_LIMIT_BYTES = 8 << 30  # of all decoded images; above it they stay encoded
-VERSION = 2  # increment whenever a decoded pixel or a column of ENCODED changes
+DECODED_LIMIT_BYTES = 8 << 30  # of all images; above it they stay encoded
+VERSION = 2  # increment whenever a decoded pixel changes
 BINARY = (pa.binary(), pa.large_binary(), pa.binary_view(), pa.null())
-ENCODED = pa.schema(
-    [
-        ("image", pa.large_binary()), ("row", pa.int64()), ("channels", pa.uint8()), ("size", pa.int32()),
-        ("maximum", pa.uint16()), ("aspect", pa.float64()),
-    ]
-)  # fmt: skip
-
-# Readable images, decoded and encoded, and their rows.
-Batch = tuple[list[Decoded], list[bytes], list[int]]
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +75,8 @@ class ParquetReader:
         self.filesystem, self.config = filesystem, config
         self.whole, self.size = config.stored_size is not None, config.stored_size or config.image_size
         self.unreadable: dict[int, str] = {}  # row -> its place
+        self.reads_files = False  # whether images are paths of files, which may change while the Parquet files do not
+        self.warnings: list[str] = []  # about images
         with _naming(str(config.path)):
             factory = ds.FileSystemDatasetFactory(filesystem, paths, ds.ParquetFileFormat())
             try:
@@ -173,44 +167,89 @@ class ParquetReader:
         The largest value in any of the 16-bit grey images decides the range of all of them.
 
         Args:
-            name: name of the cache file for images that do not fit in memory.
+            name: name of the cache file.
 
         Raises:
             ValueError: for too many unreadable images, none at all, or several sizes.
         """
+        found = self._find_or_read(name)
+        for text in found.warnings:
+            self._warn(text)
+        facts = found.facts
+        if isinstance(found.images, Tensor):
+            images: ImageStore = MemoryImages(found.images)
+        else:
+            channels, size = pc.max(facts["channels"]).as_py(), facts["size"][0].as_py()
+            images = EncodedImages(found.images, size, channels, self._bits(facts), self.whole)
+        if self.whole and self.config.image_size:
+            images = FramedImages(images, torch.tensor(facts["aspect"].to_numpy()), self.config.image_size)
+        return images, torch.tensor(facts["row"].to_numpy())
+
+    def _find_or_read(self, name: str) -> cached.Images:
+        """Return the images from the cache, or read them into it."""
+        try:
+            folder: Path | None = cache_folder(self.config) / f"images-v{cached.VERSION}"
+        except ValueError:  # without a home directory, say; decoded images need no cache
+            folder = None
+        if folder and (
+            found := cached.open_decoded(folder / f"{name}.decoded") or cached.open_encoded(folder / f"{name}.encoded")
+        ):
+            return found
         batches, count = self._decode(), sum(self.counts.values())
         first = next(batches, None)
         if first is None:
             raise ValueError(f"--data.path {self.config.path!r} has no readable image")
         batches = chain([first], batches)
-        if count * max(image.pixels.size for image in first[0]) <= MEMORY_LIMIT_BYTES:
-            pixels, facts = _to_memory(batches, count)
-            if (bits := self._bits(facts)) < 16:
-                del pixels  # to free memory for the same images, decoded again
-                pixels, _ = _to_memory(self._decode(bits), count)
-            images: ImageStore = pixels
-        else:
-            cached = cache_folder(self.config) / f"encoded-v{VERSION}" / name
-            make_once(cached, lambda: write_atomically(cached, partial(_to_file, batches)))
-            facts = pa.ipc.open_file(pa.memory_map(str(cached))).read_all()
-            channels, size = pc.max(facts["channels"]).as_py(), facts["size"][0].as_py()
-            images = EncodedImages(facts["image"], size, channels, self._bits(facts), self.whole)
-        if self.whole and self.config.image_size:
-            images = FramedImages(images, torch.tensor(facts["aspect"].to_numpy()), self.config.image_size)
-        return images, torch.tensor(facts["row"].to_numpy())
+        if count * max(image.pixels.size for image in first[0]) > DECODED_LIMIT_BYTES:
+            path = cache_folder(self.config) / f"images-v{cached.VERSION}" / f"{name}.encoded"
+            write = partial(cached.write_encoded, batches, self.warnings)
+            found = cached.make_and_open(path, lambda: write_atomically(path, write), cached.open_encoded)
+            assert found  # the write raises an error if it fails
+            return found
+        if folder and not self.reads_files and os.access(folder.parent, os.W_OK):
+            return self._share(folder / f"{name}.decoded", batches, count)
+        return self._decode_all(batches, count)
+
+    def _share(self, path: Path, batches: Iterator[cached.Batch], count: int) -> cached.Images:
+        """Return decoded images that a node's processes share; on a full disk, this process's own ones."""
+        own = list[cached.Images]()
+
+        def make() -> None:
+            own.append(self._decode_all(batches, count))
+            try:
+                if not self.reads_files:  # which may change while the Parquet files do not
+                    write_atomically(path, partial(cached.write_decoded, own[0]))
+            except OSError as error:
+                self._warn(f"{path} cannot be written ({error.strerror}), so every process has a copy of the images")
+
+        return cached.make_and_open(path, make, cached.open_decoded) or own[0]
+
+    def _decode_all(self, batches: Iterator[cached.Batch], count: int) -> cached.Images:
+        """Return at most count decoded images."""
+        pixels, facts = cached.decode_all(batches, count)
+        if (bits := self._bits(facts)) < 16:
+            del pixels  # to free memory for the same images, decoded again
+            pixels, _ = cached.decode_all(self._decode(bits), count)
+        return cached.Images(torch.from_numpy(pixels), facts, self.warnings)
 
     def _bits(self, facts: pa.Table) -> int:
         """Return how many of their 16 bits grey values use, judged by the largest one; 16 if there are none."""
         maximum = pc.max(facts["maximum"]).as_py()
         bits = bits_of(maximum) if maximum else 16
         if bits < 16:
-            logger.warning(
-                "--data.path %s: grey images of 16 bits hold at most %d, so %d bits are their range",
-                self.config.path, maximum, bits,
-            )  # fmt: skip
+            self._warn(
+                f"--data.path {self.config.path}: grey images of 16 bits hold at most {maximum}, so {bits} bits are "
+                "their range"
+            )
         return bits
 
-    def _decode(self, bits: int | None = None) -> Iterator[Batch]:
+    def _warn(self, text: str) -> None:
+        """Log a warning about images once; other processes, which take them from the cache, repeat it."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+            logger.warning("%s", text)
+
+    def _decode(self, bits: int | None = None) -> Iterator[cached.Batch]:
         """Yield the readable images, and count the others.
 
         Args:
@@ -239,7 +278,7 @@ class ParquetReader:
             if images:
                 yield images, encoded, rows
         for note, count in notes.items() if bits is None else ():
-            logger.warning("%d of %d images, such as %s: each %s", count, row, noted[note], note)
+            self._warn(f"{count} of {row} images, such as {noted[note]}: each {note}")
 
     def _cells(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         """Yield a file's path and the image cells of some of its rows."""
@@ -254,6 +293,7 @@ class ParquetReader:
         data = cell["bytes"]
         try:
             if data is None and cell.get("path"):
+                self.reads_files = True
                 with self.filesystem.open_input_file(posixpath.join(posixpath.dirname(path), cell["path"])) as file:
                     data = file.read()
             return decode(data or b"", self.size, bits=bits, whole=self.whole), data
@@ -276,45 +316,8 @@ class ParquetReader:
             return
         limit, place = self.config.max_bad_images, self._place(row, cell)
         self.unreadable[row] = place
-        logger.warning("unreadable image %d of at most %d: %s: %s", len(self.unreadable), limit, place, error)
+        self._warn(f"unreadable image {len(self.unreadable)} of at most {limit}: {place}: {error}")
         if len(self.unreadable) > limit:
             raise ValueError(
                 f"--data.max-bad-images is {limit}; unreadable: {', '.join(self.unreadable.values())} ({error})"
             )
-
-
-def _to_memory(batches: Iterator[Batch], count: int) -> tuple[MemoryImages, pa.Table]:
-    """Return at most count images, and the columns of `ENCODED` except the images.
-
-    Each image is copied into its place, so that peak memory is little more than the images' own size.
-    """
-    pixels, facts = np.empty((0, 0, 0, 0), np.uint8), list[pa.RecordBatch]()
-    start = 0
-    for images, _, rows in batches:
-        channels, stop = max(image.pixels.shape[0] for image in images), start + len(images)
-        if not start:
-            pixels = np.empty((count, channels, *images[0].pixels.shape[1:]), np.uint8)
-        elif channels > pixels.shape[1]:  # only grey ones so far
-            pixels = np.broadcast_to(pixels, (count, channels, *pixels.shape[2:])).copy()
-        for place, image in zip(pixels[start:stop], images, strict=True):
-            place[:] = image.pixels
-        facts.append(_facts(images, rows))
-        start = stop
-    return MemoryImages(torch.from_numpy(pixels[:start])), pa.Table.from_batches(facts)
-
-
-def _to_file(batches: Iterator[Batch], path: Path) -> None:
-    """Write the encoded images as an Arrow file.
-
-    All of them have been decoded once by then, so that a broken one is found before training, not during it.
-    """
-    with pa.ipc.new_file(str(path), ENCODED) as writer:
-        for images, encoded, rows in batches:
-            column = pa.array(encoded, ENCODED.field("image").type)
-            writer.write_batch(_facts(images, rows).add_column(0, ENCODED.field("image"), column))
-
-
-def _facts(images: list[Decoded], rows: list[int]) -> pa.RecordBatch:
-    """Return the columns of `ENCODED` except the images."""
-    columns = zip(*((*image.pixels.shape[:2], image.maximum, image.aspect) for image in images), strict=True)
-    return pa.record_batch([rows, *columns], schema=ENCODED.remove(0))

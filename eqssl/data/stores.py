@@ -235,7 +235,7 @@ def select(split: Split, indices: Tensor | slice) -> Split:
 
     Args:
         split: the split.
-        indices: int64 (n,), or a slice, for which no pixel is copied.
+        indices: int64 (n,), or a slice. No pixel is copied.
     """
     return replace(
         split,
@@ -251,7 +251,7 @@ def select(split: Split, indices: Tensor | slice) -> Split:
 def _subset(images: ImageStore, indices: Tensor | slice) -> ImageStore:
     if isinstance(images, FramedImages):
         return replace(images, whole=_subset(images.whole, indices), aspects=images.aspects[indices])
-    if isinstance(images, MemoryImages):
+    if isinstance(images, MemoryImages) and isinstance(indices, slice):
         return MemoryImages(images.pixels[indices])
     if isinstance(images, ImageSubset):
         return ImageSubset(images.images, images.indices[indices])

@@ -59,7 +59,7 @@ def make_once(target: Path, make: Callable[[], None], find_fault: Callable[[Path
     with held:
         if found := fault():
             logger.warning("%s is made again: %s", target, found)
-            shutil.rmtree(target)
+            shutil.rmtree(target) if target.is_dir() else target.unlink()
         if not target.exists():
             make()
 

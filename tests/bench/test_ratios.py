@@ -30,7 +30,7 @@ def ratios() -> dict[str, float]:
         "step with reconstruction beyond its encoder": 1 / with_recon - 1,
         "augmentation over step": augmentation,
         "evaluation over training": evaluation.ratio,
-        "JPEG into memory over decoding": 1 / of_reading["JPEG 64 px: Parquet into memory"],
+        "JPEG from the cache over decoding": 1 / of_reading["JPEG 64 px: Parquet into the memory of another process"],
         "JPEG image by image over decoding": 1 / of_reading["JPEG 64 px: Parquet batch by batch"],
     }
 

@@ -21,10 +21,9 @@ from eqssl.data.write import image_schema, write_splits
 FASHION_MNIST = Path(__file__).parents[3] / "shared/data/fashion_mnist"
 
 
-def config(path: object, **options: object) -> DataConfig:
-    return DataConfig(
-        source="parquet", path=str(path), cache=str(Path(str(path).removeprefix("file://")).parent / "c"), **options
-    )
+def config(path: object, cache: str = "c", **options: object) -> DataConfig:
+    folder = Path(str(path).removeprefix("file://")).parent
+    return DataConfig(source="parquet", path=str(path), cache=str(folder / cache), **options)
 
 
 @pytest.fixture
@@ -178,9 +177,9 @@ def test_encoded_images_equal_those_in_memory(tmp_path, write, images, png, monk
     columns = {"label": pa.array([i % 5 for i in range(40)]), "angle": pa.array([float(i) for i in range(40)])}
     write(tmp_path / "set/train-0.parquet", images, **columns)
     memory = load_data(config(tmp_path / "set"))
-    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("eqssl.data.reader.DECODED_LIMIT_BYTES", 1000)
     for _ in range(2):  # written, then found in the cache
-        encoded = load_data(config(tmp_path / "set"))
+        encoded = load_data(config(tmp_path / "set", "other"))
         assert isinstance(encoded.train.images.images, EncodedImages)
         for name in ("train", "val", "test"):
             a, b = getattr(memory, name), getattr(encoded, name)
@@ -206,9 +205,9 @@ def test_greys_of_16_bits_have_the_range_of_the_largest_and_both_stores_agree(
                        torch.from_numpy((levels[memory.train.ids[:4]] >> (bits - 8)).astype(np.uint8)))  # fmt: skip
     assert caplog.text.count("unreadable image") == 1
     assert caplog.text.count(f"hold at most {(1 << bits) - 1}, so {bits} bits") == (bits < 16)
-    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("eqssl.data.reader.DECODED_LIMIT_BYTES", 1000)
     for _ in range(2):
-        encoded = load_data(config(tmp_path / "set"))
+        encoded = load_data(config(tmp_path / "set", "other"))
         for name, split in memory.splits.items():
             every = torch.arange(len(split))
             assert torch.equal(split.images.take(every), encoded.splits[name].images.take(every))
@@ -234,8 +233,8 @@ def test_whole_images_are_stored_larger_than_they_are_seen(tmp_path, write, monk
     assert (seen == torch.tensor([0, 200, 0])[:, None, None]).all(0)[:, 1:-1, 1:-1].all()
     oblong = whole[memory.train.ids[:16] > 0]
     assert (oblong[:, 0, :, :7] == 200).all() and (oblong[:, 2, :, -7:] == 200).all()
-    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
-    encoded = load_data(config(tmp_path / "set", **options))
+    monkeypatch.setattr("eqssl.data.reader.DECODED_LIMIT_BYTES", 1000)
+    encoded = load_data(config(tmp_path / "set", "other", **options))
     for name, split in memory.splits.items():
         every, other = torch.arange(len(split)), encoded.splits[name].images
         assert isinstance(other.whole.images, EncodedImages) and torch.equal(split.images.aspects, other.aspects)
@@ -610,7 +609,7 @@ def test_memory_needs_no_home(tmp_path, write, images, monkeypatch):
     path = str(write(tmp_path / "set/train-0.parquet", images))
     options = DataConfig(source="parquet", path=f"file://{path}")
     assert len(load_data(options).train) == 32
-    monkeypatch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("eqssl.data.reader.DECODED_LIMIT_BYTES", 1000)
     with pytest.raises(ValueError, match=r"--data.cache is '~/.cache/eqssl'"):
         load_data(options)
 

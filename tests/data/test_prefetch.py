@@ -6,7 +6,7 @@ import torch
 
 from eqssl.data.dataset import MemoryImages, Split
 from eqssl.data.prefetch import DEPTH, cache_on_device, is_on_device, prefetch
-from eqssl.data.stores import ResizedImages
+from eqssl.data.stores import ResizedImages, select
 
 CPU = torch.device("cpu")
 
@@ -62,6 +62,7 @@ def test_images_in_memory_stay_on_the_cpu():
     assert cache_on_device(split, CPU) is split and is_on_device(split.images, CPU)
     assert not is_on_device(split.images, torch.device("cuda"))
     assert not is_on_device(ResizedImages(split.images, 4), CPU)
+    assert is_on_device(select(split, torch.tensor([1])).images, CPU)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -70,3 +71,6 @@ def test_images_that_fit_are_moved_to_the_gpu():
     moved = cache_on_device(split, torch.device("cuda"))
     assert is_on_device(moved.images, torch.device("cuda")) and split.images.pixels.device == CPU
     assert moved.images.take(torch.tensor([5, 2])).flatten().tolist() == [5, 2]
+    part = cache_on_device(select(split, torch.tensor([6, 3, 1])), torch.device("cuda"))
+    assert is_on_device(part.images, torch.device("cuda")) and len(part.images.pixels) == 3
+    assert part.images.take(torch.tensor([2, 0])).flatten().tolist() == [1, 6]

@@ -3,6 +3,7 @@
 import io
 import tempfile
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,8 @@ def test_a_table_is_read_right_or_refused_with_a_name(monkeypatch: pytest.Monkey
             assert any(name in str(error) for name in NAMES), error
             return
         with monkeypatch.context() as patch:
-            patch.setattr("eqssl.data.reader.MEMORY_LIMIT_BYTES", 1)
-            encoded = load_data(options)
+            patch.setattr("eqssl.data.reader.DECODED_LIMIT_BYTES", 1)
+            encoded = load_data(replace(options, cache=f"{folder}/other"))
     readable = [i for i, (_, colour) in enumerate(made) if colour is not None]
     rows = torch.cat([split.ids for split in dataset.splits.values()]).tolist()
     assert sorted(rows) == list(range(len(readable)))  # each once, the unreadable left out

@@ -103,7 +103,7 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
 
     monkeypatch.setattr("eqssl.data.synthetic.solids.render", fail)
     assert load_data(solids_config).digest == solids.digest
-    (folder,) = Path(solids_config.cache).glob("[!.]*")
+    (folder,) = Path(solids_config.cache).glob("solids-*")
     assert sorted(path.name for path in folder.glob("[!.]*")) == [
         f"{split}-00000-of-00001.parquet" for split in ("test", "train", "val")
     ]
