@@ -153,3 +153,8 @@ def few(names: Sequence[object] | None) -> str:
 def to_float(pixels: Tensor) -> Tensor:
     """Return uint8 pixels as float32 in [0, 1]."""
     return pixels.to(torch.float32).div_(255)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images from [0, 1], beyond which they are cut off, as uint8 on the CPU."""
+    return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8)

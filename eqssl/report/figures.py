@@ -1,13 +1,14 @@
 """The style that all figures share; reconstructions, the heat map and the forest plot. Data in, figure out."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
@@ -100,22 +101,54 @@ def reconstruction_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
     Args:
         images: configuration -> uint8 (3, n, C, H, W).
     """
+    text = (
+        "Originals (the first views), targets and reconstructions by a configuration's first seed. A reconstruction "
+        "that has its target's place, pose and colours shows that the features hold them; an average of many shows "
+        "that they do not."
+    )
+    figure, _ = _image_rows(images, ("original", "target", "reconstruction"))
+    return Picture("reconstructions", "Reconstructions", text, figure)
+
+
+def retrieved_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
+    """Return first views, second views and retrieved views, one block of three rows per configuration.
+
+    Args:
+        images: configuration -> uint8 (3, n, C, H, W).
+    """
+    text = (
+        "A ridge regression predicts the features of a second view from those of the first and the transform between "
+        "them. Retrieved: of the views of the same held-out image or object, the one whose features are nearest to "
+        "the prediction; red frames: not the second view. One view of each of a few images; the share of hits of all "
+        "is the metric retrieval, hit at 1. First seeds."
+    )
+    figure, grid = _image_rows(images, ("first view", "second view", "retrieved"))
+    for axes, (_, wanted, found) in zip(grid, images.values(), strict=True):
+        height, width = found.shape[-2:]
+        for column in (found != wanted).reshape(len(found), -1).any(1).nonzero()[0]:
+            place = (column * width - 0.5, 2 * height - 0.5)
+            axes.add_patch(Rectangle(place, width, height, fill=False, color=COLOURS[1], lw=2))
+    return Picture("retrieved", "Retrieval by predicted features", text, figure)
+
+
+def _image_rows(images: Mapping[str, NDArray[np.uint8]], labels: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Return a figure with one block of rows of images per configuration, and its axes.
+
+    Args:
+        images: configuration -> uint8 (len(labels), n, C, H, W).
+        labels: of the rows.
+    """
     columns = next(iter(images.values())).shape[1]
     figure, grid = panel_grid(len(images), 1, (0.9 * columns + 1.4, 3.0))
     figure.set_layout_engine("compressed")  # otherwise labels next to images with a fixed aspect ratio are cut
     for axes, (name, block) in zip(grid, images.items(), strict=True):
         height = block.shape[3]
         axes.imshow(image_grid(block), interpolation="nearest")
-        axes.set_yticks([height * (row + 0.5) for row in range(3)], ["original", "target", "reconstruction"])
+        axes.set_yticks([height * (row + 0.5) for row in range(len(labels))], labels)
         axes.set_xticks([])
         hide_frame(axes)
         axes.set_title(name)
-    text = (
-        "Originals (the first views), targets and reconstructions by a configuration's first seed. A reconstruction "
-        "that has its target's place, pose and colours shows that the features hold them; an average of many shows "
-        "that they do not."
-    )
-    return Picture("reconstructions", "Reconstructions", text, figure)
+    return figure, grid
 
 
 def heatmap_picture(summary: Summary) -> Picture | None:

@@ -28,7 +28,7 @@ from eqssl.report.tables import caption, report_tables
 # In the order of the page; `response_OPTION` belongs to `response`. All other tables follow.
 SECTIONS = (
     *("front", "forest", "results", "gains", "response", "responses", "factors", "separation", "heatmap"),
-    *("learning", "reconstructions", "attention", "importances", "progress"),
+    *("learning", "reconstructions", "attention", "retrieved", "importances", "progress"),
 )
 
 
@@ -89,9 +89,11 @@ def study_pictures(summary: Summary, folder: Path | None, importances: pd.DataFr
         pictures.append(progress_picture(summary))
     if folder and (images := reconstructions(summary, folder)):
         pictures.append(figures.reconstruction_picture(images))
-    main = next(iter(selection.main_rows(summary)), None)
-    if folder and main and (arrays := read_arrays(_file_of(summary, folder, main, "attention.npz"))):
-        pictures.append(attention_picture(main, arrays))
+    main = selection.main_rows(summary)
+    if folder and main and (arrays := read_arrays(_file_of(summary, folder, main[0], "attention.npz"))):
+        pictures.append(attention_picture(main[0], arrays))
+    if folder and (images := _images(summary, folder, main, "retrieved.npy")):
+        pictures.append(figures.retrieved_picture(images))
     return [picture for picture in pictures if picture]
 
 
@@ -104,8 +106,13 @@ def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint
     shown = [searched[0], searched[(len(searched) - 1) // 2], searched[-1]] if searched else []
     if len(summary["space"]) != 1:
         shown = selection.main_rows(summary)
-    files = {name: _file_of(summary, folder, name, "reconstructions.npy") for name in dict.fromkeys(shown)}
-    return {name: images for name, file in files.items() if (images := read_arrays(file)) is not None}
+    return _images(summary, folder, shown, "reconstructions.npy")
+
+
+def _images(summary: Summary, folder: Path, names: Sequence[str], file: str) -> dict[str, NDArray[np.uint8]]:
+    """Return configuration -> images, uint8 (3, n, C, S, S), that its first seed has saved in a file, if it has."""
+    files = {name: _file_of(summary, folder, name, file) for name in dict.fromkeys(names)}
+    return {name: images for name, path in files.items() if (images := read_arrays(path)) is not None}
 
 
 def _file_of(summary: Summary, folder: Path, configuration: str, name: str) -> Path:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from eqssl.config import RunConfig, changed_options, flatten, identity
 from eqssl.data import load_data
-from eqssl.data.dataset import Dataset, Split
+from eqssl.data.dataset import Dataset, Split, to_uint8
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
 from eqssl.devices import supports_bf16
 from eqssl.distributed import all_reduce_sum, set_local_batch_sizes
@@ -358,11 +358,6 @@ class Run:
         for name, image in maps.items():
             found[name] = to_uint8(F.adaptive_avg_pool2d(image * std + mean, side)).numpy()
         return images, found
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Return images from [0, 1], beyond which they are cut off, as uint8 on the CPU."""
-    return (images.clamp(0, 1) * 255).round().to("cpu", torch.uint8)
 
 
 def one_image_per_object(split: Split) -> Tensor:

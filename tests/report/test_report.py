@@ -79,6 +79,19 @@ def test_the_attention_is_that_of_the_main_row_if_its_file_is_there(twin_summary
     assert picture.title == f"Attention of {main}"
 
 
+def test_retrieved_views_of_the_main_rows_with_misses_framed(twin_summary, tmp_path):
+    images = np.random.default_rng(0).integers(0, 255, (3, 5, 3, 8, 8), dtype=np.uint8)
+    images[2, [0, 3]] = images[1, [0, 3]]
+    for trial in twin_summary["trials"]:
+        folder = tmp_path / "trials" / trial["trial_id"]
+        folder.mkdir(parents=True)
+        np.save(folder / "retrieved.npy", images)
+    (picture,) = (p for p in study_pictures(twin_summary, tmp_path, pd.DataFrame()) if p.name == "retrieved")
+    assert [axes.get_title() for axes in picture.figure.axes] == main_rows(twin_summary)
+    for axes in picture.figure.axes:
+        assert [frame.get_xy() for frame in axes.patches] == [(8 * column - 0.5, 15.5) for column in (1, 2, 4)]
+
+
 def test_maps_have_one_scale_and_squares_of_one_colour_a_position():
     picture = attention_picture("weight 1", maps())
     *panels, bar = picture.figure.axes

@@ -5,13 +5,13 @@ Torch is imported in functions: neither the study's process nor the driver of se
 """
 
 import dataclasses
-import functools
 import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -29,6 +29,7 @@ from eqssl.study.store.records import (
     EPOCHS,
     PREDICTIONS,
     RECONSTRUCTIONS,
+    RETRIEVED,
     Status,
     TrialRecord,
     collapsed_parts,
@@ -211,7 +212,7 @@ class TrialContext:
             self._answer()
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def cached_data(config: DataConfig) -> "Dataset":
     """Return the data, loaded once for successive trials of a process."""
     from eqssl.data import load_data
@@ -268,6 +269,7 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     import numpy as np
 
     from eqssl.evaluation.protocol import evaluate
+    from eqssl.evaluation.retrieved import retrieved_views
     from eqssl.models.export import export_encoder
     from eqssl.training.loop import train
 
@@ -279,12 +281,14 @@ def _train(run: RunConfig, context: TrialContext, data: "Dataset") -> TrialRecor
     predictions = result.predictions or []
     if result.predictions is None:  # the process was killed after the last checkpoint
         evaluate(result.encoder, data, config=run.evaluate, device=context.device, predictions=predictions)
+    retrieved = retrieved_views(predictions, data, run.evaluate.split)
 
     def write() -> None:
         export_encoder(result.encoder, context.folder / "encoder", result.method)
-        if result.reconstructions is not None:
-            images = result.reconstructions.numpy()
-            write_atomically(context.folder / RECONSTRUCTIONS, lambda temporary: np.save(temporary, images))
+        for name, images in {RECONSTRUCTIONS: result.reconstructions, RETRIEVED: retrieved}.items():
+            if images is not None:
+                array = images.numpy()
+                write_atomically(context.folder / name, partial(np.save, arr=array))
         if result.attention is not None:
             arrays: dict[str, Any] = result.attention
             write_atomically(context.folder / ATTENTION, lambda temporary: np.savez_compressed(temporary, **arrays))

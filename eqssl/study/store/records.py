@@ -55,7 +55,9 @@ PREDICTIONS = "predictions.parquet"
 EPOCHS = "epochs.json"
 ENDED = "ended_ms"  # the key there of the end of an epoch, ms since 1970
 RECONSTRUCTIONS = "reconstructions.npy"
-ATTENTION = "attention.npz"  # a picture alone: where it is missing or damaged, no trial is trained again
+# Pictures alone: where one is missing or damaged, no trial is trained again.
+ATTENTION = "attention.npz"
+RETRIEVED = "retrieved.npy"
 Point = tuple[dict[str, Any], dict[str, float]]  # a configuration's options and objectives
 Status = Literal["COMPLETE", "STOPPED", "FAILED"]
 RETRYABLE = " attempts)"  # ends the error of a trial that may succeed elsewhere, such as on another node

@@ -18,7 +18,7 @@ from eqssl.study.execution import trial as module
 from eqssl.study.execution.setup import StudySetup
 from eqssl.study.execution.trial import TrialContext, attempt
 from eqssl.study.search.space import Configuration, Trial
-from eqssl.study.store.records import ATTENTION, EPOCHS, PREDICTIONS, RECONSTRUCTIONS
+from eqssl.study.store.records import ATTENTION, EPOCHS, PREDICTIONS, RECONSTRUCTIONS, RETRIEVED
 
 TRIAL = Trial(Configuration.suggested({"recon.weight": 1.0}, 0), 0)
 ROWS = {None: TRIAL} | {name: Trial(Configuration(name, None), 0) for name in ("pixels", "constant")}
@@ -51,7 +51,7 @@ def test_predictions_of_a_full_evaluation_are_kept(evaluated, row):
 
 def test_a_trial_killed_after_its_last_checkpoint_has_them_and_its_pictures_too(evaluated):
     _, path = evaluated()
-    paths = [path, path.with_name(RECONSTRUCTIONS), path.with_name(ATTENTION)]
+    paths = [path, *(path.with_name(name) for name in (RECONSTRUCTIONS, ATTENTION, RETRIEVED))]
     before = [path.read_bytes() for path in paths]
     for path in paths:
         path.unlink()
