@@ -101,7 +101,8 @@ def _start_or_connect() -> None:
     for attempt in range(1, MAX_STARTS + 1):
         try:
             with hold_sigterm(), children_keep_freed():
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
+                # The dashboard would cost .7 s and a process, and shows nothing of a study that its terminal does not.
+                ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
             return
         except Exception as error:  # no cluster, other Ray or Python, wrong token; Ray raises bare exceptions too
             ray.shutdown()
