@@ -119,7 +119,7 @@ def retrieved_picture(images: Mapping[str, NDArray[np.uint8]]) -> Picture:
     text = (
         "A ridge regression predicts the features of a second view from those of the first and the transform between "
         "them. Retrieved: of the views of the same held-out image or object, the one whose features are nearest to "
-        "the prediction; red frames: not the second view. One view of each of a few images; the share of hits of all "
+        "the prediction; framed: not the second view. One view of each of a few images; the share of hits of all "
         "is the metric retrieval, hit at 1. First seeds."
     )
     figure, grid = _image_rows(images, ("first view", "second view", "retrieved"))
