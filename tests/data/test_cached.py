@@ -16,6 +16,7 @@ from eqssl.config import DataConfig
 from eqssl.data import load_data
 from eqssl.data.cached import open_decoded
 from eqssl.data.dataset import Dataset
+from eqssl.data.parquet import DIGEST_BYTES
 
 
 def config(path: Path) -> DataConfig:
@@ -102,6 +103,20 @@ def test_warnings_about_images_are_repeated(path: Path, write, png, monkeypatch,
     caplog.clear()
     load_data(config(path))
     assert caplog.messages == first
+
+
+def test_a_change_in_the_middle_of_a_file_is_seen(path: Path, png):
+    """Its size, ends and footer stay, and so does the data set's digest."""
+    images = [png(seed, size=(60, 60), kind="BMP") for seed in range(40)]
+    pq.write_table(pa.table({"image": images}), path, compression="none", use_dictionary=False)
+    first, content = load_data(config(path)), bytearray(path.read_bytes())
+    start = content.find(images[20])
+    assert DIGEST_BYTES < start < len(content) - DIGEST_BYTES - len(images[20])
+    content[start + 5000] ^= 255
+    path.write_bytes(content)
+    second = load_data(config(path))
+    assert second.digest == first.digest
+    assert (pixels(first) != pixels(second)).sum() == 1
 
 
 def test_images_given_as_paths_are_read_again(tmp_path: Path, png):
