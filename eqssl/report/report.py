@@ -110,7 +110,7 @@ def reconstructions(summary: Summary, folder: Path) -> dict[str, NDArray[np.uint
 
 
 def _images(summary: Summary, folder: Path, names: Sequence[str], file: str) -> dict[str, NDArray[np.uint8]]:
-    """Return configuration -> images, uint8 (3, n, C, S, S), that its first seed has saved in a file, if it has."""
+    """Return configuration -> images in a file of its first seed, uint8 (3, n, C, S, S), for those that saved one."""
     files = {name: _file_of(summary, folder, name, file) for name in dict.fromkeys(names)}
     return {name: images for name, path in files.items() if (images := read_arrays(path)) is not None}
 
