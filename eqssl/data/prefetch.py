@@ -27,7 +27,7 @@ def cache_on_device(split: Split, device: torch.device) -> Split:
         device: of the training.
     """
     images = split.images
-    whole = images.images if isinstance(images, ImageSubset) else images
+    whole = _whole(images)
     if device.type == "cpu" or not isinstance(whole, MemoryImages):
         return split
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, from earlier trials
@@ -39,8 +39,13 @@ def cache_on_device(split: Split, device: torch.device) -> Split:
 
 def is_on_device(images: ImageStore, device: torch.device) -> bool:
     """Return whether taking images is a copy within the device's memory, which needs no prefetching."""
-    images = images.images if isinstance(images, ImageSubset) else images
-    return isinstance(images, MemoryImages) and images.pixels.device.type == device.type
+    whole = _whole(images)
+    return isinstance(whole, MemoryImages) and whole.pixels.device.type == device.type
+
+
+def _whole(images: ImageStore) -> ImageStore:
+    """Return the store that a subset is of, or the store itself."""
+    return images.images if isinstance(images, ImageSubset) else images
 
 
 def prefetch(read: Callable[[T], U], items: Iterable[T]) -> Iterator[U]:
