@@ -410,7 +410,7 @@ class TrainConfig(Section):
     grad_accum_steps: PositiveInt = 1
     """Parts of a batch whose gradients are accumulated for one step, if memory is short."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the encoder; auto: bf16 if the processor supports it, else fp32. Losses are always fp32."""
+    """Arithmetic of the encoder; auto: bf16 if the processor is faster in it, else fp32. Losses are always fp32."""
     compile: bool = False
     """Compile the encoder's training (torch.compile): needs a C++ compiler and, at first, a minute."""
     seed: Annotated[int, Allowed(f"0 to {SEEDS - 1}", lambda value: 0 <= value < SEEDS)] = 0

@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 from torch.utils._pytree import tree_map
 
 from eqssl import augment
-from eqssl.devices import to_device
+from eqssl.devices import bf16_is_faster, supports_bf16, to_device
 from eqssl.methods import METHODS
 from eqssl.training.context import LocalContext
 from eqssl.training.loop import Run
@@ -96,3 +96,20 @@ def test_a_step_on_a_gpu_waits_for_nothing(cached):
     finally:
         torch.cuda.set_sync_debug_mode("default")
         batches.close()
+
+
+@pytest.mark.parametrize(
+    "capabilities, faster",
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, True),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, False),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, True),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, False),
+        ({"architecture": "aarch64"}, False),
+    ],
+)
+def test_bf16_is_the_default_where_it_is_faster(monkeypatch, capabilities, faster):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert bf16_is_faster(torch.device("cpu")) is faster
+    assert supports_bf16(torch.device("cpu")) is bool(capabilities.get("avx512_bf16"))
+    assert Run(configuration(), LocalContext(), toy()).autocast is faster

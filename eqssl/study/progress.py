@@ -1,6 +1,7 @@
 """The progress of a study: live bars on a terminal, elsewhere plain lines, at least one per minute."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from rich.console import Console
@@ -38,7 +39,8 @@ class StudyProgress(Listener):
         self._base, self._metrics = suggestions.base, suggestions.objectives
         self._total, self._ended = suggestions.total, suggestions.ended
         self._work, self._work_of = suggestions.work(), dict[str, int]()  # left in all trials, and in each
-        self._first_s, self._events = 0.0, 0  # of epochs and evaluations; the start-up before them is not timed
+        # Epochs and evaluations that ended, by trial, and the end of the first: the start-up before it is not timed.
+        self._events, self._first_s = Counter[str](), 0.0
         self._start_s = self._said_s = time.perf_counter()
         self._running: dict[str, tuple[Trial, int, float]] = {}  # trial id -> trial, epochs, time of the last one
         self._environments = [worker_environment()]  # distinct ones: of this process, then of workers
@@ -120,8 +122,10 @@ class StudyProgress(Listener):
         """Set the work left in a trial."""
         self._work += work - self._work_of.get(trial.id, 0)
         self._work_of[trial.id] = work
-        self._events += 1
-        if self._events == 1:
+        if trial.work(self._base) == 1:
+            return  # the evaluation of a row that is not trained says nothing about epochs
+        self._events[trial.id] += 1
+        if self._events.total() == 1:
             self._first_s = time.perf_counter()
 
     def _say_count(self, text: str) -> None:
@@ -133,7 +137,7 @@ class StudyProgress(Listener):
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _time_left(self) -> str:
-        if self._events < 2:
-            return ""
-        seconds = (time.perf_counter() - self._first_s) * max(self._work, 0) / (self._events - 1)
+        if max(self._events.values(), default=0) < 2:
+            return ""  # the first epochs of trials side by side end together, which would pass for a fast pace
+        seconds = (time.perf_counter() - self._first_s) * max(self._work, 0) / (self._events.total() - 1)
         return f"about {duration(seconds)} left"

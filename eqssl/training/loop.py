@@ -25,7 +25,7 @@ from eqssl.config import RunConfig, changed_options, flatten, identity
 from eqssl.data import load_data
 from eqssl.data.dataset import Dataset, Split, to_uint8
 from eqssl.data.prefetch import cache_on_device, is_on_device, prefetch
-from eqssl.devices import supports_bf16
+from eqssl.devices import bf16_is_faster
 from eqssl.distributed import all_reduce_sum, set_local_batch_sizes
 from eqssl.environment import environment
 from eqssl.evaluation.predictions import Prediction
@@ -121,7 +121,7 @@ class Run:
         self.optimizer = make_optimizer(self.model, config.train)
         warn_of_small_rate(config.train, self.steps_per_epoch)
         precision = config.train.precision
-        self.autocast = precision == "bf16" or (precision == "auto" and supports_bf16(self.device))
+        self.autocast = precision == "bf16" or (precision == "auto" and bf16_is_faster(self.device))
         self.is_sharded = config.train.fsdp and context.world_size > 1
         # One extra backward pass per term, in an epoch's last step; sharded parameters are not leaves of the graph.
         self.measures_gradient_share = self.model.reconstruction is not None and not self.is_sharded

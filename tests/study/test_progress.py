@@ -16,23 +16,25 @@ SUGGESTIONS = SimpleNamespace(total=3, ended=1, work=lambda: 22, base=RunConfig(
 
 
 def run(console, status="COMPLETE", **values) -> str:
-    configuration = TRIAL.configuration
     with StudyProgress(console, SUGGESTIONS, lambda: "none comes") as progress:
         progress.trial_started(TRIAL)
         for epoch in range(1, 11):
             progress.epoch_ended(TRIAL, {"epoch": float(epoch), "loss": 0.5})
-        record = TrialRecord(
-            trial_id=TRIAL.id,
-            configuration=configuration.name,
-            number=0,
-            params={},
-            seed=1,
-            status=status,
-            metrics={"knn": 0.75},
-            **values,
-        )
-        progress.trial_ended(TRIAL, record)
+        progress.trial_ended(TRIAL, record(TRIAL, status, **values))
     return console.file.getvalue()
+
+
+def record(trial, status="COMPLETE", **values) -> TrialRecord:
+    return TrialRecord(
+        trial_id=trial.id,
+        configuration=trial.configuration.name,
+        number=0,
+        params={},
+        seed=trial.seed,
+        status=status,
+        metrics={"knn": 0.75},
+        **values,
+    )
 
 
 def test_plain_lines_without_terminal_codes():
@@ -126,3 +128,26 @@ def test_the_time_left_goes_by_the_pace_of_epochs_without_the_start(clock):
             clock[0] += 10
             progress.epoch_ended(trials[0], {"epoch": float(epoch)})
     assert progress._time_left() == f"about {module.duration(10 * (2 * (epochs + 1) - 5))} left"
+
+
+def test_the_time_left_does_not_go_by_rows_that_are_not_trained(clock):
+    base, epochs = RunConfig(), RunConfig().train.epochs
+    untrained = [Trial(Configuration("random", {"train.epochs": 0}), seed) for seed in range(3)]
+    trained = [Trial(TRIAL.configuration, seed) for seed in (1, 2)]
+    work = 3 + 2 * (epochs + 1)
+    five = SimpleNamespace(**vars(SUGGESTIONS) | {"total": 5, "ended": 0, "work": lambda: work, "base": base})
+    with StudyProgress(Console(file=io.StringIO()), five, lambda: "") as progress:
+        for trial in untrained:
+            progress.trial_started(trial)
+            clock[0] += 1
+            progress.trial_ended(trial, record(trial))
+            assert progress._time_left() == ""
+        for trial in trained:
+            progress.trial_started(trial)
+        for trial in trained:
+            clock[0] += 1
+            progress.epoch_ended(trial, {"epoch": 1.0})
+            assert progress._time_left() == ""  # both end at about the same time
+        clock[0] += 39
+        progress.epoch_ended(trained[0], {"epoch": 2.0})
+    assert progress._time_left() == f"about {module.duration((work - 3 - 3) * 40 / 2)} left"

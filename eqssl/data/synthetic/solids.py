@@ -11,6 +11,7 @@ import hashlib
 import io
 import math
 from collections.abc import Iterator
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 import pyarrow as pa
@@ -26,7 +27,7 @@ from eqssl.data.dataset import Dataset
 from eqssl.data.rotation import euler_to_matrix, euler_to_quaternion
 from eqssl.data.stores import EncodedImages, workers
 from eqssl.data.synthetic.families import DRAWS, FAMILIES, build
-from eqssl.data.synthetic.render import Scene, hsv_to_rgb, render
+from eqssl.data.synthetic.render import SUPERSAMPLING, Scene, hsv_to_rgb, render
 from eqssl.data.write import Row, cache_folder, image_schema, make_once, missing_file, write_splits
 from eqssl.random import counter_uniform
 
@@ -38,7 +39,8 @@ SPLITS = ("train", "val", "test")
 FACTORS = {"euler": 3, "quaternion": 4, "floor_hue": 1, "light_theta": 1, "light_phi": 1, "light_hue": 1}
 PROPORTIONS = ("one", "two")
 FINE_SHARE = 0.4  # of a proportion's range that each fine class uses
-IMAGES_AT_ONCE = {"cpu": 2, "cuda": 256}  # few enough for the caches of a core
+OBJECTS_AT_ONCE = 8  # of one family, so that threads rarely wait for the interpreter's lock
+RAYS_AT_ONCE = {"cpu": 2**15, "cuda": 2**22}  # few enough for the caches of a core
 
 
 def load(config: DataConfig) -> Dataset:
@@ -165,24 +167,34 @@ def _palette(uniform: Tensor) -> Tensor:
 
 def _rows(split: int, counts: list[int], views: int, size: int, pose: Pose, classes: Classes) -> Iterator[Row]:
     """Yield the rows of a split, object by object, the families in turn."""
-    families, first = list(FAMILIES), sum(counts[:split])
+    families, before, count = list(FAMILIES), sum(counts[:split]), counts[split]
+    turn = len(families)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    at_once = max(1, RAYS_AT_ONCE[device] // (size * SUPERSAMPLING) ** 2)
 
-    def of_object(number: int) -> list[Row]:
-        objects = torch.tensor([number])
+    def of_family(first: int) -> list[list[Row]]:
+        """Return the rows of each of the next objects of a family."""
+        objects = torch.arange(first, count, turn)[:OBJECTS_AT_ONCE]
         factors = draw_factors(split, objects, views, pose)
-        scene = draw_scene(families[number % len(families)], split, objects, factors, classes).to(device)
-        images, masks = zip(*(render(part, size) for part in scene.split(IMAGES_AT_ONCE[device])), strict=True)
-        known = {"label": draw_shape(split, objects, classes)[0].item(), "object": first + number}
+        scene = draw_scene(families[first % turn], split, objects, factors, classes).to(device)
+        images, masks = zip(*(render(part, size) for part in scene.split(at_once)), strict=True)
         columns: dict[str, list[Any]] = {name: values.squeeze(1).tolist() for name, values in factors.items()}
+        columns["label"] = draw_shape(split, objects, classes)[0].repeat_interleave(views).tolist()
+        columns["object"] = (before + objects).repeat_interleave(views).tolist()
         columns["image"] = [
             {"bytes": _png(pixels), "path": None} for pixels in torch.cat(images).permute(0, 2, 3, 1).cpu().numpy()
         ]
         columns["mask"] = [_png(mask) for mask in torch.cat(masks).cpu().numpy()]
-        return [known | dict(zip(columns, view, strict=True)) for view in zip(*columns.values(), strict=True)]
+        rows = [dict(zip(columns, view, strict=True)) for view in zip(*columns.values(), strict=True)]
+        return [rows[start : start + views] for start in range(0, len(rows), views)]
 
-    for rows in workers().map(of_object, range(counts[split])):
-        yield from rows
+    starts = range(0, count, turn * OBJECTS_AT_ONCE)
+    firsts = [range(start, min(start + turn, count)) for start in starts]
+    rows_of = workers().map(of_family, chain.from_iterable(firsts))
+    for some in firsts:
+        # The last objects may not be enough for all families.
+        for objects in zip_longest(*islice(rows_of, len(some)), fillvalue=[]):
+            yield from chain.from_iterable(objects)
 
 
 def _png(pixels: NDArray[Any]) -> bytes:

@@ -228,7 +228,7 @@ def result_of(task: ray.ObjectRef, worker: Resources, say: Callable[[str], None]
         except ray.exceptions.GetTimeoutError:
             minutes += 1
             if room_for([node["Resources"] for node in alive_nodes()], worker):
-                say(f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch")
+                say(f"after {minutes} min: a worker prepares the data, checks the options on them and times an epoch")
             else:
                 say(f"waiting for a node with {_text(worker)}: {autoscaler_status()}")
         except ray.exceptions.WorkerCrashedError as error:

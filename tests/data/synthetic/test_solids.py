@@ -109,6 +109,19 @@ def test_the_cache_is_used(solids: Dataset, solids_config: DataConfig, monkeypat
     ]
 
 
+@pytest.mark.parametrize("count", [5, 12, 101])  # fewer objects than families, one each, and some left over
+def test_every_object_is_rendered_once_and_in_order(tmp_path: Path, count: int):
+    config = DataConfig(cache=str(tmp_path), objects=count, views_per_object=2, image_size=4, pose="free")
+    dataset, half = load_data(config), math.ceil(count / 2)
+    first = 0
+    for number, (name, size) in enumerate({"train": count, "val": half, "test": half}.items()):
+        split, objects = dataset.splits[name], torch.arange(size)
+        assert split.objects.tolist() == (first + objects).repeat_interleave(2).tolist()
+        assert torch.equal(split.labels, draw_shape(number, objects, "fine")[0].repeat_interleave(2))
+        assert torch.equal(split.factors["euler"], draw_factors(number, objects, 2)["euler"])
+        first += size
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_masks_are_those_of_their_images(solids: Dataset, split: str):
     images, number = getattr(solids, split), ["train", "val", "test"].index(split)

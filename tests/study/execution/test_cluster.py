@@ -166,7 +166,7 @@ def test_what_waits_for_a_node_says_what_the_autoscaler_does(monkeypatch, pendin
     monkeypatch.setattr(cluster, "alive_nodes", lambda: [*growing(CPU=0.0), node(CPU=8.0, GPU=1.0)])
     assert cluster.result_of(None, {"CPU": 1, "GPU": 1}, said.append) == "done"
     assert said[2:] == [
-        f"after {minutes} min: a worker loads the data, checks the options on them and times an epoch"
+        f"after {minutes} min: a worker prepares the data, checks the options on them and times an epoch"
         for minutes in (1, 2)
     ]
 
