@@ -25,6 +25,7 @@ VERDICT = "without loss"  # title of its column
 MAX_NAMES = 10  # in one cell
 MAX_SEPARATED = 8  # configurations; with more, the separation table has only the controls and the choice
 ENOUGH_POWER = 0.5
+LOST_SHARE = 1e-3  # share of the gradient; of reconstructions that do train the encoder, .01 is the least measured
 Row = dict[str, Cell]  # column title -> cell
 
 
@@ -285,11 +286,22 @@ def caption(summary: Summary, *, differences: bool = True) -> str:
         text.append(f"Not trained enough to compare with: in accuracy {', '.join(untrained)} beyond the noise.")
     if without:
         text.append(f"Not shown: {without} configurations without a complete trial.")
+    if lost := _lost_reconstructions(summary["trials"]):
+        text.append(f"The reconstruction no longer trains the encoder (share of the gradient below .001): {lost}.")
     if collapsed:
         text.append(f"Collapsed, to a line or a point: {'; '.join(collapsed)}.")
     if not differences:
         text.append("Other metrics, and differences from the controls: report.html.")
     return " ".join(text)
+
+
+def _lost_reconstructions(trials: Iterable[Mapping[str, Any]]) -> str:
+    """Return the rows and seeds of trials whose reconstruction no longer reached the encoder; empty if none."""
+    lost: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial["metrics"].get("recon_share/gradient", 1.0) < LOST_SHARE:
+            lost.setdefault(trial["configuration"], []).append(str(trial["seed"]))
+    return "; ".join(f"{row} (seed {', '.join(seeds)})" for row, seeds in lost.items())
 
 
 def _verdict_caption(powers: Sequence[float]) -> str:

@@ -49,7 +49,7 @@ class Setting:
     Args:
         overrides: of its row.
         accuracy: of the linear probe on val, the mean over seeds; 0 without labels.
-        epoch_s: median seconds of an epoch over the candidate's settings.
+        epoch_s: seconds of an epoch, the least of the candidate's settings: others shared the machine with other work.
         accurate: whether the accuracy keeps that of `builds_on`, so that R2 decided; None if it builds on nothing.
         at_edge: whether the hyperparameter has its smallest or largest value, so that a better one may lie beyond.
     """
@@ -210,7 +210,7 @@ def _best_setting(
     values = {row: (of_row.get("linear", 0.0), of_row.get("r2_mean", 0.0)) for row, of_row in metrics.items()}
     *_, row = best_by_rule(values, floor)
     accuracy = values[row][0]
-    epoch_s = statistics.median(of_row["train_s"] for of_row in metrics.values())
+    epoch_s = min(of_row["train_s"] for of_row in metrics.values())
     at_edge = rows[row][candidate.hyperparameter] in (min(candidate.values), max(candidate.values))
     return Setting(rows[row], accuracy, epoch_s, None if base is None else accuracy >= floor, at_edge)
 
@@ -232,9 +232,9 @@ def rows_on_test(
 ) -> tuple[dict[str, Params | None], dict[str, tuple[str, ...]]]:
     """Return the rows of the final table, and the controls of each.
 
-    Every method has a row of its own; one of equal time, trained for as long as the method with reconstruction takes;
-    one of the split without reconstruction; and, where its reconstruction was tuned, one each of auto-encoding and of
-    concatenation at the same weight.
+    Every method has a row of its own; one of equal time, trained for as long as the method with reconstruction takes,
+    unless that takes no longer; one of the split without reconstruction; and, where its reconstruction was tuned, one
+    each of auto-encoding and of concatenation at the same weight.
 
     Args:
         alone: method -> its setting.
@@ -249,7 +249,8 @@ def rows_on_test(
         if reconstruction and setting.epoch_s:  # 0 of an untrained encoder
             longer = max(1.0, reconstruction.epoch_s / setting.epoch_s)
         rows[method] = setting.overrides
-        rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
+        if longer > 1:
+            rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}
         rows[f"{method}, no-recon"] = {o: v for o, v in setting.overrides.items() if o != "encoder.equi_fraction"}
         controls[method] = [method, f"{method}, no-recon"]
         if reconstruction:

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from scipy.stats import false_discovery_control, ttest_rel
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ROOT / "studies" / "measured"
@@ -74,3 +75,52 @@ def test_every_trial_is_stored_and_came_to_its_end(study):
     trials = stored(study)["trials"]
     assert {trial["status"] for trial in trials} == {"COMPLETE"}
     assert len({trial["trial_id"] for trial in trials}) == len(trials) > 20
+
+
+DIFFERENCES = {
+    "accuracy": "linear",
+    "kNN": "knn",
+    "R² mean": "r2_mean",
+    "pose R²": "r2/pose",
+    "pose R² (MLP)": "mlp_r2/pose",
+    "equivariance": "equivariance",
+    "invariance (inv)": "inv/invariance",
+    "dense R²": "dense/r2",
+}
+
+
+def controls_of(row: str) -> list[str]:
+    return next(c["controls"] for c in stored("baselines")["configurations"] if c["name"] == row)
+
+
+def paired(row: str, control: str, metric: str) -> tuple[float, float, float]:
+    """Return mean, 95 % half width and p of the paired difference of two rows of `baselines` over seeds."""
+
+    def values(name: str) -> list[float]:
+        # Without a split, all features are the invariant part.
+        of = {t["seed"]: t["metrics"] for t in stored("baselines")["trials"] if t["configuration"] == name}
+        return [of[seed].get(metric, of[seed].get(metric.removeprefix("inv/"))) for seed in sorted(of)]
+
+    test = ttest_rel(values(row), values(control))
+    interval = test.confidence_interval(0.95)
+    return (interval.low + interval.high) / 2, (interval.high - interval.low) / 2, test.pvalue
+
+
+def test_the_differences_of_the_methods_are_those_of_the_trials():
+    heading, *rows = rows_of("differences")
+    pairs = [tuple(row[0].split(" - ")) for row in rows]
+    reconstructions = [
+        c["name"] for c in stored("baselines")["configurations"] if c["name"].endswith("+ reconstruction")
+    ]
+    assert {pair for pair in pairs if pair[0] in reconstructions} == {
+        (row, control) for row in reconstructions for control in controls_of(row)
+    }
+    tests = {(pair, name): paired(*pair, DIFFERENCES[name]) for pair in pairs for name in heading[1:]}
+    survive = false_discovery_control([p for _, _, p in tests.values()]) < 0.05
+    significant = dict(zip(tests, survive, strict=True))
+    for pair, row in zip(pairs, rows, strict=True):
+        for name, cell in zip(heading[1:], row[1:], strict=True):
+            estimate, _, half = cell.strip("*").partition(" ± ")
+            assert float(estimate) == pytest.approx(tests[pair, name][0], abs=HALF_A_DIGIT)
+            assert float(half) == pytest.approx(tests[pair, name][1], abs=HALF_A_DIGIT)
+            assert cell.startswith("**") == significant[pair, name]

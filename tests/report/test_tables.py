@@ -224,6 +224,19 @@ def test_metrics_of_a_part_and_of_a_family_have_columns_of_their_own():
     assert len({label_of(name) for name in METRICS}) == len(METRICS)
 
 
+def test_the_caption_names_trials_whose_reconstruction_no_longer_trains_the_encoder():
+    shares = {"weight 1": (0.2, 3e-9, 5e-5), "weight 10": (0.01, 0.5, 0.9)}
+    records = [
+        made_up.record(name, {}, seed, 0, metrics={"knn": 0.5, "recon_share/gradient": share})
+        for name, of in shares.items()
+        for seed, share in enumerate(of)
+    ]
+    said = caption(summarise(STUDY, records, made_up.ABOUT))
+    assert "no longer trains the encoder (share of the gradient below .001): weight 1 (seed 1, 2)." in said
+    without = [record for record in records if record.configuration == "weight 10"]
+    assert "no longer trains" not in caption(summarise(STUDY, without, made_up.ABOUT))
+
+
 def test_the_caption_speaks_of_the_columns_that_are_there(summary, twin_summary):
     words = "± 95 %", "Δ: paired", "On the front:", "Minimum detectable difference (power .8): linear"
     assert all(word in caption(summary) for word in words)
