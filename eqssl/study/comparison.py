@@ -247,7 +247,7 @@ def rows_on_test(
     for method, setting in alone.items():
         reconstruction, longer = tuned.get(f"{method} + reconstruction"), 1.0
         if reconstruction and setting.epoch_s:  # 0 of an untrained encoder
-            longer = max(1.0, reconstruction.epoch_s / setting.epoch_s)
+            longer = reconstruction.epoch_s / setting.epoch_s
         rows[method] = setting.overrides
         if longer > 1:
             rows[f"{method}, equal time"] = setting.overrides | {"train.epochs": math.ceil(epochs * longer)}

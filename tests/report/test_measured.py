@@ -13,6 +13,8 @@ MEASURED = ROOT / "studies" / "measured"
 STUDIES = sorted(folder.name for folder in MEASURED.iterdir() if folder.is_dir())
 COLUMNS = {
     "linear": "linear",
+    "accuracy": "linear",
+    "kNN": "knn",
     "R² mean": "r2_mean",
     "R² mean (MLP)": "mlp_r2_mean",
     "pose R²": "r2/pose",
@@ -77,18 +79,6 @@ def test_every_trial_is_stored_and_came_to_its_end(study):
     assert len({trial["trial_id"] for trial in trials}) == len(trials) > 20
 
 
-DIFFERENCES = {
-    "accuracy": "linear",
-    "kNN": "knn",
-    "R² mean": "r2_mean",
-    "pose R²": "r2/pose",
-    "pose R² (MLP)": "mlp_r2/pose",
-    "equivariance": "equivariance",
-    "invariance (inv)": "inv/invariance",
-    "dense R²": "dense/r2",
-}
-
-
 def controls_of(row: str) -> list[str]:
     return next(c["controls"] for c in stored("baselines")["configurations"] if c["name"] == row)
 
@@ -115,7 +105,7 @@ def test_the_differences_of_the_methods_are_those_of_the_trials():
     assert {pair for pair in pairs if pair[0] in reconstructions} == {
         (row, control) for row in reconstructions for control in controls_of(row)
     }
-    tests = {(pair, name): paired(*pair, DIFFERENCES[name]) for pair in pairs for name in heading[1:]}
+    tests = {(pair, name): paired(*pair, COLUMNS[name]) for pair in pairs for name in heading[1:]}
     survive = false_discovery_control([p for _, _, p in tests.values()]) < 0.05
     significant = dict(zip(tests, survive, strict=True))
     for pair, row in zip(pairs, rows, strict=True):
